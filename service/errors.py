@@ -1,0 +1,84 @@
+"""What can go wrong, by name: the one error type, its codes, and what the database's refusals mean."""
+
+from typing import Any, NamedTuple
+
+
+class Kind(NamedTuple):
+    """One error code: its HTTP status, its title and, for a passing trouble, when to come back (seconds)."""
+
+    status: int
+    title: str
+    retry_after: int | None = None
+
+
+KINDS: dict[str, Kind] = {
+    "malformed": Kind(400, "The body is not JSON"),
+    "invalid_signature": Kind(400, "The webhook's signature does not verify"),
+    "unauthorized": Kind(401, "A valid bearer token is needed"),
+    "not_found": Kind(404, "There is no such thing here"),
+    "method_not_allowed": Kind(405, "This address does not take that method"),
+    "slug_taken": Kind(409, "Another category has this slug"),
+    "category_in_use": Kind(409, "Products still use this category"),
+    "insufficient_stock": Kind(409, "Not enough units in stock"),
+    "product_inactive": Kind(409, "The product is not for sale"),
+    "currency_mismatch": Kind(409, "The cart is in another currency"),
+    "cart_empty": Kind(409, "The cart is empty"),
+    "cart_not_open": Kind(409, "The cart has been checked out"),
+    "price_changed": Kind(409, "The total is not the one expected"),
+    "amount_out_of_range": Kind(409, "The total is outside of what can be charged"),
+    "checkout_in_progress": Kind(409, "Another request is creating the payment session", 2),
+    "order_not_cancellable": Kind(409, "The order can no longer be cancelled"),
+    "order_not_refundable": Kind(409, "The order cannot be refunded"),
+    "idempotency_key_in_use": Kind(409, "The first request with this key is still running", 1),
+    "precondition_failed": Kind(412, "The resource has changed since"),
+    "body_too_large": Kind(413, "The body is too large"),
+    "unsupported_media_type": Kind(415, "The body must be application/json"),
+    "invalid": Kind(422, "The request is not valid"),
+    "idempotency_key_reused": Kind(422, "This key was used for another request"),
+    "internal": Kind(500, "Something went wrong on our side"),
+    "payment_refused": Kind(502, "Stripe refused the payment session"),
+    "payment_unavailable": Kind(503, "Stripe does not answer", 5),
+    "busy": Kind(503, "Too much at once", 1),
+    "unavailable": Kind(503, "A part of the service is not there", 2),
+}
+
+# A constraint that a statement can run into -> the code of the error it becomes.
+CONSTRAINTS: dict[str, str] = {
+    "categories_slug_unique": "slug_taken",
+    "products_category_known": "not_found",
+    "products_category_used": "category_in_use",
+    "products_stock_not_negative": "insufficient_stock",
+}
+
+# An SQLSTATE that passes -> the code it becomes once retries are used up.
+SQLSTATES: dict[str, str] = {
+    "40001": "busy",  # serialization failure
+    "40P01": "busy",  # deadlock
+    "55P03": "busy",  # lock_timeout
+    "57014": "busy",  # statement_timeout
+    "53300": "unavailable",  # too many connections
+    "57P01": "unavailable",  # the server is being stopped
+    "57P02": "unavailable",
+    "57P03": "unavailable",
+    "25006": "unavailable",  # a read-only standby
+}
+
+
+class ShopError(Exception):
+    """An answer other than success, raised anywhere, made into HTTP in `app.py` alone.
+
+    `code` is a key of KINDS; `detail` is a sentence for people; `extra` is what a program needs,
+    each name a member of the problem document. None of them may hold what a stranger sent.
+    """
+
+    def __init__(self, code: str, detail: str, **extra: Any) -> None:
+        super().__init__(f"{code}: {detail}")
+        self.kind = KINDS[code]
+        self.code = code
+        self.detail = detail
+        self.extra = extra
+
+
+def not_found(what: str) -> ShopError:
+    """The 404 for `what`, e.g. "product"."""
+    return ShopError("not_found", f"There is no such {what}.")

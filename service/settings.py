@@ -1,0 +1,106 @@
+"""Every setting the service has, read in one place."""
+
+import os
+from collections.abc import Mapping
+from typing import Annotated, Self
+
+from dotenv import dotenv_values
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+DAY = 86_400
+# A session outlives its hold by this much, so that the expiry closes it before Stripe does by itself.
+SESSION_MARGIN_SECONDS = 300
+
+
+class UnsafeSettings(Exception):
+    """Settings that are missing, unreadable or dangerous together; the text says which and why."""
+
+
+def _comma_list(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+CommaList = Annotated[tuple[str, ...], BeforeValidator(_comma_list)]
+
+
+class Settings(BaseModel):
+    """The settings under their environment names in lower case; times are seconds."""
+
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
+
+    database_url: str = Field(repr=False)
+    migrate_database_url: str = Field(default="", repr=False)
+    redis_url: str = Field(default="redis://127.0.0.1:6379/0", repr=False)
+    db_pool_size: int = Field(default=10, ge=1, le=1000)
+
+    stripe_api_key: str = Field(default="", repr=False)
+    stripe_api_base: str = "https://api.stripe.com"
+    stripe_timeout_seconds: float = Field(default=10, gt=0, le=60)
+    # Several secrets, separated by commas, are all accepted: that is how one is rotated.
+    stripe_webhook_secret: CommaList = Field(default=(), repr=False)
+    allow_insecure_webhook: bool = False
+    stripe_success_url: str = "http://localhost:8080/payments/success"
+    stripe_cancel_url: str = "http://localhost:8080/payments/cancel"
+
+    admin_token: str = Field(default="", repr=False)
+    cors_origins: CommaList = ()
+
+    hold_seconds: int = Field(default=1800, ge=1)
+    sweep_seconds: float = Field(default=10, gt=0)
+    reconcile_seconds: float = Field(default=300, gt=0)
+    metrics_port: int = Field(default=0, ge=0, le=65_535)
+    log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str | None] | None = None) -> Self:
+        """Read the environment, then `.env` for what it does not set; an empty value counts as not set.
+
+        Raises UnsafeSettings, naming each setting that is missing or unreadable but never its value.
+        """
+        if environ is None:
+            environ = {**dotenv_values(".env"), **{name: value for name, value in os.environ.items() if value}}
+        given = {name: environ[name.upper()] for name in cls.model_fields if environ.get(name.upper())}
+        if url := given.get("database_url"):
+            given["database_url"] = plain_database_url(url)
+        if url := given.get("migrate_database_url"):
+            given["migrate_database_url"] = plain_database_url(url)
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            wrong = "; ".join(f"{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
+            raise UnsafeSettings(wrong) from None
+
+    @property
+    def live(self) -> bool:
+        """Whether the Stripe key moves real money."""
+        return self.stripe_api_key.startswith(("sk_live_", "rk_live_"))
+
+    @property
+    def session_seconds(self) -> int:
+        """How long a Stripe session lives: Stripe allows 30 minutes to 24 hours."""
+        return max(self.hold_seconds, 1800) + SESSION_MARGIN_SECONDS
+
+    def refuse_unsafe(self) -> None:
+        """Raise UnsafeSettings where serving with these settings could cost the shop money."""
+        if not self.stripe_api_key:
+            raise UnsafeSettings("STRIPE_API_KEY is not set.")
+        if not self.stripe_webhook_secret and not self.allow_insecure_webhook:
+            raise UnsafeSettings(
+                "STRIPE_WEBHOOK_SECRET is empty, so anybody could report a payment. "
+                "Set it, or ALLOW_INSECURE_WEBHOOK=true for local testing."
+            )
+        if self.live and self.allow_insecure_webhook:
+            raise UnsafeSettings("ALLOW_INSECURE_WEBHOOK is not allowed with a live Stripe key.")
+        if self.live and not self.admin_token:
+            raise UnsafeSettings("ADMIN_TOKEN is empty: staff calls would be open to all, with a live Stripe key.")
+        if self.hold_seconds > DAY - SESSION_MARGIN_SECONDS:
+            raise UnsafeSettings(
+                f"HOLD_SECONDS is over {DAY - SESSION_MARGIN_SECONDS}: a Stripe session lives at most 24 hours "
+                f"and must outlive the hold by {SESSION_MARGIN_SECONDS} seconds."
+            )
+
+
+def plain_database_url(url: str) -> str:
+    """A database URL without a driver: `postgresql+psycopg://…` and `postgres://…` become `postgresql://…`."""
+    scheme, separator, rest = url.partition("://")
+    return f"postgresql://{rest}" if separator and scheme.split("+")[0] in ("postgresql", "postgres") else url

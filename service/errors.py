@@ -42,12 +42,18 @@ KINDS: dict[str, Kind] = {
     "unavailable": Kind(503, "A part of the service is not there", 2),
 }
 
-# A constraint that a statement can run into -> the code of the error it becomes.
-CONSTRAINTS: dict[str, str] = {
-    "categories_slug_unique": "slug_taken",
-    "products_category_known": "not_found",
-    "products_category_used": "category_in_use",
-    "products_stock_not_negative": "insufficient_stock",
+# A constraint that a statement can run into -> the code and detail of the error it becomes.
+CONSTRAINTS: dict[str, tuple[str, str]] = {
+    "categories_slug_unique": ("slug_taken", "Another category has this slug."),
+    "products_category_fkey": ("category_in_use", "Products still use this category."),
+    "products_stock_not_negative": ("insufficient_stock", "There are not enough units in stock."),
+    "products_stock_bounded": ("invalid", "Stock goes up to 1,000,000,000 units."),
+    "cart_items_quantity_range": ("invalid", "A line holds 1 to 9,999 units."),
+    "orders_total_range": ("amount_out_of_range", "An order comes to 50 to 99,999,999 minor units."),
+    "orders_one_live_per_cart": ("cart_not_open", "The cart has another order."),
+    "payments_payment_intent_once": ("busy", "This payment is being recorded elsewhere; try again."),
+    "payments_refunded_within_amount": ("order_not_refundable", "More than was paid cannot be given back."),
+    "stock_movements_once": ("busy", "These units are being moved elsewhere; try again."),
 }
 
 # An SQLSTATE that passes -> the code it becomes once retries are used up.
@@ -82,3 +88,8 @@ class ShopError(Exception):
 def not_found(what: str) -> ShopError:
     """The 404 for `what`, e.g. "product"."""
     return ShopError("not_found", f"There is no such {what}.")
+
+
+def invalid(pointer: str, message: str) -> ShopError:
+    """The 422 for one member of the body, named by a JSON pointer."""
+    return ShopError("invalid", "The request is not valid.", errors=[{"pointer": pointer, "message": message}])

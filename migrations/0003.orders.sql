@@ -1,0 +1,161 @@
+-- Orders, their lines, payment, refunds and history.
+--
+-- depends: 0002.carts
+-- phase: expand
+-- lock: SHARE ROW EXCLUSIVE on carts and products for the foreign keys, a moment
+-- undo: drops every order and what was paid for it
+
+SET LOCAL lock_timeout = '2s';
+SET LOCAL statement_timeout = '60s';
+
+CREATE TABLE orders (
+    id uuid NOT NULL,
+    -- Staff's pages go by this number, newest first; customers only ever see the id.
+    number bigint GENERATED ALWAYS AS IDENTITY,
+    cart_id uuid NOT NULL,
+    status text NOT NULL DEFAULT 'PENDING_PAYMENT',
+    total_minor bigint NOT NULL,
+    currency text NOT NULL,
+    email text,
+    -- How often stock was taken for this order: a second time when late money finds it again.
+    hold integer NOT NULL DEFAULT 1,
+    expires_at timestamptz NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    paid_at timestamptz,
+    fulfilled_at timestamptz,
+    cancelled_at timestamptz,
+    -- When the sweep looks at this order next; null when nothing is left to do.
+    next_attempt_at timestamptz,
+    attempts integer NOT NULL DEFAULT 0,
+    CONSTRAINT orders_pkey PRIMARY KEY (id),
+    CONSTRAINT orders_number_unique UNIQUE (number),
+    CONSTRAINT orders_cart_fkey FOREIGN KEY (cart_id) REFERENCES carts (id),
+    CONSTRAINT orders_status_known CHECK (status IN ('PENDING_PAYMENT', 'PAID', 'FULFILLED', 'CANCELLED')),
+    CONSTRAINT orders_total_range CHECK (total_minor BETWEEN 50 AND 99999999),
+    CONSTRAINT orders_currency_form CHECK (currency ~ '^[A-Z]{3}$'),
+    CONSTRAINT orders_email_length CHECK (char_length(email) <= 800),
+    CONSTRAINT orders_hold_positive CHECK (hold > 0),
+    CONSTRAINT orders_times_match_status CHECK (
+        CASE status
+            WHEN 'PENDING_PAYMENT' THEN paid_at IS NULL AND fulfilled_at IS NULL AND cancelled_at IS NULL
+            WHEN 'PAID' THEN paid_at IS NOT NULL AND fulfilled_at IS NULL AND cancelled_at IS NULL
+            WHEN 'FULFILLED' THEN paid_at IS NOT NULL AND fulfilled_at IS NOT NULL AND cancelled_at IS NULL
+            ELSE cancelled_at IS NOT NULL AND fulfilled_at IS NULL
+        END
+    )
+) WITH (fillfactor = 80);
+
+CREATE UNIQUE INDEX orders_one_live_per_cart ON orders (cart_id) WHERE status <> 'CANCELLED';
+CREATE INDEX orders_by_status ON orders (status, number);
+CREATE INDEX orders_due ON orders (next_attempt_at) WHERE next_attempt_at IS NOT NULL;
+
+CREATE TABLE order_items (
+    order_id uuid NOT NULL,
+    product_id bigint NOT NULL,
+    name text NOT NULL,
+    quantity integer NOT NULL,
+    unit_price_minor bigint NOT NULL,
+    CONSTRAINT order_items_pkey PRIMARY KEY (order_id, product_id),
+    CONSTRAINT order_items_order_fkey FOREIGN KEY (order_id) REFERENCES orders (id),
+    CONSTRAINT order_items_product_fkey FOREIGN KEY (product_id) REFERENCES products (id),
+    CONSTRAINT order_items_quantity_range CHECK (quantity BETWEEN 1 AND 9999),
+    CONSTRAINT order_items_price_positive CHECK (unit_price_minor > 0)
+);
+
+CREATE TABLE payments (
+    id uuid NOT NULL,
+    order_id uuid NOT NULL,
+    status text NOT NULL DEFAULT 'INITIATED',
+    amount_minor bigint NOT NULL,
+    currency text NOT NULL,
+    refunded_minor bigint NOT NULL DEFAULT 0,
+    -- The Stripe session to come: its number for this order, and exactly what is sent to create it, so that
+    -- a creation whose answer was lost can be asked for again under the same idempotency key.
+    attempt integer NOT NULL DEFAULT 1,
+    session_parameters jsonb NOT NULL,
+    session_expires_at timestamptz NOT NULL,
+    -- One request at a time creates the session; past this moment its process is taken for dead.
+    claimed_until timestamptz,
+    stripe_session_id text,
+    checkout_url text,
+    stripe_payment_intent_id text,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    updated_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT payments_pkey PRIMARY KEY (id),
+    CONSTRAINT payments_one_per_order UNIQUE (order_id),
+    CONSTRAINT payments_session_once UNIQUE (stripe_session_id),
+    CONSTRAINT payments_payment_intent_once UNIQUE (stripe_payment_intent_id),
+    CONSTRAINT payments_order_fkey FOREIGN KEY (order_id) REFERENCES orders (id),
+    CONSTRAINT payments_status_known CHECK (
+        status IN ('INITIATED', 'PROCESSING', 'SUCCEEDED', 'FAILED', 'EXPIRED', 'REFUND_PENDING', 'REFUNDED')
+    ),
+    CONSTRAINT payments_amount_positive CHECK (amount_minor > 0),
+    CONSTRAINT payments_currency_form CHECK (currency ~ '^[A-Z]{3}$'),
+    CONSTRAINT payments_refunded_within_amount CHECK (refunded_minor BETWEEN 0 AND amount_minor),
+    CONSTRAINT payments_refunded_whole CHECK (status <> 'REFUNDED' OR refunded_minor = amount_minor),
+    CONSTRAINT payments_refunded_only_captured CHECK (
+        refunded_minor = 0 OR status IN ('SUCCEEDED', 'REFUND_PENDING', 'REFUNDED')
+    ),
+    CONSTRAINT payments_captured_has_session CHECK (
+        status NOT IN ('SUCCEEDED', 'REFUND_PENDING', 'REFUNDED') OR stripe_session_id IS NOT NULL
+    ),
+    CONSTRAINT payments_attempt_positive CHECK (attempt > 0)
+) WITH (fillfactor = 80);
+
+CREATE TABLE refunds (
+    id uuid NOT NULL,
+    order_id uuid NOT NULL,
+    stripe_payment_intent_id text NOT NULL,
+    amount_minor bigint NOT NULL,
+    -- Why: money that came after the order was cancelled, the shop's staff, or made at Stripe by hand.
+    cause text NOT NULL,
+    restock boolean NOT NULL DEFAULT false,
+    status text NOT NULL DEFAULT 'REQUESTED',
+    stripe_refund_id text,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    updated_at timestamptz NOT NULL DEFAULT now(),
+    next_attempt_at timestamptz,
+    attempts integer NOT NULL DEFAULT 0,
+    CONSTRAINT refunds_pkey PRIMARY KEY (id),
+    CONSTRAINT refunds_stripe_refund_once UNIQUE (stripe_refund_id),
+    CONSTRAINT refunds_order_fkey FOREIGN KEY (order_id) REFERENCES orders (id),
+    CONSTRAINT refunds_amount_positive CHECK (amount_minor > 0),
+    CONSTRAINT refunds_cause_known CHECK (cause IN ('late_money', 'staff', 'stripe')),
+    CONSTRAINT refunds_status_known CHECK (status IN ('REQUESTED', 'PENDING', 'SUCCEEDED', 'FAILED')),
+    CONSTRAINT refunds_settled_is_known_to_stripe CHECK (
+        status NOT IN ('PENDING', 'SUCCEEDED') OR stripe_refund_id IS NOT NULL
+    )
+);
+
+CREATE INDEX refunds_by_order ON refunds (order_id);
+-- Late money is given back once: a second refund of the same payment only after the first has failed.
+CREATE UNIQUE INDEX refunds_late_money_once ON refunds (stripe_payment_intent_id)
+WHERE cause = 'late_money' AND status <> 'FAILED';
+CREATE INDEX refunds_due ON refunds (next_attempt_at) WHERE next_attempt_at IS NOT NULL;
+
+CREATE TABLE order_events (
+    id bigint GENERATED ALWAYS AS IDENTITY,
+    order_id uuid NOT NULL,
+    at timestamptz NOT NULL DEFAULT now(),
+    from_status text,
+    -- Equal to from_status where only a note is made, about a refund for example.
+    to_status text NOT NULL,
+    -- The request, Stripe event or job behind it.
+    cause text NOT NULL,
+    note text,
+    CONSTRAINT order_events_pkey PRIMARY KEY (id),
+    CONSTRAINT order_events_order_fkey FOREIGN KEY (order_id) REFERENCES orders (id),
+    CONSTRAINT order_events_path_legal CHECK (
+        from_status IS NOT DISTINCT FROM to_status
+        OR (from_status IS NULL AND to_status = 'PENDING_PAYMENT')
+        OR (from_status, to_status) IN (
+            ('PENDING_PAYMENT', 'PAID'),
+            ('PENDING_PAYMENT', 'CANCELLED'),
+            ('PAID', 'FULFILLED'),
+            ('PAID', 'CANCELLED'),
+            ('CANCELLED', 'PAID')
+        )
+    )
+);
+
+CREATE INDEX order_events_by_order ON order_events (order_id, id);

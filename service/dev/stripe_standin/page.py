@@ -1,0 +1,143 @@
+"""The payment page that a session's `url` leads to: plain HTML forms, no script, nothing from elsewhere."""
+
+from __future__ import annotations
+
+from html import escape
+from urllib.parse import parse_qs
+
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from .money import format_amount
+from .parameters import ApiError
+from .payments import Payments
+from .store import Json
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1a1f36; --soft: #697386; --line: #e3e8ee; --back: #f6f9fc;
+  --card: #fff; --accent: #635bff; --bad: #b3093c; }
+@media (prefers-color-scheme: dark) { :root { --ink: #f5f6f8; --soft: #a3acba; --line: #363c4a;
+  --back: #14171f; --card: #1d212b; --accent: #7a73ff; --bad: #ff7a9c; } }
+* { box-sizing: border-box; }
+body { margin: 0; padding: 2rem 1rem; background: var(--back); color: var(--ink);
+  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", sans-serif; }
+main { max-width: 30rem; margin: 0 auto; padding: 2rem; background: var(--card);
+  border: 1px solid var(--line); border-radius: 12px; box-shadow: 0 8px 24px rgb(0 0 0 / 8%); }
+h1 { margin: 0 0 .25rem; font-size: 1rem; font-weight: 500; color: var(--soft); }
+.total { margin: 0 0 1.5rem; font-size: 2.25rem; font-weight: 600; letter-spacing: -.02em; }
+table { width: 100%; border-collapse: collapse; margin-bottom: 1.5rem; }
+td { padding: .6rem 0; border-bottom: 1px solid var(--line); vertical-align: top;
+  overflow-wrap: anywhere; }
+td + td { padding-left: 1rem; text-align: right; white-space: nowrap;
+  font-variant-numeric: tabular-nums; }
+small { display: block; color: var(--soft); }
+label { display: block; margin-bottom: 1rem; font-size: .875rem; font-weight: 500; }
+input { display: block; width: 100%; margin-top: .35rem; padding: .65rem .75rem; font: inherit;
+  color: inherit; background: transparent; border: 1px solid var(--line); border-radius: 8px; }
+button { display: block; width: 100%; margin-top: .6rem; padding: .7rem; font: inherit; font-weight: 500;
+  color: inherit; background: transparent; border: 1px solid var(--line); border-radius: 8px;
+  cursor: pointer; }
+button.pay { color: #fff; background: var(--accent); border-color: var(--accent); }
+button.plain { border-color: transparent; color: var(--soft); }
+:is(input, button):focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
+[role=alert] { margin: 0 0 1rem; padding: .6rem .8rem; color: var(--bad); border: 1px solid;
+  border-radius: 8px; }
+footer { max-width: 30rem; margin: 1rem auto 0; text-align: center; font-size: .8125rem; color: var(--soft); }
+"""
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+def html_page(title: str, content: str, status: int = 200) -> HTMLResponse:
+    """`content` is HTML, `title` is text."""
+    page = (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<style>{STYLE}</style></head><body><main>{content}</main>"
+        "<footer>A stand-in for Stripe Checkout: this is a test and no money moves.</footer></body></html>"
+    )
+    return HTMLResponse(page, status, HEADERS)
+
+
+def payment_form(session: Json, problem: str | None) -> HTMLResponse:
+    currency: str = session["currency"]
+    total = escape(format_amount(session["amount_total"], currency))
+    rows = "".join(line_row(line) for line in session["_lines"])
+    alert = f'<p role="alert">{escape(problem)}</p>' if problem else ""
+    email = escape(session["customer_email"] or "shopper@example.com")
+    cancel = '<button class="plain" name="action" value="cancel" formnovalidate>Cancel</button>'
+    content = (
+        f'<h1>To pay</h1><p class="total">{total}</p><table>{rows}</table>{alert}<form method="post">'
+        '<label>E-mail<input type="email" name="email" required autocomplete="email"'
+        f' value="{email}"></label>'
+        f'<button class="pay" name="action" value="pay">Pay {total}</button>'
+        '<button name="action" value="later">Pay by bank transfer (settles later)</button>'
+        '<button name="action" value="decline">Decline</button>'
+        f"{cancel if session['cancel_url'] else ''}</form>"
+    )
+    return html_page(f"Pay {format_amount(session['amount_total'], currency)}", content)
+
+
+def line_row(line: Json) -> str:
+    unit = format_amount(line["unit_amount"], line["currency"])
+    amount = format_amount(line["unit_amount"] * line["quantity"], line["currency"])
+    description = f"<small>{escape(line['description'])}</small>" if line["description"] else ""
+    quantity = f"<small>{line['quantity']} × {escape(unit)}</small>"
+    return f"<tr><td>{escape(line['name'])}{description}{quantity}</td><td>{escape(amount)}</td></tr>"
+
+
+def closed_page(session: Json) -> HTMLResponse:
+    if session["status"] == "expired":
+        return html_page("Expired", "<h1>Too late</h1><p>This payment page has expired. Nothing was charged.</p>", 410)
+    if session["payment_status"] == "paid":
+        return html_page("Paid", "<h1>Done</h1><p>This order has been paid already.</p>")
+    return html_page("Complete", "<h1>Done</h1><p>This order is complete; its payment settles later.</p>")
+
+
+class PaymentPage:
+    """GET shows the form, POST does what the pressed button's `action` says: pay, later, decline or cancel.
+
+    `settle_seconds`: how long after `later` the money arrives; None leaves that to `settle`.
+    """
+
+    def __init__(self, payments: Payments, settle_seconds: float | None) -> None:
+        self._payments = payments
+        self._settle_seconds = settle_seconds
+
+    async def show(self, request: Request) -> Response:
+        session = self._session(request)
+        if session is None:
+            return html_page("Not found", "<h1>Not found</h1><p>There is no such payment page.</p>", 404)
+        return payment_form(session, None) if session["status"] == "open" else closed_page(session)
+
+    async def submit(self, request: Request) -> Response:
+        form = parse_qs((await request.body()).decode(errors="replace"))
+        session = self._session(request)
+        if session is None or session["status"] != "open":
+            return await self.show(request)
+        session_id: str = session["id"]
+        action = form.get("action", [""])[0]
+        email = form.get("email", [""])[0].strip()[:800] or None
+        if action == "cancel" and session["cancel_url"]:
+            return RedirectResponse(session["cancel_url"], 303, HEADERS)
+        if action == "decline":
+            self._payments.decline(session_id)
+            self._payments.store.commit()
+            return payment_form(session, "Your card was declined.")
+        if action not in ("pay", "later"):
+            return payment_form(session, None)
+        later = action == "later"
+        self._payments.pay(session_id, email=email, later=later, settles_in=self._settle_seconds if later else None)
+        self._payments.store.commit()
+        return RedirectResponse(session["success_url"].replace("{CHECKOUT_SESSION_ID}", session_id), 303, HEADERS)
+
+    def _session(self, request: Request) -> Json | None:
+        self._payments.catch_up()
+        self._payments.store.commit()
+        try:
+            return self._payments.session(request.path_params["session_id"])
+        except ApiError:
+            return None

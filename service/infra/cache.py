@@ -1,0 +1,86 @@
+"""The first page of the listing, kept in Redis as the bytes that go out."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+
+from redis.asyncio import Redis
+
+from service.infra.patience import Patience
+
+TTL_SECONDS = 60
+_GENERATION = b"catalogue:generation"
+_PAGE = b"catalogue:first_page:"
+
+
+class PageCache:
+    """A page under a generation that every change renews.
+
+    The generation is random and part of the page's key. A reader learns the generation before it reads the
+    tables, so a slow one can only ever store its old page under a generation that nobody asks for any more;
+    and as none is ever used twice, not even a wiped Redis can bring an old page back.
+    """
+
+    def __init__(self, redis: Redis, patience: Patience) -> None:
+        self._redis = redis
+        self._patience = patience
+        self._refill: asyncio.Task[bytes] | None = None
+        self._renewal: asyncio.Task[None] | None = None
+        # What this process sent last: its generation, the end of its life (monotonic), its bytes.
+        self._held: tuple[bytes, float, bytes] = (b"", 0.0, b"")
+
+    async def page(self, render: Callable[[], Awaitable[bytes]]) -> bytes:
+        """The cached page; `render` reads it from the tables where there is none or no Redis.
+
+        One refill at a time: whoever misses while one is under way gets what that one reads.
+        """
+        generation = await self._patience.ask(self._generation)
+        held_generation, end, held = self._held
+        if generation is None:
+            return await render()
+        if generation == held_generation and time.monotonic() < end:
+            return held
+        if self._refill is None or self._refill.done() or self._refill.get_name() != generation.hex():
+            self._refill = asyncio.create_task(self._fill(generation, render), name=generation.hex())
+        return await asyncio.shield(self._refill)
+
+    async def invalidate(self) -> None:
+        """Make every cached page void; called after the commit of a change that a page would show.
+
+        With Redis out of reach it is tried again until the oldest page there can be has run out.
+        """
+        if not await self._renew() and (self._renewal is None or self._renewal.done()):
+            self._renewal = asyncio.create_task(self._renew_later())
+
+    async def _generation(self) -> bytes:
+        generation = await self._redis.get(_GENERATION)
+        if generation is None:
+            await self._redis.set(_GENERATION, secrets.token_bytes(12), nx=True)
+            generation = await self._redis.get(_GENERATION)
+        return bytes(generation or secrets.token_bytes(12))
+
+    async def _fill(self, generation: bytes, render: Callable[[], Awaitable[bytes]]) -> bytes:
+        key = _PAGE + generation
+        # Another process may have stored it: then it is as old as its time to live tells.
+        stored = await self._patience.ask(lambda: self._redis.get(key))
+        left = await self._patience.ask(lambda: self._redis.pttl(key)) if stored else None
+        if stored and left and left > 0:
+            self._held = (generation, time.monotonic() + left / 1000, stored)
+            return stored
+        end = time.monotonic() + TTL_SECONDS
+        page = await render()
+        self._held = (generation, end, page)
+        await self._patience.ask(lambda: self._redis.set(key, page, ex=TTL_SECONDS))
+        return page
+
+    async def _renew(self) -> bool:
+        return bool(
+            await self._patience.ask(lambda: self._redis.set(_GENERATION, secrets.token_bytes(12)), urgent=True)
+        )
+
+    async def _renew_later(self) -> None:
+        for _ in range(TTL_SECONDS):
+            await asyncio.sleep(1)
+            if await self._renew():
+                return

@@ -1,0 +1,39 @@
+"""Everything the shop works with, opened once per process."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from redis.asyncio import Redis
+
+from service.infra import db
+from service.infra.cache import PageCache
+from service.infra.patience import Patience
+from service.infra.queue import Queue, open_redis
+from service.infra.stripe import Stripe
+from service.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The pool, the cache, the queue, Stripe, and the settings they were opened with."""
+
+    settings: Settings
+    pool: db.Pool
+    redis: Redis
+    cache: PageCache
+    queue: Queue
+    stripe: Stripe
+
+
+@asynccontextmanager
+async def open_parts(settings: Settings, name: str) -> AsyncIterator[Parts]:
+    """Open them under the application name `name`; nothing is connected before it is used."""
+    redis, patience, stripe = open_redis(settings), Patience(), Stripe(settings)
+    pool = await db.open_pool(settings, name)
+    try:
+        yield Parts(settings, pool, redis, PageCache(redis, patience), Queue(redis, patience), stripe)
+    finally:
+        await stripe.close()
+        await redis.aclose()
+        await pool.close()

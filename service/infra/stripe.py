@@ -1,0 +1,230 @@
+"""The part of Stripe's API that the shop uses, over the SDK's async client: calls, what they answer, what failed."""
+
+import asyncio
+import ssl
+import time
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar, cast
+
+import aiohttp
+import stripe
+
+from service.settings import Settings
+
+T = TypeVar("T")
+
+# A signature older or newer than this is refused, in seconds.
+SIGNATURE_TOLERANCE = 300
+# Stripe allows 100 reads a second with a live key; a listing job stays far from taking them all.
+_SECONDS_BETWEEN_PAGES = 0.1
+
+stripe.enable_telemetry = False
+
+
+class StripeRefused(Exception):
+    """Stripe understood and said no (400, 402, 404): the call had no effect. `param` names what it minded."""
+
+    def __init__(self, message: str, status: int, param: str | None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.param = param
+
+
+class StripeUnknown(Exception):
+    """Anything else: time-out, lost or unreadable reply, 409, 429, 401, 403, 5xx. The call may have had its effect.
+
+    `status` is the reply's, or None where there was none.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(slots=True)
+class Session:
+    """A Checkout session; money in minor units, currency in upper case, `order_id` from its metadata."""
+
+    id: str
+    status: str
+    payment_status: str
+    amount_total: int | None
+    currency: str | None
+    payment_intent: str | None
+    email: str | None
+    url: str | None
+    order_id: str | None
+
+    @classmethod
+    def read(cls, data: Mapping[str, Any]) -> Self:
+        """From Stripe's JSON, a reply's or an event's; raises StripeUnknown when it is none."""
+        try:
+            session_id, status, payment_status = data["id"], data["status"], data["payment_status"]
+            if not (isinstance(session_id, str) and isinstance(status, str) and isinstance(payment_status, str)):
+                raise TypeError
+            currency, details = data.get("currency"), data.get("customer_details") or {}
+            return cls(
+                session_id,
+                status,
+                payment_status,
+                _optional(data.get("amount_total"), int),
+                currency.upper() if isinstance(currency, str) else None,
+                _optional(data.get("payment_intent"), str),
+                (_optional(details.get("email"), str) or "")[:800] or None,
+                _optional(data.get("url"), str),
+                _optional((data.get("metadata") or {}).get("order_id"), str),
+            )
+        except (KeyError, TypeError, AttributeError):
+            raise StripeUnknown("not a Checkout session") from None
+
+
+@dataclass(slots=True)
+class Refund:
+    """A refund as Stripe has it; `refund_id` is ours, from its metadata."""
+
+    id: str
+    status: str
+    amount_minor: int
+    refund_id: str | None
+
+
+@dataclass(slots=True)
+class PaymentIntent:
+    """A payment intent; `order_id` is ours, from its metadata."""
+
+    id: str
+    status: str
+    order_id: str | None
+
+
+def _optional(value: object, kind: type[T]) -> T | None:
+    return value if isinstance(value, kind) and not isinstance(value, bool) else None
+
+
+class Stripe:
+    """The calls, each bounded by `stripe_timeout_seconds` and never retried in here: callers know what is safe.
+
+    Every call raises StripeRefused or StripeUnknown.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        """Must be made inside the running event loop; `close` when done."""
+        tls = ssl.create_default_context(cafile=stripe.ca_bundle_path)
+        self._timeout = settings.stripe_timeout_seconds
+        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=256, ssl=tls))
+        client = stripe.StripeClient(
+            settings.stripe_api_key,
+            base_addresses={"api": settings.stripe_api_base.rstrip("/")},
+            http_client=stripe.AIOHTTPClient(timeout=settings.stripe_timeout_seconds, session=self._session),
+            max_network_retries=0,
+        )
+        self._api = client.v1
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._session.close()
+
+    async def create_session(self, parameters: dict[str, Any], idempotency_key: str) -> Session:
+        """Create a session, or get the one that this key created before, as it was then."""
+        call = self._api.checkout.sessions.create_async(cast(Any, parameters), {"idempotency_key": idempotency_key})
+        return Session.read(await self._answer(call))
+
+    async def retrieve_session(self, session_id: str) -> Session:
+        """A session as it is now."""
+        return Session.read(await self._answer(self._api.checkout.sessions.retrieve_async(session_id)))
+
+    async def expire_session(self, session_id: str) -> Session:
+        """Close an open session for good; of one that is not open, what it is instead."""
+        try:
+            return Session.read(await self._answer(self._api.checkout.sessions.expire_async(session_id)))
+        except StripeRefused as refused:
+            if refused.status == 404:
+                raise
+            return await self.retrieve_session(session_id)
+
+    async def sessions_since(self, created: int, **filters: str) -> AsyncIterator[Session]:
+        """All sessions created at or after a Unix time, newest first, a page of 100 at a time."""
+        parameters: dict[str, Any] = {"limit": 100, "created": {"gte": created}, **filters}
+        async for data in self._pages(self._api.checkout.sessions.list_async, parameters):
+            yield Session.read(data)
+
+    async def create_refund(
+        self, payment_intent: str, amount_minor: int, metadata: dict[str, str], idempotency_key: str
+    ) -> Refund:
+        """Give money back."""
+        call = self._api.refunds.create_async(
+            {"payment_intent": payment_intent, "amount": amount_minor, "metadata": metadata},
+            {"idempotency_key": idempotency_key},
+        )
+        return _refund(await self._answer(call))
+
+    async def refunds_of(self, payment_intent: str) -> list[Refund]:
+        """All refunds of a payment, newest first, whoever made them."""
+        parameters: dict[str, Any] = {"limit": 100, "payment_intent": payment_intent}
+        return [_refund(data) async for data in self._pages(self._api.refunds.list_async, parameters)]
+
+    async def retrieve_payment_intent(self, payment_intent: str) -> PaymentIntent:
+        """A payment intent as it is now."""
+        data = await self._answer(self._api.payment_intents.retrieve_async(payment_intent))
+        order_id = _optional((data.get("metadata") or {}).get("order_id"), str)
+        return PaymentIntent(payment_intent, str(data.get("status")), order_id)
+
+    async def retrieve_event(self, event_id: str) -> dict[str, Any]:
+        """An event as Stripe keeps it for 30 days."""
+        return await self._answer(self._api.events.retrieve_async(event_id))
+
+    async def _pages(self, list_page: Any, parameters: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        while True:
+            page = await self._answer(list_page(parameters))
+            try:
+                items = page["data"]
+                for item in items:
+                    yield item
+                if not (page["has_more"] and items):
+                    return
+                parameters = {**parameters, "starting_after": items[-1]["id"]}
+            except (KeyError, TypeError):
+                raise StripeUnknown("not a list") from None
+            await asyncio.sleep(_SECONDS_BETWEEN_PAGES)
+
+    async def _answer(self, call: Awaitable[Any]) -> dict[str, Any]:
+        try:
+            async with asyncio.timeout(self._timeout):
+                return cast(dict[str, Any], (await call).to_dict())
+        except stripe.StripeError as error:
+            # By type, not by status alone: idempotency errors and some rate limits are 400 too, and tell nothing.
+            if isinstance(error, stripe.InvalidRequestError | stripe.CardError) and error.http_status:
+                raise StripeRefused(str(error), error.http_status, error.param) from error
+            raise StripeUnknown(str(error), error.http_status) from error
+        except TimeoutError as error:
+            raise StripeUnknown("no answer in time") from error
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            # What the SDK makes of a reply that is no Stripe object.
+            raise StripeUnknown("an unreadable reply") from error
+
+
+def _refund(data: Mapping[str, Any]) -> Refund:
+    try:
+        refund_id = _optional((data.get("metadata") or {}).get("refund_id"), str)
+        return Refund(data["id"], data["status"], int(data["amount"]), refund_id)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise StripeUnknown("not a refund") from None
+
+
+def signature_verifies(body: bytes, header: str | None, secrets: tuple[str, ...]) -> bool:
+    """Whether one of `secrets` signed the raw body, at most SIGNATURE_TOLERANCE ago or ahead.
+
+    The SDK checks the signature and its age; it accepts times in the future, so those are checked here.
+    https://docs.stripe.com/webhooks#verify-manually
+    """
+    if not header or not header.isascii():
+        return False
+    for secret in secrets:
+        try:
+            stripe.WebhookSignature.verify_header(body.decode(), header, secret, SIGNATURE_TOLERANCE)
+            times = [int(part[2:]) for part in header.split(",") if part.startswith("t=")]
+            return max(times) <= time.time() + SIGNATURE_TOLERANCE
+        except (stripe.SignatureVerificationError, ValueError):
+            continue
+    return False

@@ -1,0 +1,283 @@
+"""Checkout: reserve the stock in one transaction, create the Stripe session without one, attach it in a second."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
+from uuid import UUID, uuid4
+
+from service.errors import ShopError, not_found
+from service.infra.db import Connection, connection, transact
+from service.infra.encoding import encode
+from service.infra.logs import cause
+from service.infra.metrics import TRANSITIONS
+from service.infra.parts import Parts
+from service.infra.statements import Statement
+from service.infra.stripe import Session, StripeRefused, StripeUnknown
+from service.shop import cart, idempotency, money, orders, payment, session
+from service.shop.idempotency import Answer, Key
+
+# How often a checkout that lost its reason for a refusal is tried again before it is `busy`.
+ATTEMPTS = 3
+
+
+@dataclass(slots=True)
+class ClosedCart:
+    """The cart that this checkout closed."""
+
+    id: UUID
+
+
+@dataclass(slots=True)
+class Reserved:
+    """An order just placed: the session to create, and whether it took the last unit of something."""
+
+    attempt: int
+    session_parameters: dict[str, Any]
+    sold_out: bool
+
+
+@dataclass(slots=True)
+class CartOrder:
+    """What a cart is, and its live order."""
+
+    cart_status: str
+    order_id: UUID | None
+
+
+@dataclass(slots=True)
+class RefusedLine:
+    """A line that a checkout looked at, as it is now."""
+
+    product_id: int
+    requested: int
+    available: int
+    active: bool
+    price_minor: int
+
+
+@dataclass(slots=True)
+class CheckoutPayment:
+    """The payment in a checkout's answer."""
+
+    id: UUID
+    status: str
+    stripe_session_id: str | None
+
+
+@dataclass(slots=True)
+class Checkout:
+    """What a checkout answers; `expires_at` is the end of the hold."""
+
+    order_id: UUID
+    status: str
+    total_minor: int
+    currency: str
+    expires_at: datetime
+    payment: CheckoutPayment
+    checkout_url: str | None
+
+
+CLOSE_CART = Statement("checkout/close_cart", ClosedCart)
+RESERVE = Statement("checkout/reserve", Reserved)
+FIND_ORDER = Statement("checkout/find_order", CartOrder)
+EXPLAIN_REFUSAL = Statement("checkout/explain_refusal", RefusedLine)
+
+
+class NotReserved(Exception):
+    """Some line could not be had; raised to roll the cart's closing back."""
+
+
+async def checkout(parts: Parts, key: Key | None, cart_id: UUID, expected_total_minor: int | None) -> Answer:
+    """201 with the Checkout of a new order, or 200 with that of the pending one.
+
+    Raises what the contract lists for checkout: `cart_empty`, `cart_not_open`, `insufficient_stock`,
+    `product_inactive`, `price_changed`, `amount_out_of_range`, `checkout_in_progress`, `payment_refused`,
+    `payment_unavailable`, and the idempotency key's.
+    """
+    for _ in range(ATTEMPTS):
+        order_id = uuid4()
+        try:
+            placed = await transact(
+                parts.pool,
+                partial(
+                    reserve,
+                    parts=parts,
+                    key=key,
+                    cart_id=cart_id,
+                    order_id=order_id,
+                    expected_total_minor=expected_total_minor,
+                ),
+            )
+        except NotReserved:
+            if refused := await refusal(parts, cart_id, expected_total_minor):
+                raise refused from None
+            continue
+        if isinstance(placed, Answer):
+            return placed
+        if isinstance(placed, Reserved):
+            TRANSITIONS.labels("PENDING_PAYMENT").inc()
+            if placed.sold_out:
+                await parts.cache.invalidate()
+            held = session.Claim(placed.attempt, placed.session_parameters)
+            return await _pay_for(parts, key, order_id, held, new=True)
+        if placed is not None:
+            return await _again(parts, key, placed)
+    raise ShopError("busy", "The cart or its products keep changing; try again.")
+
+
+async def reserve(
+    tx: Connection,
+    parts: Parts,
+    key: Key | None,
+    cart_id: UUID,
+    order_id: UUID,
+    expected_total_minor: int | None,
+) -> Reserved | UUID | Answer | None:
+    """Close the cart, take the stock, write the order.
+
+    Instead the id of the order that the cart has already, or the answer that the key has; None where the cart
+    opened again in between. Raises NotReserved when a line, the total or the cart does not allow it.
+    """
+    if replay := await idempotency.begin(tx, key):
+        return replay
+    if await CLOSE_CART.maybe(tx, cart_id) is None:
+        found = await FIND_ORDER.maybe(tx, cart_id)
+        if found is None:
+            raise not_found("cart")
+        return found.order_id
+    settings = parts.settings
+    reserved = await RESERVE.maybe(
+        tx,
+        order_id,
+        cart_id,
+        uuid4(),
+        expected_total_minor,
+        settings.hold_seconds,
+        settings.session_seconds,
+        session.claim_seconds(settings),
+        session.template(settings, order_id),
+        cause.get(),
+    )
+    if reserved is None:
+        raise NotReserved
+    await idempotency.finish(tx, key, None, order_id)
+    return reserved
+
+
+async def refusal(parts: Parts, cart_id: UUID, expected_total_minor: int | None) -> ShopError | None:
+    """Why a cart could not be reserved, looked up without locks; None when nothing stands in the way any more."""
+    async with connection(parts.pool) as reader:
+        lines = await EXPLAIN_REFUSAL.all(reader, cart_id)
+    if not lines:
+        return ShopError("cart_empty", "There is nothing in the cart.")
+    if inactive := [line.product_id for line in lines if not line.active]:
+        return ShopError("product_inactive", "Some products are no longer for sale.", product_ids=inactive)
+    if short := [
+        {"product_id": line.product_id, "requested": line.requested, "available": line.available}
+        for line in lines
+        if line.available < line.requested
+    ]:
+        return ShopError("insufficient_stock", "There are not enough units in stock.", items=short)
+    total = sum(line.requested * line.price_minor for line in lines)
+    if total not in money.TOTAL_MINOR:
+        low, high = money.TOTAL_MINOR[0], money.TOTAL_MINOR[-1]
+        return ShopError(
+            "amount_out_of_range",
+            f"An order comes to {low} to {high} minor units.",
+            total_minor=total,
+            minimum_minor=low,
+            maximum_minor=high,
+        )
+    if expected_total_minor is not None and total != expected_total_minor:
+        return ShopError(
+            "price_changed",
+            "Prices changed since the total was shown.",
+            expected_total_minor=expected_total_minor,
+            total_minor=total,
+        )
+    return None
+
+
+async def _again(parts: Parts, key: Key | None, order_id: UUID) -> Answer:
+    """Checkout of a cart that has a live order."""
+    async with connection(parts.pool) as reader:
+        order = await orders.read(reader, order_id)
+    if order.status in ("PAID", "FULFILLED"):
+        raise cart.cart_not_open(order_id)
+    if order.stripe_session_id is None and order.status == "PENDING_PAYMENT":
+        held = await session.claim(parts, order_id)
+        if held is None:
+            raise _in_progress()
+        return await _pay_for(parts, key, order_id, held, new=False)
+    return await transact(parts.pool, lambda tx: _answer(tx, key, order_id, 200))
+
+
+async def _pay_for(parts: Parts, key: Key | None, order_id: UUID, held: session.Claim, *, new: bool) -> Answer:
+    """Create or find the session, with no connection held, and attach it."""
+    try:
+        found = await session.create(parts, order_id, held) if new else await _resume(parts, order_id, held)
+    except StripeRefused as refused:
+        await _undo(parts, order_id)
+        raise ShopError("payment_refused", "Stripe refused the payment session.") from refused
+    except StripeUnknown as unknown:
+        await session.release(parts, order_id)
+        raise session.payment_unavailable() from unknown
+    if found.status != "open":
+        await orders.transition(parts, lambda tx, after: payment.settle(tx, after, order_id, found))
+    answer = await transact(parts.pool, lambda tx: _attach(tx, key, order_id, found, 201 if new else 200))
+    if answer is None:
+        # Cancelled meanwhile: nobody may pay this session any more.
+        await session.close(parts, order_id, found.id)
+        raise _in_progress()
+    await parts.queue.expire_cart_later(order_id, timedelta(seconds=parts.settings.hold_seconds))
+    return answer
+
+
+async def _resume(parts: Parts, order_id: UUID, held: session.Claim) -> Session:
+    found = await session.resume(parts, order_id, held)
+    if found is not None:
+        return found
+    again = await session.next_attempt(parts, order_id, held)
+    if again is None:
+        raise _in_progress()
+    return await session.create(parts, order_id, again)
+
+
+async def _attach(tx: Connection, key: Key | None, order_id: UUID, found: Session, status: int) -> Answer | None:
+    if not await session.attach(tx, order_id, found):
+        order = await orders.read(tx, order_id)
+        if order.status == "CANCELLED":
+            return None
+    return await _answer(tx, key, order_id, status)
+
+
+async def _answer(tx: Connection, key: Key | None, order_id: UUID, status: int) -> Answer:
+    order = await orders.read(tx, order_id)
+    body = Checkout(
+        order.id,
+        order.status,
+        order.total_minor,
+        order.currency,
+        order.expires_at,
+        CheckoutPayment(order.payment_id, order.payment_status, order.stripe_session_id),
+        order.checkout_url,
+    )
+    answer = Answer(status, encode(body), f"/orders/{order_id}")
+    await idempotency.finish(tx, key, answer, order_id)
+    return answer
+
+
+async def _undo(parts: Parts, order_id: UUID) -> None:
+    """Stripe refused the session: the order ends at once and gives its stock back."""
+
+    async def work(tx: Connection, after: orders.AfterCommit) -> None:
+        order = await orders.lock(tx, order_id)
+        if order.status == "PENDING_PAYMENT" and order.stripe_session_id is None:
+            await orders.cancel(tx, after, order, "FAILED", "Stripe refused the payment session")
+
+    await orders.transition(parts, work)
+
+
+def _in_progress() -> ShopError:
+    return ShopError("checkout_in_progress", "Another request is creating the payment session; try again.")

@@ -1,0 +1,75 @@
+"""The end of orders that are not paid: the hold runs out, or the customer cancels. Stripe is asked first."""
+
+from uuid import UUID
+
+from service.errors import ShopError
+from service.infra.db import Connection, connection
+from service.infra.parts import Parts
+from service.infra.stripe import Session, StripeRefused, StripeUnknown
+from service.shop import orders, payment, session
+from service.shop.orders import AfterCommit, Order, OrderRow
+
+
+async def expire(parts: Parts, order_id: UUID) -> None:
+    """Cancel an order whose hold has ended, unless Stripe says that it was paid.
+
+    Raises `payment_unavailable` or `checkout_in_progress` when that cannot be told yet: the sweep comes back.
+    Once Stripe has been silent until ten minutes past the session's end, the order is cancelled without it.
+    """
+    async with connection(parts.pool) as reader:
+        order = await orders.read(reader, order_id)
+    if order.status != "PENDING_PAYMENT":
+        return
+    if order.payment_status == "PROCESSING":
+        await _recheck(parts, order)
+        return
+    try:
+        await _end(parts, order)
+    except ShopError as error:
+        if error.code != "payment_unavailable" or not order.given_up:
+            raise
+        await orders.transition(parts, lambda tx, after: _cancel_unasked(tx, after, order_id, "Stripe did not answer"))
+
+
+async def cancel(parts: Parts, order_id: UUID) -> Order:
+    """Cancel a pending order for its customer; the order. Twice is the same as once.
+
+    Raises `order_not_cancellable` for one that is paid or being paid, else as `expire` does.
+    """
+    async with connection(parts.pool) as reader:
+        order = await orders.read(reader, order_id)
+    if order.status == "PENDING_PAYMENT" and order.payment_status != "PROCESSING":
+        await _end(parts, order)
+    ended = await orders.get_order(parts, order_id)
+    if ended.status != "CANCELLED":
+        raise ShopError("order_not_cancellable", "The order is paid, or being paid.", order_status=ended.status)
+    return ended
+
+
+async def _end(parts: Parts, order: OrderRow) -> None:
+    """Close the session at Stripe, then make of the order what it came to."""
+    found = await session.close(parts, order.id, order.stripe_session_id)
+    await orders.transition(parts, lambda tx, after: _settle(tx, after, order.id, found))
+
+
+async def _settle(tx: Connection, after: AfterCommit, order_id: UUID, found: Session | None) -> None:
+    if found is None:
+        await _cancel_unasked(tx, after, order_id, None)
+    else:
+        await payment.settle(tx, after, order_id, found)
+
+
+async def _cancel_unasked(tx: Connection, after: AfterCommit, order_id: UUID, note: str | None) -> None:
+    order = await orders.lock(tx, order_id)
+    if order.status == "PENDING_PAYMENT" and order.payment_status == "INITIATED":
+        await orders.cancel(tx, after, order, "EXPIRED", note)
+
+
+async def _recheck(parts: Parts, order: OrderRow) -> None:
+    """A payment that takes days: what has become of it, should its event have been lost."""
+    assert order.stripe_session_id is not None
+    try:
+        found, failed = await payment.ask(parts, order.stripe_session_id)
+    except (StripeRefused, StripeUnknown) as error:
+        raise session.payment_unavailable() from error
+    await orders.transition(parts, lambda tx, after: payment.settle(tx, after, order.id, found, failed=failed))

@@ -1,0 +1,307 @@
+"""What Stripe tells of a payment, and what that makes of an order."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from service.errors import ShopError
+from service.infra.db import Connection, connection, transact
+from service.infra.logs import cause
+from service.infra.metrics import EVENTS
+from service.infra.parts import Parts
+from service.infra.statements import NoRow, Statement
+from service.infra.stripe import Session, StripeRefused, StripeUnknown, signature_verifies
+from service.shop import orders, refunds
+from service.shop.orders import AfterCommit, Locked
+
+# A payment on its way may take days; the sweep asks for it this often, in case its event is lost.
+RECHECK_SECONDS = 600.0
+
+
+@dataclass(slots=True)
+class EventId:
+    """The event just stored; no row when it was there."""
+
+    id: str
+
+
+@dataclass(slots=True)
+class Event:
+    """A stored event and what became of it."""
+
+    id: str
+    type: str
+    payload: dict[str, Any]
+    outcome: str | None
+    handled: bool
+
+
+@dataclass(slots=True)
+class Kept:
+    """The order whose late money was kept for its refund."""
+
+    order_id: UUID
+
+
+@dataclass(slots=True)
+class Live:
+    """Whether the cart has a live order."""
+
+    live: bool
+
+
+STORE_EVENT = Statement("payment/store_event", EventId)
+FINISH_EVENT = Statement("payment/finish_event", NoRow)
+READ_EVENT = Statement("payment/read_event", Event)
+MARK_PROCESSING = Statement("orders/mark_processing", orders.OrderId)
+CART_HAS_LIVE_ORDER = Statement("payment/cart_has_live_order", Live)
+RETAKE_STOCK = Statement("payment/retake_stock", orders.MovedUnits)
+KEEP_LATE_MONEY = Statement("payment/keep_late_money", Kept)
+
+SESSION_EVENTS = {
+    "checkout.session.completed",
+    "checkout.session.async_payment_succeeded",
+    "checkout.session.async_payment_failed",
+    "checkout.session.expired",
+}
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What became of an event; `handled` is False while a job has to ask Stripe about it."""
+
+    outcome: str
+    order_id: UUID | None = None
+    handled: bool = True
+
+
+async def receive(parts: Parts, body: bytes, signature: str | None) -> str:
+    """Verify, store and apply one webhook, in one transaction; its outcome, `duplicate` when it came before.
+
+    Raises `invalid_signature` or `malformed` before anything is stored. Any other error means that it was not
+    applied, and that Stripe shall send it again.
+    """
+    secrets = parts.settings.stripe_webhook_secret
+    if secrets and not signature_verifies(body, signature, secrets):
+        raise ShopError("invalid_signature", "The Stripe-Signature header does not fit the body, or is too old.")
+    payload = _parse(body)
+
+    async def work(tx: Connection, after: AfterCommit) -> str:
+        if await STORE_EVENT.maybe(tx, payload["id"], payload["type"], payload) is None:
+            stored = await READ_EVENT.one(tx, payload["id"])
+            # Stored but never applied is what a failure here leaves behind.
+            if stored.handled or stored.outcome is not None:
+                return "duplicate"
+        return (await _apply(tx, after, parts, payload)).outcome
+
+    try:
+        outcome = await orders.transition(parts, work)
+    except ShopError:
+        raise
+    except Exception:
+        # A bug of ours must not depend on Stripe's patience: the sweep tries it again too.
+        await transact(parts.pool, lambda tx: STORE_EVENT.maybe(tx, payload["id"], payload["type"], payload))
+        raise
+    EVENTS.labels(outcome).inc()
+    return outcome
+
+
+def _parse(body: bytes) -> dict[str, Any]:
+    try:
+        payload = orjson.loads(body)
+        event_id, event_type = payload["id"], payload["type"]
+        if not (
+            isinstance(payload["data"]["object"], dict) and 0 < len(event_id) <= 255 and 0 < len(event_type) <= 255
+        ):
+            raise ValueError
+        if not (isinstance(event_id, str) and isinstance(event_type, str)) or b"\\u0000" in body:
+            raise ValueError
+    except (ValueError, KeyError, TypeError):
+        raise ShopError("malformed", "The body is not a Stripe event.") from None
+    return dict(payload)
+
+
+async def _apply(tx: Connection, after: AfterCommit, parts: Parts, payload: dict[str, Any]) -> Verdict:
+    """Apply a stored event and write down what became of it."""
+    verdict = await _judge(tx, after, parts, payload)
+    await FINISH_EVENT.run(tx, payload["id"], verdict.outcome, verdict.order_id, verdict.handled)
+    return verdict
+
+
+async def _judge(tx: Connection, after: AfterCommit, parts: Parts, payload: dict[str, Any]) -> Verdict:
+    kind, data = payload["type"], payload["data"]["object"]
+    if bool(payload.get("livemode")) != parts.settings.live:
+        return Verdict("livemode_mismatch")
+    if kind in SESSION_EVENTS:
+        try:
+            found = Session.read(data)
+        except StripeUnknown:
+            return Verdict("unreadable", handled=False)
+        order_id = order_id_of(found)
+        if order_id is None:
+            return Verdict("not_ours")
+        failed = kind == "checkout.session.async_payment_failed"
+        outcome = await settle(tx, after, order_id, found, failed=failed)
+        return Verdict(outcome, order_id, outcome not in ("mismatch", "order_not_found"))
+    if kind.startswith("refund.") or kind == "charge.refunded":
+        order_id = await _order_paid_by(tx, data)
+        if order_id is not None:
+            refunds.settle_later(after, order_id)
+        return Verdict("refund_to_settle", order_id, handled=False)
+    if kind.startswith("charge.dispute."):
+        order_id = await _order_paid_by(tx, data)
+        if order_id is not None:
+            await orders.note(tx, await orders.lock(tx, order_id), f"Stripe reports {kind}")
+        return Verdict("recorded", order_id)
+    return Verdict("ignored")
+
+
+async def settle(tx: Connection, after: AfterCommit, order_id: UUID, found: Session, *, failed: bool = False) -> str:
+    """Make of an order what its session says, whoever says it: an event, expiry, checkout or reconcile.
+
+    `failed` when a complete session's payment has failed for good. Answers `applied`, `unchanged`, `mismatch`
+    (another amount or currency), `order_not_found`, `late_money_refunded` or `paid_twice`.
+    """
+    try:
+        order = await orders.lock(tx, order_id)
+    except ShopError:
+        return "order_not_found"
+    if found.payment_status == "paid":
+        return await _settle_paid(tx, after, order, found)
+    if order.status != "PENDING_PAYMENT" or order.stripe_session_id not in (None, found.id):
+        return "unchanged"
+    if failed:
+        await orders.cancel(tx, after, order, "FAILED", "payment failed")
+    elif found.status == "expired":
+        await orders.cancel(tx, after, order, "EXPIRED", "payment session expired")
+    elif found.status != "complete" or not await MARK_PROCESSING.maybe(
+        tx, order_id, found.id, cause.get(), RECHECK_SECONDS
+    ):
+        return "unchanged"
+    return "applied"
+
+
+async def _settle_paid(tx: Connection, after: AfterCommit, order: Locked, found: Session) -> str:
+    intent = found.payment_intent
+    if order.captured and (intent is None or order.stripe_payment_intent_id in (None, intent)):
+        return "unchanged"
+    if order.captured and intent is not None:
+        # Two sessions of one order were paid. We never leave two open, but money that came is answered for.
+        await refunds.add_late_money(tx, after, order, intent, found.amount_total or order.total_minor)
+        await orders.note(tx, order, "paid a second time: the second payment is refunded")
+        return "paid_twice"
+    if (found.amount_total, found.currency) != (order.total_minor, order.currency):
+        return "mismatch"
+    if order.status == "PENDING_PAYMENT":
+        await orders.mark_paid(tx, after, order, order.hold, found.id, intent, found.email)
+        return "applied"
+    return await take_late_money(tx, after, order, found)
+
+
+async def take_late_money(tx: Connection, after: AfterCommit, order: Locked, found: Session) -> str:
+    """Money for a cancelled order: its stock is taken again where all of it is there, else it is refunded."""
+    hold = order.hold + 1
+    if not (await CART_HAS_LIVE_ORDER.one(tx, order.cart_id)).live:
+        taken = await RETAKE_STOCK.all(tx, order.id, hold)
+        if taken:
+            await orders.mark_paid(tx, after, order, hold, found.id, found.payment_intent, found.email)
+            if any(units.stock == 0 for units in taken):
+                after.add(lambda parts: parts.cache.invalidate())
+            return "applied"
+    if found.payment_intent is None:
+        return "mismatch"
+    if await KEEP_LATE_MONEY.maybe(tx, order.id, found.id, found.payment_intent) is None:
+        return "unchanged"
+    await refunds.add_late_money(tx, after, order, found.payment_intent, order.total_minor)
+    await orders.note(tx, order, "paid after it was cancelled: the payment is refunded")
+    return "late_money_refunded"
+
+
+async def handle(parts: Parts, event_id: str) -> str:
+    """Handle a stored event again: what was left to a job, or failed before. Its outcome.
+
+    Acts on what Stripe says now, not on the body. Raises StripeUnknown while it says nothing; 404 for an id that
+    was never stored.
+    """
+    async with connection(parts.pool) as reader:
+        event = await READ_EVENT.maybe(reader, event_id)
+    if event is None:
+        raise ShopError("not_found", "There is no such event.")
+    if event.outcome is None:
+        verdict = await orders.transition(parts, lambda tx, after: _apply(tx, after, parts, event.payload))
+        EVENTS.labels(verdict.outcome).inc()
+        if verdict.handled:
+            return verdict.outcome
+        event.outcome = verdict.outcome
+    elif event.handled:
+        return event.outcome
+    data = event.payload["data"]["object"]
+    if event.type in SESSION_EVENTS:
+        verdict = await _ask_about_session(parts, str(data.get("id")), event.outcome)
+    else:
+        verdict = await _ask_about_refund(parts, data)
+    await transact(parts.pool, lambda tx: FINISH_EVENT.run(tx, event_id, verdict.outcome, verdict.order_id, True))
+    EVENTS.labels(verdict.outcome).inc()
+    return verdict.outcome
+
+
+async def ask(parts: Parts, stripe_session_id: str) -> tuple[Session, bool]:
+    """A session as Stripe has it now, and whether its payment has failed for good."""
+    found = await parts.stripe.retrieve_session(stripe_session_id)
+    if found.status != "complete" or found.payment_status == "paid" or found.payment_intent is None:
+        return found, False
+    intent = await parts.stripe.retrieve_payment_intent(found.payment_intent)
+    return found, intent.status in ("requires_payment_method", "canceled")
+
+
+async def _ask_about_session(parts: Parts, stripe_session_id: str, outcome: str) -> Verdict:
+    try:
+        found, failed = await ask(parts, stripe_session_id)
+    except StripeRefused:
+        return Verdict(outcome)
+    order_id = order_id_of(found)
+    if order_id is None:
+        return Verdict("not_ours")
+    settled = await orders.transition(parts, partial(settle, order_id=order_id, found=found, failed=failed))
+    return Verdict(settled, order_id)
+
+
+async def _ask_about_refund(parts: Parts, data: dict[str, Any]) -> Verdict:
+    intent_id = data.get("payment_intent")
+    if not isinstance(intent_id, str):
+        return Verdict("not_ours")
+    async with connection(parts.pool) as reader:
+        order_id = await refunds.find_order(reader, intent_id)
+    if order_id is None:
+        # Refunded before we heard of the payment: hear of it first.
+        try:
+            intent = await parts.stripe.retrieve_payment_intent(intent_id)
+        except StripeRefused:
+            return Verdict("not_ours")
+        order_id = _uuid(intent.order_id)
+        if order_id is None:
+            return Verdict("not_ours")
+        async for found in parts.stripe.sessions_since(0, payment_intent=intent_id):
+            await orders.transition(parts, partial(settle, order_id=order_id, found=found))
+    await refunds.settle(parts, order_id)
+    return Verdict("applied", order_id)
+
+
+async def _order_paid_by(tx: Connection, data: dict[str, Any]) -> UUID | None:
+    intent = data.get("payment_intent")
+    return await refunds.find_order(tx, intent) if isinstance(intent, str) else None
+
+
+def order_id_of(found: Session) -> UUID | None:
+    """The order that a session names as its own, if any."""
+    return _uuid(found.order_id)
+
+
+def _uuid(text: str | None) -> UUID | None:
+    try:
+        return UUID(text) if text else None
+    except ValueError:
+        return None

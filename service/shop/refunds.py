@@ -1,0 +1,175 @@
+"""Refunds: decided here, made at Stripe, or made in its dashboard and taken over.
+
+A refund is a row before Stripe hears of it. One function, `settle`, takes rows to Stripe and Stripe's list back,
+and `_balance` makes of both what the payment and its order are.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import NAMESPACE_URL, UUID, uuid4, uuid5
+
+from service.errors import ShopError, invalid
+from service.infra.db import Connection, connection
+from service.infra.parts import Parts
+from service.infra.statements import NoRow, Statement
+from service.infra.stripe import StripeRefused
+from service.shop import orders
+from service.shop.orders import AfterCommit, Locked
+
+# Stripe's words for a refund's state -> ours.
+STATUSES = {
+    "pending": "PENDING",
+    "requires_action": "PENDING",
+    "succeeded": "SUCCEEDED",
+    "failed": "FAILED",
+    "canceled": "FAILED",
+}
+
+
+@dataclass(slots=True)
+class Refund:
+    """A refund of an order, in minor units of its currency."""
+
+    id: UUID
+    stripe_payment_intent_id: str
+    amount_minor: int
+    cause: str
+    restock: bool
+    status: str
+    stripe_refund_id: str | None
+
+
+@dataclass(slots=True)
+class PaidOrder:
+    """The order that a payment intent paid."""
+
+    order_id: UUID
+
+
+LIST_REFUNDS = Statement("refunds/list_refunds", Refund)
+ADD_REFUND = Statement("refunds/add_refund", NoRow)
+RECORD_REFUND = Statement("refunds/record_refund", NoRow)
+FAIL_REFUND = Statement("refunds/fail_refund", NoRow)
+SET_BALANCE = Statement("refunds/set_balance", NoRow)
+FIND_ORDER = Statement("refunds/find_order", PaidOrder)
+
+
+async def find_order(reader: Connection, payment_intent: str) -> UUID | None:
+    """The order that a payment intent paid, as far as we know."""
+    found = await FIND_ORDER.maybe(reader, payment_intent)
+    return found.order_id if found else None
+
+
+async def request(tx: Connection, order_id: UUID, amount_minor: int | None, restock: bool) -> None:
+    """Decide a refund by staff: of `amount_minor`, or of all that is left.
+
+    Raises `order_not_refundable` (with what could be refunded) when that much was not paid or is given back
+    already, `invalid` for a restock with only a part.
+    """
+    order = await orders.lock(tx, order_id)
+    known = await LIST_REFUNDS.all(tx, order_id)
+    left = order.total_minor - sum(_given_back(order, known)) if order.payment_status == "SUCCEEDED" else 0
+    amount = left if amount_minor is None else amount_minor
+    if not 0 < amount <= left or order.stripe_payment_intent_id is None:
+        raise ShopError("order_not_refundable", "That much cannot be given back.", refundable_minor=left)
+    if restock and amount != left:
+        raise invalid("/restock", "only a refund of all that is left puts the units back")
+    await ADD_REFUND.run(tx, uuid4(), order_id, order.stripe_payment_intent_id, amount, "staff", restock, 0.0)
+    await orders.note(tx, order, f"refund of {amount} requested")
+    await _balance(tx, AfterCommit(), order)
+
+
+async def add_late_money(
+    tx: Connection, after: AfterCommit, order: Locked, payment_intent: str, amount_minor: int
+) -> None:
+    """Decide to give back a payment that no live order stands for; deciding twice is the same as once."""
+    await ADD_REFUND.run(tx, uuid4(), order.id, payment_intent, amount_minor, "late_money", False, 0.0)
+    settle_later(after, order.id)
+
+
+def settle_later(after: AfterCommit, order_id: UUID) -> None:
+    """Wake the worker to settle an order's refunds, after the commit."""
+    after.add(lambda parts: parts.queue.settle_refunds(order_id))
+
+
+async def settle(parts: Parts, order_id: UUID) -> None:
+    """Ask Stripe for every refund it has not heard of, then take over what it has. Raises StripeUnknown."""
+    async with connection(parts.pool) as reader:
+        order = await orders.read(reader, order_id)
+        known = await LIST_REFUNDS.all(reader, order_id)
+    refused: list[UUID] = []
+    for refund in known:
+        if refund.status == "REQUESTED":
+            metadata = {"order_id": str(order_id), "refund_id": str(refund.id)}
+            try:
+                # The row is the key: a new one only comes after Stripe has shown that this one failed.
+                await parts.stripe.create_refund(
+                    refund.stripe_payment_intent_id, refund.amount_minor, metadata, f"refund:{refund.id}"
+                )
+            except StripeRefused:
+                refused.append(refund.id)
+    intents = {refund.stripe_payment_intent_id for refund in known}
+    if order.stripe_payment_intent_id is not None:
+        intents.add(order.stripe_payment_intent_id)
+    listed = [(intent, refund) for intent in sorted(intents) for refund in await parts.stripe.refunds_of(intent)]
+
+    async def work(tx: Connection, after: AfterCommit) -> None:
+        held = await orders.lock(tx, order_id)
+        for refund_id in refused:
+            await FAIL_REFUND.run(tx, refund_id)
+        ours = {str(row.id): row.id for row in await LIST_REFUNDS.all(tx, order_id)}
+        for intent, refund in listed:
+            # One made in the dashboard gets an id that is the same however often it is listed.
+            row_id = ours.get(refund.refund_id or "") or uuid5(NAMESPACE_URL, refund.id)
+            status = STATUSES.get(refund.status, "PENDING")
+            await RECORD_REFUND.run(tx, row_id, order_id, intent, refund.amount_minor, status, refund.id)
+        await _balance(tx, after, held)
+
+    await orders.transition(parts, work)
+
+
+async def _balance(tx: Connection, after: AfterCommit, order: Locked) -> None:
+    """Make the payment what its refunds say, and the order what the payment then says."""
+    if not order.captured:
+        return
+    rows = await LIST_REFUNDS.all(tx, order.id)
+    refunded, pending = _given_back(order, rows)
+    whole = refunded + pending >= order.total_minor
+    if order.status == "CANCELLED" and not whole and order.stripe_payment_intent_id is not None:
+        failures = sum(row.status == "FAILED" for row in rows)
+        await ADD_REFUND.run(
+            tx,
+            uuid4(),
+            order.id,
+            order.stripe_payment_intent_id,
+            order.total_minor - refunded - pending,
+            "late_money",
+            False,
+            min(3600.0, 10.0 * 2**failures),
+        )
+        await orders.note(tx, order, "a refund failed: it is tried again")
+    if refunded == order.total_minor:
+        status = "REFUNDED"
+    elif whole or order.status == "CANCELLED":
+        status = "REFUND_PENDING"
+    else:
+        status = "SUCCEEDED"
+    await SET_BALANCE.run(tx, order.id, refunded, status)
+    if (refunded, status) == (order.refunded_minor, order.payment_status):
+        return
+    await orders.note(tx, order, f"payment {status}, {refunded} refunded")
+    if status != "REFUNDED":
+        return
+    if order.status == "PAID":
+        await orders.cancel(tx, after, order, status, "refunded before it was fulfilled")
+    elif order.status == "FULFILLED" and any(row.restock and row.status == "SUCCEEDED" for row in rows):
+        await orders.return_stock(tx, after, order)
+
+
+def _given_back(order: Locked, rows: Sequence[Refund]) -> tuple[int, int]:
+    """Of the order's own payment: what has been refunded, and what is on its way."""
+    own = [row for row in rows if row.stripe_payment_intent_id == order.stripe_payment_intent_id]
+    return (
+        sum(row.amount_minor for row in own if row.status == "SUCCEEDED"),
+        sum(row.amount_minor for row in own if row.status in ("REQUESTED", "PENDING")),
+    )

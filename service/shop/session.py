@@ -1,0 +1,165 @@
+"""The Stripe session of an order: created once, whatever is lost on the way, and never left behind open.
+
+The key and the parameters of a session are fixed when its order is placed, so that asking Stripe again is asking
+the same. No function here holds a connection while it waits for Stripe.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode, urlsplit, urlunsplit
+from uuid import UUID
+
+from service.errors import ShopError
+from service.infra.db import Connection, connection, transact
+from service.infra.parts import Parts
+from service.infra.statements import NoRow, Statement
+from service.infra.stripe import Session, StripeRefused, StripeUnknown
+from service.settings import Settings
+
+# How far Stripe's clock may be from ours when a session is looked for by its time of creation.
+_CLOCK_SKEW_SECONDS = 300
+
+
+@dataclass(slots=True)
+class Claim:
+    """The right to create an order's session for a while: which attempt, with which parameters."""
+
+    attempt: int
+    session_parameters: dict[str, Any]
+
+
+@dataclass(slots=True)
+class Attached:
+    """The order that now has its session."""
+
+    order_id: UUID
+
+
+CLAIM_SESSION = Statement("checkout/claim_session", Claim)
+RELEASE_CLAIM = Statement("checkout/release_claim", NoRow)
+NEW_ATTEMPT = Statement("checkout/new_attempt", Claim)
+ATTACH_SESSION = Statement("checkout/attach_session", Attached)
+
+
+def template(settings: Settings, order_id: UUID) -> dict[str, Any]:
+    """What of a session's parameters does not depend on the cart; the reserve statement adds the rest."""
+    metadata = {"order_id": str(order_id)}
+    return {
+        "mode": "payment",
+        "success_url": _with_order(settings.stripe_success_url, order_id),
+        "cancel_url": _with_order(settings.stripe_cancel_url, order_id),
+        "client_reference_id": str(order_id),
+        "metadata": metadata,
+        "payment_intent_data": {"metadata": metadata},
+    }
+
+
+def _with_order(url: str, order_id: UUID) -> str:
+    parts = urlsplit(url)
+    # Stripe fills in the session id; its braces must reach it as they are.
+    added = f"session_id={{CHECKOUT_SESSION_ID}}&{urlencode({'order_id': order_id})}"
+    return urlunsplit(parts._replace(query=f"{parts.query}&{added}" if parts.query else added))
+
+
+def claim_seconds(settings: Settings) -> float:
+    """A claim outlives every call that can be made under it: creating, looking for and retrieving a session."""
+    return 4 * settings.stripe_timeout_seconds + 5
+
+
+async def claim(parts: Parts, order_id: UUID) -> Claim | None:
+    """Become the one that creates the session; None while another does, or when there is nothing to create."""
+    async with connection(parts.pool) as writer:
+        return await CLAIM_SESSION.maybe(writer, order_id, claim_seconds(parts.settings))
+
+
+async def release(parts: Parts, order_id: UUID) -> None:
+    """Give the claim back, so that asking again need not wait for its end."""
+    async with connection(parts.pool) as writer:
+        await RELEASE_CLAIM.run(writer, order_id)
+
+
+async def create(parts: Parts, order_id: UUID, held: Claim) -> Session:
+    """The first call for this claim's session. Raises StripeRefused or StripeUnknown."""
+    return await parts.stripe.create_session(held.session_parameters, _key(order_id, held))
+
+
+async def resume(parts: Parts, order_id: UUID, held: Claim) -> Session | None:
+    """The session that an earlier call may have created, as it is now; None when there provably is none.
+
+    A replayed answer is old, so the session is retrieved after it. A stored failure is replayed too: then the
+    session is looked for. That Stripe minds `expires_at` now proves that the key never made one.
+    Raises StripeRefused or StripeUnknown.
+    """
+    try:
+        session = await create(parts, order_id, held)
+    except StripeRefused as refused:
+        if refused.param == "expires_at":
+            return None
+        raise
+    except StripeUnknown as unknown:
+        if unknown.status is None or unknown.status < 500:
+            raise
+        found = await _look_for(parts, order_id, held)
+        if found is None:
+            raise
+        session = found
+    return await parts.stripe.retrieve_session(session.id)
+
+
+async def next_attempt(parts: Parts, order_id: UUID, held: Claim) -> Claim | None:
+    """A claim on a new session, once `resume` has shown that this one's is none; None when the order moved on."""
+    seconds = parts.settings.session_seconds
+    return await transact(
+        parts.pool,
+        lambda tx: NEW_ATTEMPT.maybe(tx, order_id, held.attempt, seconds, claim_seconds(parts.settings)),
+    )
+
+
+async def attach(tx: Connection, order_id: UUID, session: Session) -> bool:
+    """Keep an open session with its pending order; False when the order is no longer pending."""
+    return await ATTACH_SESSION.maybe(tx, order_id, session.id, session.url) is not None
+
+
+async def close(parts: Parts, order_id: UUID, stripe_session_id: str | None) -> Session | None:
+    """Make sure that an order's session can no longer be paid: what it came to, None when there is none.
+
+    Raises `checkout_in_progress` while a request is creating it, `payment_unavailable` while Stripe cannot say.
+    """
+    try:
+        if stripe_session_id is None:
+            held = await claim(parts, order_id)
+            if held is None:
+                raise ShopError("checkout_in_progress", "The payment session is being created; try again.")
+            try:
+                session = await resume(parts, order_id, held)
+            except StripeRefused:
+                return None
+            except BaseException:
+                await release(parts, order_id)
+                raise
+            if session is None or session.status != "open":
+                return session
+            stripe_session_id = session.id
+        return await parts.stripe.expire_session(stripe_session_id)
+    except StripeRefused:
+        # It knows no such session: the key was changed, or Stripe's test data were cleared.
+        return None
+    except StripeUnknown as unknown:
+        raise payment_unavailable() from unknown
+
+
+def payment_unavailable() -> ShopError:
+    """The 503 while Stripe gives no answer that tells."""
+    return ShopError("payment_unavailable", "Stripe does not answer; asking again goes on where this stopped.")
+
+
+def _key(order_id: UUID, held: Claim) -> str:
+    return f"checkout:{order_id}:{held.attempt}"
+
+
+async def _look_for(parts: Parts, order_id: UUID, held: Claim) -> Session | None:
+    created = held.session_parameters["expires_at"] - parts.settings.session_seconds - _CLOCK_SKEW_SECONDS
+    async for session in parts.stripe.sessions_since(created):
+        if session.order_id == str(order_id):
+            return session
+    return None

@@ -1,0 +1,104 @@
+"""The repairers: whatever is overdue in the tables is found and finished, whoever was to do it and did not."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from uuid import UUID
+
+from service.errors import ShopError
+from service.infra.db import connection
+from service.infra.logs import cause
+from service.infra.metrics import SWEPT
+from service.infra.parts import Parts
+from service.infra.statements import NoRow, Statement
+from service.infra.stripe import StripeRefused, StripeUnknown
+from service.shop import expiry, fulfilment, payment, refunds
+
+BATCH = 100
+# Calls to Stripe at a time; a slow Stripe must not take every connection there is.
+AT_ONCE = 8
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class DueOrder:
+    """An order on which something is due, by its status at the time."""
+
+    id: UUID
+    status: str
+
+
+@dataclass(slots=True)
+class DueEvent:
+    """A stored event that is not handled."""
+
+    id: str
+
+
+@dataclass(slots=True)
+class DueRefund:
+    """An order with a refund that is not settled."""
+
+    order_id: UUID
+
+
+CLAIM_ORDERS = Statement("sweep/claim_orders", DueOrder)
+CLAIM_EVENTS = Statement("sweep/claim_events", DueEvent)
+CLAIM_REFUNDS = Statement("sweep/claim_refunds", DueRefund)
+DELETE_EXPIRED_KEYS = Statement("idempotency/delete_expired", NoRow)
+
+
+async def sweep(parts: Parts) -> int:
+    """Take up everything that is due now, batch by batch; how many things that was."""
+    cause.set("job sweep")
+    count = 0
+    while True:
+        async with connection(parts.pool) as claimer:
+            orders = await CLAIM_ORDERS.all(claimer, BATCH)
+            events = await CLAIM_EVENTS.all(claimer, BATCH)
+            refunding = {due.order_id for due in await CLAIM_REFUNDS.all(claimer, BATCH)}
+        SWEPT.labels("orders").inc(len(orders))
+        SWEPT.labels("events").inc(len(events))
+        SWEPT.labels("refunds").inc(len(refunding))
+        work: list[Callable[[], Awaitable[object]]] = [
+            *(lambda due=due: advance(parts, due) for due in orders),
+            *(lambda due=due: payment.handle(parts, due.id) for due in events),
+            *(lambda order_id=order_id: refunds.settle(parts, order_id) for order_id in refunding),
+        ]
+        await _all(work)
+        count += len(work)
+        if max(len(orders), len(events), len(refunding)) < BATCH:
+            return count
+
+
+async def advance(parts: Parts, due: DueOrder) -> None:
+    """Do what is due on an order."""
+    if due.status == "PENDING_PAYMENT":
+        await expiry.expire(parts, due.id)
+    elif due.status == "PAID":
+        await fulfilment.fulfil(parts, due.id)
+
+
+async def tidy(parts: Parts) -> None:
+    """Remove what nobody needs any more, in small batches."""
+    async with connection(parts.pool) as writer:
+        while await DELETE_EXPIRED_KEYS.run(writer, BATCH) == BATCH:
+            pass
+
+
+async def _all(work: Iterable[Callable[[], Awaitable[object]]]) -> None:
+    """Run all, a few at a time. One that fails was put off when it was claimed, and starves no other."""
+    places = asyncio.Semaphore(AT_ONCE)
+
+    async def one(thing: Callable[[], Awaitable[object]]) -> None:
+        async with places:
+            try:
+                await thing()
+            except (ShopError, StripeUnknown, StripeRefused) as error:
+                logger.info("put off", extra={"error": str(error)})
+            except Exception:
+                logger.exception("failed, put off")
+
+    await asyncio.gather(*(one(thing) for thing in work))

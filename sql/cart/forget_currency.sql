@@ -1,0 +1,13 @@
+-- cart/forget_currency: an emptied cart takes any currency again.
+--
+-- caller   service.shop.cart.remove_line
+-- param    $1 id uuid
+-- returns  none
+-- locks    the cart, FOR NO KEY UPDATE (held already), to commit
+-- waits    for nothing: cart/open_cart holds the row
+-- index    carts_pkey, cart_items_pkey
+-- rows     0..1
+-- guards   none
+UPDATE carts
+SET currency = NULL
+WHERE id = $1 AND NOT EXISTS (SELECT FROM cart_items WHERE cart_id = $1);

@@ -1,0 +1,14 @@
+-- cart/open_cart: hold an open cart for an edit.
+--
+-- caller   service.shop.cart.remove_line
+-- param    $1 id uuid
+-- returns  one or none; none = no such cart, or it is checked out
+-- locks    the cart, FOR NO KEY UPDATE, to commit
+-- waits    for edits and checkout of the same cart; 55P03 after lock_timeout -> busy
+-- index    carts_pkey
+-- rows     0..1
+-- guards   none
+UPDATE carts
+SET updated_at = now()
+WHERE id = $1 AND status = 'OPEN'
+RETURNING id;

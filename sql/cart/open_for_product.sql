@@ -1,0 +1,23 @@
+-- cart/open_for_product: hold an open cart for a line of this product, and fix the cart's currency.
+--
+-- caller   service.shop.cart.put_line
+-- param    $1 id uuid
+-- param    $2 product_id bigint
+-- returns  one or none; none = cart/explain_refusal says why
+-- locks    the cart, FOR NO KEY UPDATE, to commit
+-- waits    for edits and checkout of the same cart; 55P03 after lock_timeout -> busy
+-- index    carts_pkey, products_pkey
+-- rows     0..1
+-- guards   none
+UPDATE carts
+SET
+    currency = products.currency,
+    updated_at = now()
+FROM products
+WHERE
+    carts.id = $1
+    AND carts.status = 'OPEN'
+    AND products.id = $2
+    AND products.active
+    AND (carts.currency IS NULL OR carts.currency = products.currency)
+RETURNING carts.id;

@@ -1,0 +1,13 @@
+-- cart/remove_line: take a line out of a cart.
+--
+-- caller   service.shop.cart.remove_line
+-- param    $1 cart_id uuid
+-- param    $2 product_id bigint
+-- returns  none
+-- locks    the line, FOR UPDATE, to commit
+-- waits    for nothing: whoever edits lines holds the cart first
+-- index    cart_items_pkey
+-- rows     0..1
+-- guards   none
+DELETE FROM cart_items
+WHERE cart_id = $1 AND product_id = $2;

@@ -1,0 +1,58 @@
+-- catalog/create_product: add a product, and its first units to the ledger.
+-- An unknown category inserts nothing, so that the caller can tell it from one in use.
+--
+-- caller   service.shop.catalog.create_product
+-- param    $1 name text
+-- param    $2 description text
+-- param    $3 category_id bigint
+-- param    $4 price_minor bigint
+-- param    $5 currency text
+-- param    $6 stock integer
+-- param    $7 active boolean
+-- returns  one or none; none = there is no such category
+-- locks    the category, FOR KEY SHARE, to commit
+-- waits    for the category being deleted
+-- index    categories_pkey
+-- rows     0..1
+-- guards   none
+WITH product AS (
+    INSERT INTO products (name, description, category_id, price_minor, currency, stock, active)
+    SELECT $1, $2, $3, $4, $5, $6, $7
+    WHERE $3 IS NULL OR EXISTS (SELECT FROM categories WHERE id = $3)
+    RETURNING
+        id,
+        name,
+        description,
+        category_id,
+        price_minor,
+        currency,
+        stock,
+        active,
+        version,
+        created_at,
+        updated_at
+),
+
+movement AS (
+    INSERT INTO stock_movements (product_id, delta, reason)
+    SELECT
+        id,
+        stock,
+        'initial stock'
+    FROM product
+    WHERE stock > 0
+)
+
+SELECT
+    id,
+    name,
+    description,
+    category_id,
+    price_minor,
+    currency,
+    stock,
+    active,
+    version,
+    created_at,
+    updated_at
+FROM product;

@@ -1,0 +1,17 @@
+-- catalog/deactivate_product: take a product off sale; twice is the same as once.
+--
+-- caller   service.shop.catalog.deactivate_product
+-- param    $1 id bigint
+-- returns  one or none; none = there is no such product
+-- locks    the product, FOR NO KEY UPDATE, to commit
+-- waits    for checkouts of the product; 55P03 after lock_timeout -> busy
+-- index    products_pkey
+-- rows     0..1
+-- guards   none
+UPDATE products
+SET
+    active = false,
+    version = version + active::integer,
+    updated_at = now()
+WHERE id = $1
+RETURNING id;

@@ -1,0 +1,13 @@
+-- catalog/delete_category: remove a category that no product uses.
+--
+-- caller   service.shop.catalog.delete_category
+-- param    $1 id bigint
+-- returns  one or none; none = there is no such category
+-- locks    the row, FOR UPDATE, to commit
+-- waits    for products being added to the category
+-- index    categories_pkey
+-- rows     0..1
+-- guards   products_category_fkey -> category_in_use
+DELETE FROM categories
+WHERE id = $1
+RETURNING id;

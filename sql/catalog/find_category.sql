@@ -1,0 +1,13 @@
+-- catalog/find_category: the category behind a slug.
+--
+-- caller   service.shop.catalog.list_products
+-- param    $1 slug text
+-- returns  one or none; none = there is no such slug
+-- locks    none
+-- waits    none
+-- index    categories_slug_unique
+-- rows     0..1
+-- guards   none
+SELECT id
+FROM categories
+WHERE slug = $1;

@@ -1,0 +1,24 @@
+-- catalog/get_product: one product, for sale or not.
+--
+-- caller   service.shop.catalog.get_product
+-- param    $1 id bigint
+-- returns  one or none; none = there is no such product
+-- locks    none
+-- waits    none
+-- index    products_pkey
+-- rows     0..1
+-- guards   none
+SELECT
+    id,
+    name,
+    description,
+    category_id,
+    price_minor,
+    currency,
+    stock,
+    active,
+    version,
+    created_at,
+    updated_at
+FROM products
+WHERE id = $1;

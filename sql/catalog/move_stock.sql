@@ -1,0 +1,54 @@
+-- catalog/move_stock: units come or go by a delta, with their ledger row, never below zero.
+--
+-- caller   service.shop.catalog.move_stock
+-- param    $1 id bigint
+-- param    $2 delta integer
+-- param    $3 reason text
+-- returns  one or none; none = no such product, or fewer units than are to go
+-- locks    the product, FOR NO KEY UPDATE, to commit
+-- waits    for checkouts of the product; 55P03 after lock_timeout -> busy
+-- index    products_pkey
+-- rows     0..1
+-- guards   products_stock_bounded -> invalid
+WITH product AS (
+    UPDATE products
+    SET
+        stock = stock + $2,
+        updated_at = now()
+    WHERE id = $1 AND stock + $2 >= 0
+    RETURNING
+        id,
+        name,
+        description,
+        category_id,
+        price_minor,
+        currency,
+        stock,
+        active,
+        version,
+        created_at,
+        updated_at
+),
+
+movement AS (
+    INSERT INTO stock_movements (product_id, delta, reason)
+    SELECT
+        id,
+        $2,
+        $3
+    FROM product
+)
+
+SELECT
+    id,
+    name,
+    description,
+    category_id,
+    price_minor,
+    currency,
+    stock,
+    active,
+    version,
+    created_at,
+    updated_at
+FROM product;

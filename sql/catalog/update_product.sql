@@ -1,0 +1,42 @@
+-- catalog/update_product: an edit by staff; a null leaves a column as it is, and $6 says whether $7 counts.
+--
+-- caller   service.shop.catalog.update_product
+-- param    $1 id bigint
+-- param    $2 version integer
+-- param    $3 name text
+-- param    $4 description text
+-- param    $5 price_minor bigint
+-- param    $6 set_category boolean
+-- param    $7 category_id bigint
+-- param    $8 active boolean
+-- returns  one or none; none = no such product, another version than $2, or no such category
+-- locks    the product, FOR NO KEY UPDATE; the category, FOR KEY SHARE; to commit
+-- waits    for checkouts of the product; 55P03 after lock_timeout -> busy
+-- index    products_pkey, categories_pkey
+-- rows     0..1
+-- guards   none
+UPDATE products
+SET
+    name = coalesce($3, name),
+    description = coalesce($4, description),
+    price_minor = coalesce($5, price_minor),
+    category_id = CASE WHEN $6 THEN $7 ELSE category_id END,
+    active = coalesce($8, active),
+    version = version + 1,
+    updated_at = now()
+WHERE
+    id = $1
+    AND ($2::integer IS NULL OR version = $2)
+    AND ($7 IS NULL OR EXISTS (SELECT FROM categories WHERE categories.id = $7))
+RETURNING
+    id,
+    name,
+    description,
+    category_id,
+    price_minor,
+    currency,
+    stock,
+    active,
+    version,
+    created_at,
+    updated_at;

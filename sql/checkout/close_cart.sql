@@ -1,0 +1,17 @@
+-- checkout/close_cart: close an open cart for its checkout.
+-- A statement of its own: one that waits here goes on with its old snapshot, so the lines are read by the next.
+--
+-- caller   service.shop.checkout.reserve
+-- param    $1 id uuid
+-- returns  one or none; none = no such cart, or it is checked out
+-- locks    the cart, FOR NO KEY UPDATE, to commit
+-- waits    for edits and checkout of the same cart; 55P03 after lock_timeout -> busy
+-- index    carts_pkey
+-- rows     0..1
+-- guards   none
+UPDATE carts
+SET
+    status = 'CHECKED_OUT',
+    updated_at = now()
+WHERE id = $1 AND status = 'OPEN'
+RETURNING id;

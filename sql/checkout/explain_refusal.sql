@@ -1,0 +1,20 @@
+-- checkout/explain_refusal: the lines that a checkout was refused for, read without locks after the fact.
+--
+-- caller   service.shop.checkout.refusal
+-- param    $1 cart_id uuid
+-- returns  many, by product id; none = the cart is empty
+-- locks    none
+-- waits    none
+-- index    cart_items_pkey, products_pkey
+-- rows     0..100, usually 3
+-- guards   none
+SELECT
+    products.id AS product_id,
+    cart_items.quantity AS requested,
+    products.stock AS available,
+    products.active,
+    products.price_minor
+FROM cart_items
+INNER JOIN products ON cart_items.product_id = products.id
+WHERE cart_items.cart_id = $1
+ORDER BY products.id;

@@ -1,0 +1,16 @@
+-- checkout/find_order: what a cart is, and its live order.
+--
+-- caller   service.shop.checkout.find_order
+-- param    $1 cart_id uuid
+-- returns  one or none; none = there is no such cart; a null order = it has no live one
+-- locks    none
+-- waits    none
+-- index    carts_pkey, orders_one_live_per_cart
+-- rows     0..1
+-- guards   none
+SELECT
+    carts.status AS cart_status,
+    orders.id AS order_id
+FROM carts
+LEFT JOIN orders ON carts.id = orders.cart_id AND orders.status <> 'CANCELLED'
+WHERE carts.id = $1;

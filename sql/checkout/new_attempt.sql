@@ -1,0 +1,28 @@
+-- checkout/new_attempt: the next session's number and parameters, once Stripe has shown that there is no session.
+--
+-- caller   service.shop.session.create
+-- param    $1 order_id uuid
+-- param    $2 attempt integer
+-- param    $3 session_seconds integer
+-- param    $4 claim_seconds double precision
+-- returns  one or none; none = the order has moved on
+-- locks    the payment, FOR NO KEY UPDATE, to commit
+-- waits    for transitions of the same order; 55P03 after lock_timeout -> busy
+-- index    payments_one_per_order
+-- rows     0..1
+-- guards   none
+UPDATE payments
+SET
+    attempt = attempt + 1,
+    session_expires_at = now() + make_interval(secs => $3),
+    session_parameters = session_parameters
+    || jsonb_build_object('expires_at', (extract(EPOCH FROM now()) + $3)::bigint),
+    claimed_until = now() + make_interval(secs => $4)
+WHERE
+    order_id = $1
+    AND attempt = $2
+    AND status = 'INITIATED'
+    AND stripe_session_id IS NULL
+RETURNING
+    attempt,
+    session_parameters;

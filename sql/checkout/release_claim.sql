@@ -1,0 +1,13 @@
+-- checkout/release_claim: give the claim back, so that asking again need not wait for its end.
+--
+-- caller   service.shop.session.create
+-- param    $1 order_id uuid
+-- returns  none
+-- locks    the payment, FOR NO KEY UPDATE, to commit
+-- waits    for transitions of the same order; 55P03 after lock_timeout -> busy
+-- index    payments_one_per_order
+-- rows     0..1
+-- guards   none
+UPDATE payments
+SET claimed_until = NULL
+WHERE order_id = $1 AND stripe_session_id IS NULL;

@@ -1,0 +1,137 @@
+-- checkout/reserve: lock the products, check every line, take the stock and write the order, or do nothing.
+-- One statement, as each round trip under these locks is what limits a product that everybody wants.
+-- FOR NO KEY UPDATE shuts out every other checkout just as FOR UPDATE would, but lets lines be added to carts
+-- meanwhile: their foreign key takes KEY SHARE. Sorted by id, two checkouts never wait for each other in a circle.
+--
+-- caller   service.shop.checkout.reserve
+-- param    $1 order_id uuid
+-- param    $2 cart_id uuid
+-- param    $3 payment_id uuid
+-- param    $4 expected_total_minor bigint
+-- param    $5 hold_seconds integer
+-- param    $6 session_seconds integer
+-- param    $7 claim_seconds double precision
+-- param    $8 session_template jsonb
+-- param    $9 cause text
+-- returns  one or none; none = checkout/explain_refusal says why
+-- locks    products of the lines, FOR NO KEY UPDATE, in id order; the cart (held already); to commit
+-- waits    for checkouts and stock moves of the same products; 55P03 after lock_timeout -> busy
+-- index    cart_items_pkey, products_pkey
+-- rows     0..1 of at most 100 lines, usually 3
+-- guards   products_stock_not_negative -> insufficient_stock, orders_total_range -> amount_out_of_range
+WITH line AS MATERIALIZED (
+    SELECT
+        products.id AS product_id,
+        products.name,
+        products.price_minor,
+        products.currency,
+        products.active,
+        products.stock,
+        cart_items.quantity
+    FROM cart_items
+    INNER JOIN products ON cart_items.product_id = products.id
+    WHERE cart_items.cart_id = $2
+    ORDER BY products.id
+    FOR NO KEY UPDATE OF products
+),
+
+total AS MATERIALIZED (
+    SELECT
+        sum(price_minor * quantity)::bigint AS total_minor,
+        min(currency) AS currency,
+        jsonb_agg(jsonb_build_object(
+            'quantity', quantity,
+            'price_data', jsonb_build_object(
+                'currency', lower(currency),
+                'unit_amount', price_minor,
+                'product_data', jsonb_build_object('name', name)
+            )
+        ) ORDER BY product_id) AS line_items
+    FROM line
+    HAVING
+        bool_and(active AND stock >= quantity)
+        AND count(DISTINCT currency) = 1
+        AND sum(price_minor * quantity) BETWEEN 50 AND 99999999
+        AND ($4 IS NULL OR sum(price_minor * quantity) = $4)
+),
+
+placed AS (
+    INSERT INTO orders (id, cart_id, total_minor, currency, expires_at, next_attempt_at)
+    SELECT
+        $1,
+        $2,
+        total_minor,
+        currency,
+        now() + make_interval(secs => $5),
+        now() + make_interval(secs => $5)
+    FROM total
+    RETURNING id
+),
+
+taken AS (
+    UPDATE products
+    SET
+        stock = products.stock - line.quantity,
+        updated_at = now()
+    FROM line, total
+    WHERE products.id = line.product_id
+    RETURNING products.stock
+),
+
+movement AS (
+    INSERT INTO stock_movements (product_id, delta, reason, order_id, hold)
+    SELECT
+        line.product_id,
+        -line.quantity,
+        'hold',
+        $1,
+        1
+    FROM line, total
+),
+
+item AS (
+    INSERT INTO order_items (order_id, product_id, name, quantity, unit_price_minor)
+    SELECT
+        $1,
+        line.product_id,
+        line.name,
+        line.quantity,
+        line.price_minor
+    FROM line, total
+),
+
+payment AS (
+    INSERT INTO payments (
+        id, order_id, amount_minor, currency, session_parameters, session_expires_at, claimed_until
+    )
+    SELECT
+        $3,
+        $1,
+        total_minor,
+        currency,
+        $8 || jsonb_build_object(
+            'expires_at', (extract(EPOCH FROM now()) + $6)::bigint,
+            'line_items', line_items
+        ),
+        now() + make_interval(secs => $6),
+        now() + make_interval(secs => $7)
+    FROM total
+    RETURNING
+        attempt,
+        session_parameters
+),
+
+history AS (
+    INSERT INTO order_events (order_id, to_status, cause)
+    SELECT
+        id,
+        'PENDING_PAYMENT',
+        $9
+    FROM placed
+)
+
+SELECT
+    payment.attempt,
+    payment.session_parameters,
+    (SELECT bool_or(stock = 0) FROM taken) AS sold_out
+FROM payment;

@@ -1,0 +1,19 @@
+-- idempotency/delete_expired: forget keys older than 24 hours, a batch at a time.
+--
+-- caller   service.shop.sweep.tidy
+-- param    $1 limit bigint
+-- returns  none
+-- locks    the expired rows, FOR UPDATE SKIP LOCKED, to commit
+-- waits    for nothing: rows held elsewhere are skipped
+-- index    idempotency_keys_by_age, idempotency_keys_pkey
+-- rows     0..1000
+-- guards   none
+DELETE FROM idempotency_keys
+WHERE id IN (
+    SELECT expired.id
+    FROM idempotency_keys AS expired
+    WHERE expired.created_at < now() - interval '24 hours'
+    ORDER BY expired.created_at
+    LIMIT $1
+    FOR NO KEY UPDATE SKIP LOCKED
+);

@@ -1,0 +1,11 @@
+-- idempotency/lock_key: be the only request with this key, or learn at once that another is.
+--
+-- caller   service.shop.idempotency.begin
+-- param    $1 lock bigint
+-- returns  one
+-- locks    an advisory lock on the key, to commit
+-- waits    for nothing: it is tried, not waited for
+-- index    none
+-- rows     1
+-- guards   none
+SELECT pg_try_advisory_xact_lock($1) AS locked;

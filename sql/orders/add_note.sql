@@ -1,0 +1,15 @@
+-- orders/add_note: a line in an order's history that is no transition.
+--
+-- caller   service.shop.orders.note
+-- param    $1 order_id uuid
+-- param    $2 status text
+-- param    $3 cause text
+-- param    $4 note text
+-- returns  none
+-- locks    the new row; the order, FOR KEY SHARE; to commit
+-- waits    for nothing: orders/lock_order holds the order
+-- index    orders_pkey
+-- rows     1
+-- guards   none
+INSERT INTO order_events (order_id, from_status, to_status, cause, note)
+VALUES ($1, $2, $2, $3, $4);

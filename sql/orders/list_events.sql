@@ -1,0 +1,19 @@
+-- orders/list_events: an order's history, oldest first.
+--
+-- caller   service.shop.orders.timeline
+-- param    $1 order_id uuid
+-- returns  many, oldest first; none = there is no such order
+-- locks    none
+-- waits    none
+-- index    order_events_by_order
+-- rows     1..50, usually 3
+-- guards   none
+SELECT
+    at,
+    from_status,
+    to_status,
+    cause,
+    note
+FROM order_events
+WHERE order_id = $1
+ORDER BY id;

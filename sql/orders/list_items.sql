@@ -1,0 +1,19 @@
+-- orders/list_items: what an order is for, at the prices it was placed at.
+--
+-- caller   service.shop.orders.read
+-- param    $1 order_id uuid
+-- returns  many, by product id; none = there is no such order
+-- locks    none
+-- waits    none
+-- index    order_items_pkey
+-- rows     1..100, usually 3
+-- guards   none
+SELECT
+    product_id,
+    name,
+    quantity,
+    unit_price_minor,
+    quantity * unit_price_minor AS line_total_minor
+FROM order_items
+WHERE order_id = $1
+ORDER BY product_id;

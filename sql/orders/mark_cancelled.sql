@@ -1,0 +1,61 @@
+-- orders/mark_cancelled: an order ends without being delivered, and its cart opens again.
+-- A payment still open takes $3; one already captured keeps its status, its refund decides it.
+--
+-- caller   service.shop.orders.cancel
+-- param    $1 id uuid
+-- param    $2 from_status text
+-- param    $3 payment_status text
+-- param    $4 cause text
+-- param    $5 note text
+-- returns  one or none; none = it is no longer in $2
+-- locks    the order, the payment and the cart, FOR NO KEY UPDATE (held already), to commit
+-- waits    for nothing: orders/lock_order holds the rows
+-- index    orders_pkey, payments_one_per_order, carts_pkey
+-- rows     0..1
+-- guards   none
+WITH cancelled AS (
+    UPDATE orders
+    SET
+        status = 'CANCELLED',
+        cancelled_at = now(),
+        next_attempt_at = NULL,
+        attempts = 0
+    WHERE id = $1 AND status = $2 AND $2 IN ('PENDING_PAYMENT', 'PAID')
+    RETURNING
+        id,
+        cart_id
+),
+
+payment AS (
+    UPDATE payments
+    SET
+        status = $3,
+        checkout_url = NULL,
+        claimed_until = NULL,
+        updated_at = now()
+    FROM cancelled
+    WHERE payments.order_id = cancelled.id AND payments.status IN ('INITIATED', 'PROCESSING')
+),
+
+cart AS (
+    UPDATE carts
+    SET
+        status = 'OPEN',
+        updated_at = now()
+    FROM cancelled
+    WHERE carts.id = cancelled.cart_id
+),
+
+history AS (
+    INSERT INTO order_events (order_id, from_status, to_status, cause, note)
+    SELECT
+        id,
+        $2,
+        'CANCELLED',
+        $4,
+        $5
+    FROM cancelled
+)
+
+SELECT id
+FROM cancelled;

@@ -1,0 +1,50 @@
+-- orders/mark_processing: the customer is done, the money is on its way; the units stay held until it settles.
+--
+-- caller   service.shop.payment.settle
+-- param    $1 order_id uuid
+-- param    $2 stripe_session_id text
+-- param    $3 cause text
+-- param    $4 recheck_seconds double precision
+-- returns  one or none; none = the payment is past this state
+-- locks    the payment and the order, FOR NO KEY UPDATE (held already), to commit
+-- waits    for nothing: orders/lock_order holds the rows
+-- index    payments_one_per_order, orders_pkey
+-- rows     0..1
+-- guards   none
+WITH payment AS (
+    UPDATE payments
+    SET
+        status = 'PROCESSING',
+        stripe_session_id = $2,
+        checkout_url = NULL,
+        claimed_until = NULL,
+        updated_at = now()
+    WHERE order_id = $1 AND status = 'INITIATED'
+    RETURNING order_id
+),
+
+later AS (
+    UPDATE orders
+    SET
+        next_attempt_at = now() + make_interval(secs => $4),
+        attempts = 0
+    FROM payment
+    WHERE orders.id = payment.order_id AND orders.status = 'PENDING_PAYMENT'
+    RETURNING
+        orders.id,
+        orders.status
+),
+
+history AS (
+    INSERT INTO order_events (order_id, from_status, to_status, cause, note)
+    SELECT
+        id,
+        status,
+        status,
+        $3,
+        'payment processing'
+    FROM later
+)
+
+SELECT id
+FROM later;

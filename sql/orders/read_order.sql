@@ -1,0 +1,34 @@
+-- orders/read_order: an order with its payment.
+-- given_up: Stripe kept silent until ten minutes past the session's own end, so expiry decides without it.
+--
+-- caller   service.shop.orders.read
+-- param    $1 id uuid
+-- returns  one or none; none = there is no such order
+-- locks    none
+-- waits    none
+-- index    orders_pkey, payments_one_per_order
+-- rows     0..1
+-- guards   none
+SELECT
+    orders.id,
+    orders.cart_id,
+    orders.status,
+    orders.total_minor,
+    orders.currency,
+    orders.expires_at,
+    orders.created_at,
+    orders.paid_at,
+    orders.fulfilled_at,
+    orders.cancelled_at,
+    payments.id AS payment_id,
+    payments.status AS payment_status,
+    payments.amount_minor,
+    payments.refunded_minor,
+    payments.stripe_session_id,
+    payments.stripe_payment_intent_id,
+    CASE WHEN orders.status = 'PENDING_PAYMENT' AND payments.status = 'INITIATED' THEN payments.checkout_url END
+        AS checkout_url,
+    payments.session_expires_at + interval '10 minutes' < now() AS given_up
+FROM orders
+INNER JOIN payments ON orders.id = payments.order_id
+WHERE orders.id = $1;

@@ -1,0 +1,54 @@
+-- orders/return_stock: give back the units that an order's last hold took.
+-- Locks in the order that checkout locks, so the two can never wait for each other in a circle.
+--
+-- caller   service.shop.orders.cancel
+-- param    $1 order_id uuid
+-- param    $2 hold integer
+-- returns  many, by product id; none = the order has no lines
+-- locks    products of the lines, FOR NO KEY UPDATE, in id order, to commit
+-- waits    for checkouts and stock moves of the same products; 55P03 after lock_timeout -> busy
+-- index    order_items_pkey, products_pkey
+-- rows     1..100, usually 3
+-- guards   stock_movements_once -> busy
+WITH line AS MATERIALIZED (
+    SELECT
+        products.id AS product_id,
+        order_items.quantity
+    FROM order_items
+    INNER JOIN products ON order_items.product_id = products.id
+    WHERE order_items.order_id = $1
+    ORDER BY products.id
+    FOR NO KEY UPDATE OF products
+),
+
+movement AS (
+    INSERT INTO stock_movements (product_id, delta, reason, order_id, hold)
+    SELECT
+        product_id,
+        quantity,
+        'release',
+        $1,
+        $2
+    FROM line
+    RETURNING product_id
+),
+
+returned AS (
+    UPDATE products
+    SET
+        stock = products.stock + line.quantity,
+        updated_at = now()
+    FROM line
+    WHERE products.id = line.product_id
+    RETURNING
+        products.id,
+        products.stock,
+        line.quantity
+)
+
+SELECT
+    id AS product_id,
+    stock,
+    quantity
+FROM returned
+ORDER BY id;

@@ -1,0 +1,13 @@
+-- payment/find_unsettled: which of these orders have not captured their payment.
+--
+-- caller   service.shop.reconcile.reconcile
+-- param    $1 order_ids uuid[]
+-- returns  many, in no order; none = all are captured, or not ours
+-- locks    none
+-- waits    none
+-- index    payments_one_per_order
+-- rows     0..100
+-- guards   none
+SELECT order_id
+FROM payments
+WHERE order_id = ANY($1) AND status NOT IN ('SUCCEEDED', 'REFUND_PENDING', 'REFUNDED');

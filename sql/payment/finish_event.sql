@@ -1,0 +1,20 @@
+-- payment/finish_event: what became of an event; with $4 false a job still has to look into it.
+--
+-- caller   service.shop.payment.finish
+-- param    $1 id text
+-- param    $2 outcome text
+-- param    $3 order_id uuid
+-- param    $4 handled boolean
+-- returns  none
+-- locks    the event, FOR NO KEY UPDATE; the order, FOR KEY SHARE; to commit
+-- waits    for the same event being handled elsewhere
+-- index    stripe_events_pkey
+-- rows     1
+-- guards   none
+UPDATE stripe_events
+SET
+    outcome = $2,
+    order_id = (SELECT id FROM orders WHERE orders.id = $3),
+    handled_at = CASE WHEN $4 THEN now() END,
+    next_attempt_at = CASE WHEN NOT $4 THEN now() END
+WHERE id = $1;

@@ -1,0 +1,21 @@
+-- payment/keep_late_money: the payment of an order that stays cancelled was captured all the same.
+--
+-- caller   service.shop.payment.take_late_money
+-- param    $1 order_id uuid
+-- param    $2 stripe_session_id text
+-- param    $3 stripe_payment_intent_id text
+-- returns  one or none; none = it is captured already
+-- locks    the payment, FOR NO KEY UPDATE (held already), to commit
+-- waits    for nothing: orders/lock_order holds the row
+-- index    payments_one_per_order
+-- rows     0..1
+-- guards   payments_payment_intent_once -> busy
+UPDATE payments
+SET
+    status = 'REFUND_PENDING',
+    stripe_session_id = $2,
+    stripe_payment_intent_id = $3,
+    checkout_url = NULL,
+    updated_at = now()
+WHERE order_id = $1 AND status IN ('FAILED', 'EXPIRED')
+RETURNING order_id;

@@ -1,0 +1,18 @@
+-- payment/read_event: a stored event.
+--
+-- caller   service.shop.payment.handle
+-- param    $1 id text
+-- returns  one or none; none = it was never stored
+-- locks    none
+-- waits    none
+-- index    stripe_events_pkey
+-- rows     0..1
+-- guards   none
+SELECT
+    id,
+    type,
+    payload,
+    outcome,
+    handled_at IS NOT NULL AS handled
+FROM stripe_events
+WHERE id = $1;

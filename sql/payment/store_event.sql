@@ -1,0 +1,17 @@
+-- payment/store_event: keep an event, once.
+-- The same event arriving at once in another transaction is waited for: it is either there then, or ours.
+--
+-- caller   service.shop.payment.receive
+-- param    $1 id text
+-- param    $2 type text
+-- param    $3 payload jsonb
+-- returns  one or none; none = it is stored already
+-- locks    the new row, to commit
+-- waits    for the same event being stored elsewhere
+-- index    stripe_events_pkey
+-- rows     0..1
+-- guards   none
+INSERT INTO stripe_events (id, type, payload, next_attempt_at)
+VALUES ($1, $2, $3, now())
+ON CONFLICT (id) DO NOTHING
+RETURNING id;

@@ -1,0 +1,19 @@
+-- refunds/add_refund: decide a refund; asking Stripe for it comes after the commit, under the row's id as its key.
+--
+-- caller   service.shop.refunds.add
+-- param    $1 id uuid
+-- param    $2 order_id uuid
+-- param    $3 stripe_payment_intent_id text
+-- param    $4 amount_minor bigint
+-- param    $5 cause text
+-- param    $6 restock boolean
+-- param    $7 wait_seconds double precision
+-- returns  none
+-- locks    the new row; the order, FOR KEY SHARE; to commit
+-- waits    for nothing: orders/lock_order holds the order
+-- index    orders_pkey
+-- rows     0..1
+-- guards   none
+INSERT INTO refunds (id, order_id, stripe_payment_intent_id, amount_minor, cause, restock, next_attempt_at)
+VALUES ($1, $2, $3, $4, $5, $6, now() + make_interval(secs => $7))
+ON CONFLICT (stripe_payment_intent_id) WHERE cause = 'late_money' AND status <> 'FAILED' DO NOTHING;

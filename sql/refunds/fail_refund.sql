@@ -1,0 +1,16 @@
+-- refunds/fail_refund: Stripe would not make this refund.
+--
+-- caller   service.shop.refunds.settle
+-- param    $1 id uuid
+-- returns  none
+-- locks    the refund, FOR NO KEY UPDATE, to commit
+-- waits    for nothing: orders/lock_order holds the order
+-- index    refunds_pkey
+-- rows     0..1
+-- guards   none
+UPDATE refunds
+SET
+    status = 'FAILED',
+    next_attempt_at = NULL,
+    updated_at = now()
+WHERE id = $1 AND status = 'REQUESTED';

@@ -1,0 +1,21 @@
+-- refunds/list_refunds: an order's refunds, oldest first.
+--
+-- caller   service.shop.refunds.balance
+-- param    $1 order_id uuid
+-- returns  many, oldest first; none = nothing was ever given back
+-- locks    none
+-- waits    none
+-- index    refunds_by_order
+-- rows     0..20, usually 0
+-- guards   none
+SELECT
+    id,
+    stripe_payment_intent_id,
+    amount_minor,
+    cause,
+    restock,
+    status,
+    stripe_refund_id
+FROM refunds
+WHERE order_id = $1
+ORDER BY created_at, id;

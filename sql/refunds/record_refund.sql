@@ -1,0 +1,25 @@
+-- refunds/record_refund: what Stripe says of one refund, ours or one made in its dashboard.
+--
+-- caller   service.shop.refunds.settle
+-- param    $1 id uuid
+-- param    $2 order_id uuid
+-- param    $3 stripe_payment_intent_id text
+-- param    $4 amount_minor bigint
+-- param    $5 status text
+-- param    $6 stripe_refund_id text
+-- returns  none
+-- locks    the refund, FOR NO KEY UPDATE; the order, FOR KEY SHARE; to commit
+-- waits    for nothing: orders/lock_order holds the order
+-- index    refunds_pkey
+-- rows     1
+-- guards   none
+INSERT INTO refunds (
+    id, order_id, stripe_payment_intent_id, amount_minor, cause, status, stripe_refund_id, next_attempt_at
+)
+VALUES ($1, $2, $3, $4, 'stripe', $5, $6, CASE WHEN $5 = 'PENDING' THEN now() + interval '1 minute' END)
+ON CONFLICT (id) DO UPDATE
+SET
+    status = excluded.status,
+    stripe_refund_id = excluded.stripe_refund_id,
+    next_attempt_at = excluded.next_attempt_at,
+    updated_at = now();

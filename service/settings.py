@@ -58,7 +58,7 @@ class Settings(BaseModel):
         Raises UnsafeSettings, naming each setting that is missing or unreadable but never its value.
         """
         if environ is None:
-            environ = {**dotenv_values(".env"), **{name: value for name, value in os.environ.items() if value}}
+            environ = environment()
         given = {name: environ[name.upper()] for name in cls.model_fields if environ.get(name.upper())}
         if url := given.get("database_url"):
             given["database_url"] = plain_database_url(url)
@@ -98,6 +98,11 @@ class Settings(BaseModel):
                 f"HOLD_SECONDS is over {DAY - SESSION_MARGIN_SECONDS}: a Stripe session lives at most 24 hours "
                 f"and must outlive the hold by {SESSION_MARGIN_SECONDS} seconds."
             )
+
+
+def environment() -> dict[str, str]:
+    """The environment over `.env`, without what is empty."""
+    return {name: value for name, value in (*dotenv_values(".env").items(), *os.environ.items()) if value}
 
 
 def plain_database_url(url: str) -> str:

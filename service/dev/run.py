@@ -7,14 +7,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from types import FrameType
 from typing import Protocol
-
-from dotenv import dotenv_values
 
 from service.dev.servers import (
     CannotRun,
@@ -28,7 +27,7 @@ from service.dev.servers import (
     tail,
     valkey,
 )
-from service.settings import Settings, UnsafeSettings
+from service.settings import Settings, UnsafeSettings, environment
 
 Child = subprocess.Popen[bytes]
 SERVICE = (sys.executable, "-m", "service")
@@ -52,9 +51,7 @@ def run(host: str, port: int) -> int:
     Answers the exit status: 0 after SIGINT or SIGTERM, 1 when something could not start or ended by itself.
     It has to be all that its process does, since it takes the signals over and waits for every child.
     """
-    signals = (signal.SIGINT, signal.SIGTERM)
-    for number in signals:
-        signal.signal(number, signal.default_int_handler)
+    on_stop_signals(interrupt)
     # Unwound backwards: what was started last is stopped first.
     with ExitStack() as stack:
         try:
@@ -67,15 +64,24 @@ def run(host: str, port: int) -> int:
             print(error, file=sys.stderr, flush=True)
             return 1
         finally:
-            # From here on all is being stopped, and another Ctrl-C must not cut that short.
-            for number in signals:
-                signal.signal(number, signal.SIG_IGN)
+            on_stop_signals(no_matter)
     return 0
 
 
-def settings_environment() -> dict[str, str]:
-    """The environment over `.env`, without what is empty: read here once and handed to every child."""
-    return {name: value for name, value in (*dotenv_values(".env").items(), *os.environ.items()) if value}
+def on_stop_signals(handler: Callable[[int, FrameType | None], None]) -> None:
+    """Handle SIGINT and SIGTERM, also where a shell had them ignored for what it runs in the background."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handler)
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt, but once: a second Ctrl-C must not cut the stopping short."""
+    on_stop_signals(no_matter)
+    raise KeyboardInterrupt
+
+
+def no_matter(number: int, frame: FrameType | None) -> None:
+    """Do nothing. Not SIG_IGN: Python complains of a signal that arrived just before it was ignored."""
 
 
 @dataclass(slots=True)
@@ -86,7 +92,7 @@ class Everything:
     data: Path
     host: str
     port: int
-    environ: dict[str, str] = field(default_factory=settings_environment)
+    environ: dict[str, str] = field(default_factory=environment)
     children: dict[int, tuple[str, Path]] = field(default_factory=dict)  # process id: name, log
     addresses: dict[str, str] = field(default_factory=dict)
 

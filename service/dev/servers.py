@@ -184,9 +184,9 @@ def stop(*processes: subprocess.Popen[bytes], first: Signals = SIGTERM, last: Si
         process.send_signal(first)
     deadline = time.monotonic() + STOP_SECONDS
     for process in processes:
-        for harder in (last, SIGKILL):
+        for harder, least in ((last, 0.1), (SIGKILL, 5)):
             try:
-                process.wait(max(5, deadline - time.monotonic()))
+                process.wait(max(least, deadline - time.monotonic()))
                 break
             except subprocess.TimeoutExpired:
                 process.send_signal(harder)

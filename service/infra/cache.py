@@ -67,9 +67,9 @@ class PageCache:
         left = await self._patience.ask(lambda: self._redis.pttl(key)) if stored else None
         if stored and left and left > 0:
             self._held = (generation, time.monotonic() + left / 1000, stored)
-            return stored
+            return bytes(stored)
         end = time.monotonic() + TTL_SECONDS
-        page = await render()
+        page: bytes = await render()
         self._held = (generation, end, page)
         await self._patience.ask(lambda: self._redis.set(key, page, ex=TTL_SECONDS))
         return page

@@ -39,9 +39,9 @@ _AGAIN = (
 _LOST = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, ConnectionError, OSError, TimeoutError)
 
 
-async def open_pool(settings: Settings, name: str) -> Pool:
-    """A pool of up to `db_pool_size` connections under the application name `name`; connects when first used."""
-    return await asyncpg.create_pool(
+def open_pool(settings: Settings, name: str) -> Pool:
+    """A pool of up to `db_pool_size` connections under the application name `name`, for `async with`; connects when first used."""
+    return asyncpg.create_pool(
         settings.database_url,
         min_size=0,
         max_size=settings.db_pool_size,

@@ -16,11 +16,12 @@ from service.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The pool, the cache, the queue, Stripe, and the settings they were opened with."""
+    """The pool, Redis and the patience with it, the cache, the queue, Stripe, and the settings behind them."""
 
     settings: Settings
     pool: db.Pool
     redis: Redis
+    patience: Patience
     cache: PageCache
     queue: Queue
     stripe: Stripe
@@ -30,10 +31,9 @@ class Parts:
 async def open_parts(settings: Settings, name: str) -> AsyncIterator[Parts]:
     """Open them under the application name `name`; nothing is connected before it is used."""
     redis, patience, stripe = open_redis(settings), Patience(), Stripe(settings)
-    pool = await db.open_pool(settings, name)
     try:
-        yield Parts(settings, pool, redis, PageCache(redis, patience), Queue(redis, patience), stripe)
+        async with db.open_pool(settings, name) as pool:
+            yield Parts(settings, pool, redis, patience, PageCache(redis, patience), Queue(redis, patience), stripe)
     finally:
         await stripe.close()
         await redis.aclose()
-        await pool.close()

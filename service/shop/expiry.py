@@ -3,10 +3,11 @@
 from uuid import UUID
 
 from service.errors import ShopError
-from service.infra.db import Connection, connection
+from service.infra.db import Connection, connection, transact
 from service.infra.parts import Parts
 from service.infra.stripe import Session, StripeRefused, StripeUnknown
 from service.shop import orders, payment, session
+from service.shop.idempotency import Answer, Key, begin, once
 from service.shop.orders import AfterCommit, Order, OrderRow
 
 
@@ -18,7 +19,7 @@ async def expire(parts: Parts, order_id: UUID) -> None:
     """
     async with connection(parts.pool) as reader:
         order = await orders.read(reader, order_id)
-    if order.status != "PENDING_PAYMENT":
+    if order.status != "PENDING_PAYMENT" or not order.overdue:
         return
     if order.payment_status == "PROCESSING":
         await _recheck(parts, order)
@@ -31,19 +32,25 @@ async def expire(parts: Parts, order_id: UUID) -> None:
         await orders.transition(parts, lambda tx, after: _cancel_unasked(tx, after, order_id, "Stripe did not answer"))
 
 
-async def cancel(parts: Parts, order_id: UUID) -> Order:
-    """Cancel a pending order for its customer; the order. Twice is the same as once.
+async def cancel(parts: Parts, key: Key | None, order_id: UUID) -> Answer:
+    """Cancel a pending order for its customer; 200 with the Order. Twice is the same as once.
 
     Raises `order_not_cancellable` for one that is paid or being paid, else as `expire` does.
     """
+    if replay := await transact(parts.pool, lambda tx: begin(tx, key)):
+        return replay
     async with connection(parts.pool) as reader:
         order = await orders.read(reader, order_id)
     if order.status == "PENDING_PAYMENT" and order.payment_status != "PROCESSING":
         await _end(parts, order)
-    ended = await orders.get_order(parts, order_id)
-    if ended.status != "CANCELLED":
-        raise ShopError("order_not_cancellable", "The order is paid, or being paid.", order_status=ended.status)
-    return ended
+    return await once(parts.pool, key, 200, lambda tx: _cancelled(tx, order_id))
+
+
+async def _cancelled(tx: Connection, order_id: UUID) -> Order:
+    order = await orders.view(tx, order_id)
+    if order.status != "CANCELLED":
+        raise ShopError("order_not_cancellable", "The order is paid, or being paid.", order_status=order.status)
+    return order
 
 
 async def _end(parts: Parts, order: OrderRow) -> None:

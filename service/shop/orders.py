@@ -19,13 +19,15 @@ from service.infra.statements import NoRow, Statement
 
 T = TypeVar("T")
 
-STATUSES = ("PENDING_PAYMENT", "PAID", "FULFILLED", "CANCELLED")
 CAPTURED = ("SUCCEEDED", "REFUND_PENDING", "REFUNDED")
 
 
 @dataclass(slots=True)
 class OrderRow:
-    """An order beside its payment; `given_up` once Stripe has been silent for too long after the hold."""
+    """An order beside its payment.
+
+    `overdue` once its hold has ended; `given_up` once Stripe has been silent for too long after that.
+    """
 
     id: UUID
     cart_id: UUID
@@ -44,6 +46,7 @@ class OrderRow:
     stripe_session_id: str | None
     stripe_payment_intent_id: str | None
     checkout_url: str | None
+    overdue: bool
     given_up: bool
 
 
@@ -224,8 +227,13 @@ async def read(reader: Connection, order_id: UUID) -> OrderRow:
 async def get_order(parts: Parts, order_id: UUID) -> Order:
     """An order with its lines and payment."""
     async with connection(parts.pool) as reader:
-        row = await read(reader, order_id)
-        items = await LIST_ITEMS.all(reader, order_id)
+        return await view(reader, order_id)
+
+
+async def view(reader: Connection, order_id: UUID) -> Order:
+    """An order with its lines and payment, as this connection sees it."""
+    row = await read(reader, order_id)
+    items = await LIST_ITEMS.all(reader, order_id)
     return Order(
         row.id,
         row.cart_id,
@@ -238,14 +246,9 @@ async def get_order(parts: Parts, order_id: UUID) -> Order:
         row.fulfilled_at,
         row.cancelled_at,
         items,
-        payment_of(row),
+        Payment(row.payment_id, row.payment_status, row.stripe_session_id, row.amount_minor, row.refunded_minor),
         row.checkout_url,
     )
-
-
-def payment_of(row: OrderRow) -> Payment:
-    """What clients see of the payment."""
-    return Payment(row.payment_id, row.payment_status, row.stripe_session_id, row.amount_minor, row.refunded_minor)
 
 
 async def list_orders(parts: Parts, status: str | None, before_number: int, limit: int) -> OrderPage:

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import orjson
 
-from service.errors import ShopError
+from service.errors import ShopError, not_found
 from service.infra.db import Connection, connection, transact
 from service.infra.logs import cause
 from service.infra.metrics import EVENTS
@@ -221,31 +221,40 @@ async def take_late_money(tx: Connection, after: AfterCommit, order: Locked, fou
 
 
 async def handle(parts: Parts, event_id: str) -> str:
-    """Handle a stored event again: what was left to a job, or failed before. Its outcome.
+    """Apply a stored event again, and ask Stripe about one that cannot be applied as it came. Its outcome.
 
-    Acts on what Stripe says now, not on the body. Raises StripeUnknown while it says nothing; 404 for an id that
-    was never stored.
+    Applying twice is the same as once. What was left to this job is decided by what Stripe says now, not by the
+    body. Raises StripeUnknown while it says nothing; 404 for an id that was never stored.
     """
     async with connection(parts.pool) as reader:
         event = await READ_EVENT.maybe(reader, event_id)
     if event is None:
-        raise ShopError("not_found", "There is no such event.")
-    if event.outcome is None:
-        verdict = await orders.transition(parts, lambda tx, after: _apply(tx, after, parts, event.payload))
+        raise not_found("event")
+    verdict = await orders.transition(parts, lambda tx, after: _apply(tx, after, parts, event.payload))
+    if verdict.handled:
         EVENTS.labels(verdict.outcome).inc()
-        if verdict.handled:
-            return verdict.outcome
-        event.outcome = verdict.outcome
-    elif event.handled:
-        return event.outcome
+        return verdict.outcome
     data = event.payload["data"]["object"]
     if event.type in SESSION_EVENTS:
-        verdict = await _ask_about_session(parts, str(data.get("id")), event.outcome)
+        verdict = await _ask_about_session(parts, str(data.get("id")), verdict.outcome)
     else:
         verdict = await _ask_about_refund(parts, data)
     await transact(parts.pool, lambda tx: FINISH_EVENT.run(tx, event_id, verdict.outcome, verdict.order_id, True))
     EVENTS.labels(verdict.outcome).inc()
     return verdict.outcome
+
+
+async def replay(parts: Parts, event_id: str) -> str:
+    """`handle`, for an event that may never have reached us: then it is fetched from Stripe and stored first."""
+    async with connection(parts.pool) as reader:
+        stored = await READ_EVENT.maybe(reader, event_id)
+    if stored is None:
+        try:
+            payload = await parts.stripe.retrieve_event(event_id)
+        except StripeRefused:
+            raise not_found("event") from None
+        await transact(parts.pool, lambda tx: STORE_EVENT.maybe(tx, payload["id"], payload["type"], payload))
+    return await handle(parts, event_id)
 
 
 async def ask(parts: Parts, stripe_session_id: str) -> tuple[Session, bool]:

@@ -14,7 +14,8 @@ from service.infra.parts import Parts
 from service.infra.statements import NoRow, Statement
 from service.infra.stripe import StripeRefused
 from service.shop import orders
-from service.shop.orders import AfterCommit, Locked
+from service.shop.idempotency import Answer, Key, once
+from service.shop.orders import AfterCommit, Locked, Order
 
 # Stripe's words for a refund's state -> ours.
 STATUSES = {
@@ -60,6 +61,21 @@ async def find_order(reader: Connection, payment_intent: str) -> UUID | None:
     return found.order_id if found else None
 
 
+async def refund(parts: Parts, key: Key | None, order_id: UUID, amount_minor: int | None, restock: bool) -> Answer:
+    """200 with the Order once the refund is decided; the worker takes it to Stripe, so it may still be pending.
+
+    Raises as `request` does, and the idempotency key's errors.
+    """
+
+    async def decide(tx: Connection) -> Order:
+        await request(tx, order_id, amount_minor, restock)
+        return await orders.view(tx, order_id)
+
+    answer = await once(parts.pool, key, 200, decide)
+    await parts.queue.settle_refunds(order_id)
+    return answer
+
+
 async def request(tx: Connection, order_id: UUID, amount_minor: int | None, restock: bool) -> None:
     """Decide a refund by staff: of `amount_minor`, or of all that is left.
 
@@ -76,6 +92,7 @@ async def request(tx: Connection, order_id: UUID, amount_minor: int | None, rest
         raise invalid("/restock", "only a refund of all that is left puts the units back")
     await ADD_REFUND.run(tx, uuid4(), order_id, order.stripe_payment_intent_id, amount, "staff", restock, 0.0)
     await orders.note(tx, order, f"refund of {amount} requested")
+    # Nothing can follow: what is only requested makes no payment REFUNDED.
     await _balance(tx, AfterCommit(), order)
 
 

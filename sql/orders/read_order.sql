@@ -28,6 +28,7 @@ SELECT
     payments.stripe_payment_intent_id,
     CASE WHEN orders.status = 'PENDING_PAYMENT' AND payments.status = 'INITIATED' THEN payments.checkout_url END
         AS checkout_url,
+    orders.expires_at <= now() AS overdue,
     payments.session_expires_at + interval '10 minutes' < now() AS given_up
 FROM orders
 INNER JOIN payments ON orders.id = payments.order_id

@@ -16,5 +16,5 @@ SET
     outcome = $2,
     order_id = (SELECT id FROM orders WHERE orders.id = $3),
     handled_at = CASE WHEN $4 THEN now() END,
-    next_attempt_at = CASE WHEN NOT $4 THEN now() END
+    next_attempt_at = CASE WHEN NOT $4 THEN greatest(next_attempt_at, now()) END
 WHERE id = $1;

@@ -1,0 +1,50 @@
+# Two commands on a fresh machine with Python 3.11 or newer: `make run` and `make test`.
+
+PYTHON ?= python3
+BIN := .venv/bin
+# Written when everything is installed; older than pyproject.toml, it is installed again.
+INSTALLED := .venv/.installed
+MIGRATIONS = $(filter-out %.rollback.sql,$(wildcard migrations/*.sql))
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint format review clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile
+
+run: $(INSTALLED)  ## start everything: API on :8080, worker, PostgreSQL, Valkey, Stripe stand-in
+	@exec $(BIN)/python -m service run
+
+test: lint  ## lint, types and the whole test suite
+	$(BIN)/pytest -q
+
+lint: $(INSTALLED)  ## style of Python and SQL, safety of migrations, types, imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/sqlfluff lint --disable-progress-bar sql migrations
+	$(BIN)/squawk $(MIGRATIONS)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(INSTALLED)  ## rewrite the Python code in the house's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+review: $(INSTALLED)  ## print every SQL statement as PREPARE, for psql
+	@$(BIN)/python -m service review
+
+clean:  ## remove what was installed and cached; the data stay
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(INSTALLED): pyproject.toml
+	@command -v $(PYTHON) > /dev/null || \
+		{ echo "There is no $(PYTHON): install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is `$(PYTHON) -V`, but 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || \
+		{ echo "$(PYTHON) cannot make virtual environments: install its venv module (Debian, Ubuntu: python3-venv)."; exit 1; }
+	@echo "Installing into .venv; the first time takes a minute …"
+	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@

@@ -1,0 +1,168 @@
+"""The command line: `python -m service COMMAND`, each with `--help`, all with the same settings."""
+
+import argparse
+import asyncio
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from service.infra.db import open_pool
+from service.settings import Settings, UnsafeSettings, environment
+
+
+def _serve(options: argparse.Namespace) -> int:
+    import uvicorn
+
+    settings = Settings.load()
+    settings.refuse_unsafe()
+    with tempfile.TemporaryDirectory(prefix="commerce-metrics-") as folder:
+        if options.workers > 1:
+            # Before the first import of the metrics: it is how the processes put their numbers together.
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        uvicorn.run(
+            "service.app:create_app",
+            factory=True,
+            host=options.host,
+            port=options.port,
+            workers=options.workers,
+            loop="uvloop",
+            http="httptools",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=True,
+            timeout_graceful_shutdown=10,
+        )
+    return 0
+
+
+def _worker(options: argparse.Namespace) -> int:
+    import uvloop
+
+    from service import worker
+
+    uvloop.run(worker.run(Settings.load()))
+    return 0
+
+
+def _migrate(options: argparse.Namespace) -> int:
+    from service.infra.migrations import migrate
+
+    settings = Settings.load()
+    applied = asyncio.run(migrate(settings.migrate_database_url or settings.database_url))
+    print("\n".join(applied) or "nothing to apply")
+    return 0
+
+
+def _seed(options: argparse.Namespace) -> int:
+    from service.dev.seed import seed
+
+    async def load() -> int:
+        async with open_pool(Settings.load(), "commerce-seed") as pool:
+            return await seed(pool, options.products)
+
+    print(f"{asyncio.run(load())} products loaded")
+    return 0
+
+
+def _audit(options: argparse.Namespace) -> int:
+    from service.shop.audit import Violation, audit
+
+    async def look() -> dict[str, list[Violation]]:
+        async with open_pool(Settings.load(), "commerce-audit") as pool:
+            return await audit(pool)
+
+    found = asyncio.run(look())
+    for rule, violations in found.items():
+        print(f"{rule}: {len(violations) or 'ok'}")
+        for violation in violations:
+            print(f"  {violation.subject}: {violation.detail}")
+    return 1 if any(found.values()) else 0
+
+
+def _review(options: argparse.Namespace) -> int:
+    from service.infra.review import review
+
+    for statement in review():
+        print(statement)
+    return 0
+
+
+def _replay(options: argparse.Namespace) -> int:
+    from service.infra.parts import open_parts
+    from service.shop import payment
+
+    async def replay() -> str:
+        async with open_parts(Settings.load(), "commerce-replay") as parts:
+            return await payment.replay(parts, options.event_id)
+
+    print(asyncio.run(replay()))
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    from service.dev.run import run
+
+    return run(options.host, options.port)
+
+
+def _standin(options: argparse.Namespace) -> int:
+    from service.dev.stripe_standin import serve
+
+    serve(
+        options.host,
+        options.port,
+        webhook_url=options.webhook_url,
+        webhook_secret=environment().get("STRIPE_WEBHOOK_SECRET", "whsec_standin"),
+        public_url=options.public_url,
+        database=options.data,
+    )
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m service", description="Commerce core.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, does: object, text: str) -> argparse.ArgumentParser:
+        found = commands.add_parser(name, help=text, description=text)
+        found.set_defaults(does=does)
+        return found
+
+    serve = command("serve", _serve, "Serve the API.")
+    serve.add_argument("--workers", type=int, default=1, help="processes that share the port (default 1)")
+    run = command("run", _run, "Run everything, with what the settings do not name embedded.")
+    for listening in (serve, run):
+        listening.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
+        listening.add_argument("--port", type=int, default=8080, help="port to listen on (default 8080)")
+    command("worker", _worker, "Run the jobs and the repairers.")
+    command("migrate", _migrate, "Bring the database's schema up to date.")
+    seed = command("seed", _seed, "Load demo products into an empty catalogue.")
+    seed.add_argument("--products", type=int, default=300, metavar="N", help="how many (default 300)")
+    command("audit", _audit, "Check what must always hold; exit status 1 when something does not.")
+    command("review", _review, "Print every SQL statement as psql PREPARE.")
+    replay = command("replay", _replay, "Apply a Stripe event again, fetched from Stripe when it never came.")
+    replay.add_argument("event_id", metavar="EVENT_ID")
+    standin = command("standin", _standin, "Run the Stripe stand-in, which moves no money.")
+    standin.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
+    standin.add_argument("--port", type=int, default=12111, help="port to listen on (default 12111)")
+    standin.add_argument("--webhook-url", default=None, help="where its events go")
+    standin.add_argument("--public-url", default=None, help="how browsers reach it (default: as it was called)")
+    standin.add_argument("--data", type=Path, default=None, help="SQLite file that keeps its state")
+    return parser
+
+
+def main() -> int:
+    """Run the command that the arguments name; its exit status."""
+    options = _parser().parse_args()
+    try:
+        status: int = options.does(options)
+    except UnsafeSettings as error:
+        print(f"Refusing to start: {error}", file=sys.stderr)
+        return 2
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,118 @@
+"""The ASGI application: parts opened at start, routes mounted, and the one place where errors become HTTP."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.resources import files
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.docs import get_swagger_ui_html
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.staticfiles import StaticFiles
+
+from service.errors import ShopError, not_found
+from service.http import carts, catalog, operations, orders, payments
+from service.http.middleware import Envelope
+from service.http.requests import pointer
+from service.http.responses import Problem, problem
+from service.infra import logs
+from service.infra.parts import open_parts
+from service.settings import Settings
+
+DESCRIPTION = """
+Catalogue, carts, checkout with reserved stock, payment through Stripe.
+Money is an integer in the currency's minor unit. Errors are `application/problem+json` with a `code`.
+"""
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The application for `settings`, the environment's when not given. Raises UnsafeSettings."""
+    settings = settings or Settings.load()
+    settings.refuse_unsafe()
+    logs.configure(settings.log_level)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with open_parts(settings, "commerce-api") as parts:
+            app.state.parts = parts
+            yield
+
+    app = FastAPI(
+        title="Commerce core",
+        description=DESCRIPTION,
+        version="0.1.0",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    for room in (catalog, carts, orders, payments, operations):
+        app.include_router(room.router, tags=[room.__name__.rpartition(".")[2]])
+    _serve_docs(app)
+    app.add_exception_handler(ShopError, _shop_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _query_error)
+    app.add_middleware(Envelope)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["ETag", "Location", "Idempotent-Replayed", "Retry-After", "X-Request-ID"],
+        )
+    return app
+
+
+async def _shop_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ShopError)
+    return problem(error)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """What the router itself refuses: no such route, or not with this method."""
+    assert isinstance(error, HTTPException)
+    if error.status_code != 405:
+        return problem(not_found("address"))
+    answer = problem(ShopError("method_not_allowed", "This address does not take that method."))
+    answer.headers.update(error.headers or {})
+    return answer
+
+
+async def _query_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    errors = [{"pointer": pointer(wrong["loc"][1:]), "message": wrong["msg"]} for wrong in error.errors()]
+    return problem(ShopError("invalid", "The request is not valid.", errors=errors))
+
+
+def _serve_docs(app: FastAPI) -> None:
+    """/docs with files of our own, so that it works without internet, and the Problem that every route refers to."""
+    app.mount("/docs/static", StaticFiles(directory=str(files("fastapi_swagger") / "resources")), name="docs")
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return get_swagger_ui_html(
+            openapi_url="/openapi.json",
+            title="Commerce core",
+            swagger_js_url="/docs/static/swagger-ui-bundle.js",
+            swagger_css_url="/docs/static/swagger-ui.css",
+            swagger_favicon_url="/docs/static/favicon-32x32.png",
+        )
+
+    make = app.openapi
+
+    def openapi() -> dict[str, object]:
+        document = make()
+        schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+        components = document["components"]["schemas"]
+        components.update(schema.pop("$defs"))
+        components["Problem"] = schema
+        for path in document["paths"].values():
+            for call in path.values():
+                # FastAPI's own 422 never goes out: every 422 here is a problem.
+                if "HTTPValidationError" in str(call["responses"].get("422")):
+                    del call["responses"]["422"]
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -1,0 +1,228 @@
+"""Categories and products over HTTP."""
+
+import re
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from pydantic import Field, field_validator
+
+from service.errors import invalid
+from service.http import responses
+from service.http.requests import (
+    BIGINT_MAX,
+    Body,
+    CategoryId,
+    Description,
+    Name,
+    ProductId,
+    Slug,
+    integer_id,
+    parts_of,
+    read,
+    staff,
+)
+from service.http.responses import BODY_PROBLEMS, KEY_PROBLEMS, problems, takes
+from service.shop import catalog, money
+
+router = APIRouter()
+STAFF = [Depends(staff)]
+
+Id = Annotated[int, Field(ge=1, le=BIGINT_MAX)]
+Price = Annotated[int, Field(ge=1, le=99_999_999, description="In the currency's minor unit")]
+MAX_STOCK = 1_000_000_000
+AfterId = Annotated[int, Query(ge=0, le=BIGINT_MAX, description="The `next_cursor` of the page before")]
+
+
+class NewCategory(Body):
+    """A category; the slug is made from the name when it is left out."""
+
+    name: Name
+    slug: Slug | None = None
+
+
+class CategoryChange(Body):
+    """What is left out stays as it is."""
+
+    name: Name | None = None
+    slug: Slug | None = None
+
+
+class NewProduct(Body):
+    """A product with its first units."""
+
+    name: Name
+    description: Description = ""
+    category_id: Id | None = None
+    price_minor: Price
+    currency: str = Field(pattern="^[A-Z]{3}$", description="ISO 4217")
+    stock: int = Field(ge=0, le=MAX_STOCK)
+    active: bool = True
+
+    @field_validator("currency")
+    @classmethod
+    def _sold_in(cls, value: str) -> str:
+        if value not in money.EXPONENTS:
+            raise ValueError("the shop does not sell in this currency")
+        return value
+
+
+class ProductEdit(Body):
+    """What is left out stays as it is; a null category takes the product out of its category."""
+
+    name: Name | None = None
+    description: Description | None = None
+    category_id: Id | None = None
+    price_minor: Price | None = None
+    active: bool | None = None
+
+
+class StockMove(Body):
+    """Units that come (positive) or go (negative), and why."""
+
+    delta: int = Field(ge=-MAX_STOCK, le=MAX_STOCK)
+    reason: Name
+
+
+@router.post(
+    "/categories",
+    status_code=201,
+    dependencies=STAFF,
+    response_model=catalog.Category,
+    responses=problems("slug_taken", "unauthorized", *BODY_PROBLEMS, *KEY_PROBLEMS),
+    openapi_extra=takes(NewCategory, key=True),
+)
+async def create_category(request: Request) -> Response:
+    """Add a category."""
+    new, key = await read(request, NewCategory)
+    return responses.answer(await catalog.create_category(parts_of(request), key, new.name, new.slug))
+
+
+@router.get("/categories", response_model=catalog.Page, responses=problems("invalid"))
+async def list_categories(
+    request: Request, after_id: AfterId = 0, limit: Annotated[int, Query(ge=1, le=1000)] = 1000
+) -> Response:
+    """The categories by id."""
+    return responses.json(await catalog.list_categories(parts_of(request), after_id, limit))
+
+
+@router.patch(
+    "/categories/{category_id}",
+    dependencies=STAFF,
+    response_model=catalog.Category,
+    responses=problems("not_found", "slug_taken", "unauthorized", *BODY_PROBLEMS),
+    openapi_extra=takes(CategoryChange),
+)
+async def update_category(request: Request, category_id: CategoryId) -> Response:
+    """Change a category's name or slug."""
+    change, _ = await read(request, CategoryChange)
+    found = integer_id(category_id, "category")
+    return responses.json(await catalog.update_category(parts_of(request), found, change.name, change.slug))
+
+
+@router.delete(
+    "/categories/{category_id}",
+    status_code=204,
+    dependencies=STAFF,
+    responses=problems("not_found", "category_in_use", "unauthorized"),
+)
+async def delete_category(request: Request, category_id: CategoryId) -> Response:
+    """Remove a category that no product uses."""
+    await catalog.delete_category(parts_of(request), integer_id(category_id, "category"))
+    return Response(status_code=204)
+
+
+@router.post(
+    "/products",
+    status_code=201,
+    dependencies=STAFF,
+    response_model=catalog.Product,
+    responses=problems("not_found", "unauthorized", *BODY_PROBLEMS, *KEY_PROBLEMS),
+    openapi_extra=takes(NewProduct, key=True),
+)
+async def create_product(request: Request) -> Response:
+    """Add a product."""
+    new, key = await read(request, NewProduct)
+    return responses.answer(await catalog.create_product(parts_of(request), key, **new.model_dump()))
+
+
+@router.get("/products", response_model=catalog.Page, responses=problems("not_found", "invalid"))
+async def list_products(
+    request: Request,
+    limit: Annotated[int, Query(ge=1, le=100)] = catalog.DEFAULT_LIMIT,
+    after_id: AfterId = 0,
+    category: Annotated[str | None, Query(description="A category's slug", max_length=200)] = None,
+) -> Response:
+    """What is for sale, by id, a page at a time."""
+    if category is not None and "\x00" in category:
+        raise invalid("/category", "holds a NUL")
+    page = await catalog.list_products(parts_of(request), limit, after_id, category)
+    return Response(page, media_type="application/json")
+
+
+@router.get("/products/{product_id}", response_model=catalog.Product, responses=problems("not_found"))
+async def get_product(request: Request, product_id: ProductId) -> Response:
+    """One product; 304 when `If-None-Match` names what it still is."""
+    product = await catalog.get_product(parts_of(request), integer_id(product_id, "product"))
+    if _names(request.headers.get("if-none-match", ""), product.etag):
+        return Response(status_code=304, headers={"ETag": product.etag})
+    return _with_etag(product)
+
+
+@router.patch(
+    "/products/{product_id}",
+    dependencies=STAFF,
+    response_model=catalog.Product,
+    responses=problems("not_found", "precondition_failed", "unauthorized", *BODY_PROBLEMS),
+    openapi_extra=takes(ProductEdit),
+)
+async def update_product(request: Request, product_id: ProductId) -> Response:
+    """Edit a product; with `If-Match` only the version that it names, whatever the stock."""
+    edit, _ = await read(request, ProductEdit)
+    change = catalog.ProductChange(set_category="category_id" in edit.model_fields_set, **edit.model_dump())
+    found = integer_id(product_id, "product")
+    versions = _versions(request.headers.get("if-match"))
+    return _with_etag(await catalog.update_product(parts_of(request), found, versions, change))
+
+
+@router.delete(
+    "/products/{product_id}",
+    status_code=204,
+    dependencies=STAFF,
+    responses=problems("not_found", "unauthorized"),
+)
+async def delete_product(request: Request, product_id: ProductId) -> Response:
+    """Take a product off sale; it stays where orders need it."""
+    await catalog.deactivate_product(parts_of(request), integer_id(product_id, "product"))
+    return Response(status_code=204)
+
+
+@router.post(
+    "/products/{product_id}/stock",
+    dependencies=STAFF,
+    response_model=catalog.Product,
+    responses=problems("not_found", "insufficient_stock", "unauthorized", *BODY_PROBLEMS, *KEY_PROBLEMS),
+    openapi_extra=takes(StockMove, key=True),
+)
+async def move_stock(request: Request, product_id: ProductId) -> Response:
+    """Move stock by a delta; the product after it."""
+    move, key = await read(request, StockMove)
+    found = integer_id(product_id, "product")
+    if move.delta == 0:
+        raise invalid("/delta", "is not zero")
+    return responses.answer(await catalog.move_stock(parts_of(request), key, found, move.delta, move.reason))
+
+
+def _with_etag(product: catalog.Product) -> Response:
+    return responses.json(product, headers={"ETag": product.etag})
+
+
+def _names(header: str, etag: str) -> bool:
+    """Whether an If-None-Match names this ETag, weakly (RFC 9110, 13.1.2)."""
+    return header.strip() == "*" or etag in re.findall(r'"[^"]*"', header)
+
+
+def _versions(header: str | None) -> frozenset[int] | None:
+    """The versions that an If-Match names; None for any. Weak tags never match (RFC 9110, 13.1.1)."""
+    if header is None or header.strip() == "*":
+        return None
+    return frozenset(map(int, re.findall(r'(?<!W/)"([0-9]{1,9})-[0-9]{1,10}"', header)))

@@ -1,0 +1,64 @@
+"""Around every request: its id, its log line, its numbers, and the answer when nobody foresaw what happened."""
+
+import logging
+import re
+import time
+from uuid import uuid4
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.errors import ShopError
+from service.http.responses import problem
+from service.infra.logs import cause
+from service.infra.metrics import LATENCY, REQUESTS
+
+logger = logging.getLogger("service.http")
+
+
+class Envelope:
+    """Pure ASGI, outermost but for CORS."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer with X-Request-ID, whatever happens."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if re.fullmatch(r"[\w.:/+=-]{1,128}", given, re.ASCII) else uuid4().hex
+        token = cause.set(f"request {request_id}")
+        started, status = time.perf_counter(), 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-ID"] = request_id
+                headers["X-Content-Type-Options"] = "nosniff"
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_id)
+        except ClientDisconnect:
+            status = status or 499
+        except Exception:
+            logger.exception("unforeseen")
+            if not status:
+                answer = problem(ShopError("internal", "The error is in our log under the X-Request-ID."))
+                await answer(scope, receive, send_with_id)
+        finally:
+            seconds = time.perf_counter() - started
+            # The template, not the path: ids would make a time series each.
+            route = getattr(scope.get("route"), "path", "unknown")
+            REQUESTS.labels(scope["method"], route, status).inc()
+            LATENCY.labels(scope["method"], route).observe(seconds)
+            logger.info(
+                "request",
+                extra={"method": scope["method"], "route": route, "status": status, "seconds": round(seconds, 5)},
+            )
+            cause.reset(token)

@@ -1,0 +1,44 @@
+"""What operators and programs look at: health, metrics, and what each error code means."""
+
+from html import escape
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import HTMLResponse
+
+from service.errors import KINDS, not_found
+from service.http import pages, responses
+from service.http.requests import parts_of
+from service.http.responses import problems
+from service.infra import health, metrics
+
+router = APIRouter()
+
+
+@router.get("/health/live")
+async def live() -> Response:
+    """Whether the process answers at all."""
+    return responses.json({"status": "ok"})
+
+
+@router.get("/health/ready", responses={503: {"description": "A part is missing; the body says which"}})
+async def ready(request: Request) -> Response:
+    """Whether it can sell: PostgreSQL reachable and migrated. Redis may be gone, and is only reported."""
+    parts = await health.check(parts_of(request))
+    ok = parts["postgresql"] == "ok"
+    return responses.json({"status": "ok" if ok else "unavailable", **parts}, 200 if ok else 503)
+
+
+@router.get("/metrics")
+async def show_metrics() -> Response:
+    """Prometheus' text format."""
+    return Response(metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+@router.get("/problems/{code}", response_class=HTMLResponse, responses=problems("not_found"))
+async def explain_problem(code: str) -> Response:
+    """What an error code means."""
+    if code not in KINDS:
+        raise not_found("error code")
+    kind = KINDS[code]
+    again = f" Try again after {kind.retry_after} s." if kind.retry_after else ""
+    return pages.page(escape(kind.title), f"<p>Status {kind.status}, <code>{escape(code)}</code>.{again}</p>")

@@ -1,0 +1,82 @@
+"""Orders over HTTP, for their customers and for the shop's staff."""
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from pydantic import Field
+
+from service.http import responses
+from service.http.requests import BIGINT_MAX, Body, Nothing, OrderId, parts_of, read, staff, uuid_id
+from service.http.responses import BODY_PROBLEMS, KEY_PROBLEMS, problems, takes
+from service.shop import expiry, orders, refunds
+
+router = APIRouter()
+STAFF = [Depends(staff)]
+
+Status = Literal["PENDING_PAYMENT", "PAID", "FULFILLED", "CANCELLED"]
+
+
+class RefundRequest(Body):
+    """How much to give back, all that is left when it is not said; and whether the units come back too."""
+
+    amount_minor: int | None = Field(default=None, ge=1, le=BIGINT_MAX)
+    restock: bool = False
+
+
+@router.get(
+    "/orders", dependencies=STAFF, response_model=orders.OrderPage, responses=problems("unauthorized", "invalid")
+)
+async def list_orders(
+    request: Request,
+    status: Annotated[Status | None, Query()] = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    after: Annotated[int, Query(ge=1, le=BIGINT_MAX, description="The `next_cursor` of the page before")] = BIGINT_MAX,
+) -> Response:
+    """All orders, newest first."""
+    return responses.json(await orders.list_orders(parts_of(request), status, after, limit))
+
+
+@router.get("/orders/{order_id}", response_model=orders.Order, responses=problems("not_found"))
+async def get_order(request: Request, order_id: OrderId) -> Response:
+    """An order with its lines and payment."""
+    return responses.json(await orders.get_order(parts_of(request), uuid_id(order_id, "order")))
+
+
+@router.get("/orders/{order_id}/timeline", responses=problems("not_found"))
+async def get_timeline(request: Request, order_id: OrderId) -> Response:
+    """Every transition of an order, oldest first: `at`, `from`, `to`, `by`, `note`."""
+    found = uuid_id(order_id, "order")
+    return responses.json({"order_id": found, "items": await orders.timeline(parts_of(request), found)})
+
+
+@router.post(
+    "/orders/{order_id}/cancel",
+    response_model=orders.Order,
+    responses=problems(
+        "not_found",
+        "order_not_cancellable",
+        "checkout_in_progress",
+        "payment_unavailable",
+        *BODY_PROBLEMS,
+        *KEY_PROBLEMS,
+    ),
+    openapi_extra=takes(Nothing, key=True, required=False),
+)
+async def cancel_order(request: Request, order_id: OrderId) -> Response:
+    """Cancel a pending order; twice is the same as once."""
+    _, key = await read(request, Nothing)
+    return responses.answer(await expiry.cancel(parts_of(request), key, uuid_id(order_id, "order")))
+
+
+@router.post(
+    "/orders/{order_id}/refund",
+    dependencies=STAFF,
+    response_model=orders.Order,
+    responses=problems("not_found", "order_not_refundable", "unauthorized", *BODY_PROBLEMS, *KEY_PROBLEMS),
+    openapi_extra=takes(RefundRequest, key=True, required=False),
+)
+async def refund_order(request: Request, order_id: OrderId) -> Response:
+    """Give money back, whole or in part; the order as it is then."""
+    wanted, key = await read(request, RefundRequest)
+    found = uuid_id(order_id, "order")
+    return responses.answer(await refunds.refund(parts_of(request), key, found, wanted.amount_minor, wanted.restock))

@@ -1,0 +1,83 @@
+"""Stripe's webhooks, and the pages where it sends the customer back."""
+
+from html import escape
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import HTMLResponse
+
+from service.errors import ShopError
+from service.http import pages, responses
+from service.http.requests import WEBHOOK_LIMIT, parts_of, read_bytes, uuid_id
+from service.http.responses import problems
+from service.shop import money, orders, payment
+from service.shop.orders import Order
+
+router = APIRouter()
+
+OrderQuery = Annotated[str, Query(description="The order that the customer comes back from", max_length=200)]
+
+
+@router.post(
+    "/webhooks/stripe",
+    responses=problems("invalid_signature", "malformed", "body_too_large"),
+    openapi_extra={
+        "requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}},
+        "parameters": [{"name": "Stripe-Signature", "in": "header", "schema": {"type": "string"}}],
+    },
+)
+async def receive(request: Request) -> Response:
+    """Take an event from Stripe: 200 once it is stored and applied."""
+    body = await read_bytes(request, WEBHOOK_LIMIT)
+    outcome = await payment.receive(parts_of(request), body, request.headers.get("stripe-signature"))
+    return responses.json({"received": True, "outcome": outcome})
+
+
+@router.get("/payments/success", response_class=HTMLResponse)
+async def success(request: Request, order_id: OrderQuery = "", session_id: OrderQuery = "") -> Response:
+    """Where Stripe sends who has paid; shows what the order really is."""
+    return await _page(request, order_id, "Thank you")
+
+
+@router.get("/payments/cancel", response_class=HTMLResponse)
+async def cancel(request: Request, order_id: OrderQuery = "", session_id: OrderQuery = "") -> Response:
+    """Where Stripe sends who went back; shows what the order really is."""
+    return await _page(request, order_id, "Payment not completed")
+
+
+async def _page(request: Request, order_id: str, neutral: str) -> Response:
+    try:
+        order = await orders.get_order(parts_of(request), uuid_id(order_id, "order"))
+    except ShopError as error:
+        if error.code != "not_found":
+            raise
+        return pages.page(neutral, "<p>You can close this page, or go back to the shop.</p>")
+    title, text, refresh = _state(order)
+    lines = "".join(
+        f"<tr><td>{escape(line.name)}</td><td>{line.quantity} ×</td>"
+        f"<td>{money.readable(line.line_total_minor, order.currency)}</td></tr>"
+        for line in order.items
+    )
+    body = (
+        f"<p>{text}</p><table>{lines}<tr><th>Total</th><th></th>"
+        f"<th>{money.readable(order.total_minor, order.currency)}</th></tr></table>"
+        f"<p class=small>Order {order.id} · {order.status.replace('_', ' ').lower()}</p>"
+    )
+    return pages.page(title, body, refresh_seconds=3 if refresh else None)
+
+
+def _state(order: Order) -> tuple[str, str, bool]:
+    """A page's title, its sentence, and whether it is worth looking again soon."""
+    if order.payment.status == "REFUNDED":
+        return "Your payment was refunded", "The whole amount is on its way back to you.", False
+    if order.payment.status == "REFUND_PENDING":
+        return "Your payment is being refunded", "The whole amount goes back to you.", False
+    if order.status in ("PAID", "FULFILLED"):
+        return "Thank you, your order is paid", "We have your payment and are taking care of the rest.", False
+    if order.status == "CANCELLED":
+        return "This order was cancelled", "Nothing is due. The articles are back in your cart.", False
+    if order.payment.status == "PROCESSING":
+        return "Your payment is on its way", "Your bank takes a while; your articles are kept for you.", False
+    until = f"{order.expires_at:%H:%M} UTC"
+    again = f' <a href="{escape(order.checkout_url)}">Pay now</a>' if order.checkout_url else ""
+    return "Waiting for your payment", f"Your articles are kept for you until {until}.{again}", True

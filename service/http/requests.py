@@ -1,0 +1,135 @@
+"""What comes in: bodies, ids, keys and credentials, each checked before the shop sees it."""
+
+import hmac
+import re
+from typing import Annotated, Any, TypeVar
+from uuid import UUID
+
+from fastapi import Path, Request
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+
+from service.errors import ShopError, invalid, not_found
+from service.infra.parts import Parts
+from service.shop.idempotency import Key
+
+BODY_LIMIT = 64 * 1024
+WEBHOOK_LIMIT = 1024 * 1024
+BIGINT_MAX = 2**63 - 1
+
+ProductId = Annotated[str, Path(description="A product's id")]
+CategoryId = Annotated[str, Path(description="A category's id")]
+CartId = Annotated[str, Path(description="A cart's UUID")]
+OrderId = Annotated[str, Path(description="An order's UUID")]
+
+# PostgreSQL's text cannot hold a NUL.
+_NO_NUL = r"^[^\x00]*$"
+Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=_NO_NUL)]
+Description = Annotated[str, StringConstraints(max_length=10_000, pattern=_NO_NUL)]
+Slug = Annotated[
+    str, StringConstraints(min_length=1, max_length=200, pattern=r"^[\p{Ll}\p{Lo}\p{Nd}]+(-[\p{Ll}\p{Lo}\p{Nd}]+)*$")
+]
+
+
+class Body(BaseModel):
+    """The base of every request body: JSON types as they are, nothing unknown."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", hide_input_in_errors=True)
+
+
+class Nothing(Body):
+    """A body that may be empty or `{}`."""
+
+
+Model = TypeVar("Model", bound=Body)
+
+
+def parts_of(request: Request) -> Parts:
+    """What the application opened at start."""
+    parts: Parts = request.app.state.parts
+    return parts
+
+
+async def staff(request: Request) -> None:
+    """Refuse whoever does not bring the ADMIN_TOKEN, where there is one."""
+    token = parts_of(request).settings.admin_token
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    if token and not (scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), token.encode())):
+        raise ShopError("unauthorized", "This call is for the shop's staff.")
+
+
+async def read_bytes(request: Request, limit: int = BODY_LIMIT) -> bytes:
+    """The raw body; `body_too_large` as soon as more than `limit` bytes are announced or come."""
+    announced = request.headers.get("content-length", "")
+    too_large = ShopError("body_too_large", f"A body here holds at most {limit} bytes.")
+    if announced.isdecimal() and int(announced[:20]) > limit:
+        raise too_large
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            raise too_large
+    return bytes(body)
+
+
+async def read(request: Request, model: type[Model]) -> tuple[Model, Key | None]:
+    """The body as `model`, with the request's idempotency key.
+
+    Raises `unsupported_media_type`, `body_too_large`, `malformed` or `invalid`.
+    """
+    body = await read_bytes(request)
+    if body.strip():
+        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if media_type != "application/json" and not media_type.endswith("+json"):
+            raise ShopError("unsupported_media_type", "Send Content-Type: application/json.")
+    try:
+        data = model.model_validate_json(body.strip() or b"{}")
+    except ValidationError as error:
+        raise _refusal(error, model) from None
+    return data, _key(request, body)
+
+
+def _refusal(error: ValidationError, model: type[Body]) -> ShopError:
+    """Which members are wrong and how, in the validator's words and without what was sent."""
+    problems = error.errors(include_input=False, include_url=False, include_context=False)
+    if any(problem["type"] == "json_invalid" for problem in problems):
+        return ShopError("malformed", "The body is not JSON in UTF-8.")
+    known = ", ".join(model.model_fields)
+    return ShopError(
+        "invalid",
+        "The request is not valid.",
+        errors=[
+            {"pointer": "", "message": f"unknown member; known are: {known or 'none'}"}
+            if problem["type"] == "extra_forbidden"
+            else {"pointer": pointer(problem["loc"]), "message": problem["msg"]}
+            for problem in problems
+        ],
+    )
+
+
+def pointer(location: tuple[Any, ...]) -> str:
+    """A validator's location as a JSON pointer."""
+    return "".join(f"/{part}" for part in location)
+
+
+def _key(request: Request, body: bytes) -> Key | None:
+    keys = request.headers.getlist("idempotency-key")
+    if not keys:
+        return None
+    if len(keys) > 1 or not re.fullmatch(r"[\x21-\x7e]([\x20-\x7e]{0,253}[\x21-\x7e])?", keys[0]):
+        raise invalid("/Idempotency-Key", "is one header of 1 to 255 printable ASCII characters")
+    authorization = request.headers.get("authorization", "")
+    return Key.of(request.method, request.url.path, authorization, keys[0], body)
+
+
+def integer_id(text: str, what: str) -> int:
+    """A product's or category's id; one of impossible form is simply not there."""
+    if re.fullmatch(r"[1-9][0-9]{0,18}", text) and int(text) <= BIGINT_MAX:
+        return int(text)
+    raise not_found(what)
+
+
+def uuid_id(text: str, what: str) -> UUID:
+    """A cart's or order's id; one of impossible form is simply not there."""
+    if re.fullmatch(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", text):
+        return UUID(text)
+    raise not_found(what)

@@ -1,0 +1,131 @@
+"""The worker: jobs that arq brings, and the repairers that need nobody to wake them."""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+from uuid import UUID
+
+import orjson
+from arq.worker import Worker, func
+from prometheus_client import start_http_server
+from redis.exceptions import RedisError
+
+from service.errors import ShopError
+from service.infra import logs
+from service.infra.logs import cause
+from service.infra.parts import Parts, open_parts
+from service.infra.queue import QUEUE, open_redis
+from service.infra.stripe import StripeRefused, StripeUnknown
+from service.settings import Settings
+from service.shop import audit, expiry, fulfilment, reconcile, refunds, sweep
+
+# A job killed with its worker runs again only after this and ten seconds more, so it is short.
+JOB_SECONDS = 20
+STOP_SECONDS = 10
+TIDY_SECONDS = 600
+AUDIT_SECONDS = 60
+
+logger = logging.getLogger(__name__)
+
+
+async def post_payment_pipeline(context: dict[str, Any], order_id: str) -> None:
+    """PAID -> FULFILLED."""
+    await _job("post_payment_pipeline", lambda: fulfilment.fulfil(context["parts"], UUID(order_id)))
+
+
+async def expire_cart_later(context: dict[str, Any], order_id: str) -> None:
+    """Cancel an order whose hold has ended."""
+    await _job("expire_cart_later", lambda: expiry.expire(context["parts"], UUID(order_id)))
+
+
+async def settle_refunds(context: dict[str, Any], order_id: str) -> None:
+    """Take an order's refunds to Stripe, or over from there."""
+    await _job("settle_refunds", lambda: refunds.settle(context["parts"], UUID(order_id)))
+
+
+async def _job(name: str, work: Callable[[], Awaitable[object]]) -> None:
+    """Run a job once; whatever it could not do is due in the tables, and the sweep comes for it."""
+    cause.set(f"job {name}")
+    try:
+        await work()
+    except (ShopError, StripeUnknown, StripeRefused) as error:
+        logger.info("left to the sweep", extra={"job": name, "error": str(error)})
+
+
+async def run(settings: Settings) -> None:
+    """Work until SIGTERM or SIGINT, then finish or hand back what is in hand."""
+    settings.refuse_unsafe()
+    logs.configure(settings.log_level)
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    if settings.metrics_port:
+        start_http_server(settings.metrics_port)
+    async with open_parts(settings, "commerce-worker") as parts:
+        # Repairers as plain loops and not as arq's cron: they must run when Redis does not.
+        loops = [
+            asyncio.create_task(_every(settings.sweep_seconds, stopping, lambda: sweep.sweep(parts))),
+            asyncio.create_task(_every(settings.reconcile_seconds, stopping, lambda: reconcile.reconcile(parts))),
+            asyncio.create_task(_every(AUDIT_SECONDS, stopping, lambda: audit.audit(parts.pool))),
+            asyncio.create_task(_every(TIDY_SECONDS, stopping, lambda: sweep.tidy(parts))),
+            asyncio.create_task(_serve_jobs(parts, stopping)),
+        ]
+        logger.info("worker started")
+        await stopping.wait()
+        _, unfinished = await asyncio.wait(loops, timeout=STOP_SECONDS)
+        for task in unfinished:
+            task.cancel()
+        await asyncio.gather(*unfinished, return_exceptions=True)
+    logger.info("worker stopped")
+
+
+async def _every(seconds: float, stopping: asyncio.Event, work: Callable[[], Awaitable[object]]) -> None:
+    """Run `work` now and every `seconds`, whatever becomes of it, until stopping."""
+    while not stopping.is_set():
+        try:
+            await work()
+        except (ShopError, StripeUnknown, StripeRefused) as error:
+            logger.warning("put off", extra={"error": str(error)})
+        except Exception:
+            logger.exception("a repairer failed")
+        try:
+            await asyncio.wait_for(stopping.wait(), seconds)
+        except TimeoutError:
+            continue
+
+
+async def _serve_jobs(parts: Parts, stopping: asyncio.Event) -> None:
+    """Run jobs as they come, until stopping; arq's worker ends when Redis goes, so it is started again."""
+    while not stopping.is_set():
+        worker = Worker(
+            functions=[
+                func(cast(Any, job), name=job.__name__, keep_result=0)
+                for job in (post_payment_pipeline, expire_cart_later, settle_refunds)
+            ],
+            queue_name=QUEUE,
+            # One of its own: arq closes the client that it is given.
+            redis_pool=open_redis(parts.settings),
+            ctx={"parts": parts},
+            handle_signals=False,
+            job_timeout=JOB_SECONDS,
+            poll_delay=0.1,
+            max_jobs=10,
+            job_serializer=orjson.dumps,
+            job_deserializer=orjson.loads,
+        )
+        working = asyncio.create_task(worker.async_run())
+        ending = asyncio.create_task(stopping.wait())
+        await asyncio.wait((working, ending), return_when=asyncio.FIRST_COMPLETED)
+        ending.cancel()
+        try:
+            # Jobs still running are cancelled by this and stay in the queue for the next worker.
+            await worker.close()
+            await working
+        except asyncio.CancelledError:
+            if not working.cancelled():
+                raise
+        except (RedisError, OSError) as error:
+            logger.warning("redis does not answer", extra={"error": repr(error)})
+            await asyncio.sleep(1)

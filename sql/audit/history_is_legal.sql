@@ -1,0 +1,34 @@
+-- audit/history_is_legal: every order's history leads step by step from nothing to the status it has.
+-- That each step is a legal one is the constraint order_events_path_legal; that no stock comes back twice is the
+-- index stock_movements_once.
+--
+-- caller   service.shop.audit.audit
+-- returns  many, by subject; none = all is well
+-- locks    none
+-- waits    none
+-- index    none; reads the tables whole
+-- rows     0
+-- guards   none
+WITH step AS (
+    SELECT
+        order_id,
+        from_status,
+        to_status,
+        lag(to_status) OVER history AS before,
+        lead(id) OVER history IS NULL AS last
+    FROM order_events
+    WINDOW history AS (PARTITION BY order_id ORDER BY id)
+)
+
+SELECT
+    'order ' || orders.id AS subject,
+    coalesce(step.from_status, 'nothing') || ' -> ' || coalesce(step.to_status, 'nothing')
+    || ' after ' || coalesce(step.before, 'nothing') || ', now ' || orders.status AS detail
+FROM orders
+LEFT JOIN step ON orders.id = step.order_id
+WHERE
+    step.order_id IS NULL
+    OR step.from_status IS DISTINCT FROM step.before
+    OR (step.last AND step.to_status <> orders.status)
+ORDER BY orders.number
+LIMIT 1000;

@@ -1,0 +1,37 @@
+-- audit/nothing_is_overdue: no order waits 120 s past its hold or its payment, and no event is left lying.
+-- While Stripe does not answer, orders past their hold are expected here.
+--
+-- caller   service.shop.audit.audit
+-- returns  many, by subject; none = all is well
+-- locks    none
+-- waits    none
+-- index    orders_by_status, payments_one_per_order, stripe_events_due
+-- rows     0
+-- guards   none
+SELECT
+    'order ' || orders.id AS subject,
+    'pending, its hold ended at ' || orders.expires_at AS detail
+FROM orders
+INNER JOIN payments ON orders.id = payments.order_id
+WHERE
+    orders.status = 'PENDING_PAYMENT'
+    AND orders.expires_at < now() - interval '120 seconds'
+    AND payments.status <> 'PROCESSING'
+UNION ALL
+SELECT
+    'order ' || orders.id AS subject,
+    'not fulfilled, paid at ' || orders.paid_at AS detail
+FROM orders
+INNER JOIN payments ON orders.id = payments.order_id
+WHERE
+    orders.status = 'PAID'
+    AND orders.paid_at < now() - interval '120 seconds'
+    AND payments.status = 'SUCCEEDED'
+UNION ALL
+SELECT
+    'event ' || id AS subject,
+    type || ', received at ' || received_at AS detail
+FROM stripe_events
+WHERE next_attempt_at IS NOT NULL AND received_at < now() - interval '120 seconds'
+ORDER BY subject
+LIMIT 1000;

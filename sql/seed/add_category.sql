@@ -1,0 +1,15 @@
+-- seed/add_category: a category of the demo, or the one that has its slug already.
+--
+-- caller   service.dev.seed.seed
+-- param    $1 name text
+-- param    $2 slug text
+-- returns  one
+-- locks    the row, FOR NO KEY UPDATE, to commit
+-- waits    for edits of the same category
+-- index    categories_slug_unique
+-- rows     1
+-- guards   none
+INSERT INTO categories (name, slug)
+VALUES ($1, $2)
+ON CONFLICT (slug) DO UPDATE SET name = excluded.name
+RETURNING id;

@@ -1,0 +1,39 @@
+-- seed/add_products: a batch of the demo's products with their first units, column by column.
+--
+-- caller   service.dev.seed.seed
+-- param    $1 names text[]
+-- param    $2 descriptions text[]
+-- param    $3 category_ids bigint[]
+-- param    $4 prices_minor bigint[]
+-- param    $5 currencies text[]
+-- param    $6 stocks integer[]
+-- returns  none
+-- locks    the new rows; their categories, FOR KEY SHARE; to commit
+-- waits    for a category being deleted
+-- index    categories_pkey
+-- rows     1..1000
+-- guards   none
+WITH product AS (
+    INSERT INTO products (name, description, category_id, price_minor, currency, stock)
+    SELECT
+        given.name,
+        given.description,
+        given.category_id,
+        given.price_minor,
+        given.currency,
+        given.stock
+    FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::text[], $6::integer[])
+        WITH ORDINALITY AS given (name, description, category_id, price_minor, currency, stock, place)
+    ORDER BY given.place
+    RETURNING
+        id,
+        stock
+)
+
+INSERT INTO stock_movements (product_id, delta, reason)
+SELECT
+    id,
+    stock,
+    'initial stock'
+FROM product
+WHERE stock > 0;

@@ -1,0 +1,136 @@
+"""`python -m service run` as a user starts it: one process that brings up everything and takes it all down."""
+
+import http.client
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from service.dev.servers import data_folder, free_port, scratch_folder
+from service.settings import Settings
+
+OURS = ("DATABASE_URL", "REDIS_URL", "MIGRATE_DATABASE_URL", "STRIPE_", "ADMIN_TOKEN")
+
+
+@pytest.fixture
+def project() -> Iterator[Path]:
+    """A folder to start in, without an `.env` and with data of its own, which go with it."""
+    with scratch_folder() as folder:
+        yield folder
+        shutil.rmtree(data_folder(folder))
+
+
+@contextmanager
+def running(project: Path, port: int) -> Iterator[subprocess.Popen[str]]:
+    """The command in a session of its own, killed when the test has not ended it."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "service", "run", "--port", str(port)],
+        cwd=project,
+        env={name: value for name, value in os.environ.items() if not name.startswith(OURS)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def wait_for(process: subprocess.Popen[str], text: str) -> str:
+    """What the command printed up to the line with the text."""
+    assert process.stdout
+    assert process.stderr
+    printed = ""
+    for line in process.stdout:
+        printed += line
+        if text in line:
+            return printed
+    pytest.fail(f"It ended before it said {text!r}:\n{printed}{process.stderr.read()}")
+
+
+def status(port: int, path: str) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def children(process: subprocess.Popen[str]) -> list[int]:
+    listing = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+    return [int(pid) for pid in listing.split()]
+
+
+def await_end(pids: list[int], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while alive := [pid for pid in pids if Path(f"/proc/{pid}/exe").exists()]:
+        assert time.monotonic() < deadline, f"left behind: {alive}"
+        time.sleep(0.01)
+
+
+def test_a_taken_port_is_named(project: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with running(project, port) as process:
+            _, errors = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert errors == f"Cannot use port {port}: Address already in use. Choose another with --port.\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
+def test_everything_starts_and_leaves_nothing_behind(project: Path) -> None:
+    port = free_port()
+    with running(project, port) as process:
+        printed = wait_for(process, "Ctrl-C")
+        assert f"http://127.0.0.1:{port}/docs" in printed
+        assert status(port, "/health/ready") == 200
+        started = children(process)
+        assert len(started) == 5
+
+        with running(project, free_port()) as second:
+            _, errors = second.communicate(timeout=20)
+        assert second.returncode == 1
+        assert f"Process {process.pid} already runs on" in errors
+
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGINT)  # an impatient second signal
+        assert process.wait(timeout=40) == 0
+        assert process.stderr
+        assert process.stderr.read() == ""
+        await_end(started, 0.1)
+
+    with running(project, port) as process:
+        before = time.monotonic()
+        wait_for(process, "Ctrl-C")
+        assert time.monotonic() - before < 10
+        started = children(process)
+        process.kill()
+        await_end(started)
+
+    with running(project, port) as process:
+        wait_for(process, "Ctrl-C")
+        worker = max(children(process))
+        os.kill(worker, signal.SIGKILL)
+        _, errors = process.communicate(timeout=40)
+    assert process.returncode == 1
+    assert "worker ended by itself (SIGKILL)" in errors
+    log = data_folder(project) / "log"
+    assert {file.name for file in log.iterdir()} >= {"api.log", "worker.log", "standin.log", "migrate.log"}
+
+
+def test_the_example_names_every_setting() -> None:
+    example = (Path(__file__).parents[2] / ".env.example").read_text()
+    named = {line[2:].partition("=")[0] for line in example.splitlines() if line.startswith("# ") and "=" in line}
+    assert {name for name in named if name.isupper()} == {name.upper() for name in Settings.model_fields}

@@ -28,9 +28,10 @@ Money is an integer in the currency's minor unit. Errors are `application/proble
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The application for `settings`, the environment's when not given. Raises UnsafeSettings."""
-    settings = settings or Settings.load()
+    if settings is None:
+        settings = Settings.load()
+        logs.configure(settings.log_level)
     settings.refuse_unsafe()
-    logs.configure(settings.log_level)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

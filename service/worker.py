@@ -55,7 +55,7 @@ async def _job(name: str, work: Callable[[], Awaitable[object]]) -> None:
 
 
 async def run(settings: Settings) -> None:
-    """Work until SIGTERM or SIGINT, then finish or hand back what is in hand."""
+    """`work` as a process: until SIGTERM or SIGINT."""
     settings.refuse_unsafe()
     logs.configure(settings.log_level)
     stopping = asyncio.Event()
@@ -63,6 +63,11 @@ async def run(settings: Settings) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     if settings.metrics_port:
         start_http_server(settings.metrics_port)
+    await work(settings, stopping)
+
+
+async def work(settings: Settings, stopping: asyncio.Event) -> None:
+    """Run jobs and repairers until `stopping`, then finish or hand back what is in hand."""
     async with open_parts(settings, "commerce-worker") as parts:
         # Repairers as plain loops and not as arq's cron: they must run when Redis does not.
         loops = [

@@ -40,7 +40,10 @@ _LOST = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, ConnectionErro
 
 
 def open_pool(settings: Settings, name: str) -> Pool:
-    """A pool of up to `db_pool_size` connections under the application name `name`, for `async with`; connects when first used."""
+    """A pool of up to `db_pool_size` connections, for `async with`; connects when first used.
+
+    `name` is what `pg_stat_activity` calls them.
+    """
     return asyncpg.create_pool(
         settings.database_url,
         min_size=0,

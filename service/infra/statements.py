@@ -1,6 +1,5 @@
 """A .sql file as a typed statement: the text a DBA reads is the text that runs."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -56,6 +55,6 @@ def split(text: str) -> tuple[str, str]:
     return "\n".join(lines[:first]), "\n".join(lines[first:]).strip().rstrip(";")
 
 
-def files(folder: str = "") -> Iterator[str]:
+def files(folder: str = "") -> list[str]:
     """The names of all statements, or of those in one folder, sorted."""
-    return iter(sorted(str(path.relative_to(SQL).with_suffix("")) for path in (SQL / folder).rglob("*.sql")))
+    return sorted(str(path.relative_to(SQL).with_suffix("")) for path in (SQL / folder).rglob("*.sql"))

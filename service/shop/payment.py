@@ -88,6 +88,7 @@ async def receive(parts: Parts, body: bytes, signature: str | None) -> str:
     if secrets and not signature_verifies(body, signature, secrets):
         raise ShopError("invalid_signature", "The Stripe-Signature header does not fit the body, or is too old.")
     payload = _parse(body)
+    cause.set(f"event {payload['id']}")
 
     async def work(tx: Connection, after: AfterCommit) -> str:
         if await STORE_EVENT.maybe(tx, payload["id"], payload["type"], payload) is None:
@@ -230,6 +231,7 @@ async def handle(parts: Parts, event_id: str) -> str:
         event = await READ_EVENT.maybe(reader, event_id)
     if event is None:
         raise not_found("event")
+    cause.set(f"event {event_id}")
     verdict = await orders.transition(parts, lambda tx, after: _apply(tx, after, parts, event.payload))
     if verdict.handled:
         EVENTS.labels(verdict.outcome).inc()

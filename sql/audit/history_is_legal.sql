@@ -1,6 +1,6 @@
 -- audit/history_is_legal: every order's history leads step by step from nothing to the status it has.
--- That each step is a legal one is the constraint order_events_path_legal; that no stock comes back twice is the
--- index stock_movements_once.
+-- That each step is a legal one is the constraint order_events_path_legal; that no stock comes back twice is
+-- stock_movements_once, a unique index.
 --
 -- caller   service.shop.audit.audit
 -- returns  many, by subject; none = all is well

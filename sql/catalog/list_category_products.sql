@@ -1,6 +1,6 @@
 -- catalog/list_category_products: a keyset page of what is for sale in one category.
 --
--- caller   service.shop.catalog.list_products
+-- caller   service.shop.catalog._read_page
 -- param    $1 category_id bigint
 -- param    $2 after_id bigint
 -- param    $3 limit bigint

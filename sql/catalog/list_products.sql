@@ -1,7 +1,7 @@
 -- catalog/list_products: a keyset page of what is for sale.
 -- The stock itself stays out: a cached page would go stale with every sale.
 --
--- caller   service.shop.catalog.list_products
+-- caller   service.shop.catalog._read_page
 -- param    $1 after_id bigint
 -- param    $2 limit bigint
 -- returns  many, by id; none = nothing is for sale after $1

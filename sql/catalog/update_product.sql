@@ -27,7 +27,7 @@ SET
 WHERE
     id = $1
     AND ($2::integer IS NULL OR version = $2)
-    AND ($7 IS NULL OR EXISTS (SELECT FROM categories WHERE categories.id = $7))
+    AND ($7::bigint IS NULL OR EXISTS (SELECT FROM categories WHERE categories.id = $7))
 RETURNING
     id,
     name,

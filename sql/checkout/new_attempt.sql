@@ -1,6 +1,6 @@
 -- checkout/new_attempt: the next session's number and parameters, once Stripe has shown that there is no session.
 --
--- caller   service.shop.session.create
+-- caller   service.shop.session.next_attempt
 -- param    $1 order_id uuid
 -- param    $2 attempt integer
 -- param    $3 session_seconds integer
@@ -14,9 +14,9 @@
 UPDATE payments
 SET
     attempt = attempt + 1,
-    session_expires_at = now() + make_interval(secs => $3),
+    session_expires_at = now() + make_interval(secs => $3::integer),
     session_parameters = session_parameters
-    || jsonb_build_object('expires_at', (extract(EPOCH FROM now()) + $3)::bigint),
+    || jsonb_build_object('expires_at', (extract(EPOCH FROM now()) + $3::integer)::bigint),
     claimed_until = now() + make_interval(secs => $4)
 WHERE
     order_id = $1

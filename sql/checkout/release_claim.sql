@@ -1,6 +1,6 @@
 -- checkout/release_claim: give the claim back, so that asking again need not wait for its end.
 --
--- caller   service.shop.session.create
+-- caller   service.shop.session.release
 -- param    $1 order_id uuid
 -- returns  none
 -- locks    the payment, FOR NO KEY UPDATE, to commit

@@ -52,7 +52,7 @@ total AS MATERIALIZED (
         bool_and(active AND stock >= quantity)
         AND count(DISTINCT currency) = 1
         AND sum(price_minor * quantity) BETWEEN 50 AND 99999999
-        AND ($4 IS NULL OR sum(price_minor * quantity) = $4)
+        AND ($4::bigint IS NULL OR sum(price_minor * quantity) = $4)
 ),
 
 placed AS (
@@ -62,8 +62,8 @@ placed AS (
         $2,
         total_minor,
         currency,
-        now() + make_interval(secs => $5),
-        now() + make_interval(secs => $5)
+        now() + make_interval(secs => $5::integer),
+        now() + make_interval(secs => $5::integer)
     FROM total
     RETURNING id
 ),
@@ -110,10 +110,10 @@ payment AS (
         total_minor,
         currency,
         $8 || jsonb_build_object(
-            'expires_at', (extract(EPOCH FROM now()) + $6)::bigint,
+            'expires_at', (extract(EPOCH FROM now()) + $6::integer)::bigint,
             'line_items', line_items
         ),
-        now() + make_interval(secs => $6),
+        now() + make_interval(secs => $6::integer),
         now() + make_interval(secs => $7)
     FROM total
     RETURNING

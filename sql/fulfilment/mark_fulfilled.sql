@@ -1,6 +1,6 @@
 -- fulfilment/mark_fulfilled: a paid order is done.
 --
--- caller   service.shop.fulfilment.fulfil
+-- caller   service.shop.fulfilment._fulfil
 -- param    $1 id uuid
 -- param    $2 cause text
 -- returns  one or none; none = it is not PAID

@@ -1,7 +1,7 @@
 -- orders/return_stock: give back the units that an order's last hold took.
 -- Locks in the order that checkout locks, so the two can never wait for each other in a circle.
 --
--- caller   service.shop.orders.cancel
+-- caller   service.shop.orders.return_stock
 -- param    $1 order_id uuid
 -- param    $2 hold integer
 -- returns  many, by product id; none = the order has no lines

@@ -1,6 +1,6 @@
 -- payment/finish_event: what became of an event; with $4 false a job still has to look into it.
 --
--- caller   service.shop.payment.finish
+-- caller   service.shop.payment._apply
 -- param    $1 id text
 -- param    $2 outcome text
 -- param    $3 order_id uuid

@@ -1,6 +1,6 @@
 -- refunds/add_refund: decide a refund; asking Stripe for it comes after the commit, under the row's id as its key.
 --
--- caller   service.shop.refunds.add
+-- caller   service.shop.refunds.add_late_money
 -- param    $1 id uuid
 -- param    $2 order_id uuid
 -- param    $3 stripe_payment_intent_id text

@@ -1,6 +1,6 @@
 -- refunds/list_refunds: an order's refunds, oldest first.
 --
--- caller   service.shop.refunds.balance
+-- caller   service.shop.refunds._balance
 -- param    $1 order_id uuid
 -- returns  many, oldest first; none = nothing was ever given back
 -- locks    none

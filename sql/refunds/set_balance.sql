@@ -1,6 +1,6 @@
 -- refunds/set_balance: how much of a captured payment has been given back, and what that makes of it.
 --
--- caller   service.shop.refunds.balance
+-- caller   service.shop.refunds._balance
 -- param    $1 order_id uuid
 -- param    $2 refunded_minor bigint
 -- param    $3 status text

@@ -1,0 +1,209 @@
+"""Real servers for the tests: PostgreSQL, Redis or Valkey, the Stripe stand-in, the API, all over their ports.
+
+PostgreSQL and Redis are those that TEST_DATABASE_URL and TEST_REDIS_URL name, else containers where a Docker
+engine answers, else the embedded ones. Every test has a database of its own, cloned from a migrated template,
+and really commits.
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+import warnings
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import asyncpg
+import docker
+import pytest
+import redis
+import uvicorn
+
+from service.app import create_app
+from service.dev.servers import postgres, scratch_folder, valkey
+from service.dev.stripe_standin import StripeStandin
+from service.infra.migrations import migrate
+from service.infra.parts import Parts, open_parts
+from service.settings import Settings
+from service.worker import work
+from tests.client import Shop
+
+WEBHOOK_SECRET = "whsec_of_the_tests"
+TEMPLATE = "commerce_template"
+
+
+def docker_answers() -> bool:
+    """Whether there is an engine; asked over its socket first, as the client leaves one open that is refused."""
+    with contextlib.suppress(Exception):
+        if "DOCKER_HOST" not in os.environ:
+            with socket.socket(socket.AF_UNIX) as engine:
+                engine.connect("/var/run/docker.sock")
+        with contextlib.closing(docker.from_env(version="1.41")) as client:
+            return bool(client.ping())
+    return False
+
+
+def container(stack: ExitStack, image: str, port: int, environment: dict[str, str], command: str) -> str:
+    """Start a container until the tests end; `host:port` where it listens."""
+    from testcontainers.core.container import DockerContainer
+    from testcontainers.core.wait_strategies import LogMessageWaitStrategy
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        server = DockerContainer(image, command=command).with_exposed_ports(port)
+        for name, value in environment.items():
+            server.with_env(name, value)
+        # PostgreSQL's image says it once while it initialises, and again when it means it.
+        times = 2 if environment else 1
+        server.waiting_for(LogMessageWaitStrategy("eady to accept connections", times))
+        stack.enter_context(server)
+        return f"{server.get_container_host_ip()}:{server.get_exposed_port(port)}"
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[tuple[str, str]]:
+    """The URLs of PostgreSQL (as a superuser) and Redis."""
+    database_url, redis_url = os.environ.get("TEST_DATABASE_URL"), os.environ.get("TEST_REDIS_URL")
+    options = {"max_connections": "300"}
+    with ExitStack() as stack:
+        in_docker = not (database_url and redis_url) and docker_answers()
+        folder = stack.enter_context(scratch_folder())
+        if database_url is None and in_docker:
+            address = container(
+                stack,
+                "postgres:18",
+                5432,
+                {"POSTGRES_PASSWORD": "tests"},
+                "postgres -c fsync=off -c max_connections=300",
+            )
+            database_url = f"postgresql://postgres:tests@{address}/postgres"
+        elif database_url is None:
+            database_url = stack.enter_context(postgres(folder / "postgres", durable=False, options=options))
+        if redis_url is None and in_docker:
+            redis_url = f"redis://{container(stack, 'valkey/valkey:9', 6379, {}, 'valkey-server')}/0"
+        elif redis_url is None:
+            redis_url = stack.enter_context(valkey(folder / "valkey", durable=False))
+        yield database_url, redis_url
+
+
+@pytest.fixture(scope="session")
+def template(servers: tuple[str, str]) -> str:
+    """A migrated database that the tests' are cloned from; its server's URL."""
+
+    async def make() -> None:
+        server = await asyncpg.connect(servers[0])
+        await server.execute(f"DROP DATABASE IF EXISTS {TEMPLATE} WITH (FORCE)")
+        await server.execute(f"CREATE DATABASE {TEMPLATE}")
+        await server.close()
+        await migrate(named(servers[0], TEMPLATE))
+
+    asyncio.run(make())
+    return servers[0]
+
+
+def named(url: str, database: str) -> str:
+    """The URL of another database on the same server."""
+    return urlsplit(url)._replace(path=f"/{database}").geturl()
+
+
+@pytest.fixture
+async def database_url(template: str) -> AsyncIterator[str]:
+    """A migrated database of this test's own."""
+    name = f"test_{uuid4().hex}"
+    server = await asyncpg.connect(template)
+    await server.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} STRATEGY file_copy")
+    yield named(template, name)
+    await server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    await server.close()
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection of the test's own, as a superuser."""
+    connection = await asyncpg.connect(database_url)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+def redis_url(servers: tuple[str, str]) -> str:
+    """An emptied Redis."""
+    with redis.Redis.from_url(servers[1]) as client:
+        client.flushdb()
+    return servers[1]
+
+
+@asynccontextmanager
+async def served(app: Callable[..., Awaitable[None]], port: int = 0) -> AsyncIterator[str]:
+    """Serve an ASGI application on a real port; its URL."""
+    config = uvicorn.Config(app, port=port, log_config=None, access_log=False, timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server._serve())
+    while not server.started:
+        if serving.done():
+            serving.result()
+        await asyncio.sleep(0.005)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    await serving
+
+
+@pytest.fixture
+async def stripe() -> AsyncIterator[StripeStandin]:
+    """Stripe's stand-in; where its API is, is its `api_base`."""
+    standin = StripeStandin(webhook_secret=WEBHOOK_SECRET)
+    async with served(standin.app) as url:
+        standin.api_base = url  # type: ignore[attr-defined]
+        yield standin
+
+
+@pytest.fixture
+def changed_settings() -> dict[str, str]:
+    """Settings that a test module or test overrides, by their environment names."""
+    return {}
+
+
+@pytest.fixture
+def settings(
+    database_url: str, redis_url: str, stripe: StripeStandin, changed_settings: dict[str, str]
+) -> Settings:
+    return Settings.load(
+        {
+            "DATABASE_URL": database_url,
+            "REDIS_URL": redis_url,
+            "STRIPE_API_KEY": "sk_test_tests",
+            "STRIPE_API_BASE": stripe.api_base,  # type: ignore[attr-defined]
+            "STRIPE_WEBHOOK_SECRET": WEBHOOK_SECRET,
+            "STRIPE_TIMEOUT_SECONDS": "5",
+            "SWEEP_SECONDS": "0.2",
+            **changed_settings,
+        }
+    )
+
+
+@pytest.fixture
+async def shop(settings: Settings, stripe: StripeStandin) -> AsyncIterator[Shop]:
+    """A client of the API, which runs on a port of its own and gets Stripe's webhooks."""
+    async with served(create_app(settings)) as url:
+        stripe.webhook_url = f"{url}/webhooks/stripe"
+        async with Shop(url) as client:
+            yield client
+
+
+@pytest.fixture
+async def parts(settings: Settings) -> AsyncIterator[Parts]:
+    """The parts as a job has them."""
+    async with open_parts(settings, "commerce-tests") as opened:
+        yield opened
+
+
+@pytest.fixture
+async def worker(settings: Settings) -> AsyncIterator[None]:
+    """The worker, running beside the test."""
+    stopping = asyncio.Event()
+    working = asyncio.create_task(work(settings, stopping))
+    yield
+    stopping.set()
+    await working

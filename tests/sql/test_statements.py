@@ -1,0 +1,64 @@
+"""Every file under sql/ is a statement that the server accepts as its header says, and that one module binds."""
+
+import importlib
+import inspect
+import pkgutil
+import re
+from dataclasses import fields
+
+import asyncpg
+import pytest
+
+import service
+from service.infra.statements import NoRow, Statement, files
+
+
+def bound() -> dict[str, list[tuple[str, Statement[object]]]]:
+    """Every statement that a module has at its top, by its file: the modules and the statements."""
+    found: dict[str, list[tuple[str, Statement[object]]]] = {}
+    for module in pkgutil.walk_packages(service.__path__, "service."):
+        if module.name == "service.__main__":
+            continue
+        loaded = importlib.import_module(module.name)
+        values = [value for value in vars(loaded).values() if isinstance(value, Statement)]
+        values += [s for value in vars(loaded).values() if isinstance(value, list) for s in value if isinstance(s, Statement)]
+        for statement in values:
+            found.setdefault(statement.name, []).append((module.name, statement))
+    return found
+
+
+BOUND = bound()
+
+
+def keys(header: str, name: str) -> list[str]:
+    return re.findall(rf"^-- {name} +(.*)$", header, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", files())
+def test_a_file_is_bound_once_by_its_caller(name: str) -> None:
+    assert [module for module, _ in BOUND.get(name, [])], "no module binds this file"
+    assert len(BOUND[name]) == 1, "a file is bound in exactly one module"
+    module, statement = BOUND[name][0]
+    (caller,) = keys(statement.header, "caller")
+    assert statement.header.startswith(f"-- {name}: ")
+    home = importlib.import_module(caller.rpartition(".")[0])
+    constant = next((n for n, value in vars(home).items() if value is statement), "RULES")
+    assert re.search(rf"\b{constant}\b", inspect.getsource(getattr(home, caller.rpartition(".")[2]))), constant
+    for key in ("returns", "locks", "waits", "index", "rows", "guards"):
+        assert len(keys(statement.header, key)) == 1, f"{key} is missing"
+    assert caller.startswith(f"{module}.")
+
+
+@pytest.mark.parametrize("name", files())
+async def test_parameters_and_columns_are_as_the_header_and_the_row_say(
+    name: str, database: asyncpg.Connection
+) -> None:
+    _, statement = BOUND[name][0]
+    prepared = await database.prepare(statement.sql)
+    given = [f"${n} {p.name}" for n, p in enumerate(prepared.get_parameters(), 1)]
+    said = [re.sub(r" \w+ ", " ", line, count=1) for line in keys(statement.header, "param")]
+    plain = {"float8": "double precision", "bool": "boolean", "int4": "integer", "int8": "bigint"}
+    assert said == [re.sub(r"\w+", lambda m: plain.get(m[0], m[0]), line) for line in given]
+    row = statement.row
+    columns = [column.name for column in prepared.get_attributes()]
+    assert columns == ([] if row is NoRow else [field.name for field in fields(row)])  # type: ignore[arg-type]

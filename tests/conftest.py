@@ -166,9 +166,7 @@ def changed_settings() -> dict[str, str]:
 
 
 @pytest.fixture
-def settings(
-    database_url: str, redis_url: str, stripe: StripeStandin, changed_settings: dict[str, str]
-) -> Settings:
+def settings(database_url: str, redis_url: str, stripe: StripeStandin, changed_settings: dict[str, str]) -> Settings:
     return Settings.load(
         {
             "DATABASE_URL": database_url,

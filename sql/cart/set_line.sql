@@ -13,4 +13,4 @@
 INSERT INTO cart_items (cart_id, product_id, quantity)
 VALUES ($1, $2, $3)
 ON CONFLICT (cart_id, product_id) DO UPDATE
-SET quantity = excluded.quantity;
+    SET quantity = excluded.quantity;

@@ -17,7 +17,14 @@
 -- guards   none
 WITH product AS (
     INSERT INTO products (name, description, category_id, price_minor, currency, stock, active)
-    SELECT $1, $2, $3, $4, $5, $6, $7
+    SELECT
+        $1,
+        $2,
+        $3,
+        $4,
+        $5,
+        $6,
+        $7
     WHERE $3::bigint IS NULL OR EXISTS (SELECT FROM categories WHERE id = $3)
     RETURNING
         id,

@@ -8,12 +8,15 @@
 -- index    idempotency_keys_by_age, idempotency_keys_pkey
 -- rows     0..1000
 -- guards   none
-DELETE FROM idempotency_keys
-WHERE id IN (
-    SELECT expired.id
-    FROM idempotency_keys AS expired
-    WHERE expired.created_at < now() - interval '24 hours'
-    ORDER BY expired.created_at
+WITH expired AS MATERIALIZED (
+    SELECT id
+    FROM idempotency_keys
+    WHERE created_at < now() - interval '24 hours'
+    ORDER BY created_at
     LIMIT $1
-    FOR NO KEY UPDATE SKIP LOCKED
-);
+    FOR UPDATE SKIP LOCKED
+)
+
+DELETE FROM idempotency_keys
+USING expired
+WHERE idempotency_keys.id = expired.id;

@@ -16,10 +16,10 @@
 INSERT INTO idempotency_keys (id, request_digest, order_id, status, location, answer)
 VALUES ($1, $2, $3, $4, $5, $6)
 ON CONFLICT (id) DO UPDATE
-SET
-    request_digest = excluded.request_digest,
-    order_id = excluded.order_id,
-    status = excluded.status,
-    location = excluded.location,
-    answer = excluded.answer,
-    created_at = now();
+    SET
+        request_digest = excluded.request_digest,
+        order_id = excluded.order_id,
+        status = excluded.status,
+        location = excluded.location,
+        answer = excluded.answer,
+        created_at = now();

@@ -39,8 +39,8 @@ history AS (
     INSERT INTO order_events (order_id, from_status, to_status, cause, note)
     SELECT
         id,
-        status,
-        status,
+        status AS from_status,
+        status AS to_status,
         $3,
         'payment processing'
     FROM later

@@ -8,4 +8,4 @@
 -- index    orders_one_live_per_cart
 -- rows     1
 -- guards   none
-SELECT EXISTS (SELECT FROM orders WHERE cart_id = $1 AND status <> 'CANCELLED') AS live;
+SELECT exists(SELECT FROM orders WHERE cart_id = $1 AND status <> 'CANCELLED') AS live;

@@ -10,4 +10,4 @@
 -- guards   none
 SELECT order_id
 FROM payments
-WHERE order_id = ANY($1) AND status NOT IN ('SUCCEEDED', 'REFUND_PENDING', 'REFUNDED');
+WHERE order_id = any($1) AND status NOT IN ('SUCCEEDED', 'REFUND_PENDING', 'REFUNDED');

@@ -18,8 +18,8 @@ INSERT INTO refunds (
 )
 VALUES ($1, $2, $3, $4, 'stripe', $5, $6, CASE WHEN $5 = 'PENDING' THEN now() + interval '1 minute' END)
 ON CONFLICT (id) DO UPDATE
-SET
-    status = excluded.status,
-    stripe_refund_id = excluded.stripe_refund_id,
-    next_attempt_at = excluded.next_attempt_at,
-    updated_at = now();
+    SET
+        status = excluded.status,
+        stripe_refund_id = excluded.stripe_refund_id,
+        next_attempt_at = excluded.next_attempt_at,
+        updated_at = now();

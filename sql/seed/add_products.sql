@@ -22,7 +22,8 @@ WITH product AS (
         given.price_minor,
         given.currency,
         given.stock
-    FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::text[], $6::integer[])
+    FROM
+        unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::text[], $6::integer[])
         WITH ORDINALITY AS given (name, description, category_id, price_minor, currency, stock, place)
     ORDER BY given.place
     RETURNING

@@ -7,4 +7,4 @@
 -- index    none
 -- rows     1
 -- guards   none
-SELECT EXISTS (SELECT FROM products) AS found;
+SELECT exists(SELECT FROM products) AS found;

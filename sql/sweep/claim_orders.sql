@@ -4,23 +4,21 @@
 -- caller   service.shop.sweep.sweep
 -- param    $1 limit bigint
 -- returns  many, in no order; none = nothing is due
--- locks    due orders, FOR NO KEY UPDATE SKIP LOCKED, to commit
--- waits    for nothing: rows held elsewhere are skipped
--- index    orders_due, orders_pkey
--- rows     0..100, usually 0
--- guards   none
-UPDATE orders
-SET
-    attempts = attempts + 1,
-    next_attempt_at = now() + least(interval '1 hour', interval '10 seconds' * 2 ^ least(attempts, 12))
-WHERE id IN (
-    SELECT due.id
-    FROM orders AS due
-    WHERE due.next_attempt_at <= now()
-    ORDER BY due.next_attempt_at
+-- locks    due orders, FOR NO KEY WITH due AS MATERIALIZED (
+    SELECT id
+    FROM orders
+    WHERE next_attempt_at <= now()
+    ORDER BY next_attempt_at
     LIMIT $1
     FOR NO KEY UPDATE SKIP LOCKED
 )
+
+UPDATE orders
+SET
+    attempts = orders.attempts + 1,
+    next_attempt_at = now() + least(interval '1 hour', interval '10 seconds' * 2 ^ least(orders.attempts, 12))
+FROM due
+WHERE orders.id = due.id
 RETURNING
-    id,
-    status;
+    orders.id,
+    orders.status;

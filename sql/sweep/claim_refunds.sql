@@ -3,21 +3,20 @@
 -- caller   service.shop.sweep.sweep
 -- param    $1 limit bigint
 -- returns  many, in no order; none = nothing is due
--- locks    due refunds, FOR NO KEY UPDATE SKIP LOCKED, to commit
--- waits    for nothing: rows held elsewhere are skipped
--- index    refunds_due, refunds_pkey
--- rows     0..100, usually 0
--- guards   none
-UPDATE refunds
-SET
-    attempts = attempts + 1,
-    next_attempt_at = now() + least(interval '1 hour', interval '10 seconds' * 2 ^ least(attempts, 12))
-WHERE id IN (
-    SELECT due.id
-    FROM refunds AS due
-    WHERE due.next_attempt_at <= now()
-    ORDER BY due.next_attempt_at
+-- locks    due refunds, FOR NO KEY WITH due AS MATERIALIZED (
+    SELECT id
+    FROM refunds
+    WHERE next_attempt_at <= now()
+    ORDER BY next_attempt_at
     LIMIT $1
     FOR NO KEY UPDATE SKIP LOCKED
 )
-RETURNING order_id;
+
+UPDATE refunds
+SET
+    attempts = refunds.attempts + 1,
+    next_attempt_at = now() + least(interval '1 hour', interval '10 seconds' * 2 ^ least(refunds.attempts, 12))
+FROM due
+WHERE refunds.id = due.id
+RETURNING
+    refunds.order_id;

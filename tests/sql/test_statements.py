@@ -21,7 +21,9 @@ def bound() -> dict[str, list[tuple[str, Statement[object]]]]:
             continue
         loaded = importlib.import_module(module.name)
         values = [value for value in vars(loaded).values() if isinstance(value, Statement)]
-        values += [s for value in vars(loaded).values() if isinstance(value, list) for s in value if isinstance(s, Statement)]
+        values += [
+            s for value in vars(loaded).values() if isinstance(value, list) for s in value if isinstance(s, Statement)
+        ]
         for statement in values:
             found.setdefault(statement.name, []).append((module.name, statement))
     return found

@@ -36,4 +36,4 @@ async def open_parts(settings: Settings, name: str) -> AsyncIterator[Parts]:
             yield Parts(settings, pool, redis, patience, PageCache(redis, patience), Queue(redis, patience), stripe)
     finally:
         await stripe.close()
-        await redis.aclose()
+        await redis.aclose(close_connection_pool=True)

@@ -3,7 +3,12 @@
 -- caller   service.shop.sweep.sweep
 -- param    $1 limit bigint
 -- returns  many, in no order; none = nothing is due
--- locks    due events, FOR NO KEY WITH due AS MATERIALIZED (
+-- locks    due rows, FOR NO KEY UPDATE SKIP LOCKED, to commit
+-- waits    for nothing: rows held elsewhere are skipped
+-- index    stripe_events_due, stripe_events_pkey
+-- rows     0..100, usually 0
+-- guards   none
+WITH due AS MATERIALIZED (
     SELECT id
     FROM stripe_events
     WHERE next_attempt_at <= now()

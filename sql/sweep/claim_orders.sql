@@ -4,7 +4,12 @@
 -- caller   service.shop.sweep.sweep
 -- param    $1 limit bigint
 -- returns  many, in no order; none = nothing is due
--- locks    due orders, FOR NO KEY WITH due AS MATERIALIZED (
+-- locks    due rows, FOR NO KEY UPDATE SKIP LOCKED, to commit
+-- waits    for nothing: rows held elsewhere are skipped
+-- index    orders_due, orders_pkey
+-- rows     0..100, usually 0
+-- guards   none
+WITH due AS MATERIALIZED (
     SELECT id
     FROM orders
     WHERE next_attempt_at <= now()

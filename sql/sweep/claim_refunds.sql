@@ -3,7 +3,12 @@
 -- caller   service.shop.sweep.sweep
 -- param    $1 limit bigint
 -- returns  many, in no order; none = nothing is due
--- locks    due refunds, FOR NO KEY WITH due AS MATERIALIZED (
+-- locks    due rows, FOR NO KEY UPDATE SKIP LOCKED, to commit
+-- waits    for nothing: rows held elsewhere are skipped
+-- index    refunds_due, refunds_pkey
+-- rows     0..100, usually 0
+-- guards   none
+WITH due AS MATERIALIZED (
     SELECT id
     FROM refunds
     WHERE next_attempt_at <= now()

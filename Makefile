@@ -7,7 +7,7 @@ INSTALLED := .venv/.installed
 MIGRATIONS = $(filter-out %.rollback.sql,$(wildcard migrations/*.sql))
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format review clean
+.PHONY: help run test lint format review lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile
@@ -32,6 +32,11 @@ format: $(INSTALLED)  ## rewrite the Python code in the house's style
 
 review: $(INSTALLED)  ## print every SQL statement as PREPARE, for psql
 	@$(BIN)/python -m service review
+
+lock: $(INSTALLED)  ## renew requirements.txt, the versions that the container image is made of
+	@test -x .venv/lock/bin/uv || { $(BIN)/python -m venv .venv/lock && .venv/lock/bin/pip install --quiet uv; }
+	.venv/lock/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+		--custom-compile-command "make lock" --output-file requirements.txt pyproject.toml
 
 clean:  ## remove what was installed and cached; the data stay
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -3,10 +3,14 @@
 import argparse
 import asyncio
 import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
 
+import asyncpg
+
+from service.errors import ShopError
 from service.infra.db import open_pool
 from service.settings import Settings, UnsafeSettings, environment
 
@@ -16,6 +20,8 @@ def _serve(options: argparse.Namespace) -> int:
 
     settings = Settings.load()
     settings.refuse_unsafe()
+    # uvicorn raises the signal that stopped it again once all is finished: that is a success, and cleans up here.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with tempfile.TemporaryDirectory(prefix="commerce-metrics-") as folder:
         if options.workers > 1:
             # Before the first import of the metrics: it is how the processes put their numbers together.
@@ -31,7 +37,8 @@ def _serve(options: argparse.Namespace) -> int:
             log_config=None,
             access_log=False,
             server_header=False,
-            date_header=True,
+            # Longer than clients and proxies keep idle connections, so that they close them, not we.
+            timeout_keep_alive=75,
             timeout_graceful_shutdown=10,
         )
     return 0
@@ -91,13 +98,17 @@ def _review(options: argparse.Namespace) -> int:
 
 def _replay(options: argparse.Namespace) -> int:
     from service.infra.parts import open_parts
-    from service.shop import payment
+    from service.infra.stripe import StripeUnknown
+    from service.shop import payment, session
 
     async def replay() -> str:
         async with open_parts(Settings.load(), "commerce-replay") as parts:
             return await payment.replay(parts, options.event_id)
 
-    print(asyncio.run(replay()))
+    try:
+        print(asyncio.run(replay()))
+    except StripeUnknown as error:
+        raise session.payment_unavailable() from error
     return 0
 
 
@@ -121,6 +132,13 @@ def _standin(options: argparse.Namespace) -> int:
     return 0
 
 
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("is at least 1")
+    return number
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m service", description="Commerce core.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -131,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
         return found
 
     serve = command("serve", _serve, "Serve the API.")
-    serve.add_argument("--workers", type=int, default=1, help="processes that share the port (default 1)")
+    serve.add_argument("--workers", type=_positive, default=1, help="processes that share the port (default 1)")
     run = command("run", _run, "Run everything, with what the settings do not name embedded.")
     for listening in (serve, run):
         listening.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
@@ -139,7 +157,7 @@ def _parser() -> argparse.ArgumentParser:
     command("worker", _worker, "Run the jobs and the repairers.")
     command("migrate", _migrate, "Bring the database's schema up to date.")
     seed = command("seed", _seed, "Load demo products into an empty catalogue.")
-    seed.add_argument("--products", type=int, default=300, metavar="N", help="how many (default 300)")
+    seed.add_argument("--products", type=_positive, default=300, metavar="N", help="how many (default 300)")
     command("audit", _audit, "Check what must always hold; exit status 1 when something does not.")
     command("review", _review, "Print every SQL statement as psql PREPARE.")
     replay = command("replay", _replay, "Apply a Stripe event again, fetched from Stripe when it never came.")
@@ -160,6 +178,10 @@ def main() -> int:
         status: int = options.does(options)
     except UnsafeSettings as error:
         print(f"Refusing to start: {error}", file=sys.stderr)
+        return 2
+    except (ShopError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        # Not 1, by which an audit says that something is wrong in the tables.
+        print(error, file=sys.stderr)
         return 2
     return status
 

@@ -9,11 +9,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Match
 from starlette.staticfiles import StaticFiles
 
 from service.errors import ShopError, not_found
 from service.http import carts, catalog, operations, orders, payments
-from service.http.middleware import Envelope
+from service.http.middleware import Envelope, Unforeseen
 from service.http.requests import pointer
 from service.http.responses import Problem, problem
 from service.infra import logs
@@ -54,7 +55,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_exception_handler(ShopError, _shop_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _query_error)
-    app.add_middleware(Envelope)
+    app.add_middleware(Unforeseen)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -63,6 +64,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             allow_headers=["*"],
             expose_headers=["ETag", "Location", "Idempotent-Replayed", "Retry-After", "X-Request-ID"],
         )
+    app.add_middleware(Envelope)
     return app
 
 
@@ -78,7 +80,19 @@ async def _http_error(request: Request, error: Exception) -> Response:
         return problem(not_found("address"))
     answer = problem(ShopError("method_not_allowed", "This address does not take that method."))
     answer.headers.update(error.headers or {})
+    if allowed := _methods(request):
+        answer.headers["Allow"] = ", ".join(allowed)
     return answer
+
+
+def _methods(request: Request) -> list[str]:
+    """All methods that this address takes: the router names only those of the first route that has its path."""
+    taken = [
+        method
+        for method in ("GET", "POST", "PUT", "PATCH", "DELETE")
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in request.app.routes)
+    ]
+    return ["HEAD", *taken] if "GET" in taken else taken
 
 
 async def _query_error(request: Request, error: Exception) -> Response:
@@ -99,6 +113,8 @@ def _serve_docs(app: FastAPI) -> None:
             swagger_js_url="/docs/static/swagger-ui-bundle.js",
             swagger_css_url="/docs/static/swagger-ui.css",
             swagger_favicon_url="/docs/static/favicon-32x32.png",
+            # Or it would have the document checked by a site of its makers.
+            swagger_ui_parameters={"validatorUrl": None},
         )
 
     make = app.openapi

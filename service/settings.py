@@ -28,9 +28,9 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
-    database_url: str = Field(repr=False)
-    migrate_database_url: str = Field(default="", repr=False)
-    redis_url: str = Field(default="redis://127.0.0.1:6379/0", repr=False)
+    database_url: str = Field(pattern="^postgresql://", repr=False)
+    migrate_database_url: str = Field(default="", pattern="^postgresql://", repr=False)
+    redis_url: str = Field(default="redis://127.0.0.1:6379/0", pattern="^(redis|rediss|unix)://", repr=False)
     db_pool_size: int = Field(default=10, ge=1, le=1000)
 
     stripe_api_key: str = Field(default="", repr=False)
@@ -46,8 +46,8 @@ class Settings(BaseModel):
     cors_origins: CommaList = ()
 
     hold_seconds: int = Field(default=1800, ge=1)
-    sweep_seconds: float = Field(default=10, gt=0)
-    reconcile_seconds: float = Field(default=300, gt=0)
+    sweep_seconds: float = Field(default=10, gt=0, le=DAY)
+    reconcile_seconds: float = Field(default=300, gt=0, le=DAY)
     metrics_port: int = Field(default=0, ge=0, le=65_535)
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
 

@@ -10,7 +10,6 @@ from uuid import UUID
 import orjson
 from arq.worker import Worker, func
 from prometheus_client import start_http_server
-from redis.exceptions import RedisError
 
 from service.errors import ShopError
 from service.infra import logs
@@ -104,14 +103,15 @@ async def _every(seconds: float, stopping: asyncio.Event, work: Callable[[], Awa
 async def _serve_jobs(parts: Parts, stopping: asyncio.Event) -> None:
     """Run jobs as they come, until stopping; arq's worker ends when Redis goes, so it is started again."""
     while not stopping.is_set():
+        # One of its own: arq closes the client that it is given.
+        redis = open_redis(parts.settings)
         worker = Worker(
             functions=[
                 func(cast(Any, job), name=job.__name__, keep_result=0)
                 for job in (post_payment_pipeline, expire_cart_later, settle_refunds)
             ],
             queue_name=QUEUE,
-            # One of its own: arq closes the client that it is given.
-            redis_pool=open_redis(parts.settings),
+            redis_pool=redis,
             ctx={"parts": parts},
             handle_signals=False,
             job_timeout=JOB_SECONDS,
@@ -124,13 +124,12 @@ async def _serve_jobs(parts: Parts, stopping: asyncio.Event) -> None:
         ending = asyncio.create_task(stopping.wait())
         await asyncio.wait((working, ending), return_when=asyncio.FIRST_COMPLETED)
         ending.cancel()
-        try:
-            # Jobs still running are cancelled by this and stay in the queue for the next worker.
-            await worker.close()
-            await working
-        except asyncio.CancelledError:
-            if not working.cancelled():
-                raise
-        except (RedisError, OSError) as error:
-            logger.warning("redis does not answer", extra={"error": repr(error)})
+        # Jobs still running are cancelled by this and stay in the queue for the next worker.
+        ended = await asyncio.gather(worker.close(), working, return_exceptions=True)
+        # Again, as closing stops short where Redis does not answer.
+        await redis.aclose(close_connection_pool=True)
+        for error in ended:
+            if isinstance(error, Exception):
+                logger.warning("redis does not answer", extra={"error": repr(error)})
+        if not stopping.is_set():
             await asyncio.sleep(1)

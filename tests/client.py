@@ -5,6 +5,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Self, TypeVar
 
+import asyncpg
 import httpx
 
 T = TypeVar("T")
@@ -83,3 +84,13 @@ async def eventually(look: Callable[[], Awaitable[T | None]], seconds: float = 2
         assert time.monotonic() < deadline, "it did not happen"
         await asyncio.sleep(0.02)
     return found
+
+
+async def waiting(database: asyncpg.Connection, count: int = 1) -> None:
+    """Return once `count` connections wait for a lock; `database` may be the one that holds it."""
+    blocked = "SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted AND cardinality(pg_blocking_pids(pid)) > 0"
+
+    async def all_wait() -> bool:
+        return bool(await database.fetchval(blocked) >= count)
+
+    await eventually(all_wait)

@@ -75,14 +75,16 @@ def servers() -> Iterator[tuple[str, str]]:
                 stack,
                 "postgres:18",
                 5432,
-                {"POSTGRES_PASSWORD": "tests"},
+                {"POSTGRES_PASSWORD": "tests", "POSTGRES_INITDB_ARGS": "--encoding=UTF8 --locale=C"},
                 "postgres -c fsync=off -c max_connections=300",
             )
             database_url = f"postgresql://postgres:tests@{address}/postgres"
         elif database_url is None:
             database_url = stack.enter_context(postgres(folder / "postgres", durable=False, options=options))
         if redis_url is None and in_docker:
-            redis_url = f"redis://{container(stack, 'valkey/valkey:9', 6379, {}, 'valkey-server')}/0"
+            # Not every image has it off, and then nobody gets in from outside of the container.
+            command = "valkey-server --protected-mode no"
+            redis_url = f"redis://{container(stack, 'valkey/valkey:9', 6379, {}, command)}/0"
         elif redis_url is None:
             redis_url = stack.enter_context(valkey(folder / "valkey", durable=False))
         yield database_url, redis_url

@@ -112,6 +112,8 @@ class Everything:
             self.environ["REDIS_URL"] = self._embed("Valkey", valkey, 16379)
         if not self.environ.keys() & {"STRIPE_API_KEY", "STRIPE_API_BASE"}:
             self._embed_stripe(f"{api}/webhooks/stripe")
+        # Somebody else's stand-in takes any test key.
+        self.environ.setdefault("STRIPE_API_KEY", "sk_test_standin")
         for outcome in ("success", "cancel"):
             self.environ.setdefault(f"STRIPE_{outcome.upper()}_URL", f"{api}/payments/{outcome}")
         Settings.load(self.environ).refuse_unsafe()
@@ -160,7 +162,7 @@ class Everything:
         port, database = free_port(12111), str(self.data / "stripe.sqlite3")
         secret = self.environ.setdefault("STRIPE_WEBHOOK_SECRET", kept_secret(self.data / "webhook_secret"))
         self.addresses["Stripe"] = f"http://127.0.0.1:{port} (a stand-in)"
-        self.environ |= {"STRIPE_API_KEY": "sk_test_standin", "STRIPE_API_BASE": f"http://127.0.0.1:{port}"}
+        self.environ["STRIPE_API_BASE"] = f"http://127.0.0.1:{port}"
         options = ("--port", str(port), "--webhook-url", webhook_url, "--data", database)
         # It signs with one secret, while the service may accept several.
         environ = {**self.environ, "STRIPE_WEBHOOK_SECRET": secret.split(",")[0].strip()}

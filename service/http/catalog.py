@@ -1,7 +1,7 @@
 """Categories and products over HTTP."""
 
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import Field, field_validator
@@ -21,7 +21,7 @@ from service.http.requests import (
     read,
     staff,
 )
-from service.http.responses import BODY_PROBLEMS, KEY_PROBLEMS, problems, takes
+from service.http.responses import BODY_PROBLEMS, ETAG_HEADER, KEY_PROBLEMS, problems, request_header, takes
 from service.shop import catalog, money
 
 router = APIRouter()
@@ -33,6 +33,11 @@ MAX_STOCK = 1_000_000_000
 AfterId = Annotated[int, Query(ge=0, le=BIGINT_MAX, description="The `next_cursor` of the page before")]
 
 
+def _left_out() -> Any:
+    """What a member is that was left out; sent as null it is refused, and its schema does not offer a null."""
+    return None
+
+
 class NewCategory(Body):
     """A category; the slug is made from the name when it is left out."""
 
@@ -41,10 +46,10 @@ class NewCategory(Body):
 
 
 class CategoryChange(Body):
-    """What is left out stays as it is."""
+    """What is left out stays as it is; a null is refused."""
 
-    name: Name | None = None
-    slug: Slug | None = None
+    name: Name = Field(default_factory=_left_out)
+    slug: Slug = Field(default_factory=_left_out)
 
 
 class NewProduct(Body):
@@ -67,13 +72,13 @@ class NewProduct(Body):
 
 
 class ProductEdit(Body):
-    """What is left out stays as it is; a null category takes the product out of its category."""
+    """What is left out stays as it is; a null category takes the product out of its category, others are refused."""
 
-    name: Name | None = None
-    description: Description | None = None
+    name: Name = Field(default_factory=_left_out)
+    description: Description = Field(default_factory=_left_out)
     category_id: Id | None = None
-    price_minor: Price | None = None
-    active: bool | None = None
+    price_minor: Price = Field(default_factory=_left_out)
+    active: bool = Field(default_factory=_left_out)
 
 
 class StockMove(Body):
@@ -97,7 +102,7 @@ async def create_category(request: Request) -> Response:
     return responses.answer(await catalog.create_category(parts_of(request), key, new.name, new.slug))
 
 
-@router.get("/categories", response_model=catalog.Page, responses=problems("invalid"))
+@router.get("/categories", response_model=catalog.Page[catalog.Category], responses=problems("invalid"))
 async def list_categories(
     request: Request, after_id: AfterId = 0, limit: Annotated[int, Query(ge=1, le=1000)] = 1000
 ) -> Response:
@@ -145,7 +150,11 @@ async def create_product(request: Request) -> Response:
     return responses.answer(await catalog.create_product(parts_of(request), key, **new.model_dump()))
 
 
-@router.get("/products", response_model=catalog.Page, responses=problems("not_found", "invalid"))
+@router.get(
+    "/products",
+    response_model=catalog.Page[catalog.ListedProduct],
+    responses=problems("not_found", "invalid"),
+)
 async def list_products(
     request: Request,
     limit: Annotated[int, Query(ge=1, le=100)] = catalog.DEFAULT_LIMIT,
@@ -159,7 +168,16 @@ async def list_products(
     return Response(page, media_type="application/json")
 
 
-@router.get("/products/{product_id}", response_model=catalog.Product, responses=problems("not_found"))
+@router.get(
+    "/products/{product_id}",
+    response_model=catalog.Product,
+    responses={
+        200: {"headers": ETAG_HEADER},
+        304: {"description": "It is still what `If-None-Match` names", "headers": ETAG_HEADER},
+        **problems("not_found"),
+    },
+    openapi_extra={"parameters": [request_header("If-None-Match", "The `ETag` of the copy at hand.")]},
+)
 async def get_product(request: Request, product_id: ProductId) -> Response:
     """One product; 304 when `If-None-Match` names what it still is."""
     product = await catalog.get_product(parts_of(request), integer_id(product_id, "product"))
@@ -172,13 +190,18 @@ async def get_product(request: Request, product_id: ProductId) -> Response:
     "/products/{product_id}",
     dependencies=STAFF,
     response_model=catalog.Product,
-    responses=problems("not_found", "precondition_failed", "unauthorized", *BODY_PROBLEMS),
-    openapi_extra=takes(ProductEdit),
+    responses={
+        200: {"headers": ETAG_HEADER},
+        **problems("not_found", "precondition_failed", "unauthorized", *BODY_PROBLEMS),
+    },
+    openapi_extra=takes(ProductEdit, request_header("If-Match", "The `ETag` of what the edit was made from.")),
 )
 async def update_product(request: Request, product_id: ProductId) -> Response:
     """Edit a product; with `If-Match` only the version that it names, whatever the stock."""
     edit, _ = await read(request, ProductEdit)
-    change = catalog.ProductChange(set_category="category_id" in edit.model_fields_set, **edit.model_dump())
+    change = catalog.ProductChange(
+        set_category="category_id" in edit.model_fields_set, **edit.model_dump(exclude_unset=True)
+    )
     found = integer_id(product_id, "product")
     versions = _versions(request.headers.get("if-match"))
     return _with_etag(await catalog.update_product(parts_of(request), found, versions, change))

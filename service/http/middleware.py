@@ -18,7 +18,7 @@ logger = logging.getLogger("service.http")
 
 
 class Envelope:
-    """Pure ASGI, outermost but for CORS."""
+    """Pure ASGI, outermost, around preflights too."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -28,6 +28,9 @@ class Envelope:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        # A HEAD is answered like its GET; the server leaves the body out, as it still knows what was asked.
+        if scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if re.fullmatch(r"[\w.:/+=-]{1,128}", given, re.ASCII) else uuid4().hex
         token = cause.set(f"request {request_id}")
@@ -46,11 +49,6 @@ class Envelope:
             await self.app(scope, receive, send_with_id)
         except ClientDisconnect:
             status = status or 499
-        except Exception:
-            logger.exception("unforeseen")
-            if not status:
-                answer = problem(ShopError("internal", "The error is in our log under the X-Request-ID."))
-                await answer(scope, receive, send_with_id)
         finally:
             seconds = time.perf_counter() - started
             # The template, not the path: ids would make a time series each.
@@ -62,3 +60,29 @@ class Envelope:
                 extra={"method": scope["method"], "route": route, "status": status, "seconds": round(seconds, 5)},
             )
             cause.reset(token)
+
+
+class Unforeseen:
+    """Pure ASGI, innermost, so that browsers of other origins may read this answer too."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Log what nobody foresaw, and answer 500 unless an answer has begun."""
+        begun = False
+
+        async def note(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, note)
+        except ClientDisconnect:
+            raise
+        except Exception:
+            logger.exception("unforeseen")
+            if not begun:
+                answer = problem(ShopError("internal", "The error is in our log under the X-Request-ID."))
+                await answer(scope, receive, send)

@@ -3,9 +3,9 @@
 from html import escape
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, PlainTextResponse
 
-from service.errors import KINDS, not_found
+from service.errors import KINDS, ShopError, not_found
 from service.http import pages, responses
 from service.http.requests import parts_of
 from service.http.responses import problems
@@ -20,15 +20,16 @@ async def live() -> Response:
     return responses.json({"status": "ok"})
 
 
-@router.get("/health/ready", responses={503: {"description": "A part is missing; the body says which"}})
+@router.get("/health/ready", responses=problems())
 async def ready(request: Request) -> Response:
     """Whether it can sell: PostgreSQL reachable and migrated. Redis may be gone, and is only reported."""
     parts = await health.check(parts_of(request))
-    ok = parts["postgresql"] == "ok"
-    return responses.json({"status": "ok" if ok else "unavailable", **parts}, 200 if ok else 503)
+    if parts["postgresql"] != "ok":
+        raise ShopError("unavailable", f"PostgreSQL is {parts['postgresql']}.", **parts)
+    return responses.json({"status": "ok", **parts})
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse)
 async def show_metrics() -> Response:
     """Prometheus' text format."""
     return Response(metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -15,7 +15,8 @@ from service.shop.orders import Order
 
 router = APIRouter()
 
-OrderQuery = Annotated[str, Query(description="The order that the customer comes back from", max_length=200)]
+# Of any length: whatever a customer comes back with, there is a page for it.
+OrderQuery = Annotated[str, Query(description="The order that the customer comes back from")]
 
 
 @router.post(

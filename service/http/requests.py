@@ -5,7 +5,8 @@ import re
 from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
-from fastapi import Path, Request
+from fastapi import Depends, Path, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from service.errors import ShopError, invalid, not_found
@@ -25,9 +26,9 @@ OrderId = Annotated[str, Path(description="An order's UUID")]
 _NO_NUL = r"^[^\x00]*$"
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=_NO_NUL)]
 Description = Annotated[str, StringConstraints(max_length=10_000, pattern=_NO_NUL)]
-Slug = Annotated[
-    str, StringConstraints(min_length=1, max_length=200, pattern=r"^[\p{Ll}\p{Lo}\p{Nd}]+(-[\p{Ll}\p{Lo}\p{Nd}]+)*$")
-]
+# Whatever `catalog.slug_of` makes fits: letters but for capitals, and digits, with single dashes between.
+_SLUG = r"[\p{Ll}\p{Lo}\p{Lm}\p{N}]+"
+Slug = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=rf"^{_SLUG}(-{_SLUG})*$")]
 
 
 class Body(BaseModel):
@@ -49,11 +50,17 @@ def parts_of(request: Request) -> Parts:
     return parts
 
 
-async def staff(request: Request) -> None:
+Bearer = Annotated[
+    HTTPAuthorizationCredentials | None,
+    Depends(HTTPBearer(scheme_name="staff", description="The ADMIN_TOKEN, where one is set.", auto_error=False)),
+]
+
+
+async def staff(request: Request, bearer: Bearer) -> None:
     """Refuse whoever does not bring the ADMIN_TOKEN, where there is one."""
     token = parts_of(request).settings.admin_token
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    if token and not (scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), token.encode())):
+    given = bearer.credentials if bearer else ""
+    if token and not hmac.compare_digest(given.encode("latin-1"), token.encode()):
         raise ShopError("unauthorized", "This call is for the shop's staff.")
 
 

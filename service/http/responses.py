@@ -81,16 +81,21 @@ def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
 BODY_PROBLEMS = ("malformed", "body_too_large", "unsupported_media_type", "invalid")
 KEY_PROBLEMS = ("idempotency_key_in_use", "idempotency_key_reused")
 
-_KEY_HEADER = {
-    "name": "Idempotency-Key",
-    "in": "header",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
-    "description": "Repeat a request with the same key to get the first one's answer.",
-}
+ETAG_HEADER = {"ETag": {"schema": {"type": "string"}}}
 
 
-def takes(model: type[Body], *, key: bool = False, required: bool = True) -> dict[str, Any]:
-    """The `openapi_extra` of a route that reads `model` itself."""
+def request_header(name: str, description: str, **schema: int) -> dict[str, Any]:
+    """A header that a route reads itself."""
+    return {"name": name, "in": "header", "schema": {"type": "string", **schema}, "description": description}
+
+
+_KEY = request_header(
+    "Idempotency-Key", "Repeat a request with the same key to get the first one's answer.", minLength=1, maxLength=255
+)
+
+
+def takes(model: type[Body], *headers: dict[str, Any], key: bool = False, required: bool = True) -> dict[str, Any]:
+    """The `openapi_extra` of a route that reads `model`, and these headers, itself."""
     schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
     body = {"required": required, "content": {"application/json": {"schema": schema}}}
-    return {"requestBody": body, **({"parameters": [_KEY_HEADER]} if key else {})}
+    return {"requestBody": body, "parameters": [*headers, *([_KEY] if key else [])]}

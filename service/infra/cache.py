@@ -15,7 +15,7 @@ _PAGE = b"catalogue:first_page:"
 
 
 class PageCache:
-    """A page under a generation that every change renews.
+    """A page under a generation that every change ends.
 
     The generation is random and part of the page's key. A reader learns the generation before it reads the
     tables, so a slow one can only ever store its old page under a generation that nobody asks for any more;
@@ -35,6 +35,9 @@ class PageCache:
 
         One refill at a time: whoever misses while one is under way gets what that one reads.
         """
+        if self._renewal and not self._renewal.done():
+            # Redis may answer, but does not know of a change made here.
+            return await render()
         generation = await self._patience.ask(self._generation)
         held_generation, end, held = self._held
         if generation is None:
@@ -75,9 +78,8 @@ class PageCache:
         return page
 
     async def _renew(self) -> bool:
-        return bool(
-            await self._patience.ask(lambda: self._redis.set(_GENERATION, secrets.token_bytes(12)), urgent=True)
-        )
+        # Deleted and not set: that works in a Redis that is full, and whoever reads next makes a new one.
+        return await self._patience.ask(lambda: self._redis.delete(_GENERATION), urgent=True) is not None
 
     async def _renew_later(self) -> None:
         for _ in range(TTL_SECONDS):

@@ -5,6 +5,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Generic, TypeVar
 
 from service.errors import ShopError, invalid, not_found
 from service.infra.db import Connection, connection, transact
@@ -14,6 +15,8 @@ from service.infra.statements import Statement
 from service.shop.idempotency import Answer, Key, once
 
 DEFAULT_LIMIT = 20
+
+Item = TypeVar("Item")
 
 
 @dataclass(slots=True)
@@ -67,10 +70,10 @@ class ListedProduct:
 
 
 @dataclass(slots=True)
-class Page:
+class Page(Generic[Item]):
     """A keyset page; the cursor of the next one, or null on the last."""
 
-    items: Sequence[object]
+    items: Sequence[Item]
     next_cursor: int | None
 
 
@@ -103,7 +106,9 @@ MOVE_STOCK = Statement("catalog/move_stock", Product)
 def slug_of(name: str) -> str:
     """`Café & Bar` -> `cafe-bar`; letters of other scripts stay. Empty where a name has neither letter nor digit."""
     plain = "".join(c for c in unicodedata.normalize("NFKD", name) if not unicodedata.combining(c))
-    return re.sub(r"[\W_]+", "-", unicodedata.normalize("NFC", plain).casefold()).strip("-")[:200].strip("-")
+    # Lower once more, as Cherokee folds to capitals.
+    folded = unicodedata.normalize("NFC", plain).casefold().lower()
+    return re.sub(r"[\W_]+", "-", folded).strip("-")[:200].strip("-")
 
 
 async def create_category(parts: Parts, key: Key | None, name: str, slug: str | None) -> Answer:
@@ -120,7 +125,7 @@ async def create_category(parts: Parts, key: Key | None, name: str, slug: str | 
     )
 
 
-async def list_categories(parts: Parts, after_id: int, limit: int) -> Page:
+async def list_categories(parts: Parts, after_id: int, limit: int) -> Page[Category]:
     """Categories by id."""
     async with connection(parts.pool) as reader:
         found = await LIST_CATEGORIES.all(reader, after_id, limit + 1)

@@ -121,8 +121,8 @@ async def checkout(parts: Parts, key: Key | None, cart_id: UUID, expected_total_
                 await parts.cache.invalidate()
             held = session.Claim(placed.attempt, placed.session_parameters)
             return await _pay_for(parts, key, order_id, held, new=True)
-        if placed is not None:
-            return await _again(parts, key, placed)
+        if placed is not None and (answer := await _again(parts, key, placed)):
+            return answer
     raise ShopError("busy", "The cart or its products keep changing; try again.")
 
 
@@ -199,12 +199,10 @@ async def refusal(parts: Parts, cart_id: UUID, expected_total_minor: int | None)
     return None
 
 
-async def _again(parts: Parts, key: Key | None, order_id: UUID) -> Answer:
-    """Checkout of a cart that has a live order."""
+async def _again(parts: Parts, key: Key | None, order_id: UUID) -> Answer | None:
+    """Checkout of a cart that has a live order; None where that was cancelled meanwhile."""
     async with connection(parts.pool) as reader:
         order = await orders.read(reader, order_id)
-    if order.status in ("PAID", "FULFILLED"):
-        raise cart.cart_not_open(order_id)
     if order.stripe_session_id is None and order.status == "PENDING_PAYMENT":
         held = await session.claim(parts, order_id)
         if held is None:
@@ -245,15 +243,17 @@ async def _resume(parts: Parts, order_id: UUID, held: session.Claim) -> Session:
 
 
 async def _attach(tx: Connection, key: Key | None, order_id: UUID, found: Session, status: int) -> Answer | None:
-    if not await session.attach(tx, order_id, found):
-        order = await orders.read(tx, order_id)
-        if order.status == "CANCELLED":
-            return None
+    await session.attach(tx, order_id, found)
     return await _answer(tx, key, order_id, status)
 
 
-async def _answer(tx: Connection, key: Key | None, order_id: UUID, status: int) -> Answer:
+async def _answer(tx: Connection, key: Key | None, order_id: UUID, status: int) -> Answer | None:
+    """The order as it is now; None for a cancelled one. Raises `cart_not_open` once it is paid."""
     order = await orders.read(tx, order_id)
+    if order.status == "CANCELLED":
+        return None
+    if order.status != "PENDING_PAYMENT":
+        raise cart.cart_not_open(order_id)
     body = Checkout(
         order.id,
         order.status,

@@ -19,10 +19,12 @@ async def expire(parts: Parts, order_id: UUID) -> None:
     """
     async with connection(parts.pool) as reader:
         order = await orders.read(reader, order_id)
-    if order.status != "PENDING_PAYMENT" or not order.overdue:
+    if order.status != "PENDING_PAYMENT":
         return
     if order.payment_status == "PROCESSING":
         await _recheck(parts, order)
+        return
+    if not order.overdue:
         return
     try:
         await _end(parts, order)
@@ -62,8 +64,9 @@ async def _end(parts: Parts, order: OrderRow) -> None:
 async def _settle(tx: Connection, after: AfterCommit, order_id: UUID, found: Session | None) -> None:
     if found is None:
         await _cancel_unasked(tx, after, order_id, None)
-    else:
-        await payment.settle(tx, after, order_id, found)
+    elif await payment.settle(tx, after, order_id, found) == "mismatch":
+        # Not what it was to pay, so it is not paid; the units do not wait for people to look into it.
+        await _cancel_unasked(tx, after, order_id, "Stripe has a payment of another amount or currency for it")
 
 
 async def _cancel_unasked(tx: Connection, after: AfterCommit, order_id: UUID, note: str | None) -> None:

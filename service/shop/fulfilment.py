@@ -13,12 +13,12 @@ MARK_FULFILLED = Statement("fulfilment/mark_fulfilled", OrderId)
 
 
 async def fulfil(parts: Parts, order_id: UUID) -> None:
-    """PAID -> FULFILLED; nothing for an order in another status, or one that is being refunded whole."""
+    """PAID -> FULFILLED; nothing for an order in another status, or one that is, or may be, refunded whole."""
     await orders.transition(parts, lambda tx, after: _fulfil(tx, after, order_id))
 
 
 async def _fulfil(tx: Connection, after: AfterCommit, order_id: UUID) -> None:
     order = await orders.lock(tx, order_id)
-    if order.status == "PAID" and order.payment_status == "SUCCEEDED":
-        await MARK_FULFILLED.one(tx, order_id, cause.get())
+    paid = order.status == "PAID" and order.payment_status == "SUCCEEDED"
+    if paid and await MARK_FULFILLED.maybe(tx, order_id, cause.get()):
         after.reached("FULFILLED")

@@ -1,5 +1,7 @@
 """What Stripe tells of a payment, and what that makes of an order."""
 
+import re
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -69,6 +71,10 @@ SESSION_EVENTS = {
 }
 
 
+# A NUL, which jsonb does not take; not the same letters behind an escaped backslash.
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+
+
 @dataclass(slots=True)
 class Verdict:
     """What became of an event; `handled` is False while a job has to ask Stripe about it."""
@@ -100,11 +106,10 @@ async def receive(parts: Parts, body: bytes, signature: str | None) -> str:
 
     try:
         outcome = await orders.transition(parts, work)
-    except ShopError:
-        raise
     except Exception:
-        # A bug of ours must not depend on Stripe's patience: the sweep tries it again too.
-        await transact(parts.pool, lambda tx: STORE_EVENT.maybe(tx, payload["id"], payload["type"], payload))
+        # It must not depend on Stripe's patience: the sweep tries it again too.
+        with suppress(ShopError):
+            await transact(parts.pool, lambda tx: STORE_EVENT.maybe(tx, payload["id"], payload["type"], payload))
         raise
     EVENTS.labels(outcome).inc()
     return outcome
@@ -118,7 +123,7 @@ def _parse(body: bytes) -> dict[str, Any]:
             isinstance(payload["data"]["object"], dict) and 0 < len(event_id) <= 255 and 0 < len(event_type) <= 255
         ):
             raise ValueError
-        if not (isinstance(event_id, str) and isinstance(event_type, str)) or b"\\u0000" in body:
+        if not (isinstance(event_id, str) and isinstance(event_type, str)) or _NUL.search(body):
             raise ValueError
     except (ValueError, KeyError, TypeError):
         raise ShopError("malformed", "The body is not a Stripe event.") from None
@@ -177,7 +182,8 @@ async def settle(tx: Connection, after: AfterCommit, order_id: UUID, found: Sess
     if failed:
         await orders.cancel(tx, after, order, "FAILED", "payment failed")
     elif found.status == "expired":
-        await orders.cancel(tx, after, order, "EXPIRED", "payment session expired")
+        ended = "FAILED" if order.payment_status == "PROCESSING" else "EXPIRED"
+        await orders.cancel(tx, after, order, ended, "payment session expired")
     elif found.status != "complete" or not await MARK_PROCESSING.maybe(
         tx, order_id, found.id, cause.get(), RECHECK_SECONDS
     ):
@@ -240,7 +246,7 @@ async def handle(parts: Parts, event_id: str) -> str:
     if event.type in SESSION_EVENTS:
         verdict = await _ask_about_session(parts, str(data.get("id")), verdict.outcome)
     else:
-        verdict = await _ask_about_refund(parts, data)
+        verdict = await _ask_about_refund(parts, event_id, data)
     await transact(parts.pool, lambda tx: FINISH_EVENT.run(tx, event_id, verdict.outcome, verdict.order_id, True))
     EVENTS.labels(verdict.outcome).inc()
     return verdict.outcome
@@ -280,7 +286,7 @@ async def _ask_about_session(parts: Parts, stripe_session_id: str, outcome: str)
     return Verdict(settled, order_id)
 
 
-async def _ask_about_refund(parts: Parts, data: dict[str, Any]) -> Verdict:
+async def _ask_about_refund(parts: Parts, event_id: str, data: dict[str, Any]) -> Verdict:
     intent_id = data.get("payment_intent")
     if not isinstance(intent_id, str):
         return Verdict("not_ours")
@@ -295,9 +301,18 @@ async def _ask_about_refund(parts: Parts, data: dict[str, Any]) -> Verdict:
         order_id = _uuid(intent.order_id)
         if order_id is None:
             return Verdict("not_ours")
+        # Before the order is paid: until the refund is looked into, it is not fulfilled.
+        marked = (event_id, "refund_to_settle", order_id, False)
+        await transact(parts.pool, lambda tx: FINISH_EVENT.run(tx, *marked))
         async for found in parts.stripe.sessions_since(0, payment_intent=intent_id):
             await orders.transition(parts, partial(settle, order_id=order_id, found=found))
-    await refunds.settle(parts, order_id)
+    try:
+        await refunds.settle(parts, order_id)
+    except ShopError as error:
+        if error.code != "not_found":
+            raise
+        # Another shop's order, on the same Stripe account.
+        return Verdict("order_not_found", order_id)
     return Verdict("applied", order_id)
 
 

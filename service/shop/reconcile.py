@@ -1,5 +1,6 @@
 """Stripe's list of sessions against our orders: what a lost webhook left behind is settled."""
 
+import logging
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,8 @@ from service.shop import orders, payment
 PAGE = 100
 # Besides their life, sessions are looked at for as long as a worker may have been down.
 OVERLAP_SECONDS = 3600
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -39,7 +42,8 @@ async def reconcile(parts: Parts) -> int:
     async for found in parts.stripe.sessions_since(since):
         order_id = payment.order_id_of(found)
         if order_id is not None and found.status != "open":
-            page[order_id] = found
+            # Should there be two of one order, the paid one counts.
+            page[order_id] = found if found.payment_status == "paid" else page.get(order_id, found)
         if len(page) == PAGE:
             settled += await _settle(parts, page)
             page = {}
@@ -52,6 +56,11 @@ async def _settle(parts: Parts, page: dict[UUID, Session]) -> int:
     changed = 0
     for unsettled in behind:
         order_id, found = unsettled.order_id, page[unsettled.order_id]
-        outcome = await orders.transition(parts, partial(payment.settle, order_id=order_id, found=found))
+        try:
+            outcome = await orders.transition(parts, partial(payment.settle, order_id=order_id, found=found))
+        except Exception:
+            # One that fails keeps none of the others waiting.
+            logger.exception("not reconciled", extra={"order_id": str(order_id)})
+            continue
         changed += outcome != "unchanged"
     return changed

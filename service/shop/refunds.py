@@ -29,7 +29,7 @@ STATUSES = {
 
 @dataclass(slots=True)
 class Refund:
-    """A refund of an order, in minor units of its currency."""
+    """A refund of an order, in minor units of its currency; not `due` while it waits to be tried again."""
 
     id: UUID
     stripe_payment_intent_id: str
@@ -38,6 +38,7 @@ class Refund:
     restock: bool
     status: str
     stripe_refund_id: str | None
+    due: bool
 
 
 @dataclass(slots=True)
@@ -84,7 +85,8 @@ async def request(tx: Connection, order_id: UUID, amount_minor: int | None, rest
     """
     order = await orders.lock(tx, order_id)
     known = await LIST_REFUNDS.all(tx, order_id)
-    left = order.total_minor - sum(_given_back(order, known)) if order.payment_status == "SUCCEEDED" else 0
+    given = sum(_given_back(order.stripe_payment_intent_id, known))
+    left = order.total_minor - given if order.payment_status == "SUCCEEDED" else 0
     amount = left if amount_minor is None else amount_minor
     if not 0 < amount <= left or order.stripe_payment_intent_id is None:
         raise ShopError("order_not_refundable", "That much cannot be given back.", refundable_minor=left)
@@ -110,25 +112,27 @@ def settle_later(after: AfterCommit, order_id: UUID) -> None:
 
 
 async def settle(parts: Parts, order_id: UUID) -> None:
-    """Ask Stripe for every refund it has not heard of, then take over what it has. Raises StripeUnknown."""
+    """Ask Stripe for every refund that it does not have yet, and take over all it has. Raises StripeUnknown."""
     async with connection(parts.pool) as reader:
         order = await orders.read(reader, order_id)
         known = await LIST_REFUNDS.all(reader, order_id)
-    refused: list[UUID] = []
-    for refund in known:
-        if refund.status == "REQUESTED":
-            metadata = {"order_id": str(order_id), "refund_id": str(refund.id)}
-            try:
-                # The row is the key: a new one only comes after Stripe has shown that this one failed.
-                await parts.stripe.create_refund(
-                    refund.stripe_payment_intent_id, refund.amount_minor, metadata, f"refund:{refund.id}"
-                )
-            except StripeRefused:
-                refused.append(refund.id)
     intents = {refund.stripe_payment_intent_id for refund in known}
     if order.stripe_payment_intent_id is not None:
         intents.add(order.stripe_payment_intent_id)
+    # Before anything is asked for: Stripe forgets a key after a day, its list it does not forget.
     listed = [(intent, refund) for intent in sorted(intents) for refund in await parts.stripe.refunds_of(intent)]
+    there = {refund.refund_id for _, refund in listed}
+    refused: list[UUID] = []
+    for row in known:
+        if row.status == "REQUESTED" and row.due and str(row.id) not in there:
+            metadata = {"order_id": str(order_id), "refund_id": str(row.id)}
+            intent = row.stripe_payment_intent_id
+            try:
+                # The row is the key: a new one only comes after Stripe has shown that this one failed.
+                made = await parts.stripe.create_refund(intent, row.amount_minor, metadata, f"refund:{row.id}")
+                listed.append((intent, made))
+            except StripeRefused:
+                refused.append(row.id)
 
     async def work(tx: Connection, after: AfterCommit) -> None:
         held = await orders.lock(tx, order_id)
@@ -150,21 +154,9 @@ async def _balance(tx: Connection, after: AfterCommit, order: Locked) -> None:
     if not order.captured:
         return
     rows = await LIST_REFUNDS.all(tx, order.id)
-    refunded, pending = _given_back(order, rows)
+    await _try_again(tx, order, rows)
+    refunded, pending = _given_back(order.stripe_payment_intent_id, rows)
     whole = refunded + pending >= order.total_minor
-    if order.status == "CANCELLED" and not whole and order.stripe_payment_intent_id is not None:
-        failures = sum(row.status == "FAILED" for row in rows)
-        await ADD_REFUND.run(
-            tx,
-            uuid4(),
-            order.id,
-            order.stripe_payment_intent_id,
-            order.total_minor - refunded - pending,
-            "late_money",
-            False,
-            min(3600.0, 10.0 * 2**failures),
-        )
-        await orders.note(tx, order, "a refund failed: it is tried again")
     if refunded == order.total_minor:
         status = "REFUNDED"
     elif whole or order.status == "CANCELLED":
@@ -175,6 +167,9 @@ async def _balance(tx: Connection, after: AfterCommit, order: Locked) -> None:
     if (refunded, status) == (order.refunded_minor, order.payment_status):
         return
     await orders.note(tx, order, f"payment {status}, {refunded} refunded")
+    if status == "SUCCEEDED" and order.status == "PAID":
+        # Fulfilment waited for a whole refund, which failed.
+        after.add(lambda parts: parts.queue.post_payment_pipeline(order.id))
     if status != "REFUNDED":
         return
     if order.status == "PAID":
@@ -183,9 +178,31 @@ async def _balance(tx: Connection, after: AfterCommit, order: Locked) -> None:
         await orders.return_stock(tx, after, order)
 
 
-def _given_back(order: Locked, rows: Sequence[Refund]) -> tuple[int, int]:
-    """Of the order's own payment: what has been refunded, and what is on its way."""
-    own = [row for row in rows if row.stripe_payment_intent_id == order.stripe_payment_intent_id]
+async def _try_again(tx: Connection, order: Locked, rows: Sequence[Refund]) -> None:
+    """Decide anew on what no live order stands for and, since a refund failed, is neither given back nor about to."""
+    # By payment, as the first decision had it; the order may have been paid twice.
+    owed = {row.stripe_payment_intent_id: row.amount_minor for row in reversed(rows) if row.cause == "late_money"}
+    if order.status == "CANCELLED" and order.stripe_payment_intent_id is not None:
+        owed[order.stripe_payment_intent_id] = order.total_minor
+    failures = sum(row.status == "FAILED" for row in rows)
+    for intent, amount in owed.items():
+        left = amount - sum(_given_back(intent, rows))
+        if left <= 0:
+            continue
+        # One refund of late money at a time may stand; what another refund left open is no late money.
+        stands = any(
+            (row.stripe_payment_intent_id, row.cause) == (intent, "late_money") and row.status != "FAILED"
+            for row in rows
+        )
+        wait_seconds = min(3600.0, 10.0 * 2 ** min(failures, 12))
+        why = "staff" if stands else "late_money"
+        await ADD_REFUND.run(tx, uuid4(), order.id, intent, left, why, False, wait_seconds)
+        await orders.note(tx, order, "a refund failed: it is tried again")
+
+
+def _given_back(intent: str | None, rows: Sequence[Refund]) -> tuple[int, int]:
+    """Of one payment: what has been refunded, and what is on its way."""
+    own = [row for row in rows if row.stripe_payment_intent_id == intent]
     return (
         sum(row.amount_minor for row in own if row.status == "SUCCEEDED"),
         sum(row.amount_minor for row in own if row.status in ("REQUESTED", "PENDING")),

@@ -28,17 +28,10 @@ class Claim:
     session_parameters: dict[str, Any]
 
 
-@dataclass(slots=True)
-class Attached:
-    """The order that now has its session."""
-
-    order_id: UUID
-
-
 CLAIM_SESSION = Statement("checkout/claim_session", Claim)
 RELEASE_CLAIM = Statement("checkout/release_claim", NoRow)
 NEW_ATTEMPT = Statement("checkout/new_attempt", Claim)
-ATTACH_SESSION = Statement("checkout/attach_session", Attached)
+ATTACH_SESSION = Statement("checkout/attach_session", NoRow)
 
 
 def template(settings: Settings, order_id: UUID) -> dict[str, Any]:
@@ -115,9 +108,9 @@ async def next_attempt(parts: Parts, order_id: UUID, held: Claim) -> Claim | Non
     )
 
 
-async def attach(tx: Connection, order_id: UUID, session: Session) -> bool:
-    """Keep an open session with its pending order; False when the order is no longer pending."""
-    return await ATTACH_SESSION.maybe(tx, order_id, session.id, session.url) is not None
+async def attach(tx: Connection, order_id: UUID, session: Session) -> None:
+    """Keep an open session with its order; nothing when that is no longer pending."""
+    await ATTACH_SESSION.run(tx, order_id, session.id, session.url)
 
 
 async def close(parts: Parts, order_id: UUID, stripe_session_id: str | None) -> Session | None:
@@ -125,26 +118,23 @@ async def close(parts: Parts, order_id: UUID, stripe_session_id: str | None) -> 
 
     Raises `checkout_in_progress` while a request is creating it, `payment_unavailable` while Stripe cannot say.
     """
+    held = None
     try:
         if stripe_session_id is None:
             held = await claim(parts, order_id)
             if held is None:
                 raise ShopError("checkout_in_progress", "The payment session is being created; try again.")
-            try:
-                session = await resume(parts, order_id, held)
-            except StripeRefused:
-                return None
-            except BaseException:
-                await release(parts, order_id)
-                raise
+            session = await resume(parts, order_id, held)
             if session is None or session.status != "open":
                 return session
             stripe_session_id = session.id
         return await parts.stripe.expire_session(stripe_session_id)
     except StripeRefused:
-        # It knows no such session: the key was changed, or Stripe's test data were cleared.
+        # It makes or knows no such session: the key was changed, or Stripe's test data were cleared.
         return None
     except StripeUnknown as unknown:
+        if held is not None:
+            await release(parts, order_id)
         raise payment_unavailable() from unknown
 
 

@@ -10,13 +10,14 @@
 WITH given_back AS (
     SELECT
         payments.order_id,
-        sum(refunds.amount_minor) AS amount_minor
+        sum(refunds.amount_minor) FILTER (WHERE refunds.status = 'SUCCEEDED') AS amount_minor,
+        sum(refunds.amount_minor) AS decided_minor
     FROM payments
     INNER JOIN refunds
         ON
             payments.order_id = refunds.order_id
             AND payments.stripe_payment_intent_id = refunds.stripe_payment_intent_id
-    WHERE refunds.status = 'SUCCEEDED'
+    WHERE refunds.status <> 'FAILED'
     GROUP BY payments.order_id
 )
 
@@ -38,5 +39,10 @@ WHERE
         WHEN 'CANCELLED' THEN payments.status NOT IN ('FAILED', 'EXPIRED', 'REFUND_PENDING', 'REFUNDED')
         ELSE payments.status NOT IN ('SUCCEEDED', 'REFUND_PENDING', 'REFUNDED')
     END
+    OR (
+        orders.status = 'CANCELLED'
+        AND payments.status IN ('REFUND_PENDING', 'REFUNDED')
+        AND coalesce(given_back.decided_minor, 0) < payments.amount_minor
+    )
 ORDER BY orders.number
 LIMIT 1000;

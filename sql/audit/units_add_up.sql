@@ -30,6 +30,17 @@ due AS (
                 SELECT FROM refunds
                 WHERE refunds.order_id = orders.id AND refunds.restock AND refunds.status = 'SUCCEEDED'
             ) THEN 0
+            -- They came back by a refund that failed after all.
+            WHEN orders.status = 'FULFILLED' AND EXISTS (
+                SELECT FROM refunds
+                WHERE refunds.order_id = orders.id AND refunds.restock AND refunds.status = 'FAILED'
+            ) AND EXISTS (
+                SELECT FROM stock_movements
+                WHERE
+                    stock_movements.order_id = orders.id
+                    AND stock_movements.reason = 'release'
+                    AND stock_movements.hold = orders.hold
+            ) THEN 0
             ELSE order_items.quantity
         END AS units
     FROM order_items

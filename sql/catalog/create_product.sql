@@ -25,7 +25,7 @@ WITH product AS (
         $5,
         $6,
         $7
-    WHERE $3::bigint IS NULL OR EXISTS (SELECT FROM categories WHERE id = $3)
+    WHERE $3::bigint IS NULL OR EXISTS (SELECT FROM categories WHERE id = $3 FOR KEY SHARE)
     RETURNING
         id,
         name,

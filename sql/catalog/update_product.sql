@@ -11,7 +11,7 @@
 -- param    $8 active boolean
 -- returns  one or none; none = no such product, another version than $2, or no such category
 -- locks    the product, FOR NO KEY UPDATE; the category, FOR KEY SHARE; to commit
--- waits    for checkouts of the product; 55P03 after lock_timeout -> busy
+-- waits    for checkouts of the product and the category being deleted; 55P03 after lock_timeout -> busy
 -- index    products_pkey, categories_pkey
 -- rows     0..1
 -- guards   none
@@ -27,7 +27,7 @@ SET
 WHERE
     id = $1
     AND ($2::integer IS NULL OR version = $2)
-    AND ($7::bigint IS NULL OR EXISTS (SELECT FROM categories WHERE categories.id = $7))
+    AND ($7::bigint IS NULL OR EXISTS (SELECT FROM categories WHERE categories.id = $7 FOR KEY SHARE))
 RETURNING
     id,
     name,

@@ -4,7 +4,7 @@
 -- param    $1 order_id uuid
 -- param    $2 stripe_session_id text
 -- param    $3 checkout_url text
--- returns  one or none; none = the order is no longer pending
+-- returns  none; nothing is done when the order is no longer pending
 -- locks    the order, then its payment, FOR NO KEY UPDATE, to commit
 -- waits    for transitions of the same order; 55P03 after lock_timeout -> busy
 -- index    orders_pkey, payments_one_per_order
@@ -23,5 +23,4 @@ SET
     checkout_url = $3,
     claimed_until = NULL,
     updated_at = now()
-WHERE order_id = (SELECT id FROM pending) AND status = 'INITIATED'
-RETURNING order_id;
+WHERE order_id = (SELECT id FROM pending) AND status = 'INITIATED';

@@ -16,7 +16,7 @@ SET
     attempt = attempt + 1,
     session_expires_at = now() + make_interval(secs => $3::integer),
     session_parameters = session_parameters
-    || jsonb_build_object('expires_at', (extract(EPOCH FROM now()) + $3::integer)::bigint),
+    || jsonb_build_object('expires_at', floor(extract(EPOCH FROM now()))::bigint + $3::integer),
     claimed_until = now() + make_interval(secs => $4)
 WHERE
     order_id = $1

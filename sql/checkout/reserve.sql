@@ -110,7 +110,8 @@ payment AS (
         total_minor,
         currency,
         $8 || jsonb_build_object(
-            'expires_at', (extract(EPOCH FROM now()) + $6::integer)::bigint,
+            -- Rounded down: rounded up, the longest session there may be would be too long for Stripe.
+            'expires_at', floor(extract(EPOCH FROM now()))::bigint + $6::integer,
             'line_items', line_items
         ),
         now() + make_interval(secs => $6::integer),

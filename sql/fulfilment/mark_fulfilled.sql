@@ -1,12 +1,13 @@
 -- fulfilment/mark_fulfilled: a paid order is done.
+-- Not while Stripe has told something of it that is still to be looked into: it may be a whole refund.
 --
 -- caller   service.shop.fulfilment._fulfil
 -- param    $1 id uuid
 -- param    $2 cause text
--- returns  one or none; none = it is not PAID
+-- returns  one or none; none = it is not PAID, or not yet
 -- locks    the order, FOR NO KEY UPDATE (held already), to commit
 -- waits    for nothing: orders/lock_order holds the row
--- index    orders_pkey
+-- index    orders_pkey, stripe_events_by_order
 -- rows     0..1
 -- guards   none
 WITH fulfilled AS (
@@ -16,7 +17,10 @@ WITH fulfilled AS (
         fulfilled_at = now(),
         next_attempt_at = NULL,
         attempts = 0
-    WHERE id = $1 AND status = 'PAID'
+    WHERE
+        id = $1
+        AND status = 'PAID'
+        AND NOT EXISTS (SELECT FROM stripe_events WHERE order_id = $1 AND handled_at IS NULL)
     RETURNING id
 ),
 

@@ -1,4 +1,5 @@
 -- idempotency/store_key: keep a key with its answer; a checkout's comes later than the key, so both may be null.
+-- An answer once given stays, until its 24 hours are over: a checkout answers without idempotency/lock_key.
 --
 -- caller   service.shop.idempotency.finish
 -- param    $1 id bytea
@@ -9,9 +10,9 @@
 -- param    $6 answer bytea
 -- returns  none
 -- locks    the key's row, FOR NO KEY UPDATE; the order, FOR KEY SHARE; to commit
--- waits    for nothing: idempotency/lock_key holds the key
+-- waits    for a checkout with the same key that is being answered; 55P03 after lock_timeout -> busy
 -- index    idempotency_keys_pkey
--- rows     1
+-- rows     0..1
 -- guards   none
 INSERT INTO idempotency_keys (id, request_digest, order_id, status, location, answer)
 VALUES ($1, $2, $3, $4, $5, $6)
@@ -22,4 +23,5 @@ ON CONFLICT (id) DO UPDATE
         status = excluded.status,
         location = excluded.location,
         answer = excluded.answer,
-        created_at = now();
+        created_at = now()
+    WHERE idempotency_keys.status IS NULL OR idempotency_keys.created_at <= now() - interval '24 hours';

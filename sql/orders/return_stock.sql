@@ -1,15 +1,16 @@
 -- orders/return_stock: give back the units that an order's last hold took.
 -- Locks in the order that checkout locks, so the two can never wait for each other in a circle.
+-- Once for each hold: a refund that put the units back may fail later and be made again.
 --
 -- caller   service.shop.orders.return_stock
 -- param    $1 order_id uuid
 -- param    $2 hold integer
--- returns  many, by product id; none = the order has no lines
+-- returns  many, by product id; none = they came back before
 -- locks    products of the lines, FOR NO KEY UPDATE, in id order, to commit
 -- waits    for checkouts and stock moves of the same products; 55P03 after lock_timeout -> busy
 -- index    order_items_pkey, products_pkey
--- rows     1..100, usually 3
--- guards   stock_movements_once -> busy
+-- rows     0..100, usually 3
+-- guards   none
 WITH line AS MATERIALIZED (
     SELECT
         products.id AS product_id,
@@ -30,6 +31,7 @@ movement AS (
         $1,
         $2
     FROM line
+    ON CONFLICT (order_id, product_id, hold, reason) WHERE order_id IS NOT NULL DO NOTHING
     RETURNING product_id
 ),
 
@@ -39,6 +41,7 @@ returned AS (
         stock = products.stock + line.quantity,
         updated_at = now()
     FROM line
+    INNER JOIN movement ON line.product_id = movement.product_id
     WHERE products.id = line.product_id
     RETURNING
         products.id,

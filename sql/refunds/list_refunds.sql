@@ -1,4 +1,5 @@
 -- refunds/list_refunds: an order's refunds, oldest first.
+-- due: whether one that Stripe has not heard of may be sent; a second try waits until the sweep claims it.
 --
 -- caller   service.shop.refunds._balance
 -- param    $1 order_id uuid
@@ -15,7 +16,8 @@ SELECT
     cause,
     restock,
     status,
-    stripe_refund_id
+    stripe_refund_id,
+    coalesce(attempts > 0 OR next_attempt_at <= now(), false) AS due
 FROM refunds
 WHERE order_id = $1
 ORDER BY created_at, id;

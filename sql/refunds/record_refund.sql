@@ -1,4 +1,5 @@
 -- refunds/record_refund: what Stripe says of one refund, ours or one made in its dashboard.
+-- Two lists may be written down in the other order than they were read: no refund goes back to an earlier state.
 --
 -- caller   service.shop.refunds.settle
 -- param    $1 id uuid
@@ -11,7 +12,7 @@
 -- locks    the refund, FOR NO KEY UPDATE; the order, FOR KEY SHARE; to commit
 -- waits    for nothing: orders/lock_order holds the order
 -- index    refunds_pkey
--- rows     1
+-- rows     0..1
 -- guards   none
 INSERT INTO refunds (
     id, order_id, stripe_payment_intent_id, amount_minor, cause, status, stripe_refund_id, next_attempt_at
@@ -21,5 +22,8 @@ ON CONFLICT (id) DO UPDATE
     SET
         status = excluded.status,
         stripe_refund_id = excluded.stripe_refund_id,
-        next_attempt_at = excluded.next_attempt_at,
-        updated_at = now();
+        next_attempt_at = CASE
+            WHEN excluded.status = 'PENDING' THEN greatest(refunds.next_attempt_at, excluded.next_attempt_at)
+        END,
+        updated_at = now()
+    WHERE refunds.status IN ('REQUESTED', 'PENDING') OR refunds.stripe_refund_id IS NULL OR excluded.status = 'FAILED';

@@ -20,7 +20,7 @@ WITH due AS MATERIALIZED (
 UPDATE stripe_events
 SET
     attempts = stripe_events.attempts + 1,
-    next_attempt_at = now() + least(interval '1 hour', interval '10 seconds' * 2 ^ least(stripe_events.attempts, 12))
+    next_attempt_at = now() + least(interval '1 minute', interval '10 seconds' * 2 ^ least(stripe_events.attempts, 12))
 FROM due
 WHERE stripe_events.id = due.id
 RETURNING

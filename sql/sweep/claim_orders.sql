@@ -1,12 +1,13 @@
 -- sweep/claim_orders: take orders on which something is due, each put off before it is tried.
--- Nothing stays locked while Stripe is asked, and an order that keeps failing comes back ever later.
+-- Nothing stays locked while Stripe is asked. An order that keeps failing comes back ever later, up to a minute:
+-- an outage of Stripe must not keep its units for much longer than it lasts. A payment on its way may take days.
 --
 -- caller   service.shop.sweep.sweep
 -- param    $1 limit bigint
 -- returns  many, in no order; none = nothing is due
 -- locks    due rows, FOR NO KEY UPDATE SKIP LOCKED, to commit
 -- waits    for nothing: rows held elsewhere are skipped
--- index    orders_due, orders_pkey
+-- index    orders_due, orders_pkey, payments_one_per_order
 -- rows     0..100, usually 0
 -- guards   none
 WITH due AS MATERIALIZED (
@@ -21,8 +22,12 @@ WITH due AS MATERIALIZED (
 UPDATE orders
 SET
     attempts = orders.attempts + 1,
-    next_attempt_at = now() + least(interval '1 hour', interval '10 seconds' * 2 ^ least(orders.attempts, 12))
+    next_attempt_at = now() + CASE payments.status
+        WHEN 'PROCESSING' THEN interval '10 minutes'
+        ELSE least(interval '1 minute', interval '10 seconds' * 2 ^ least(orders.attempts, 12))
+    END
 FROM due
+INNER JOIN payments ON due.id = payments.order_id
 WHERE orders.id = due.id
 RETURNING
     orders.id,

@@ -1,0 +1,313 @@
+"""Categories, products, their listing and their stock, as the contract has them."""
+
+import asyncio
+from datetime import datetime
+
+import asyncpg
+import pytest
+
+from tests.client import Shop, waiting
+
+TENT = {"name": "Tent", "price_minor": 1250, "currency": "EUR", "stock": 10}
+
+
+async def test_a_product_is_made_and_read(shop: Shop) -> None:
+    answer = await shop.http.post("/products", json=TENT)
+    made = answer.json()
+    assert answer.status_code == 201
+    assert answer.headers["location"] == f"/products/{made['id']}"
+    assert made == {
+        **TENT,
+        "id": made["id"],
+        "description": "",
+        "category_id": None,
+        "active": True,
+        "version": 1,
+        "created_at": made["created_at"],
+        "updated_at": made["updated_at"],
+    }
+    assert isinstance(made["id"], int)
+    for member in ("created_at", "updated_at"):
+        assert made[member].endswith("Z")
+        assert datetime.fromisoformat(made[member]).utcoffset() is not None
+    read = await shop.http.get(answer.headers["location"])
+    assert read.json() == made
+    assert read.headers["content-type"] == "application/json"
+
+
+async def test_a_product_takes_all_its_members(shop: Shop) -> None:
+    category = await shop.call("POST", "/categories", 201, {"name": "Camping"})
+    fields = {
+        "name": "T" * 200,
+        "description": "é" * 10_000,
+        "category_id": category["id"],
+        "price_minor": 99_999_999,
+        "currency": "JPY",
+        "stock": 1_000_000_000,
+        "active": False,
+    }
+    made = await shop.product(**fields)
+    assert {name: made[name] for name in fields} == fields
+    assert (await shop.product(name="  Mug\n"))["name"] == "Mug"
+    await shop.call("POST", "/products", 404, {**TENT, "category_id": category["id"] + 1})
+
+
+async def test_the_listing_says_what_is_for_sale(shop: Shop) -> None:
+    assert await shop.call("GET", "/products", 200) == {"items": [], "next_cursor": None}
+    camping = await shop.call("POST", "/categories", 201, {"name": "Camping"})
+    tent = await shop.product(category_id=camping["id"])
+    mug = await shop.product(name="Mug", stock=0)
+    await shop.product(active=False)
+    listed = {"id": tent["id"], "name": "Tent", "category_id": camping["id"], "price_minor": 1250, "currency": "EUR"}
+    sold_out = {**listed, "id": mug["id"], "name": "Mug", "category_id": None, "available": False}
+    items = [{**listed, "available": True}, sold_out]
+    assert await shop.call("GET", "/products", 200) == {"items": items, "next_cursor": None}
+    assert await shop.call("GET", "/products?category=camping", 200) == {"items": items[:1], "next_cursor": None}
+    await shop.call("GET", "/products?category=nowhere", 404)
+
+
+@pytest.mark.parametrize("filed", [False, True], ids=["all", "category"])
+async def test_pages_neither_repeat_nor_miss_while_products_come_and_go(shop: Shop, filed: bool) -> None:
+    category = await shop.call("POST", "/categories", 201, {"name": "Camping"})
+    among = {"category_id": category["id"]} if filed else {}
+    if filed:
+        await shop.product(name="elsewhere")
+    ids = [(await shop.product(**among))["id"] for _ in range(11)]
+    seen: list[int] = []
+    cursor: int | None = 0
+    expected = set(ids)
+    while cursor is not None:
+        query = f"limit=3&after_id={cursor}" + ("&category=camping" if filed else "")
+        page = await shop.call("GET", f"/products?{query}", 200)
+        seen += [item["id"] for item in page["items"]]
+        cursor = page["next_cursor"]
+        if len(seen) == 3:
+            assert cursor == ids[2]
+            # Seen already, the cursor itself, and the first of the page to come.
+            for gone in (ids[0], ids[2], ids[3]):
+                await shop.call("DELETE", f"/products/{gone}", 204)
+            expected -= {ids[3]}
+        if len(seen) == 6:
+            expected.add((await shop.product(**among))["id"])
+            await shop.call("PATCH", f"/products/{ids[0]}", 200, {"active": True})
+    assert seen == sorted(expected)
+
+
+@pytest.mark.parametrize("count", [20, 21, 100, 101])
+async def test_the_cursor_is_null_on_the_last_page(shop: Shop, database: asyncpg.Connection, count: int) -> None:
+    await database.execute(
+        "INSERT INTO products (name, price_minor, currency, stock) SELECT 'x', 1, 'EUR', 0 FROM generate_series(1, $1)",
+        count,
+    )
+    for size, query in ((20, ""), (1, "limit=1"), (99, "limit=99"), (100, "limit=100")):
+        page = await shop.call("GET", f"/products?{query}", 200)
+        assert len(page["items"]) == min(count, size)
+        assert page["next_cursor"] == (page["items"][-1]["id"] if count > size else None)
+    page = await shop.call("GET", f"/products?after_id={2**63 - 1}", 200)
+    assert page == {"items": [], "next_cursor": None}
+
+
+async def test_if_none_match_saves_the_body(shop: Shop) -> None:
+    path = f"/products/{(await shop.product())['id']}"
+    for header, status in (
+        ('"1-10"', 304),
+        ('W/"1-10"', 304),
+        ('"0-1", "1-10"', 304),
+        ("*", 304),
+        ('"1-9"', 200),
+        ("1-10", 200),
+        ("", 200),
+    ):
+        answer = await shop.http.get(path, headers={"If-None-Match": header})
+        assert (answer.status_code, answer.headers["etag"]) == (status, '"1-10"'), header
+        assert bool(answer.content) == (status == 200)
+
+
+async def test_the_etag_follows_version_and_stock(shop: Shop) -> None:
+    path = f"/products/{(await shop.product())['id']}"
+
+    async def etag() -> str:
+        return str((await shop.http.get(path)).headers["etag"])
+
+    await shop.call("POST", f"{path}/stock", 200, {"delta": -1, "reason": "broken"})
+    assert await etag() == '"1-9"'
+    edited = await shop.http.patch(path, json={"name": "Big tent"})
+    assert edited.headers["etag"] == await etag() == '"2-9"'
+    await shop.call("DELETE", path, 204)
+    assert await etag() == '"3-9"'
+
+
+async def test_if_match_compares_the_version(shop: Shop) -> None:
+    path = f"/products/{(await shop.product())['id']}"
+    for header in ('W/"1-10"', '"2-10"', "1-10", '"11-10"', ""):
+        refused = await shop.call("PATCH", path, 412, {"price_minor": 1}, If_Match=header)
+        assert (refused["code"], refused["version"]) == ("precondition_failed", 1), header
+    # The second as if it was sold since, which an edit need not mind.
+    for version, header in enumerate(('"1-10"', '"2-7"', '"7-1", "3-10"', "*"), 2):
+        edited = await shop.call("PATCH", path, 200, {"price_minor": 1250 + version}, If_Match=header)
+        assert (edited["version"], edited["price_minor"]) == (version, 1250 + version)
+
+
+async def test_of_edits_from_the_same_version_one_wins(shop: Shop, database: asyncpg.Connection) -> None:
+    path = f"/products/{(await shop.product())['id']}"
+    async with database.transaction():
+        await database.execute("SELECT FROM products FOR UPDATE")
+        edits = [shop.http.patch(path, json={"name": f"Tent {n}"}, headers={"If-Match": '"1-10"'}) for n in range(4)]
+        answers = asyncio.gather(*edits)
+        await waiting(database, 4)
+    assert sorted([answer.status_code for answer in await answers]) == [200] + 3 * [412]
+    await shop.call("PATCH", "/products/404", 404, {"name": "x"}, If_Match='"1-1"')
+
+
+async def test_an_edit_changes_what_it_names(shop: Shop) -> None:
+    camping = await shop.call("POST", "/categories", 201, {"name": "Camping"})
+    tent = await shop.product(category_id=camping["id"])
+    path = f"/products/{tent['id']}"
+    for edit in (
+        {"name": "Big tent"},
+        {"description": "For four."},
+        {"price_minor": 1},
+        {"category_id": None},
+        {"category_id": camping["id"]},
+        {"active": False},
+        {"active": True, "description": ""},
+    ):
+        expected = {**tent, **edit, "version": tent["version"] + 1}
+        tent = await shop.call("PATCH", path, 200, edit)
+        assert tent == {**expected, "updated_at": tent["updated_at"]}
+    await shop.call("PATCH", path, 404, {"category_id": camping["id"] + 1})
+    await shop.call("PATCH", "/products/404", 404, {"name": "x"})
+
+
+async def test_an_edit_cannot_write_all(shop: Shop) -> None:
+    tent = await shop.product()
+    for member in ("stock", "currency", "version", "id", "created_at"):
+        refused = await shop.call("PATCH", f"/products/{tent['id']}", 422, {member: tent[member]})
+        assert refused["code"] == "invalid"
+    # Those that an edit can write cannot be nothing.
+    for member in ("name", "description", "price_minor", "active"):
+        refused = await shop.call("PATCH", f"/products/{tent['id']}", 422, {member: None})
+        assert [error["pointer"] for error in refused["errors"]] == [f"/{member}"]
+    assert await shop.call("GET", f"/products/{tent['id']}", 200) == tent
+
+
+async def test_deactivating_takes_off_sale_and_twice_is_once(shop: Shop) -> None:
+    path = f"/products/{(await shop.product())['id']}"
+    for _ in range(2):
+        assert await shop.call("DELETE", path, 204) is None
+    gone = await shop.call("GET", path, 200)
+    assert (gone["active"], gone["version"]) == (False, 2)
+    assert (await shop.call("GET", "/products", 200))["items"] == []
+    await shop.call("DELETE", "/products/404", 404)
+
+
+async def test_every_stock_move_is_in_the_ledger(shop: Shop, database: asyncpg.Connection) -> None:
+    tent = await shop.product()
+    path = f"/products/{tent['id']}/stock"
+    moved = await shop.call("POST", path, 200, {"delta": -3, "reason": " broken "})
+    assert moved == {**tent, "stock": 7, "updated_at": moved["updated_at"]}
+    await shop.call("POST", path, 200, {"delta": 5, "reason": "delivery"})
+    short = await shop.call("POST", path, 409, {"delta": -13, "reason": "theft"})
+    assert short["code"] == "insufficient_stock"
+    assert short["items"] == [{"product_id": tent["id"], "requested": 13, "available": 12}]
+    too_many = await shop.call("POST", path, 422, {"delta": 1_000_000_000, "reason": "delivery"})
+    assert too_many["code"] == "invalid"
+    await shop.call("POST", "/products/404/stock", 404, {"delta": 1, "reason": "delivery"})
+    ledger = await database.fetch("SELECT delta, reason FROM stock_movements ORDER BY id")
+    assert [tuple(row) for row in ledger] == [(10, "initial stock"), (-3, "broken"), (5, "delivery")]
+
+
+async def test_moves_at_once_never_go_below_zero(shop: Shop) -> None:
+    tent = await shop.product(stock=10)
+    move = {"delta": -1, "reason": "broken"}
+    answers = await asyncio.gather(*[shop.http.post(f"/products/{tent['id']}/stock", json=move) for _ in range(25)])
+    assert sorted(answer.status_code for answer in answers) == 10 * [200] + 15 * [409]
+    assert sorted(a.json()["stock"] for a in answers if a.status_code == 200) == list(range(10))
+    assert await shop.stock(tent["id"]) == 0
+
+
+async def test_a_slug_is_made_from_the_name(shop: Shop) -> None:
+    for name, slug in (
+        ("Camping", "camping"),
+        ("Café & Bar", "cafe-bar"),
+        (" --Größe__42!  ", "grosse-42"),
+        ("Ⅷ ½", "viii-1-2"),
+        ("コーヒー", "コーヒー"),
+        ("Ꭰ", "ꭰ"),
+        ("Книги", "книги"),
+        ("㊙ ㍿", "秘-株式会社"),
+        ("x" * 200, "x" * 200),
+        ("ab " + 197 * "ß", "ab-" + 197 * "s"),
+        ("y" + 99 * "ß" + " " + 90 * "y", "y" + 198 * "s"),  # no dash at the end where it is cut
+    ):
+        answer = await shop.http.post("/categories", json={"name": name})
+        made = answer.json()
+        assert answer.status_code == 201, answer.text
+        assert answer.headers["location"] == f"/categories/{made['id']}"
+        assert made == {"id": made["id"], "name": name.strip(), "slug": slug}
+        # Whatever is made can also be given, and found.
+        assert await shop.call("PATCH", f"/categories/{made['id']}", 200, {"slug": slug}) == made
+        assert (await shop.http.get("/products", params={"category": slug})).status_code == 200
+
+
+async def test_a_slug_that_is_none_is_refused(shop: Shop) -> None:
+    for slug in ("", "Camping", "a b", "a--b", "-a", "a-", "a_b", "a/b", "a\n", "e\u0301", "x" * 201):
+        refused = await shop.call("POST", "/categories", 422, {"name": "Camping", "slug": slug})
+        assert [error["pointer"] for error in refused["errors"]] == ["/slug"], slug
+
+
+async def test_a_name_without_letters_needs_a_slug(shop: Shop) -> None:
+    refused = await shop.call("POST", "/categories", 422, {"name": "!?"})
+    assert [error["pointer"] for error in refused["errors"]] == ["/slug"]
+    made = await shop.call("POST", "/categories", 201, {"name": "!?", "slug": "what"})
+    assert made["slug"] == "what"
+
+
+async def test_a_slug_is_taken_once(shop: Shop) -> None:
+    answers = await asyncio.gather(*[shop.http.post("/categories", json={"name": "Camping"}) for _ in range(6)])
+    assert sorted(answer.status_code for answer in answers) == [201] + 5 * [409]
+    refused = next(answer.json() for answer in answers if answer.status_code == 409)
+    assert refused["code"] == "slug_taken"
+    other = await shop.call("POST", "/categories", 201, {"name": "Camping", "slug": "outdoor"})
+    refused = await shop.call("PATCH", f"/categories/{other['id']}", 409, {"slug": "camping"})
+    assert refused["code"] == "slug_taken"
+
+
+async def test_categories_are_changed_listed_and_removed(shop: Shop) -> None:
+    made = [await shop.call("POST", "/categories", 201, {"name": name}) for name in ("One", "Two", "Three")]
+    path = f"/categories/{made[1]['id']}"
+    made[1] = await shop.call("PATCH", path, 200, {"name": "Zwei"})
+    assert made[1] == {"id": made[1]["id"], "name": "Zwei", "slug": "two"}
+    assert await shop.call("GET", "/categories", 200) == {"items": made, "next_cursor": None}
+    assert await shop.call("GET", "/categories?limit=3", 200) == {"items": made, "next_cursor": None}
+    first = await shop.call("GET", "/categories?limit=2", 200)
+    assert first == {"items": made[:2], "next_cursor": made[1]["id"]}
+    rest = await shop.call("GET", f"/categories?limit=2&after_id={made[1]['id']}", 200)
+    assert rest == {"items": made[2:], "next_cursor": None}
+    assert await shop.call("DELETE", path, 204) is None
+    for method, body in (("DELETE", None), ("PATCH", {"name": "x"})):
+        await shop.call(method, path, 404, body)
+
+
+@pytest.mark.parametrize("active", [True, False])
+async def test_a_category_in_use_stays(shop: Shop, active: bool) -> None:
+    category = await shop.call("POST", "/categories", 201, {"name": "Camping"})
+    tent = await shop.product(category_id=category["id"], active=active)
+    refused = await shop.call("DELETE", f"/categories/{category['id']}", 409)
+    assert refused["code"] == "category_in_use"
+    await shop.call("PATCH", f"/products/{tent['id']}", 200, {"category_id": None})
+    await shop.call("DELETE", f"/categories/{category['id']}", 204)
+
+
+@pytest.mark.parametrize("method", ["POST", "PATCH"])
+async def test_a_category_deleted_under_a_product_is_not_found(
+    shop: Shop, database: asyncpg.Connection, method: str
+) -> None:
+    category = await shop.call("POST", "/categories", 201, {"name": "Camping"})
+    tent = await shop.product()
+    async with database.transaction():
+        await database.execute("DELETE FROM categories")
+        path, body = ("/products", TENT) if method == "POST" else (f"/products/{tent['id']}", {})
+        writing = asyncio.create_task(shop.call(method, path, 404, {**body, "category_id": category["id"]}))
+        await waiting(database)
+    assert "category" in (await writing)["detail"]

@@ -1,0 +1,237 @@
+"""What operators, browsers and programs look at beside the shop itself."""
+
+import re
+from html.parser import HTMLParser
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+
+from service.dev.servers import free_port
+from service.dev.stripe_standin import StripeStandin
+from service.errors import KINDS
+from tests.client import Shop, eventually
+
+
+class Links(HTMLParser):
+    """Whatever a page refers to, and its title."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.feed(page)
+        self.title = page.partition("<title>")[2].partition("</title>")[0]
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found += [value for name, value in attrs if name in ("src", "href", "action") and value]
+
+
+async def test_healthy(shop: Shop) -> None:
+    assert await shop.call("GET", "/health/live", 200) == {"status": "ok"}
+    assert await shop.call("GET", "/health/ready", 200) == {"status": "ok", "postgresql": "ok", "redis": "ok"}
+
+
+class TestWithoutPostgresql:
+    @pytest.fixture
+    def changed_settings(self) -> dict[str, str]:
+        return {"DATABASE_URL": f"postgresql://nobody:x@127.0.0.1:{free_port()}/nothing"}
+
+    async def test_says_so_and_that_it_may_pass(self, shop: Shop) -> None:
+        await shop.call("GET", "/health/live", 200)
+        ready = await shop.call("GET", "/health/ready", 503)
+        assert (ready["code"], ready["postgresql"], ready["redis"]) == ("unavailable", "unreachable", "ok")
+        calls = (("GET", "/products"), ("GET", "/products/1"), ("POST", "/carts"), ("DELETE", "/products/1"))
+        for method, path in (*calls, ("GET", "/health/ready")):
+            answer = await shop.http.request(method, path)
+            assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+            assert int(answer.headers["retry-after"]) > 0
+        assert (await shop.http.get("/metrics")).status_code == 200
+
+
+class TestWithoutRedis:
+    @pytest.fixture
+    def changed_settings(self) -> dict[str, str]:
+        return {"REDIS_URL": f"redis://127.0.0.1:{free_port()}/0"}
+
+    async def test_is_ready_all_the_same(self, shop: Shop) -> None:
+        ready = await shop.call("GET", "/health/ready", 200)
+        assert ready == {"status": "ok", "postgresql": "ok", "redis": "unreachable"}
+
+
+async def test_an_unmigrated_database_is_not_ready(shop: Shop, database: asyncpg.Connection) -> None:
+    await database.execute("DROP TABLE idempotency_keys")
+    ready = await shop.call("GET", "/health/ready", 503)
+    assert (ready["postgresql"], ready["detail"]) == ("not migrated", "PostgreSQL is not migrated.")
+
+
+async def test_metrics_count_by_route(shop: Shop) -> None:
+    async def counted(method: str, route: str, status: int) -> float:
+        text = (await shop.http.get("/metrics")).text
+        line = f'http_requests_total{{method="{method}",route="{route}",status="{status}"}}'
+        return sum(float(found[len(line) :]) for found in text.splitlines() if found.startswith(line))
+
+    calls = [
+        ("GET", "/products/{product_id}", "/products/1", 404),
+        ("GET", "/products/{product_id}", "/products/2", 404),
+        ("POST", "/carts", "/carts", 201),
+        ("GET", "unknown", "/nope", 404),
+    ]
+    before = [await counted(method, route, status) for method, route, _, status in calls]
+    for method, _, path, status in calls:
+        await shop.call(method, path, status)
+    expected = [count + more for count, more in zip(before, (2, 2, 1, 1), strict=True)]
+
+    async def added() -> bool:
+        # An answer is counted when its last byte has gone, a moment after it was read here.
+        return [await counted(method, route, status) for method, route, _, status in calls] == expected
+
+    await eventually(added)
+    answer = await shop.http.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert 'http_request_seconds_bucket{le="0.005",method="POST",route="/carts"}' in answer.text
+
+
+async def test_docs_need_no_other_host(shop: Shop) -> None:
+    page = (await shop.http.get("/docs")).text
+    links = Links(page).found
+    assert len(links) >= 3
+    for link in links:
+        assert not urlsplit(link).netloc
+        assert (await shop.http.get(link)).status_code == 200, link
+    assert re.findall(r"(?:https?:)?//[\w.]+", page) == []
+    assert "url: '/openapi.json'" in page
+    # Swagger UI asks its makers' validator unless told not to.
+    assert '"validatorUrl": null' in page
+
+
+async def test_openapi_describes_every_call(shop: Shop) -> None:
+    document = (await shop.http.get("/openapi.json")).json()
+    assert document["openapi"].startswith("3.1")
+    schemas = document["components"]["schemas"]
+
+    def references(value: Any) -> list[str]:
+        if isinstance(value, dict):
+            own = [value["$ref"]] if "$ref" in value else []
+            return own + [found for inner in value.values() for found in references(inner)]
+        return [found for inner in value for found in references(inner)] if isinstance(value, list) else []
+
+    assert {found.removeprefix("#/components/schemas/") for found in references(document)} <= schemas.keys()
+    calls = {f"{method.upper()} {path}": c for path, p in document["paths"].items() for method, c in p.items()}
+    operations = [call["operationId"] for call in calls.values()]
+    assert len(operations) == len(set(operations)) >= 28
+    known = {str(kind.status) for kind in KINDS.values()}
+    for name, call in calls.items():
+        statuses = set(call["responses"])
+        assert statuses & {"200", "201", "204"}, name
+        assert statuses - known <= {"200", "201", "204", "304"}, name
+        for status in statuses & known:
+            assert "application/problem+json" in call["responses"][status]["content"], (name, status)
+        parameters = {(p["in"], p["name"]) for p in call.get("parameters", [])}
+        assert {n for kind, n in parameters if kind == "path"} == set(re.findall(r"{(\w+)}", name))
+        keyed = name.startswith("POST") and "webhooks" not in name
+        assert (("header", "Idempotency-Key") in parameters) == keyed, name
+        if "requestBody" in call:
+            assert statuses >= {"400", "413", *(() if "webhooks" in name else ("415", "422"))}, name
+        assert ("401" in statuses) == ("security" in call), name
+        shop_call = name.split(" ")[1].split("/")[1] in ("products", "categories", "carts", "orders")
+        assert ("{" in name and shop_call) <= ("404" in statuses), name
+        assert shop_call <= ("503" in statuses), name
+    staff = {name for name, call in calls.items() if "security" in call}
+    assert staff == {
+        *(f"{method} /categories{rest}" for method, rest in (("POST", ""), *((m, "/{category_id}") for m in EDITS))),
+        *(f"{method} /products{rest}" for method, rest in (("POST", ""), *((m, "/{product_id}") for m in EDITS))),
+        "POST /products/{product_id}/stock",
+        "GET /orders",
+        "POST /orders/{order_id}/refund",
+    }
+    assert ("header", "If-Match") in {(p["in"], p["name"]) for p in calls["PATCH /products/{product_id}"]["parameters"]}
+    assert "304" in calls["GET /products/{product_id}"]["responses"]
+
+
+EDITS = ("PATCH", "DELETE")
+
+
+async def test_the_documented_shapes_are_the_true_ones(shop: Shop) -> None:
+    document = (await shop.http.get("/openapi.json")).json()
+
+    def members(path: str, method: str, status: str = "200") -> set[str]:
+        return shape(document["paths"][path][method]["responses"][status]["content"]["application/json"]["schema"])
+
+    def shape(schema: Any) -> set[str]:
+        return set(document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]["properties"])
+
+    tent = await shop.product()
+    cart = await shop.call("GET", f"/carts/{await shop.cart((tent['id'], 1))}", 200)
+    placed = await shop.checkout(cart["id"])
+    assert members("/products", "post", "201") == set(tent)
+    assert members("/carts/{cart_id}", "get") == set(cart)
+    assert members("/carts/{cart_id}/checkout", "post", "201") == set(placed)
+    assert members("/orders/{order_id}", "get") == set(await shop.order(placed["order_id"]))
+    for path in ("/products", "/categories"):
+        await shop.call("POST", "/categories", 201, {"name": path})
+        page = await shop.call("GET", path, 200)
+        assert members(path, "get") == set(page)
+        schema = document["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+        items = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]["properties"]["items"]["items"]
+        assert shape(items) == set(page["items"][0])
+    problem = (await shop.http.get("/nope")).json()
+    assert set(problem) | {"errors"} == set(document["components"]["schemas"]["Problem"]["properties"])
+
+
+@pytest.mark.parametrize("where", ["success", "cancel"])
+async def test_without_a_known_order_the_page_is_neutral(shop: Shop, where: str) -> None:
+    neutral = (await shop.http.get(f"/payments/{where}")).text
+    assert "Order" not in neutral
+    assert Links(neutral).found == []
+    queries = (
+        "order_id=",
+        "order_id=x",
+        "order_id=00000000-0000-4000-8000-000000000000",
+        "order_id=%00",
+        "order_id=%ff",
+    )
+    for query in (*queries, "order_id=" + 3000 * "x", "session_id=" + 3000 * "x", "order_id=<script>"):
+        answer = await shop.http.get(f"/payments/{where}?{query}")
+        assert (answer.status_code, answer.text) == (200, neutral), query
+        assert answer.headers["content-type"] == "text/html; charset=utf-8"
+        assert answer.headers["cache-control"] == "no-store"
+
+
+async def test_the_pages_show_the_orders_true_state(
+    shop: Shop, stripe: StripeStandin, worker: None, database: asyncpg.Connection
+) -> None:
+    tent = await shop.product(name="<b>Tent</b> & pegs")
+    placed = [await shop.placed((tent["id"], 2)) for _ in range(2)]
+
+    async def page(order: dict[str, Any], where: str) -> str:
+        query = f"order_id={order['order_id']}&session_id={order['payment']['stripe_session_id']}"
+        answer = await shop.http.get(f"/payments/{where}?{query}")
+        assert answer.status_code == 200
+        assert "<b>" not in answer.text
+        assert "&lt;b&gt;Tent&lt;/b&gt; &amp; pegs" in answer.text
+        assert "25.00 EUR" in answer.text
+        return answer.text
+
+    for where in ("success", "cancel"):
+        pending = Links(await page(placed[0], where))
+        assert pending.title == "Waiting for your payment"
+        assert pending.found == [placed[0]["checkout_url"]]
+    stripe.pay(placed[0]["payment"]["stripe_session_id"])
+    await shop.until(placed[0]["order_id"], "FULFILLED")
+    await shop.call("POST", f"/orders/{placed[1]['order_id']}/cancel", 200)
+    for where in ("success", "cancel"):
+        paid, cancelled = Links(await page(placed[0], where)), Links(await page(placed[1], where))
+        assert "paid" in paid.title
+        assert "cancelled" in cancelled.title
+        assert paid.found == cancelled.found == []
+
+
+async def test_every_code_has_its_page(shop: Shop) -> None:
+    for code, kind in KINDS.items():
+        answer = await shop.http.get(f"/problems/{code}")
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
+        assert Links(answer.text).title == kind.title.replace("'", "&#x27;")
+        assert f"Status {kind.status}, <code>{code}</code>" in answer.text
+        assert ("Try again" in answer.text) == (kind.retry_after is not None)
+    await shop.call("GET", "/problems/nope", 404)

@@ -1,0 +1,255 @@
+"""`Idempotency-Key` on every POST that takes one: one effect, one answer."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from uuid import UUID, uuid4
+
+import asyncpg
+import httpx
+import pytest
+
+from service.dev.stripe_standin import StripeStandin
+from service.infra.db import transact
+from service.infra.parts import Parts
+from service.shop import checkout, idempotency, sweep
+from service.shop.idempotency import Answer, Key
+from tests.client import Shop, waiting
+
+
+@dataclass
+class Post:
+    """A call that has an effect each time it is made anew: two bodies for it, and a query for its effects so far."""
+
+    path: str
+    body: bytes
+    other_body: bytes
+    effects: str
+
+
+async def new_cart(shop: Shop, stripe: StripeStandin) -> Post:
+    return Post("/carts", b"{}", b"{ }", "SELECT count(*) FROM carts")
+
+
+async def add_item(shop: Shop, stripe: StripeStandin) -> Post:
+    body = b'{"product_id": %d, "quantity": %%d}' % (await shop.product())["id"]
+    return Post(f"/carts/{await shop.cart()}/items", body % 1, body % 2, "SELECT sum(quantity) FROM cart_items")
+
+
+async def check_out(shop: Shop, stripe: StripeStandin) -> Post:
+    cart = await shop.cart(((await shop.product())["id"], 1))
+    path = f"/carts/{cart}/checkout"
+    return Post(path, b"", b'{"expected_total_minor": 1250}', "SELECT count(*) FROM orders")
+
+
+async def cancel(shop: Shop, stripe: StripeStandin) -> Post:
+    order_id = (await shop.placed(((await shop.product())["id"], 1)))["order_id"]
+    effects = "SELECT count(*) FROM order_events WHERE to_status = 'CANCELLED'"
+    return Post(f"/orders/{order_id}/cancel", b"", b"{ }", effects)
+
+
+async def refund(shop: Shop, stripe: StripeStandin) -> Post:
+    placed = await shop.placed(((await shop.product())["id"], 1))
+    stripe.pay(placed["payment"]["stripe_session_id"])
+    await shop.until(placed["order_id"], "PAID")
+    path = f"/orders/{placed['order_id']}/refund"
+    return Post(path, b'{"amount_minor": 100}', b'{"amount_minor": 200}', "SELECT count(*) FROM refunds")
+
+
+async def new_product(shop: Shop, stripe: StripeStandin) -> Post:
+    body = b'{"name": "Tent", "price_minor": %d, "currency": "EUR", "stock": 1}'
+    return Post("/products", body % 1250, body % 1300, "SELECT count(*) FROM products")
+
+
+async def new_category(shop: Shop, stripe: StripeStandin) -> Post:
+    return Post("/categories", b'{"name": "Tents"}', b'{"name": "Mugs"}', "SELECT count(*) FROM categories")
+
+
+async def move_stock(shop: Shop, stripe: StripeStandin) -> Post:
+    path = f"/products/{(await shop.product())['id']}/stock"
+    body = b'{"delta": %d, "reason": "delivery"}'
+    return Post(path, body % 1, body % 2, "SELECT sum(stock) FROM products")
+
+
+Make = Callable[[Shop, StripeStandin], Awaitable[Post]]
+POSTS = [new_cart, add_item, check_out, cancel, refund, new_product, new_category, move_stock]
+every_post = pytest.mark.parametrize("make", POSTS, ids=lambda make: make.__name__)
+
+
+async def send(shop: Shop, path: str, body: bytes, key: str, **headers: str) -> httpx.Response:
+    sent = {"Content-Type": "application/json", "Idempotency-Key": key, **headers}
+    return await shop.http.post(path, content=body, headers=sent)
+
+
+def problem(answer: httpx.Response) -> tuple[int, str]:
+    return answer.status_code, answer.json()["code"]
+
+
+def is_replay(answer: httpx.Response) -> bool:
+    return answer.headers.get("idempotent-replayed") == "true"
+
+
+@every_post
+async def test_a_replay_is_the_first_answer_and_has_no_effect(
+    shop: Shop, stripe: StripeStandin, database: asyncpg.Connection, make: Make
+) -> None:
+    post = await make(shop, stripe)
+    before = await database.fetchval(post.effects) or 0
+    first = await send(shop, post.path, post.body, "a key")
+    assert first.is_success
+    assert not is_replay(first)
+    after = await database.fetchval(post.effects)
+    assert after == before + 1
+
+    replay = await send(shop, post.path, post.body, "a key")
+    assert is_replay(replay)
+    assert (replay.status_code, replay.content) == (first.status_code, first.content)
+    assert replay.headers.get("location") == first.headers.get("location")
+
+    assert problem(await send(shop, post.path, post.other_body, "a key")) == (422, "idempotency_key_reused")
+    assert await database.fetchval(post.effects) == after
+
+
+@every_post
+async def test_while_the_first_is_running_the_key_is_in_use(
+    shop: Shop, stripe: StripeStandin, database: asyncpg.Connection, make: Make
+) -> None:
+    post = await make(shop, stripe)
+    async with database.transaction():
+        # Whoever has had its effect now waits to write its key.
+        await database.execute("LOCK TABLE idempotency_keys IN SHARE MODE")
+        running = asyncio.create_task(send(shop, post.path, post.body, "a key"))
+        await waiting(database)
+        refused = await send(shop, post.path, post.body, "a key")
+        assert problem(refused) == (409, "idempotency_key_in_use")
+        assert int(refused.headers["retry-after"]) > 0
+    first = await running
+    assert first.is_success
+    replay = await send(shop, post.path, post.body, "a key")
+    assert (is_replay(replay), replay.content) == (True, first.content)
+
+
+async def test_many_at_once_with_one_key_have_one_effect(shop: Shop, database: asyncpg.Connection) -> None:
+    answers = await asyncio.gather(*(send(shop, "/carts", b"", "a key") for _ in range(20)))
+    assert await database.fetchval("SELECT count(*) FROM carts") == 1
+    succeeded = [answer for answer in answers if answer.is_success]
+    assert [is_replay(answer) for answer in succeeded].count(False) == 1
+    assert len({answer.content for answer in succeeded}) == 1
+    assert {problem(answer) for answer in answers if answer.is_error} <= {(409, "idempotency_key_in_use")}
+
+
+async def test_a_key_counts_for_its_path_and_its_bearer(shop: Shop, database: asyncpg.Connection) -> None:
+    body = b'{"delta": 1, "reason": "delivery"}'
+    paths = [f"/products/{(await shop.product(stock=0))['id']}/stock" for _ in range(2)]
+    for path in paths:
+        for bearer in ("", "Bearer one", "Bearer two"):
+            answer = await send(shop, path, body, "a key", **({"Authorization": bearer} if bearer else {}))
+            assert (answer.status_code, is_replay(answer)) == (200, False)
+    assert await database.fetchval("SELECT array_agg(stock) FROM products") == [3, 3]
+
+
+async def test_a_refusal_is_not_kept(shop: Shop) -> None:
+    tent = await shop.product(stock=0)
+    cart = await shop.cart((tent["id"], 1))
+    path = f"/carts/{cart}/checkout"
+    assert problem(await send(shop, path, b"", "a key")) == (409, "insufficient_stock")
+    await shop.call("POST", f"/products/{tent['id']}/stock", 200, {"delta": 1, "reason": "delivery"})
+    answer = await send(shop, path, b"", "a key")
+    assert (answer.status_code, is_replay(answer)) == (201, False)
+
+
+async def test_a_key_is_forgotten_after_a_day(shop: Shop, database: asyncpg.Connection) -> None:
+    first = await send(shop, "/carts", b"{}", "a key")
+    shift = "UPDATE idempotency_keys SET created_at = created_at - interval '23 hours 59 minutes'"
+    await database.execute(shift)
+    assert is_replay(await send(shop, "/carts", b"{}", "a key"))
+    await database.execute(shift)
+    # With another body, even.
+    second = await send(shop, "/carts", b"{ }", "a key")
+    assert (second.status_code, is_replay(second)) == (201, False)
+    assert second.json()["id"] != first.json()["id"]
+    again = await send(shop, "/carts", b"{ }", "a key")
+    assert (is_replay(again), again.content) == (True, second.content)
+
+
+async def test_old_keys_are_swept_away(shop: Shop, database: asyncpg.Connection, parts: Parts) -> None:
+    await send(shop, "/carts", b"", "young")
+    await database.execute(
+        "INSERT INTO idempotency_keys (id, request_digest, status, answer, created_at)"
+        " SELECT sha256(n::text::bytea), sha256(''), 201, '{}', now() - interval '24 hours 1 second'"
+        " FROM generate_series(1, 2 * $1 + 1) AS n",
+        sweep.BATCH,
+    )
+    await sweep.tidy(parts)
+    assert await database.fetchval("SELECT count(*) FROM idempotency_keys") == 1
+    assert is_replay(await send(shop, "/carts", b"", "young"))
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [[""], ["x" * 256], ["schlüssel".encode()], ["a\tb"], ["one", "two"]],
+    ids=["empty", "long", "ü", "tab", "two"],
+)
+async def test_a_bad_key_is_refused(shop: Shop, database: asyncpg.Connection, keys: list[str | bytes]) -> None:
+    answer = await shop.http.post("/carts", headers=[("Idempotency-Key", key) for key in keys])  # type: ignore[misc]
+    assert problem(answer) == (422, "invalid")
+    assert answer.json()["errors"][0]["pointer"] == "/Idempotency-Key"
+    assert await database.fetchval("SELECT count(*) FROM carts") == 0
+
+
+@pytest.mark.parametrize("key", ["x", "x" * 255, "two words"])
+async def test_a_good_key_is_taken(shop: Shop, key: str) -> None:
+    assert (await send(shop, "/carts", b"", key)).status_code == 201
+    assert is_replay(await send(shop, "/carts", b"", key))
+
+
+# Checkout, whose answer comes in a later transaction than its effect
+
+
+async def test_a_checkout_that_died_after_its_reserve_goes_on(
+    shop: Shop, database: asyncpg.Connection, parts: Parts
+) -> None:
+    cart, order_id = await shop.cart(((await shop.product())["id"], 1)), uuid4()
+    path = f"/carts/{cart}/checkout"
+    key = Key.of("POST", path, "", "a key", b"")
+    await transact(parts.pool, lambda tx: checkout.reserve(tx, parts, key, UUID(cart), order_id, None))
+
+    # Nobody knows that it is dead until its claim ends.
+    assert problem(await send(shop, path, b"", "a key")) == (409, "checkout_in_progress")
+    assert problem(await send(shop, path, b"{ }", "a key")) == (422, "idempotency_key_reused")
+    await database.execute("UPDATE payments SET claimed_until = now() - interval '1 second'")
+    answer = await send(shop, path, b"", "a key")
+    assert (answer.status_code, answer.json()["order_id"], is_replay(answer)) == (200, str(order_id), False)
+    replay = await send(shop, path, b"", "a key")
+    assert (replay.status_code, replay.content, is_replay(replay)) == (200, answer.content, True)
+
+
+async def test_a_checkout_that_stripe_did_not_answer_goes_on(shop: Shop, stripe: StripeStandin) -> None:
+    path = f"/carts/{await shop.cart(((await shop.product())['id'], 1))}/checkout"
+    stripe.set_faults([{"action": "drop_after", "times": 1}])
+    assert problem(await send(shop, path, b"", "a key")) == (503, "payment_unavailable")
+    answer = await send(shop, path, b"", "a key")
+    assert (answer.status_code, is_replay(answer)) == (200, False)
+    assert is_replay(await send(shop, path, b"", "a key"))
+    assert len(list(stripe.sessions)) == 1
+
+
+async def test_a_key_whose_order_was_cancelled_unanswered_makes_a_new_one(
+    shop: Shop, stripe: StripeStandin, database: asyncpg.Connection
+) -> None:
+    path = f"/carts/{await shop.cart(((await shop.product())['id'], 1))}/checkout"
+    stripe.set_faults([{"action": "status", "status": 402, "times": 1}])
+    assert problem(await send(shop, path, b"", "a key")) == (502, "payment_refused")
+    answer = await send(shop, path, b"", "a key")
+    assert (answer.status_code, is_replay(answer)) == (201, False)
+    statuses = await database.fetchval("SELECT array_agg(status ORDER BY number) FROM orders")
+    assert statuses == ["CANCELLED", "PENDING_PAYMENT"]
+
+
+async def test_an_answer_once_given_stays(parts: Parts) -> None:
+    """Two checkouts with one key can both be answering; the first stays true."""
+    key = Key.of("POST", "/carts", "", "a key", b"")
+    for answer in (None, Answer(201, b"first"), Answer(200, b"second")):
+        await transact(parts.pool, lambda tx, answer=answer: idempotency.finish(tx, key, answer))
+    replay = await transact(parts.pool, lambda tx: idempotency.begin(tx, key))
+    assert replay == Answer(201, b"first", replayed=True)

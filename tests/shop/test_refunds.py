@@ -55,11 +55,13 @@ async def states(shop: Shop, order_id: str) -> tuple[str, str, int]:
     return order["status"], order["payment"]["status"], order["payment"]["refunded_minor"]
 
 
-async def settle_at_once(parts: Parts, order_id: str) -> None:
-    """Several workers settle an order's refunds at the same time; then one does once more."""
+async def settle_at_once(stripe: StripeStandin, parts: Parts, order_id: str) -> None:
+    """Several workers settle an order's refunds, all of which Stripe has not made yet; then one does once more."""
+    stripe.set_faults([{"action": "delay", "method": "POST", "path": "/v1/refunds", "seconds": 0.3}])
     workers = (refunds.settle(parts, UUID(order_id)) for _ in range(6))
     failed = [found for found in await asyncio.gather(*workers, return_exceptions=True) if found is not None]
     assert all(isinstance(found, StripeUnknown) for found in failed), failed  # Stripe's 409: the key is in use.
+    stripe.set_faults([])
     await refunds.settle(parts, UUID(order_id))
 
 
@@ -109,7 +111,7 @@ async def test_late_money_goes_back_once_where_nothing_can_stand_for_it(
     assert await states(shop, order_id) == ("CANCELLED", "REFUND_PENDING", 0)
     await balance(parts, stripe)
 
-    await settle_at_once(parts, order_id)
+    await settle_at_once(stripe, parts, order_id)
     await sweep.sweep(parts)
     total = (await shop.order(order_id))["total_minor"]
     assert await states(shop, order_id) == ("CANCELLED", "REFUNDED", total)
@@ -243,7 +245,7 @@ async def test_a_whole_refund_before_fulfilment_cancels_and_restocks(
     await fulfilment.fulfil(parts, UUID(order_id))
     assert await states(shop, order_id) == ("PAID", "REFUND_PENDING", 0), "not fulfilled: it goes back"
     await balance(parts, stripe)
-    await settle_at_once(parts, order_id)
+    await settle_at_once(stripe, parts, order_id)
     assert await states(shop, order_id) == ("CANCELLED", "REFUNDED", 2500)
     assert await shop.stock(product["id"]) == 2
     assert (await shop.call("GET", f"/carts/{answer['cart_id']}", 200))["status"] == "OPEN"
@@ -322,7 +324,7 @@ async def test_never_more_than_was_paid(shop: Shop, stripe: StripeStandin, parts
     asked += [shop.http.post(f"/orders/{order_id}/refund") for _ in range(2)]
     answers = await asyncio.gather(*asked)
     assert {answer.status_code for answer in answers} == {200, 409}
-    await settle_at_once(parts, order_id)
+    await settle_at_once(stripe, parts, order_id)
     granted = await parts.pool.fetchval("SELECT sum(amount_minor) FROM refunds")
     assert granted <= 1000
     assert sum(refund["amount"] for refund in stripe.refunds) == granted
@@ -348,7 +350,7 @@ async def test_a_refund_is_decided_once_with_a_key_and_made_once_by_many_workers
     path, body = f"/orders/{order_id}/refund", {"amount_minor": 500}
     first = await shop.call("POST", path, 200, body, Idempotency_Key="one")
     assert await shop.call("POST", path, 200, body, Idempotency_Key="one") == first
-    await settle_at_once(parts, order_id)
+    await settle_at_once(stripe, parts, order_id)
     assert await states(shop, order_id) == ("FULFILLED", "SUCCEEDED", 500)
     await balance(parts, stripe)
 

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 ATTEMPTS = 3
 # How long a request may queue for a connection before it is told to come back.
-ACQUIRE_SECONDS = 10.0
+ACQUIRE_SECONDS = 20.0
 LIMITS = {
     "lock_timeout": "2s",
     "statement_timeout": "10s",

@@ -34,12 +34,14 @@ class StripeRefused(Exception):
 class StripeUnknown(Exception):
     """Anything else: time-out, lost or unreadable reply, 409, 429, 401, 403, 5xx. The call may have had its effect.
 
-    `status` is the reply's, or None where there was none.
+    `status` is the reply's, or None where there was none. `replayed` says that the reply is the stored one of an
+    earlier call with this key: Stripe has done with it and will not do it again.
     """
 
-    def __init__(self, message: str, status: int | None = None) -> None:
+    def __init__(self, message: str, status: int | None = None, *, replayed: bool = False) -> None:
         super().__init__(message)
         self.status = status
+        self.replayed = replayed
 
 
 @dataclass(slots=True)
@@ -196,7 +198,10 @@ class Stripe:
             # By type, not by status alone: idempotency errors and some rate limits are 400 too, and tell nothing.
             if isinstance(error, stripe.InvalidRequestError | stripe.CardError) and error.http_status:
                 raise StripeRefused(str(error), error.http_status, error.param) from error
-            raise StripeUnknown(str(error), error.http_status) from error
+            # The SDK's headers may keep Stripe's case or not.
+            headers = {name.lower(): value for name, value in error.headers.items()} if error.headers else {}
+            replayed = headers.get("idempotent-replayed") == "true"
+            raise StripeUnknown(str(error), error.http_status, replayed=replayed) from error
         except TimeoutError as error:
             raise StripeUnknown("no answer in time") from error
         except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -34,6 +34,7 @@ class Reserved:
 
     attempt: int
     session_parameters: dict[str, Any]
+    created_at: datetime
     sold_out: bool
 
 
@@ -119,7 +120,7 @@ async def checkout(parts: Parts, key: Key | None, cart_id: UUID, expected_total_
             TRANSITIONS.labels("PENDING_PAYMENT").inc()
             if placed.sold_out:
                 await parts.cache.invalidate()
-            held = session.Claim(placed.attempt, placed.session_parameters)
+            held = session.Claim(placed.attempt, placed.session_parameters, placed.created_at)
             return await _pay_for(parts, key, order_id, held, new=True)
         if placed is not None and (answer := await _again(parts, key, placed)):
             return answer

@@ -5,6 +5,7 @@ the same. No function here holds a connection while it waits for Stripe.
 """
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode, urlsplit, urlunsplit
 from uuid import UUID
@@ -22,10 +23,11 @@ _CLOCK_SKEW_SECONDS = 300
 
 @dataclass(slots=True)
 class Claim:
-    """The right to create an order's session for a while: which attempt, with which parameters."""
+    """The right to create an order's session for a while: which attempt, with which parameters, since when."""
 
     attempt: int
     session_parameters: dict[str, Any]
+    created_at: datetime
 
 
 CLAIM_SESSION = Statement("checkout/claim_session", Claim)
@@ -80,7 +82,7 @@ async def resume(parts: Parts, order_id: UUID, held: Claim) -> Session | None:
     """The session that an earlier call may have created, as it is now; None when there provably is none.
 
     A replayed answer is old, so the session is retrieved after it. A stored failure is replayed too: then the
-    session is looked for. That Stripe minds `expires_at` now proves that the key never made one.
+    session is looked for, and not found there is none. That Stripe minds `expires_at` now proves the same.
     Raises StripeRefused or StripeUnknown.
     """
     try:
@@ -93,6 +95,8 @@ async def resume(parts: Parts, order_id: UUID, held: Claim) -> Session | None:
         if unknown.status is None or unknown.status < 500:
             raise
         found = await _look_for(parts, order_id, held)
+        if found is None and unknown.replayed:
+            return None
         if found is None:
             raise
         session = found
@@ -148,8 +152,7 @@ def _key(order_id: UUID, held: Claim) -> str:
 
 
 async def _look_for(parts: Parts, order_id: UUID, held: Claim) -> Session | None:
-    created = held.session_parameters["expires_at"] - parts.settings.session_seconds - _CLOCK_SKEW_SECONDS
-    async for session in parts.stripe.sessions_since(created):
+    async for session in parts.stripe.sessions_since(int(held.created_at.timestamp()) - _CLOCK_SKEW_SECONDS):
         if session.order_id == str(order_id):
             return session
     return None

@@ -19,4 +19,5 @@ WHERE
     AND (claimed_until IS NULL OR claimed_until < now())
 RETURNING
     attempt,
-    session_parameters;
+    session_parameters,
+    created_at;

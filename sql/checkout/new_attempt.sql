@@ -25,4 +25,5 @@ WHERE
     AND stripe_session_id IS NULL
 RETURNING
     attempt,
-    session_parameters;
+    session_parameters,
+    created_at;

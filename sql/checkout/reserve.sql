@@ -119,7 +119,8 @@ payment AS (
     FROM total
     RETURNING
         attempt,
-        session_parameters
+        session_parameters,
+        created_at
 ),
 
 history AS (
@@ -134,5 +135,6 @@ history AS (
 SELECT
     payment.attempt,
     payment.session_parameters,
+    payment.created_at,
     (SELECT bool_or(stock = 0) FROM taken) AS sold_out
 FROM payment;

@@ -280,8 +280,9 @@ async def test_a_refused_session_ends_the_order_at_once(
         once("drop_after"),
         once("malformed"),
         once("status_after", status=500),
+        once("status", status=500, stored=True),
     ],
-    ids=lambda fault: f"{fault['action']} {fault.get('status', '')}".strip(),
+    ids=lambda fault: " ".join(str(fault[name]) for name in ("action", "status", "stored") if name in fault),
 )
 async def test_what_stripe_leaves_open_is_taken_up_again(
     shop: Shop, stripe: StripeStandin, parts: Parts, fault: Json

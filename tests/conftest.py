@@ -20,6 +20,9 @@ import docker
 import pytest
 import redis
 import uvicorn
+from testcontainers.core.config import testcontainers_config
+from testcontainers.core.container import DockerContainer
+from testcontainers.core.wait_strategies import LogMessageWaitStrategy
 
 from service.app import create_app
 from service.dev.servers import postgres, scratch_folder, valkey
@@ -34,27 +37,32 @@ WEBHOOK_SECRET = "whsec_of_the_tests"
 TEMPLATE = "commerce_template"
 
 
-def docker_answers() -> bool:
-    """Whether there is an engine; asked over its socket first, as the client leaves one open that is refused."""
-    with contextlib.suppress(Exception):
+POSTGRES, VALKEY = "postgres:18", "valkey/valkey:9"
+SERVERS = pytest.StashKey[list[str]]()
+
+
+def docker_has(*images: str) -> bool:
+    """Whether a Docker engine answers that has these images, or can get them."""
+    with contextlib.suppress(docker.errors.DockerException, OSError):
         if "DOCKER_HOST" not in os.environ:
+            # Asked over its socket first, as the client leaves one open that is refused.
             with socket.socket(socket.AF_UNIX) as engine:
                 engine.connect("/var/run/docker.sock")
         with contextlib.closing(docker.from_env(version="1.41")) as client:
-            return bool(client.ping())
+            for image in images:
+                if not client.images.list(image):
+                    client.images.pull(image)
+            return True
     return False
 
 
 def container(stack: ExitStack, image: str, port: int, environment: dict[str, str], command: str) -> str:
     """Start a container until the tests end; `host:port` where it listens."""
-    from testcontainers.core.container import DockerContainer
-    from testcontainers.core.wait_strategies import LogMessageWaitStrategy
-
+    # Its reaper would be one more image to have, and the stack ends what it started.
+    testcontainers_config.ryuk_disabled = True
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        server = DockerContainer(image, command=command).with_exposed_ports(port)
-        for name, value in environment.items():
-            server.with_env(name, value)
+        server = DockerContainer(image, command=command).with_envs(**environment).with_exposed_ports(port)
         # PostgreSQL's image says it once while it initialises, and again when it means it.
         times = 2 if environment else 1
         server.waiting_for(LogMessageWaitStrategy("eady to accept connections", times))
@@ -63,31 +71,43 @@ def container(stack: ExitStack, image: str, port: int, environment: dict[str, st
 
 
 @pytest.fixture(scope="session")
-def servers() -> Iterator[tuple[str, str]]:
+def servers(pytestconfig: pytest.Config) -> Iterator[tuple[str, str]]:
     """The URLs of PostgreSQL (as a superuser) and Redis."""
     database_url, redis_url = os.environ.get("TEST_DATABASE_URL"), os.environ.get("TEST_REDIS_URL")
-    options = {"max_connections": "300"}
+    used = pytestconfig.stash.setdefault(SERVERS, [])
     with ExitStack() as stack:
-        in_docker = not (database_url and redis_url) and docker_answers()
+        in_docker = not (database_url and redis_url) and docker_has(POSTGRES, VALKEY)
         folder = stack.enter_context(scratch_folder())
-        if database_url is None and in_docker:
-            address = container(
-                stack,
-                "postgres:18",
-                5432,
-                {"POSTGRES_PASSWORD": "tests", "POSTGRES_INITDB_ARGS": "--encoding=UTF8 --locale=C"},
-                "postgres -c fsync=off -c max_connections=300",
+        if database_url is not None:
+            used.append("PostgreSQL by TEST_DATABASE_URL")
+        elif in_docker:
+            environment = {"POSTGRES_PASSWORD": "tests", "POSTGRES_INITDB_ARGS": "--encoding=UTF8 --locale=C"}
+            command = "postgres -c fsync=off -c max_connections=300"
+            database_url = (
+                f"postgresql://postgres:tests@{container(stack, POSTGRES, 5432, environment, command)}/postgres"
             )
-            database_url = f"postgresql://postgres:tests@{address}/postgres"
-        elif database_url is None:
+            used.append(f"PostgreSQL in a container of {POSTGRES}")
+        else:
+            options = {"max_connections": "300"}
             database_url = stack.enter_context(postgres(folder / "postgres", durable=False, options=options))
-        if redis_url is None and in_docker:
+            used.append("PostgreSQL embedded")
+        if redis_url is not None:
+            used.append("Redis by TEST_REDIS_URL")
+        elif in_docker:
             # Not every image has it off, and then nobody gets in from outside of the container.
-            command = "valkey-server --protected-mode no"
-            redis_url = f"redis://{container(stack, 'valkey/valkey:9', 6379, {}, command)}/0"
-        elif redis_url is None:
+            address = container(stack, VALKEY, 6379, {}, "valkey-server --protected-mode no")
+            redis_url = f"redis://{address}/0"
+            used.append(f"Valkey in a container of {VALKEY}")
+        else:
             redis_url = stack.enter_context(valkey(folder / "valkey", durable=False))
+            used.append("Valkey embedded")
         yield database_url, redis_url
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say which servers the tests ran on."""
+    if used := config.stash.get(SERVERS, []):
+        terminalreporter.write_line(f"on {', '.join(used)}")
 
 
 @pytest.fixture(scope="session")

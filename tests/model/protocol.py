@@ -77,7 +77,7 @@ VARIANTS = {
     "refund_with_new_key": "each try of a refund has a new idempotency key",
     "refund_without_list": "a refund is tried again under its key without looking for it in Stripe's list first",
     "no_reconcile": "only webhooks tell what became of a session, and one is lost",
-    "late_webhook_lost": "the webhook of a payment that took days is lost for good: reconcile looks back for hours only",
+    "late_webhook_lost": "the webhook of a payment that took days is lost for good, and reconcile looks back for hours",
 }
 
 

@@ -47,12 +47,13 @@ async def started(environ: dict[str, str], *arguments: str) -> AsyncIterator[asy
         stderr=asyncio.subprocess.PIPE,
         env=environ,
         cwd=environ["TMPDIR"],
+        start_new_session=True,
     )
     try:
         yield process
     finally:
         if process.returncode is None:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)  # its workers too
         await process.communicate()
 
 

@@ -207,7 +207,7 @@ async def _again(parts: Parts, key: Key | None, order_id: UUID) -> Answer | None
     if order.stripe_session_id is None and order.status == "PENDING_PAYMENT":
         held = await session.claim(parts, order_id)
         if held is None:
-            raise _in_progress()
+            raise session.in_progress()
         return await _pay_for(parts, key, order_id, held, new=False)
     return await transact(parts.pool, lambda tx: _answer(tx, key, order_id, 200))
 
@@ -215,9 +215,15 @@ async def _again(parts: Parts, key: Key | None, order_id: UUID) -> Answer | None
 async def _pay_for(parts: Parts, key: Key | None, order_id: UUID, held: session.Claim, *, new: bool) -> Answer:
     """Create or find the session, with no connection held, and attach it."""
     try:
-        found = await session.create(parts, order_id, held) if new else await _resume(parts, order_id, held)
+        found = await session.create(parts, order_id, held) if new else await session.resume(parts, order_id, held)
+        if found is None:
+            again = await session.next_attempt(parts, order_id, held)
+            if again is None:
+                raise session.in_progress()
+            held = again
+            found = await session.create(parts, order_id, held)
     except StripeRefused as refused:
-        await _undo(parts, order_id)
+        await _undo(parts, order_id, held.attempt)
         raise ShopError("payment_refused", "Stripe refused the payment session.") from refused
     except StripeUnknown as unknown:
         await session.release(parts, order_id)
@@ -228,19 +234,9 @@ async def _pay_for(parts: Parts, key: Key | None, order_id: UUID, held: session.
     if answer is None:
         # Cancelled meanwhile: nobody may pay this session any more.
         await session.close(parts, order_id, found.id)
-        raise _in_progress()
+        raise session.in_progress()
     await parts.queue.expire_cart_later(order_id, timedelta(seconds=parts.settings.hold_seconds))
     return answer
-
-
-async def _resume(parts: Parts, order_id: UUID, held: session.Claim) -> Session:
-    found = await session.resume(parts, order_id, held)
-    if found is not None:
-        return found
-    again = await session.next_attempt(parts, order_id, held)
-    if again is None:
-        raise _in_progress()
-    return await session.create(parts, order_id, again)
 
 
 async def _attach(tx: Connection, key: Key | None, order_id: UUID, found: Session, status: int) -> Answer | None:
@@ -269,16 +265,12 @@ async def _answer(tx: Connection, key: Key | None, order_id: UUID, status: int) 
     return answer
 
 
-async def _undo(parts: Parts, order_id: UUID) -> None:
-    """Stripe refused the session: the order ends at once and gives its stock back."""
+async def _undo(parts: Parts, order_id: UUID, attempt: int) -> None:
+    """Stripe refused this attempt's session: the order ends at once, unless another request is further on."""
 
     async def work(tx: Connection, after: orders.AfterCommit) -> None:
         order = await orders.lock(tx, order_id)
-        if order.status == "PENDING_PAYMENT" and order.stripe_session_id is None:
+        if (order.status, order.attempt, order.stripe_session_id) == ("PENDING_PAYMENT", attempt, None):
             await orders.cancel(tx, after, order, "FAILED", "Stripe refused the payment session")
 
     await orders.transition(parts, work)
-
-
-def _in_progress() -> ShopError:
-    return ShopError("checkout_in_progress", "Another request is creating the payment session; try again.")

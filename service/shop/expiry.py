@@ -31,7 +31,7 @@ async def expire(parts: Parts, order_id: UUID) -> None:
     except ShopError as error:
         if error.code != "payment_unavailable" or not order.given_up:
             raise
-        await orders.transition(parts, lambda tx, after: _cancel_unasked(tx, after, order_id, "Stripe did not answer"))
+        await orders.transition(parts, lambda tx, after: _cancel_unasked(tx, after, order, "Stripe did not answer"))
 
 
 async def cancel(parts: Parts, key: Key | None, order_id: UUID) -> Answer:
@@ -58,21 +58,25 @@ async def _cancelled(tx: Connection, order_id: UUID) -> Order:
 async def _end(parts: Parts, order: OrderRow) -> None:
     """Close the session at Stripe, then make of the order what it came to."""
     found = await session.close(parts, order.id, order.stripe_session_id)
-    await orders.transition(parts, lambda tx, after: _settle(tx, after, order.id, found))
+    await orders.transition(parts, lambda tx, after: _settle(tx, after, order, found))
 
 
-async def _settle(tx: Connection, after: AfterCommit, order_id: UUID, found: Session | None) -> None:
+async def _settle(tx: Connection, after: AfterCommit, order: OrderRow, found: Session | None) -> None:
     if found is None:
-        await _cancel_unasked(tx, after, order_id, None)
-    elif await payment.settle(tx, after, order_id, found) == "mismatch":
+        await _cancel_unasked(tx, after, order, None)
+    elif await payment.settle(tx, after, order.id, found) == "mismatch":
         # Not what it was to pay, so it is not paid; the units do not wait for people to look into it.
-        await _cancel_unasked(tx, after, order_id, "Stripe has a payment of another amount or currency for it")
+        await _cancel_unasked(tx, after, order, "Stripe has a payment of another amount or currency for it")
 
 
-async def _cancel_unasked(tx: Connection, after: AfterCommit, order_id: UUID, note: str | None) -> None:
-    order = await orders.lock(tx, order_id)
-    if order.status == "PENDING_PAYMENT" and order.payment_status == "INITIATED":
-        await orders.cancel(tx, after, order, "EXPIRED", note)
+async def _cancel_unasked(tx: Connection, after: AfterCommit, order: OrderRow, note: str | None) -> None:
+    """Cancel the order as it was looked into, and not when another session may have come of it since."""
+    held = await orders.lock(tx, order.id)
+    if held.status != "PENDING_PAYMENT" or held.payment_status != "INITIATED":
+        return
+    if (held.attempt, held.stripe_session_id) != (order.attempt, order.stripe_session_id):
+        raise session.in_progress()
+    await orders.cancel(tx, after, held, "EXPIRED", note)
 
 
 async def _recheck(parts: Parts, order: OrderRow) -> None:

@@ -43,6 +43,7 @@ class OrderRow:
     payment_status: str
     amount_minor: int
     refunded_minor: int
+    attempt: int
     stripe_session_id: str | None
     stripe_payment_intent_id: str | None
     checkout_url: str | None

@@ -127,7 +127,7 @@ async def close(parts: Parts, order_id: UUID, stripe_session_id: str | None) -> 
         if stripe_session_id is None:
             held = await claim(parts, order_id)
             if held is None:
-                raise ShopError("checkout_in_progress", "The payment session is being created; try again.")
+                raise in_progress()
             session = await resume(parts, order_id, held)
             if session is None or session.status != "open":
                 return session
@@ -140,6 +140,11 @@ async def close(parts: Parts, order_id: UUID, stripe_session_id: str | None) -> 
         if held is not None:
             await release(parts, order_id)
         raise payment_unavailable() from unknown
+
+
+def in_progress() -> ShopError:
+    """The 409 while another request is about the order's session."""
+    return ShopError("checkout_in_progress", "Another request is creating the payment session; try again.")
 
 
 def payment_unavailable() -> ShopError:

@@ -1,5 +1,6 @@
 -- checkout/claim_session: become the one request that creates the Stripe session, for a while.
--- A claim that its process did not give back ends by itself; two holders would only ask Stripe the same twice.
+-- A claim that its process did not give back ends by itself. Should two hold it then, both ask Stripe under the key
+-- of the attempt they claimed, and what either concludes counts for that attempt only.
 --
 -- caller   service.shop.session.claim
 -- param    $1 order_id uuid

@@ -24,6 +24,7 @@ SELECT
     payments.status AS payment_status,
     payments.amount_minor,
     payments.refunded_minor,
+    payments.attempt,
     payments.stripe_session_id,
     payments.stripe_payment_intent_id,
     CASE WHEN orders.status = 'PENDING_PAYMENT' AND payments.status = 'INITIATED' THEN payments.checkout_url END

@@ -180,7 +180,8 @@ async def test_a_slow_reader_neither_leaves_nor_lends_its_old_page(redis: Redis)
     await begun.wait()
     await two.invalidate()
     # Not even who comes while it still reads gets what it has read.
-    assert [await pages.page(quick) for pages in (one, two)] == [b"new", b"new"]
+    async with asyncio.timeout(10):
+        assert [await pages.page(quick) for pages in (one, two)] == [b"new", b"new"]
     released.set()
     assert await reading == b"old"
     assert [await pages.page(slow) for pages in (one, two)] == [b"new", b"new"]

@@ -12,7 +12,7 @@ import pytest
 from service.dev.stripe_standin import StripeStandin
 from service.dev.stripe_standin.parameters import Parameters, form_values
 from service.infra.parts import Parts
-from service.shop import fulfilment, orders
+from service.shop import checkout, fulfilment, orders, session
 from tests.books import balance
 from tests.client import Shop, eventually, waiting
 
@@ -457,3 +457,39 @@ async def test_a_cancel_that_stripe_did_not_answer_leaves_no_claim(shop: Shop, s
     assert (await shop.call("POST", f"/orders/{order_id}/cancel", 200))["status"] == "CANCELLED"
     assert payable(stripe) == []
     assert await shop.stock(tent) == 3
+
+
+# Another request is further on
+
+
+async def test_what_was_concluded_of_an_older_attempt_ends_nothing(
+    shop: Shop, stripe: StripeStandin, parts: Parts, database: asyncpg.Connection
+) -> None:
+    """A cancel and a refused creation, each late: by then the cart has a newer session, which can be paid."""
+    cart, order_id, _ = await unanswered(shop, stripe, once("drop"))
+    stripe.advance_clock(600)
+    async with database.transaction():
+        await database.execute("SELECT FROM carts WHERE id = $1 FOR NO KEY UPDATE", UUID(cart))
+        cancelling = asyncio.create_task(shop.call("POST", f"/orders/{order_id}/cancel", 409))
+        await waiting(database, 1)
+        async with parts.pool.acquire() as other:
+            await other.execute("UPDATE payments SET claimed_until = now()")
+        placed = await shop.checkout(cart, 200)
+    assert (await cancelling)["code"] == "checkout_in_progress"
+    await checkout._undo(parts, UUID(order_id), attempt=1)
+    assert (await shop.order(order_id))["status"] == "PENDING_PAYMENT"
+    assert [session["id"] for session in payable(stripe)] == [placed["payment"]["stripe_session_id"]]
+    await balance(parts, stripe)
+
+
+async def test_a_late_refusal_does_not_end_the_attempt_that_is_being_created(
+    shop: Shop, stripe: StripeStandin, parts: Parts, database: asyncpg.Connection
+) -> None:
+    _, order_id, _ = await unanswered(shop, stripe, once("drop"))
+    held = await session.claim(parts, UUID(order_id))
+    assert held is not None
+    assert await session.next_attempt(parts, UUID(order_id), held)
+    await checkout._undo(parts, UUID(order_id), attempt=held.attempt)
+    assert (await shop.order(order_id))["status"] == "PENDING_PAYMENT"
+    await checkout._undo(parts, UUID(order_id), attempt=held.attempt + 1)
+    assert (await shop.order(order_id))["status"] == "CANCELLED"

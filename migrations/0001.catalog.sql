@@ -40,7 +40,8 @@ CREATE TABLE products (
     CONSTRAINT products_price_range CHECK (price_minor BETWEEN 1 AND 99999999),
     CONSTRAINT products_currency_form CHECK (currency ~ '^[A-Z]{3}$'),
     CONSTRAINT products_stock_not_negative CHECK (stock >= 0),
-    CONSTRAINT products_stock_bounded CHECK (stock <= 1000000000),
+    -- Twice what staff may enter, so that units which are held can always come back.
+    CONSTRAINT products_stock_bounded CHECK (stock <= 2000000000),
     CONSTRAINT products_version_positive CHECK (version > 0)
 ) WITH (fillfactor = 80);
 

@@ -47,7 +47,6 @@ CONSTRAINTS: dict[str, tuple[str, str]] = {
     "categories_slug_unique": ("slug_taken", "Another category has this slug."),
     "products_category_fkey": ("category_in_use", "Products still use this category."),
     "products_stock_not_negative": ("insufficient_stock", "There are not enough units in stock."),
-    "products_stock_bounded": ("invalid", "Stock goes up to 1,000,000,000 units."),
     "cart_items_quantity_range": ("invalid", "A line holds 1 to 9,999 units."),
     "orders_total_range": ("amount_out_of_range", "An order comes to 50 to 99,999,999 minor units."),
     "orders_one_live_per_cart": ("cart_not_open", "The cart has another order."),

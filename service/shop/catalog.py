@@ -261,6 +261,8 @@ async def move_stock(parts: Parts, key: Key | None, product_id: int, delta: int,
             stored = await GET_PRODUCT.maybe(tx, product_id)
             if stored is None:
                 raise not_found("product")
+            if delta > 0:
+                raise invalid("/delta", "stock goes up to 1,000,000,000 units")
             short = {"product_id": product_id, "requested": -delta, "available": stored.stock}
             raise ShopError("insufficient_stock", "There are fewer units than are to go.", items=[short])
         crossed_zero = product.stock in (0, delta)

@@ -12,7 +12,7 @@ from service.errors import ShopError, invalid
 from service.infra.db import Connection, connection
 from service.infra.parts import Parts
 from service.infra.statements import NoRow, Statement
-from service.infra.stripe import StripeRefused
+from service.infra.stripe import StripeRefused, StripeUnknown
 from service.shop import orders
 from service.shop.idempotency import Answer, Key, once
 from service.shop.orders import AfterCommit, Locked, Order
@@ -132,6 +132,11 @@ async def settle(parts: Parts, order_id: UUID) -> None:
                 made = await parts.stripe.create_refund(intent, row.amount_minor, metadata, f"refund:{row.id}")
                 listed.append((intent, made))
             except StripeRefused:
+                refused.append(row.id)
+            except StripeUnknown as unknown:
+                # A stored failure, replayed: whatever that call did would have been on the list.
+                if not unknown.replayed:
+                    raise
                 refused.append(row.id)
 
     async def work(tx: Connection, after: AfterCommit) -> None:

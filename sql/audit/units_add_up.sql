@@ -30,10 +30,10 @@ due AS (
                 SELECT FROM refunds
                 WHERE refunds.order_id = orders.id AND refunds.restock AND refunds.status = 'SUCCEEDED'
             ) THEN 0
-            -- They came back by a refund that failed after all.
+            -- They came back with the last refund, and then it or one before it failed after all.
             WHEN orders.status = 'FULFILLED' AND EXISTS (
                 SELECT FROM refunds
-                WHERE refunds.order_id = orders.id AND refunds.restock AND refunds.status = 'FAILED'
+                WHERE refunds.order_id = orders.id AND refunds.restock AND refunds.status IN ('SUCCEEDED', 'FAILED')
             ) AND EXISTS (
                 SELECT FROM stock_movements
                 WHERE

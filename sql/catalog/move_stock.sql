@@ -1,21 +1,21 @@
--- catalog/move_stock: units come or go by a delta, with their ledger row, never below zero.
+-- catalog/move_stock: units come or go by a delta, with their ledger row, never below zero or above 1,000,000,000.
 --
 -- caller   service.shop.catalog.move_stock
 -- param    $1 id bigint
 -- param    $2 delta integer
 -- param    $3 reason text
--- returns  one or none; none = no such product, or fewer units than are to go
+-- returns  one or none; none = no such product, fewer units than are to go, or more than there may be
 -- locks    the product, FOR NO KEY UPDATE, to commit
 -- waits    for checkouts of the product; 55P03 after lock_timeout -> busy
 -- index    products_pkey
 -- rows     0..1
--- guards   products_stock_bounded -> invalid
+-- guards   none
 WITH product AS (
     UPDATE products
     SET
         stock = stock + $2,
         updated_at = now()
-    WHERE id = $1 AND stock + $2 >= 0
+    WHERE id = $1 AND stock + $2 BETWEEN 0 AND 1000000000
     RETURNING
         id,
         name,

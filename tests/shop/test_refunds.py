@@ -12,7 +12,7 @@ from service.dev.stripe_standin import StripeStandin
 from service.infra.db import transact
 from service.infra.parts import Parts
 from service.infra.stripe import StripeUnknown
-from service.shop import fulfilment, payment, refunds, sweep
+from service.shop import fulfilment, payment, reconcile, refunds, sweep
 from tests.books import Event, all_due, balance, deliver, emitted, event
 from tests.client import Shop
 
@@ -185,6 +185,22 @@ async def test_a_refund_whose_answer_was_lost_is_not_made_twice(
     await sweep.sweep(parts)
     assert await states(shop, order_id) == ("FULFILLED", "SUCCEEDED", 1000)
     assert [refund["amount"] for refund in stripe.refunds] == [1000]
+    await balance(parts, stripe)
+
+
+async def test_a_refund_whose_failure_stripe_keeps_replaying_has_failed(
+    shop: Shop, stripe: StripeStandin, parts: Parts, database: asyncpg.Connection
+) -> None:
+    order_id, _ = await late(shop, stripe, (product := (await shop.product(stock=1))["id"], 1))
+    await shop.call("POST", f"/products/{product}/stock", 200, {"delta": -1, "reason": "broken"})
+    await reconcile.reconcile(parts)
+    fault = {"action": "status", "method": "POST", "path": "/v1/refunds", "times": 1, "status": 500, "stored": True}
+    stripe.set_faults([fault])
+    for _ in range(3):
+        await all_due(database)
+        await sweep.sweep(parts)
+    assert await states(shop, order_id) == ("CANCELLED", "REFUNDED", 1250)
+    assert [refund["amount"] for refund in stripe.refunds] == [1250]
     await balance(parts, stripe)
 
 

@@ -24,7 +24,8 @@ from service.shop import audit, expiry, fulfilment, reconcile, refunds, sweep
 JOB_SECONDS = 20
 STOP_SECONDS = 10
 TIDY_SECONDS = 600
-AUDIT_SECONDS = 60
+# It reads the tables whole.
+AUDIT_SECONDS = 300
 
 logger = logging.getLogger(__name__)
 

@@ -39,6 +39,8 @@ TEMPLATE = "commerce_template"
 
 POSTGRES, VALKEY = "postgres:18", "valkey/valkey:9"
 SERVERS = pytest.StashKey[list[str]]()
+# The applications being served, by their URLs.
+SERVED: dict[str, uvicorn.Server] = {}
 
 
 def docker_has(*images: str) -> bool:
@@ -167,9 +169,13 @@ async def served(app: Callable[..., Awaitable[None]], port: int = 0) -> AsyncIte
         if serving.done():
             serving.result()
         await asyncio.sleep(0.005)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    await serving
+    url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    SERVED[url] = server
+    try:
+        yield url
+    finally:
+        SERVED.pop(url).should_exit = True
+        await serving
 
 
 @pytest.fixture
@@ -210,6 +216,8 @@ async def shop(settings: Settings, stripe: StripeStandin) -> AsyncIterator[Shop]
         stripe.webhook_url = f"{url}/webhooks/stripe"
         async with Shop(url) as client:
             yield client
+        # A server takes its time to stop, so both do at once.
+        SERVED[stripe.api_base].should_exit = True  # type: ignore[attr-defined]
 
 
 @pytest.fixture

@@ -7,16 +7,19 @@ INSTALLED := .venv/.installed
 MIGRATIONS = $(filter-out %.rollback.sql,$(wildcard migrations/*.sql))
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format review lock clean
+.PHONY: help run test mutants lint format review lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile
 
 run: $(INSTALLED)  ## start everything: API on :8080, worker, PostgreSQL, Valkey, Stripe stand-in
-	@exec $(BIN)/python -m service run
+	@exec $(BIN)/python -m service run $(if $(PORT),--port $(PORT))
 
 test: lint  ## lint, types and the whole test suite
 	$(BIN)/pytest -q
+
+mutants: $(INSTALLED)  ## take away each guard of money and stock, and see that a test fails; some with NAME="reserve"
+	@$(BIN)/python -m tests.mutants $(if $(NAME),"$(NAME)")
 
 lint: $(INSTALLED)  ## style of Python and SQL, safety of migrations, types, imports
 	$(BIN)/ruff check .

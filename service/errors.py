@@ -12,7 +12,7 @@ class Kind(NamedTuple):
 
 
 KINDS: dict[str, Kind] = {
-    "malformed": Kind(400, "The body is not JSON"),
+    "malformed": Kind(400, "The body cannot be understood"),
     "invalid_signature": Kind(400, "The webhook's signature does not verify"),
     "unauthorized": Kind(401, "A valid bearer token is needed"),
     "not_found": Kind(404, "There is no such thing here"),
@@ -36,7 +36,7 @@ KINDS: dict[str, Kind] = {
     "invalid": Kind(422, "The request is not valid"),
     "idempotency_key_reused": Kind(422, "This key was used for another request"),
     "internal": Kind(500, "Something went wrong on our side"),
-    "payment_refused": Kind(502, "Stripe refused the payment session"),
+    "payment_refused": Kind(502, "Stripe refused the payment session", 60),
     "payment_unavailable": Kind(503, "Stripe does not answer", 5),
     "busy": Kind(503, "Too much at once", 1),
     "unavailable": Kind(503, "A part of the service is not there", 2),

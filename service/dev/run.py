@@ -204,4 +204,4 @@ def refuse_taken_port(host: str, port: int) -> None:
         socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
     except OSError as error:
         reason = str(error.strerror).partition(" (")[0]
-        raise CannotRun(f"Cannot use port {port}: {reason}. Choose another with --port.") from None
+        raise CannotRun(f"Cannot use port {port}: {reason}. Choose another: `make run PORT=8081`, or --port.") from None

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import Field
 
 from service.http import responses
-from service.http.requests import BIGINT_MAX, Body, Nothing, OrderId, parts_of, read, staff, uuid_id
+from service.http.requests import BIGINT_MAX, Body, Nothing, Number, OrderId, parts_of, read, staff, uuid_id
 from service.http.responses import BODY_PROBLEMS, KEY_PROBLEMS, problems, takes
 from service.shop import expiry, orders, refunds
 
@@ -29,8 +29,10 @@ class RefundRequest(Body):
 async def list_orders(
     request: Request,
     status: Annotated[Status | None, Query()] = None,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    after: Annotated[int, Query(ge=1, le=BIGINT_MAX, description="The `next_cursor` of the page before")] = BIGINT_MAX,
+    limit: Annotated[Number, Query(ge=1, le=100)] = 20,
+    after: Annotated[
+        Number, Query(ge=1, le=BIGINT_MAX, description="The `next_cursor` of the page before")
+    ] = BIGINT_MAX,
 ) -> Response:
     """All orders, newest first."""
     return responses.json(await orders.list_orders(parts_of(request), status, after, limit))

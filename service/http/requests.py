@@ -5,9 +5,10 @@ import re
 from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
+import orjson
 from fastapi import Depends, Path, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, StringConstraints, ValidationError
 
 from service.errors import ShopError, invalid, not_found
 from service.infra.parts import Parts
@@ -21,6 +22,16 @@ ProductId = Annotated[str, Path(description="A product's id")]
 CategoryId = Annotated[str, Path(description="A category's id")]
 CartId = Annotated[str, Path(description="A cart's UUID")]
 OrderId = Annotated[str, Path(description="An order's UUID")]
+
+
+def _in_digits(text: object) -> object:
+    if isinstance(text, str) and not re.fullmatch(r"[0-9]{1,19}", text):
+        raise ValueError("is a number in digits")
+    return text
+
+
+# The validator alone would take `1_0`, `1.0` and `+1` too.
+Number = Annotated[int, BeforeValidator(_in_digits)]
 
 # PostgreSQL's text cannot hold a NUL.
 _NO_NUL = r"^[^\x00]*$"
@@ -89,7 +100,11 @@ async def read(request: Request, model: type[Model]) -> tuple[Model, Key | None]
         if media_type != "application/json" and not media_type.endswith("+json"):
             raise ShopError("unsupported_media_type", "Send Content-Type: application/json.")
     try:
+        # The stricter reader first: the other takes NaN and Infinity, which are not JSON.
+        orjson.loads(body.strip() or b"{}")
         data = model.model_validate_json(body.strip() or b"{}")
+    except orjson.JSONDecodeError:
+        raise ShopError("malformed", "The body is not JSON in UTF-8.") from None
     except ValidationError as error:
         raise _refusal(error, model) from None
     return data, _key(request, body)

@@ -1,4 +1,4 @@
-"""Carts: lines of products, in one currency, priced when they are looked at."""
+"""Carts: lines of products, in one currency, priced when they are looked at; checked out, as they were ordered."""
 
 from dataclasses import dataclass
 from uuid import UUID, uuid4
@@ -43,8 +43,8 @@ class CartRow:
     status: str
     currency: str | None
     product_id: int | None
-    name: str | None
     quantity: int | None
+    name: str | None
     unit_price_minor: int | None
 
 

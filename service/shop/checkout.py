@@ -245,11 +245,11 @@ async def _attach(tx: Connection, key: Key | None, order_id: UUID, found: Sessio
 
 
 async def _answer(tx: Connection, key: Key | None, order_id: UUID, status: int) -> Answer | None:
-    """The order as it is now; None for a cancelled one. Raises `cart_not_open` once it is paid."""
+    """The order as it is now; None for a cancelled one. Who asks again once it is paid gets `cart_not_open`."""
     order = await orders.read(tx, order_id)
     if order.status == "CANCELLED":
         return None
-    if order.status != "PENDING_PAYMENT":
+    if order.status != "PENDING_PAYMENT" and status != 201:
         raise cart.cart_not_open(order_id)
     body = Checkout(
         order.id,

@@ -197,10 +197,13 @@ async def _settle_paid(tx: Connection, after: AfterCommit, order: Locked, found:
         return "unchanged"
     if order.captured and intent is not None:
         # Two sessions of one order were paid. We never leave two open, but money that came is answered for.
-        await refunds.add_late_money(tx, after, order, intent, found.amount_total or order.total_minor)
-        await orders.note(tx, order, "paid a second time: the second payment is refunded")
+        if await refunds.add_late_money(tx, after, order, intent, found.amount_total or order.total_minor):
+            await orders.note(tx, order, "paid a second time: the second payment is refunded")
         return "paid_twice"
     if (found.amount_total, found.currency) != (order.total_minor, order.currency):
+        return "mismatch"
+    if intent is not None and await refunds.find_order(tx, intent) not in (None, order.id):
+        # It has paid another order already.
         return "mismatch"
     if order.status == "PENDING_PAYMENT":
         await orders.mark_paid(tx, after, order, order.hold, found.id, intent, found.email)

@@ -100,10 +100,11 @@ async def request(tx: Connection, order_id: UUID, amount_minor: int | None, rest
 
 async def add_late_money(
     tx: Connection, after: AfterCommit, order: Locked, payment_intent: str, amount_minor: int
-) -> None:
-    """Decide to give back a payment that no live order stands for; deciding twice is the same as once."""
-    await ADD_REFUND.run(tx, uuid4(), order.id, payment_intent, amount_minor, "late_money", False, 0.0)
+) -> bool:
+    """Decide to give back a payment that no live order stands for; False when that was decided before."""
+    added = await ADD_REFUND.run(tx, uuid4(), order.id, payment_intent, amount_minor, "late_money", False, 0.0)
     settle_later(after, order.id)
+    return added == 1
 
 
 def settle_later(after: AfterCommit, order_id: UUID) -> None:
@@ -122,7 +123,7 @@ async def settle(parts: Parts, order_id: UUID) -> None:
     # Before anything is asked for: Stripe forgets a key after a day, its list it does not forget.
     listed = [(intent, refund) for intent in sorted(intents) for refund in await parts.stripe.refunds_of(intent)]
     there = {refund.refund_id for _, refund in listed}
-    refused: list[UUID] = []
+    refused: list[Refund] = []
     for row in known:
         if row.status == "REQUESTED" and row.due and str(row.id) not in there:
             metadata = {"order_id": str(order_id), "refund_id": str(row.id)}
@@ -132,17 +133,18 @@ async def settle(parts: Parts, order_id: UUID) -> None:
                 made = await parts.stripe.create_refund(intent, row.amount_minor, metadata, f"refund:{row.id}")
                 listed.append((intent, made))
             except StripeRefused:
-                refused.append(row.id)
+                refused.append(row)
             except StripeUnknown as unknown:
                 # A stored failure, replayed: whatever that call did would have been on the list.
                 if not unknown.replayed:
                     raise
-                refused.append(row.id)
+                refused.append(row)
 
     async def work(tx: Connection, after: AfterCommit) -> None:
         held = await orders.lock(tx, order_id)
-        for refund_id in refused:
-            await FAIL_REFUND.run(tx, refund_id)
+        for row in refused:
+            if await FAIL_REFUND.run(tx, row.id):
+                await orders.note(tx, held, f"Stripe refused a refund of {row.amount_minor}")
         ours = {str(row.id): row.id for row in await LIST_REFUNDS.all(tx, order_id)}
         for intent, refund in listed:
             # One made in the dashboard gets an id that is the same however often it is listed.

@@ -1,11 +1,11 @@
--- cart/read_cart: a cart with its lines at today's prices, in one snapshot.
+-- cart/read_cart: a cart with its lines at today's prices, or at those of its order, in one snapshot.
 --
 -- caller   service.shop.cart.read
 -- param    $1 id uuid
 -- returns  many, by product id; one row with a null product = an empty cart; none = there is no such cart
 -- locks    none
 -- waits    none
--- index    carts_pkey, cart_items_pkey, products_pkey
+-- index    carts_pkey, cart_items_pkey, products_pkey, orders_one_live_per_cart, order_items_pkey
 -- rows     0..101, usually 3
 -- guards   none
 SELECT
@@ -13,11 +13,13 @@ SELECT
     carts.status,
     carts.currency,
     cart_items.product_id,
-    products.name,
     cart_items.quantity,
-    products.price_minor AS unit_price_minor
+    coalesce(order_items.name, products.name) AS name,
+    coalesce(order_items.unit_price_minor, products.price_minor) AS unit_price_minor
 FROM carts
 LEFT JOIN cart_items ON carts.id = cart_items.cart_id
 LEFT JOIN products ON cart_items.product_id = products.id
+LEFT JOIN orders ON carts.id = orders.cart_id AND orders.status <> 'CANCELLED'
+LEFT JOIN order_items ON orders.id = order_items.order_id AND products.id = order_items.product_id
 WHERE carts.id = $1
 ORDER BY cart_items.product_id;

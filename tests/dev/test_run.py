@@ -86,7 +86,9 @@ def test_a_taken_port_is_named(project: Path) -> None:
         with running(project, port) as process:
             _, errors = process.communicate(timeout=20)
     assert process.returncode == 1
-    assert errors == f"Cannot use port {port}: Address already in use. Choose another with --port.\n"
+    assert (
+        errors == f"Cannot use port {port}: Address already in use. Choose another: `make run PORT=8081`, or --port.\n"
+    )
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")

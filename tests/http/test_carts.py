@@ -183,3 +183,15 @@ async def test_an_unknown_cart_is_not_found(shop: Shop) -> None:
             ("DELETE", f"/items/{tent['id']}", None),
         ):
             assert (await shop.call(method, f"/carts/{cart}{path}", 404, body))["code"] == "not_found"
+
+
+async def test_a_cart_checked_out_shows_what_was_ordered(shop: Shop) -> None:
+    tent = await shop.product()
+    placed = await shop.placed((tent["id"], 2))
+    await shop.call("PATCH", f"/products/{tent['id']}", 200, {"name": "Renamed", "price_minor": 9900})
+    cart_id = (await shop.order(placed["order_id"]))["cart_id"]
+    cart = await shop.call("GET", f"/carts/{cart_id}", 200)
+    assert (cart["items"][0]["name"], cart["total_minor"]) == ("Tent", placed["total_minor"])
+    await shop.call("POST", f"/orders/{placed['order_id']}/cancel", 200)
+    cart = await shop.call("GET", f"/carts/{cart_id}", 200)
+    assert (cart["items"][0]["name"], cart["total_minor"]) == ("Renamed", 2 * 9900)

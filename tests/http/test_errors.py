@@ -71,6 +71,8 @@ MALFORMED = [
     b'{"name": "\\ud800"}',
     b'\xef\xbb\xbf{"name": "x"}',
     b'{"name": "x"} {}',
+    b'{"name": NaN}',
+    b'{"name": -Infinity}',
     b"[" * 60_000,
     b'{"name": 1' + 5000 * b"0" + b"}",
     '{"name": "x"}'.encode("utf-16"),
@@ -82,7 +84,6 @@ REFUSED = [
     b"1",
     b'{"surprise": 1}',
     b'{"": 1}',
-    b'{"surprise": NaN}',
     b'{"surprise": 1e400}',
     b'{"__class__": {}}',
 ]

@@ -5,10 +5,10 @@ import re
 from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
-import orjson
 from fastapi import Depends, Path, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, BeforeValidator, ConfigDict, StringConstraints, ValidationError
+from pydantic_core import from_json
 
 from service.errors import ShopError, invalid, not_found
 from service.infra.parts import Parts
@@ -100,21 +100,19 @@ async def read(request: Request, model: type[Model]) -> tuple[Model, Key | None]
         if media_type != "application/json" and not media_type.endswith("+json"):
             raise ShopError("unsupported_media_type", "Send Content-Type: application/json.")
     try:
-        # The stricter reader first: the other takes NaN and Infinity, which are not JSON.
-        orjson.loads(body.strip() or b"{}")
+        # Models would take NaN and Infinity, which are not JSON.
+        from_json(body.strip() or b"{}", allow_inf_nan=False)
         data = model.model_validate_json(body.strip() or b"{}")
-    except orjson.JSONDecodeError:
-        raise ShopError("malformed", "The body is not JSON in UTF-8.") from None
     except ValidationError as error:
         raise _refusal(error, model) from None
+    except ValueError:
+        raise ShopError("malformed", "The body is not JSON in UTF-8.") from None
     return data, _key(request, body)
 
 
 def _refusal(error: ValidationError, model: type[Body]) -> ShopError:
     """Which members are wrong and how, in the validator's words and without what was sent."""
     problems = error.errors(include_input=False, include_url=False, include_context=False)
-    if any(problem["type"] == "json_invalid" for problem in problems):
-        return ShopError("malformed", "The body is not JSON in UTF-8.")
     known = ", ".join(model.model_fields)
     return ShopError(
         "invalid",

@@ -83,8 +83,8 @@ REFUSED = [
     b'"x"',
     b"1",
     b'{"surprise": 1}',
-    b'{"": 1}',
     b'{"surprise": 1e400}',
+    b'{"": 1}',
     b'{"__class__": {}}',
 ]
 

@@ -148,13 +148,14 @@ CREATE TABLE order_events (
     CONSTRAINT order_events_path_legal CHECK (
         from_status IS NOT DISTINCT FROM to_status
         OR (from_status IS NULL AND to_status = 'PENDING_PAYMENT')
-        OR (from_status, to_status) IN (
+        -- A null on the left would make the IN null, which a CHECK lets pass.
+        OR (from_status IS NOT NULL AND (from_status, to_status) IN (
             ('PENDING_PAYMENT', 'PAID'),
             ('PENDING_PAYMENT', 'CANCELLED'),
             ('PAID', 'FULFILLED'),
             ('PAID', 'CANCELLED'),
             ('CANCELLED', 'PAID')
-        )
+        ))
     )
 );
 

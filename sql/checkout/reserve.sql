@@ -71,7 +71,8 @@ placed AS (
 taken AS (
     UPDATE products
     SET
-        stock = products.stock - line.quantity,
+        -- What was read under the lock: the row of the snapshot may be older, and the CHECK looks at that first.
+        stock = line.stock - line.quantity,
         updated_at = now()
     FROM line, total
     WHERE products.id = line.product_id

@@ -41,7 +41,8 @@ movement AS (
 taken AS (
     UPDATE products
     SET
-        stock = products.stock - line.quantity,
+        -- What was read under the lock: the row of the snapshot may be older, and the CHECK looks at that first.
+        stock = line.stock - line.quantity,
         updated_at = now()
     FROM line, enough
     WHERE products.id = line.product_id AND enough.every_line

@@ -482,6 +482,22 @@ async def test_what_was_concluded_of_an_older_attempt_ends_nothing(
     await balance(parts, stripe)
 
 
+async def test_a_refusal_of_an_attempt_that_has_its_session_ends_nothing(shop: Shop, parts: Parts) -> None:
+    placed = await shop.placed(((await shop.product())["id"], 1))
+    await checkout._undo(parts, UUID(placed["order_id"]), attempt=1)
+    assert (await shop.order(placed["order_id"]))["status"] == "PENDING_PAYMENT"
+
+
+async def test_a_failure_that_is_not_replayed_proves_nothing(
+    shop: Shop, stripe: StripeStandin, database: asyncpg.Connection
+) -> None:
+    cart, order_id, _ = await unanswered(shop, stripe, once("status", status=500))
+    stripe.set_faults([once("status", status=500)])
+    await ask(shop, cart, 503, "payment_unavailable")
+    assert await database.fetchval("SELECT attempt FROM payments") == 1
+    assert (await shop.checkout(cart, 200))["order_id"] == order_id
+
+
 async def test_a_late_refusal_does_not_end_the_attempt_that_is_being_created(
     shop: Shop, stripe: StripeStandin, parts: Parts, database: asyncpg.Connection
 ) -> None:

@@ -390,6 +390,13 @@ async def test_an_event_that_could_not_be_applied_is_kept_and_finished_later(
     await balance(parts, lost)
 
 
+async def test_the_end_of_another_session_ends_no_order(shop: Shop, lost: StripeStandin) -> None:
+    placed = await shop.placed(((await shop.product())["id"], 1))
+    found = lost.session(placed["payment"]["stripe_session_id"])
+    assert await deliver(shop, event(EXPIRED, found, id="cs_older", status="expired")) == "unchanged"
+    assert (await shop.order(placed["order_id"]))["status"] == "PENDING_PAYMENT"
+
+
 async def test_a_payment_that_paid_another_order_pays_no_second(
     shop: Shop, lost: StripeStandin, parts: Parts, database: asyncpg.Connection
 ) -> None:

@@ -188,6 +188,20 @@ async def test_a_refund_whose_answer_was_lost_is_not_made_twice(
     await balance(parts, stripe)
 
 
+async def test_a_refund_that_stripe_refused_is_not_made_once_its_key_is_forgotten(
+    shop: Shop, stripe: StripeStandin, parts: Parts
+) -> None:
+    order_id, intent = await fulfilled(shop, stripe, parts, ((await shop.product())["id"], 1))
+    await give_back(shop, order_id)
+    made = await parts.stripe.create_refund(intent, 50, {}, "dashboard")
+    await sweep.sweep(parts)
+    stripe.set_refund(made.id, "failed")
+    stripe.advance_clock(2 * DAY)
+    await refunds.settle(parts, UUID(order_id))
+    assert await states(shop, order_id) == ("FULFILLED", "SUCCEEDED", 0)
+    await balance(parts, stripe)
+
+
 async def test_a_refund_whose_failure_stripe_keeps_replaying_has_failed(
     shop: Shop, stripe: StripeStandin, parts: Parts, database: asyncpg.Connection
 ) -> None:

@@ -1,0 +1,682 @@
+"""The mutants: each is the service without one guard of money or stock, and names the tests that are to notice.
+
+A text to find stands in its file exactly once. What takes its place is as near to the original as can be, and still
+a statement that the server accepts with the same parameters, so that a mutant fails for what it does and not for its
+spelling. Where the guard is the second net below one that refuses first, its test is the one that tries it alone.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One guard taken away: in which file, which text, what stands there instead, and who catches it (node ids)."""
+
+    name: str
+    file: str
+    find: str
+    replacement: str
+    tests: tuple[str, ...]
+
+
+def at(module: str, *names: str) -> tuple[str, ...]:
+    """Tests of one module, `shop/test_races` for example."""
+    return tuple(f"tests/{module}.py::{name}" for name in names)
+
+
+def refuses(*constraints: str) -> tuple[str, ...]:
+    """The tests that try these constraints alone; numbered where there are several for one."""
+    return at("sql/test_constraints", *(f"test_the_tables_refuse_nonsense[{name}]" for name in constraints))
+
+
+def guards(name: str) -> tuple[str, ...]:
+    """The test that tries this guard of a statement alone."""
+    return at("sql/test_constraints", f"test_a_statement_leaves_alone_what_it_is_not_for[{name}]")
+
+
+def locks(statement: str) -> tuple[str, ...]:
+    """The test of the order in which this statement locks products."""
+    return at("sql/test_constraints", f"test_products_are_locked_by_their_ids[{statement}]")
+
+
+SHORT, TOTAL, TOO_LITTLE, TOO_MUCH = (
+    at("shop/test_checkout", f"test_a_refusal_says_why_and_reserves_nothing[{case}]")
+    for case in ("short", "other total", "too little", "too much")
+)
+WAITED = at("shop/test_races", "test_checkout_goes_by_what_it_waited_for")
+LATE = at("shop/test_refunds", "test_late_money_goes_back_once_where_nothing_can_stand_for_it")
+FEW_LEFT = at("shop/test_refunds", "test_late_money_for_few_units_left_goes_to_as_many_as_there_are")
+RESTOCK = at("shop/test_refunds", "test_a_restock_returns_the_units_once_whatever_becomes_of_the_refund")
+LATE_ATTEMPT = at("shop/test_checkout", "test_a_late_refusal_does_not_end_the_attempt_that_is_being_created")
+OLDER_ATTEMPT = at("shop/test_checkout", "test_what_was_concluded_of_an_older_attempt_ends_nothing")
+CANCELLED_MEANWHILE = at("shop/test_checkout", "test_an_order_cancelled_while_its_session_is_created_leaves_none")
+CLAIM = at("sql/test_constraints", "test_a_claim_passes_by_what_another_holds")
+HOLDS = at("sql/test_constraints", "test_a_transition_holds_its_cart_order_and_payment")
+
+RESERVE = "sql/checkout/reserve.sql"
+MARK_PAID, MARK_CANCELLED = "sql/orders/mark_paid.sql", "sql/orders/mark_cancelled.sql"
+RETURN, RETAKE = "sql/orders/return_stock.sql", "sql/payment/retake_stock.sql"
+CLAIM_SESSION, NEW_ATTEMPT = "sql/checkout/claim_session.sql", "sql/checkout/new_attempt.sql"
+ATTACH = "sql/checkout/attach_session.sql"
+CATALOG, CARTS, ORDERS, STOCK, EVENTS, KEYS = (
+    f"migrations/{name}.sql"
+    for name in (
+        "0001.catalog",
+        "0002.carts",
+        "0003.orders",
+        "0004.stock_movements",
+        "0005.stripe_events",
+        "0006.idempotency_keys",
+    )
+)
+SORTED_LOCK = "ORDER BY products.id\n    FOR NO KEY UPDATE OF products"
+UNSORTED_LOCK = "FOR NO KEY UPDATE OF products"
+SKIPPING_LOCK = "    FOR NO KEY UPDATE SKIP LOCKED\n"
+
+MUTANTS = [
+    # Taking stock
+    Mutant("reserve: stock", RESERVE, "bool_and(active AND stock >= quantity)", "bool_and(active)", SHORT),
+    Mutant(
+        "reserve: active",
+        RESERVE,
+        "bool_and(active AND stock >= quantity)",
+        "bool_and(stock >= quantity)",
+        at("shop/test_checkout", "test_a_product_no_longer_for_sale_is_named"),
+    ),
+    Mutant("reserve: currency", RESERVE, "count(DISTINCT currency) = 1", "count(*) > 0", guards("reserve: currency")),
+    Mutant("reserve: lowest total", RESERVE, "BETWEEN 50 AND 99999999", "<= 99999999", TOO_LITTLE),
+    Mutant("reserve: highest total", RESERVE, "BETWEEN 50 AND 99999999", ">= 50", TOO_MUCH),
+    Mutant(
+        "reserve: expected total",
+        RESERVE,
+        "AND ($4::bigint IS NULL OR sum(price_minor * quantity) = $4)",
+        "AND ($4::bigint IS NULL OR true)",
+        TOTAL,
+    ),
+    Mutant("reserve: order of locks", RESERVE, SORTED_LOCK, UNSORTED_LOCK, locks("reserve")),
+    Mutant("reserve: lock", RESERVE, "    FOR NO KEY UPDATE OF products\n", "", WAITED),
+    Mutant(
+        "reserve: no stronger lock",
+        RESERVE,
+        "    FOR NO KEY UPDATE OF products\n",
+        "    FOR UPDATE OF products\n",
+        at("shop/test_races", "test_a_checkout_under_way_shuts_out_others_but_not_add_to_cart"),
+    ),
+    Mutant(
+        "reserve: the ledger",
+        RESERVE,
+        "    FROM line, total\n),\n\nitem AS (",
+        "    FROM line, total\n    WHERE false\n),\n\nitem AS (",
+        at("shop/test_races", "test_two_at_once_for_the_last_unit"),
+    ),
+    Mutant(
+        "close_cart: status",
+        "sql/checkout/close_cart.sql",
+        "WHERE id = $1 AND status = 'OPEN'",
+        "WHERE id = $1",
+        at("shop/test_checkout", "test_the_answer_is_the_order_and_where_to_pay"),
+    ),
+    Mutant("retake_stock: every line", RETAKE, "bool_and(stock >= quantity)", "bool_or(stock >= quantity)", LATE),
+    Mutant("retake_stock: order of locks", RETAKE, SORTED_LOCK, UNSORTED_LOCK, locks("retake_stock")),
+    Mutant("retake_stock: lock", RETAKE, "    FOR NO KEY UPDATE OF products\n", "", FEW_LEFT),
+    Mutant(
+        "move_stock: not below zero",
+        "sql/catalog/move_stock.sql",
+        "stock + $2 BETWEEN 0 AND 1000000000",
+        "stock + $2 <= 1000000000",
+        at("http/test_catalog", "test_every_stock_move_is_in_the_ledger"),
+    ),
+    Mutant(
+        "move_stock: bound",
+        "sql/catalog/move_stock.sql",
+        "stock + $2 BETWEEN 0 AND 1000000000",
+        "stock + $2 >= 0",
+        at("http/test_catalog", "test_every_stock_move_is_in_the_ledger"),
+    ),
+    # Giving it back
+    Mutant(
+        "return_stock: once",
+        RETURN,
+        "    INNER JOIN movement ON line.product_id = movement.product_id\n",
+        "",
+        RESTOCK,
+    ),
+    Mutant(
+        "return_stock: twice is no error",
+        RETURN,
+        "    ON CONFLICT (order_id, product_id, hold, reason) WHERE order_id IS NOT NULL DO NOTHING\n",
+        "",
+        RESTOCK,
+    ),
+    Mutant("return_stock: order of locks", RETURN, SORTED_LOCK, UNSORTED_LOCK, locks("return_stock")),
+    # Transitions
+    Mutant(
+        "lock_order: cart",
+        "sql/orders/lock_order.sql",
+        "    WHERE id = (SELECT cart_id FROM orders WHERE id = $1)\n    FOR NO KEY UPDATE\n",
+        "    WHERE id = (SELECT cart_id FROM orders WHERE id = $1)\n",
+        HOLDS,
+    ),
+    Mutant(
+        "lock_order: order",
+        "sql/orders/lock_order.sql",
+        "    WHERE id = $1 AND cart_id = (SELECT id FROM cart)\n    FOR NO KEY UPDATE\n",
+        "    WHERE id = $1 AND cart_id = (SELECT id FROM cart)\n",
+        HOLDS,
+    ),
+    Mutant(
+        "lock_order: payment",
+        "sql/orders/lock_order.sql",
+        "    WHERE order_id = (SELECT id FROM held)\n    FOR NO KEY UPDATE\n",
+        "    WHERE order_id = (SELECT id FROM held)\n",
+        HOLDS,
+    ),
+    Mutant(
+        "mark_paid: status",
+        MARK_PAID,
+        "WHERE id = $1 AND status = $2 AND $2 IN",
+        "WHERE id = $1 AND $2 IN",
+        guards("mark_paid: status"),
+    ),
+    Mutant(
+        "mark_paid: path",
+        MARK_PAID,
+        " AND $2 IN ('PENDING_PAYMENT', 'CANCELLED')",
+        "",
+        guards("mark_paid: path"),
+    ),
+    Mutant(
+        "mark_paid: payment",
+        MARK_PAID,
+        "\n        AND payments.status IN ('INITIATED', 'PROCESSING', 'FAILED', 'EXPIRED')",
+        "",
+        guards("mark_paid: payment"),
+    ),
+    Mutant(
+        "mark_cancelled: status",
+        MARK_CANCELLED,
+        "WHERE id = $1 AND status = $2 AND $2 IN",
+        "WHERE id = $1 AND $2 IN",
+        guards("mark_cancelled: status"),
+    ),
+    Mutant(
+        "mark_cancelled: path",
+        MARK_CANCELLED,
+        " AND $2 IN ('PENDING_PAYMENT', 'PAID')",
+        "",
+        guards("mark_cancelled: path"),
+    ),
+    Mutant(
+        "mark_cancelled: payment",
+        MARK_CANCELLED,
+        " AND payments.status IN ('INITIATED', 'PROCESSING')",
+        "",
+        guards("mark_cancelled: payment"),
+    ),
+    Mutant(
+        "mark_processing: payment",
+        "sql/orders/mark_processing.sql",
+        "WHERE order_id = $1 AND status = 'INITIATED'",
+        "WHERE order_id = $1",
+        guards("mark_processing: payment"),
+    ),
+    Mutant(
+        "mark_processing: order",
+        "sql/orders/mark_processing.sql",
+        " AND orders.status = 'PENDING_PAYMENT'",
+        "",
+        guards("mark_processing: order"),
+    ),
+    Mutant(
+        "mark_fulfilled: status",
+        "sql/fulfilment/mark_fulfilled.sql",
+        "        AND status = 'PAID'\n",
+        "",
+        guards("mark_fulfilled: status"),
+    ),
+    Mutant(
+        "mark_fulfilled: what Stripe told",
+        "sql/fulfilment/mark_fulfilled.sql",
+        "\n        AND NOT EXISTS (SELECT FROM stripe_events WHERE order_id = $1 AND handled_at IS NULL)",
+        "",
+        at("shop/test_refunds", "test_a_refund_in_the_dashboard_is_heeded_before_fulfilment"),
+    ),
+    Mutant(
+        "fulfil: payment",
+        "service/shop/fulfilment.py",
+        ' and order.payment_status == "SUCCEEDED"',
+        "",
+        at("shop/test_refunds", "test_a_whole_refund_before_fulfilment_cancels_and_restocks"),
+    ),
+    Mutant(
+        "keep_late_money: status",
+        "sql/payment/keep_late_money.sql",
+        " AND status IN ('FAILED', 'EXPIRED')",
+        "",
+        guards("keep_late_money: status"),
+    ),
+    # The session
+    Mutant(
+        "claim_session: claim",
+        CLAIM_SESSION,
+        "\n    AND (claimed_until IS NULL OR claimed_until < now())",
+        "",
+        at("shop/test_checkout", "test_a_dead_claimers_claim_ends_by_itself") + guards("claim_session: claim"),
+    ),
+    Mutant(
+        "claim_session: status",
+        CLAIM_SESSION,
+        "\n    AND status = 'INITIATED'",
+        "",
+        guards("claim_session: status"),
+    ),
+    Mutant(
+        "claim_session: session",
+        CLAIM_SESSION,
+        "\n    AND stripe_session_id IS NULL",
+        "",
+        guards("claim_session: session"),
+    ),
+    Mutant("new_attempt: attempt", NEW_ATTEMPT, "AND attempt = $2", "AND $2 > 0", guards("new_attempt: attempt")),
+    Mutant("new_attempt: status", NEW_ATTEMPT, "\n    AND status = 'INITIATED'", "", guards("new_attempt: status")),
+    Mutant(
+        "new_attempt: session",
+        NEW_ATTEMPT,
+        "\n    AND stripe_session_id IS NULL",
+        "",
+        guards("new_attempt: session"),
+    ),
+    Mutant(
+        "attach_session: order",
+        ATTACH,
+        "WHERE id = $1 AND status = 'PENDING_PAYMENT'",
+        "WHERE id = $1",
+        guards("attach_session: order"),
+    ),
+    Mutant("attach_session: lock", ATTACH, "    FOR NO KEY UPDATE\n", "", CANCELLED_MEANWHILE),
+    Mutant("attach_session: payment", ATTACH, " AND status = 'INITIATED'", "", guards("attach_session: payment")),
+    Mutant(
+        "create: what is paid counts as it is now",
+        "service/shop/session.py",
+        "return await parts.stripe.retrieve_session(session.id)",
+        "return session",
+        at("shop/test_checkout", "test_a_replayed_session_counts_as_it_is_now"),
+    ),
+    Mutant(
+        "create: only a stored failure proves that there is none",
+        "service/shop/session.py",
+        "if found is None and unknown.replayed:",
+        "if found is None:",
+        at("shop/test_checkout", "test_a_failure_that_is_not_replayed_proves_nothing"),
+    ),
+    Mutant(
+        "create: the order's own session",
+        "service/shop/session.py",
+        "if session.order_id == str(order_id):",
+        "if session.order_id != '':",
+        at("shop/test_checkout", "test_a_session_is_found_behind_a_page_of_newer_ones"),
+    ),
+    Mutant(
+        "close: the session ends before the order",
+        "service/shop/session.py",
+        "return await parts.stripe.expire_session(stripe_session_id)",
+        "return None",
+        at("shop/test_expiry", "test_a_customer_cancels_a_pending_order_and_no_other"),
+    ),
+    Mutant(
+        "checkout: no session is left behind",
+        "service/shop/checkout.py",
+        "await session.close(parts, order_id, found.id)",
+        "pass",
+        CANCELLED_MEANWHILE,
+    ),
+    Mutant(
+        "checkout: attempt",
+        "service/shop/checkout.py",
+        '(order.status, order.attempt, order.stripe_session_id) == ("PENDING_PAYMENT", attempt, None)',
+        '(order.status, order.stripe_session_id) == ("PENDING_PAYMENT", None)',
+        LATE_ATTEMPT,
+    ),
+    Mutant(
+        "checkout: session",
+        "service/shop/checkout.py",
+        '(order.status, order.attempt, order.stripe_session_id) == ("PENDING_PAYMENT", attempt, None)',
+        '(order.status, order.attempt) == ("PENDING_PAYMENT", attempt)',
+        at("shop/test_checkout", "test_a_refusal_of_an_attempt_that_has_its_session_ends_nothing"),
+    ),
+    Mutant(
+        "expiry: attempt",
+        "service/shop/expiry.py",
+        "if (held.attempt, held.stripe_session_id) != (order.attempt, order.stripe_session_id):",
+        "if False:",
+        OLDER_ATTEMPT,
+    ),
+    Mutant(
+        "expiry: what is paid later stays",
+        "service/shop/expiry.py",
+        ' or held.payment_status != "INITIATED":',
+        ":",
+        at("shop/test_expiry", "test_what_is_heard_while_stripe_is_given_up_counts"),
+    ),
+    Mutant(
+        "expiry: the hold",
+        "service/shop/expiry.py",
+        "if not order.overdue:",
+        "if False:",
+        at("shop/test_expiry", "test_the_end_of_the_hold_closes_the_session_and_gives_all_back"),
+    ),
+    Mutant(
+        "expiry: given up",
+        "service/shop/expiry.py",
+        'if error.code != "payment_unavailable" or not order.given_up:',
+        'if error.code != "payment_unavailable":',
+        at("shop/test_expiry", "test_the_end_of_the_hold_closes_the_session_and_gives_all_back"),
+    ),
+    # Webhooks
+    Mutant(
+        "receive: signature",
+        "service/shop/payment.py",
+        "if secrets and not signature_verifies(body, signature, secrets):",
+        "if False:",
+        at("shop/test_payment", "test_what_stripe_did_not_sign_just_now_is_refused"),
+    ),
+    Mutant(
+        "receive: signed in the future",
+        "service/infra/stripe.py",
+        "return max(times) <= time.time() + SIGNATURE_TOLERANCE",
+        "return bool(times)",
+        at("shop/test_payment", "test_what_stripe_did_not_sign_just_now_is_refused"),
+    ),
+    Mutant(
+        "receive: livemode",
+        "service/shop/payment.py",
+        'if bool(payload.get("livemode")) != parts.settings.live:',
+        "if False:",
+        at("shop/test_payment", "test_the_other_mode_is_not_ours"),
+    ),
+    Mutant(
+        "store_event: once",
+        "sql/payment/store_event.sql",
+        "ON CONFLICT (id) DO NOTHING\n",
+        "",
+        at("shop/test_payment", "test_a_payment_is_applied_once_and_its_email_kept"),
+    ),
+    Mutant(
+        "receive: what failed is applied when it comes again",
+        "service/shop/payment.py",
+        "if stored.handled or stored.outcome is not None:",
+        "if True:",
+        at("shop/test_payment", "test_an_event_that_could_not_be_applied_is_kept_and_finished_later"),
+    ),
+    Mutant(
+        "settle: amount",
+        "service/shop/payment.py",
+        "if (found.amount_total, found.currency) != (order.total_minor, order.currency):",
+        "if found.currency != order.currency:",
+        at("shop/test_payment", "test_money_that_does_not_fit_pays_nothing_and_holds_no_stock_for_ever"),
+    ),
+    Mutant(
+        "settle: currency",
+        "service/shop/payment.py",
+        "if (found.amount_total, found.currency) != (order.total_minor, order.currency):",
+        "if found.amount_total != order.total_minor:",
+        at("shop/test_payment", "test_money_that_does_not_fit_pays_nothing_and_holds_no_stock_for_ever"),
+    ),
+    Mutant(
+        "settle: a payment pays one order",
+        "service/shop/payment.py",
+        "if intent is not None and await refunds.find_order(tx, intent) not in (None, order.id):",
+        "if False:",
+        at("shop/test_payment", "test_a_payment_that_paid_another_order_pays_no_second"),
+    ),
+    Mutant(
+        "settle: captured once",
+        "service/shop/payment.py",
+        "if order.captured and (intent is None or order.stripe_payment_intent_id in (None, intent)):",
+        "if False:",
+        at("shop/test_refunds", "test_a_whole_refund_before_fulfilment_cancels_and_restocks"),
+    ),
+    Mutant(
+        "settle: paid twice",
+        "service/shop/payment.py",
+        "if order.captured and intent is not None:",
+        "if False:",
+        at("shop/test_refunds", "test_a_second_payment_of_an_order_goes_back_whatever_fails"),
+    ),
+    Mutant(
+        "settle: only a pending order ends unpaid",
+        "service/shop/payment.py",
+        'if order.status != "PENDING_PAYMENT" or order.stripe_session_id not in (None, found.id):',
+        "if order.stripe_session_id not in (None, found.id):",
+        at("shop/test_payment", "test_the_end_depends_on_what_happened_and_not_on_the_order_of_events"),
+    ),
+    Mutant(
+        "settle: only its own session ends an order",
+        "service/shop/payment.py",
+        " or order.stripe_session_id not in (None, found.id):",
+        ":",
+        at("shop/test_payment", "test_the_end_of_another_session_ends_no_order"),
+    ),
+    Mutant(
+        "late money: the cart's new order",
+        "service/shop/payment.py",
+        "if not (await CART_HAS_LIVE_ORDER.one(tx, order.cart_id)).live:",
+        "if True:",
+        LATE,
+    ),
+    Mutant(
+        "reconcile: the paid session of two",
+        "service/shop/reconcile.py",
+        'found if found.payment_status == "paid" else page.get(order_id, found)',
+        "found",
+        at("shop/test_sweep", "test_of_two_sessions_of_one_order_the_paid_one_counts"),
+    ),
+    # Refunds
+    Mutant(
+        "refund: no more than is left",
+        "service/shop/refunds.py",
+        "if not 0 < amount <= left or",
+        "if not 0 < amount or",
+        at("shop/test_refunds", "test_parts_and_the_rest_of_a_fulfilled_order"),
+    ),
+    Mutant(
+        "refund: what is on its way counts",
+        "service/shop/refunds.py",
+        "given = sum(_given_back(order.stripe_payment_intent_id, known))",
+        "given = _given_back(order.stripe_payment_intent_id, known)[0]",
+        at("shop/test_refunds", "test_never_more_than_was_paid"),
+    ),
+    Mutant(
+        "refund: restock only with a whole one",
+        "service/shop/refunds.py",
+        "if restock and amount != left:",
+        "if False:",
+        at("shop/test_refunds", "test_parts_and_the_rest_of_a_fulfilled_order"),
+    ),
+    Mutant(
+        "refund: only of captured money",
+        "service/shop/refunds.py",
+        ' if order.payment_status == "SUCCEEDED" else 0',
+        "",
+        at("shop/test_refunds", "test_what_was_not_paid_cannot_be_refunded"),
+    ),
+    Mutant(
+        "refund: listed before it is created",
+        "service/shop/refunds.py",
+        " and str(row.id) not in there:",
+        ":",
+        at("shop/test_refunds", "test_a_refund_whose_answer_was_lost_is_not_made_twice"),
+    ),
+    Mutant(
+        "refund: one that failed waits",
+        "service/shop/refunds.py",
+        'if row.status == "REQUESTED" and row.due and',
+        'if row.status == "REQUESTED" and',
+        at("shop/test_refunds", "test_a_refund_that_failed_is_made_again_with_a_new_key_after_a_while"),
+    ),
+    Mutant(
+        "refund: only one that is requested is made",
+        "service/shop/refunds.py",
+        'if row.status == "REQUESTED" and row.due and',
+        "if row.due and",
+        at("shop/test_refunds", "test_a_refund_that_stripe_refused_is_not_made_once_its_key_is_forgotten"),
+    ),
+    Mutant(
+        "refund: an unknown answer is no failure",
+        "service/shop/refunds.py",
+        "if not unknown.replayed:",
+        "if False:",
+        at("shop/test_refunds", "test_a_refund_whose_answer_was_lost_is_not_made_twice"),
+    ),
+    Mutant(
+        "record_refund: never backwards",
+        "sql/refunds/record_refund.sql",
+        "\n    WHERE refunds.status IN ('REQUESTED', 'PENDING') OR refunds.stripe_refund_id IS NULL"
+        " OR excluded.status = 'FAILED'",
+        "",
+        at("shop/test_refunds", "test_what_stripe_listed_earlier_does_not_undo_what_it_listed_later"),
+    ),
+    Mutant(
+        "fail_refund: status",
+        "sql/refunds/fail_refund.sql",
+        " AND status = 'REQUESTED'",
+        "",
+        guards("fail_refund: status"),
+    ),
+    Mutant(
+        "set_balance: captured",
+        "sql/refunds/set_balance.sql",
+        " AND status IN ('SUCCEEDED', 'REFUND_PENDING', 'REFUNDED')",
+        "",
+        guards("set_balance: captured"),
+    ),
+    Mutant(
+        "add_refund: late money once",
+        "sql/refunds/add_refund.sql",
+        "\nON CONFLICT (stripe_payment_intent_id) WHERE cause = 'late_money' AND status <> 'FAILED' DO NOTHING",
+        "",
+        at("shop/test_refunds", "test_a_second_payment_of_an_order_goes_back_whatever_fails"),
+    ),
+    # The sweep
+    *(
+        Mutant(f"claim_{kind}: {what}", f"sql/sweep/claim_{kind}.sql", SKIPPING_LOCK, instead, CLAIM)
+        for kind in ("orders", "refunds", "events")
+        for what, instead in (("lock", ""), ("SKIP LOCKED", "    FOR NO KEY UPDATE\n"))
+    ),
+    # Idempotency
+    Mutant(
+        "lock_key: lock",
+        "sql/idempotency/lock_key.sql",
+        "pg_try_advisory_xact_lock($1)",
+        "$1::bigint IS NOT NULL",
+        at("shop/test_idempotency", "test_while_the_first_is_running_the_key_is_in_use"),
+    ),
+    Mutant(
+        "store_key: an answer stays",
+        "sql/idempotency/store_key.sql",
+        "\n    WHERE idempotency_keys.status IS NULL OR idempotency_keys.created_at <= now() - interval '24 hours'",
+        "",
+        at("shop/test_idempotency", "test_an_answer_once_given_stays"),
+    ),
+    Mutant(
+        "begin: the same body",
+        "service/shop/idempotency.py",
+        "if stored.request_digest != key.request_digest:",
+        "if False:",
+        at("shop/test_idempotency", "test_a_replay_is_the_first_answer_and_has_no_effect"),
+    ),
+    Mutant(
+        "reserve: the key stays with its order",
+        "service/shop/checkout.py",
+        "    await idempotency.finish(tx, key, None, order_id)\n",
+        "",
+        at("shop/test_idempotency", "test_a_checkout_that_died_after_its_reserve_goes_on"),
+    ),
+    Mutant(
+        "find_key: a day",
+        "sql/idempotency/find_key.sql",
+        " AND created_at > now() - interval '24 hours'",
+        "",
+        at("shop/test_idempotency", "test_a_key_is_forgotten_after_a_day"),
+    ),
+    Mutant(
+        "delete_expired: a day",
+        "sql/idempotency/delete_expired.sql",
+        "WHERE created_at < now() - interval '24 hours'",
+        "WHERE created_at <= now()",
+        at("shop/test_idempotency", "test_old_keys_are_swept_away"),
+    ),
+    # Carts
+    Mutant(
+        "open_for_product: status",
+        "sql/cart/open_for_product.sql",
+        "\n    AND carts.status = 'OPEN'",
+        "",
+        at("http/test_carts", "test_a_cart_checked_out_is_read_only_until_its_order_is_cancelled"),
+    ),
+    Mutant(
+        "open_for_product: active",
+        "sql/cart/open_for_product.sql",
+        "\n    AND products.active",
+        "",
+        at("http/test_carts", "test_a_product_must_be_for_sale"),
+    ),
+    Mutant(
+        "open_for_product: currency",
+        "sql/cart/open_for_product.sql",
+        "\n    AND (carts.currency IS NULL OR carts.currency = products.currency)",
+        "",
+        at("http/test_carts", "test_a_cart_is_in_one_currency"),
+    ),
+    Mutant(
+        "open_cart: status",
+        "sql/cart/open_cart.sql",
+        " AND status = 'OPEN'",
+        "",
+        at("http/test_carts", "test_a_cart_checked_out_is_read_only_until_its_order_is_cancelled"),
+    ),
+    # The last nets
+    *(
+        Mutant(name, file, f"{name} CHECK ({rule}", f"{name} CHECK (true OR {rule}", refuses(*cases or (name,)))
+        for file, name, rule, cases in (
+            (CATALOG, "products_stock_not_negative", "stock >=", ()),
+            (CATALOG, "products_stock_bounded", "stock <=", ()),
+            (CATALOG, "products_price_range", "price_minor", ("products_price_range0", "products_price_range1")),
+            (CARTS, "cart_items_quantity_range", "", ("cart_items_quantity_range0", "cart_items_quantity_range1")),
+            (ORDERS, "orders_total_range", "", ("orders_total_range0", "orders_total_range1")),
+            (ORDERS, "orders_times_match_status", "", tuple(f"orders_times_match_status{n}" for n in range(3))),
+            (
+                ORDERS,
+                "payments_refunded_within_amount",
+                "",
+                tuple(f"payments_refunded_within_amount{n}" for n in (0, 1)),
+            ),
+            (ORDERS, "payments_refunded_whole", "", ()),
+            (ORDERS, "payments_refunded_only_captured", "", ()),
+            (ORDERS, "payments_captured_has_session", "", ()),
+            (ORDERS, "refunds_amount_positive", "", ()),
+            (ORDERS, "refunds_settled_is_known_to_stripe", "", ()),
+            (ORDERS, "order_events_path_legal", "", ()),
+            (STOCK, "stock_movements_order_form", "", tuple(f"stock_movements_order_form{n}" for n in range(3))),
+            (EVENTS, "stripe_events_handled_or_due", "", ()),
+            (KEYS, "idempotency_keys_answered_whole", "", ()),
+        )
+    ),
+    *(
+        Mutant(name, file, f"CREATE UNIQUE INDEX {name} ", f"CREATE INDEX {name} ", refuses(name))
+        for file, name in (
+            (ORDERS, "orders_one_live_per_cart"),
+            (ORDERS, "refunds_late_money_once"),
+            (STOCK, "stock_movements_once"),
+        )
+    ),
+    *(
+        Mutant(name, ORDERS, f"    CONSTRAINT {name} UNIQUE ({column}),\n", "", refuses(name))
+        for name, column in (
+            ("payments_one_per_order", "order_id"),
+            ("payments_session_once", "stripe_session_id"),
+            ("payments_payment_intent_once", "stripe_payment_intent_id"),
+            ("refunds_stripe_refund_once", "stripe_refund_id"),
+        )
+    ),
+]

@@ -1,0 +1,342 @@
+"""The last nets, each tried alone: what a constraint refuses, what a guard leaves alone, what a lock keeps.
+
+The code above them asks first, so that hardly any other test falls into them. Each case here is one that nothing
+but the net in question stops: were it gone, the case would pass, and `make mutants` takes it away to see that.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+from service.infra.statements import NoRow, Statement
+from tests.client import waiting
+from tests.conftest import TEMPLATE, named
+
+ONE, TWO, NONE = (f"'00000000-0000-4000-8000-00000000000{number}'::uuid" for number in (1, 2, 3))
+FIRST, SECOND, THIRD = (UUID(text.split("'")[1]) for text in (ONE, TWO, NONE))
+
+# A pending order and a cancelled one whose money came late, and one row of everything else.
+SEED = f"""
+INSERT INTO categories (name, slug) VALUES ('Tents', 'tents'), ('Mugs', 'mugs');
+INSERT INTO products (name, category_id, price_minor, currency, stock)
+VALUES ('Tent', 1, 1250, 'EUR', 8), ('Mug', 2, 990, 'USD', 5);
+-- So that a plan which reads the table as it lies meets the second product first.
+UPDATE products SET updated_at = now() WHERE id = 1;
+INSERT INTO carts (id, status, currency) VALUES ({ONE}, 'CHECKED_OUT', 'EUR'), ({TWO}, 'OPEN', 'EUR');
+INSERT INTO cart_items (cart_id, product_id, quantity) VALUES ({ONE}, 1, 2);
+INSERT INTO orders (id, cart_id, total_minor, currency, expires_at, next_attempt_at)
+VALUES ({ONE}, {ONE}, 2500, 'EUR', now(), now());
+INSERT INTO orders (id, cart_id, status, total_minor, currency, expires_at, cancelled_at)
+VALUES ({TWO}, {TWO}, 'CANCELLED', 1250, 'EUR', now(), now());
+INSERT INTO order_items (order_id, product_id, name, quantity, unit_price_minor) VALUES ({ONE}, 1, 'Tent', 2, 1250);
+INSERT INTO payments (id, order_id, amount_minor, currency, session_parameters, session_expires_at)
+VALUES ({ONE}, {ONE}, 2500, 'EUR', '{{}}', now());
+INSERT INTO payments (
+    id, order_id, status, amount_minor, currency, session_parameters, session_expires_at,
+    stripe_session_id, stripe_payment_intent_id
+)
+VALUES ({TWO}, {TWO}, 'REFUND_PENDING', 1250, 'EUR', '{{}}', now(), 'cs_2', 'pi_2');
+INSERT INTO refunds (id, order_id, stripe_payment_intent_id, amount_minor, cause, next_attempt_at)
+VALUES ({TWO}, {TWO}, 'pi_2', 1250, 'late_money', now());
+INSERT INTO refunds (id, order_id, stripe_payment_intent_id, amount_minor, cause, status, stripe_refund_id)
+VALUES ({ONE}, {TWO}, 'pi_2', 50, 'staff', 'FAILED', 're_1');
+INSERT INTO order_events (order_id, to_status, cause) VALUES ({ONE}, 'PENDING_PAYMENT', 'test');
+INSERT INTO stock_movements (product_id, delta, reason, order_id, hold) VALUES (1, -2, 'hold', {ONE}, 1);
+INSERT INTO stock_movements (product_id, delta, reason) VALUES (1, 10, 'initial stock');
+INSERT INTO stripe_events (id, type, payload, next_attempt_at) VALUES ('evt_1', 'charge.refunded', '{{}}', now());
+INSERT INTO idempotency_keys (id, request_digest) VALUES (sha256('key'), sha256('body'));
+"""
+
+# Whether a copy of a row is refused for its key says an INSERT, where the key is one that cannot be updated.
+NEW_ORDER = "INSERT INTO orders (id, number, cart_id, status, total_minor, currency, expires_at, cancelled_at)"
+NEW_REFUND = "INSERT INTO refunds (id, order_id, stripe_payment_intent_id, amount_minor, cause)"
+NEW_PRODUCT = "INSERT INTO products (id, name, price_minor, currency, stock)"
+NEW_MOVEMENT = "INSERT INTO stock_movements (product_id, delta, reason, order_id, hold)"
+OWN_ID = "OVERRIDING SYSTEM VALUE"
+
+NONSENSE = [
+    ("categories_pkey", f"INSERT INTO categories (id, name, slug) {OWN_ID} VALUES (1, 'x', 'x')"),
+    ("categories_slug_unique", "UPDATE categories SET slug = 'tents'"),
+    ("categories_name_length", "UPDATE categories SET name = ''"),
+    ("categories_slug_length", "UPDATE categories SET slug = repeat('x', 201) WHERE id = 1"),
+    ("products_pkey", f"{NEW_PRODUCT} {OWN_ID} VALUES (1, 'x', 1, 'EUR', 0)"),
+    ("products_category_fkey", "UPDATE products SET category_id = 404"),
+    ("products_category_fkey", "DELETE FROM categories"),
+    ("products_name_length", "UPDATE products SET name = ''"),
+    ("products_description_length", "UPDATE products SET description = repeat('x', 10001)"),
+    ("products_price_range", "UPDATE products SET price_minor = 0"),
+    ("products_price_range", "UPDATE products SET price_minor = 100000000"),
+    ("products_currency_form", "UPDATE products SET currency = 'eur'"),
+    ("products_stock_not_negative", "UPDATE products SET stock = stock - 9"),
+    ("products_stock_bounded", "UPDATE products SET stock = 2000000001"),
+    ("products_version_positive", "UPDATE products SET version = 0"),
+    ("carts_pkey", f"INSERT INTO carts (id) VALUES ({ONE})"),
+    ("carts_status_known", "UPDATE carts SET status = 'PAID'"),
+    ("carts_currency_form", "UPDATE carts SET currency = 'EURO'"),
+    ("cart_items_pkey", f"INSERT INTO cart_items (cart_id, product_id, quantity) VALUES ({ONE}, 1, 1)"),
+    ("cart_items_cart_fkey", f"UPDATE cart_items SET cart_id = {NONE}"),
+    ("cart_items_product_fkey", "UPDATE cart_items SET product_id = 404"),
+    ("cart_items_quantity_range", "UPDATE cart_items SET quantity = 0"),
+    ("cart_items_quantity_range", "UPDATE cart_items SET quantity = 10000"),
+    ("orders_pkey", f"UPDATE orders SET id = {ONE}"),
+    (
+        "orders_number_unique",
+        f"{NEW_ORDER} {OWN_ID} SELECT {NONE}, number, cart_id, 'CANCELLED', 50, 'EUR', now(), now() FROM orders",
+    ),
+    ("orders_cart_fkey", f"UPDATE orders SET cart_id = {NONE}"),
+    ("orders_one_live_per_cart", f"UPDATE orders SET cart_id = {ONE}, status = 'PENDING_PAYMENT', cancelled_at = NULL"),
+    ("orders_status_known", "UPDATE orders SET status = 'LOST', cancelled_at = now()"),
+    ("orders_total_range", "UPDATE orders SET total_minor = 49"),
+    ("orders_total_range", "UPDATE orders SET total_minor = 100000000"),
+    ("orders_currency_form", "UPDATE orders SET currency = ''"),
+    ("orders_email_length", "UPDATE orders SET email = repeat('x', 801)"),
+    ("orders_hold_positive", "UPDATE orders SET hold = 0"),
+    ("orders_times_match_status", "UPDATE orders SET status = 'PAID'"),
+    ("orders_times_match_status", "UPDATE orders SET status = 'FULFILLED', paid_at = now()"),
+    ("orders_times_match_status", "UPDATE orders SET cancelled_at = now()"),
+    ("order_items_pkey", "INSERT INTO order_items SELECT * FROM order_items"),
+    ("order_items_order_fkey", f"UPDATE order_items SET order_id = {NONE}"),
+    ("order_items_product_fkey", "UPDATE order_items SET product_id = 404"),
+    ("order_items_quantity_range", "UPDATE order_items SET quantity = 0"),
+    ("order_items_price_positive", "UPDATE order_items SET unit_price_minor = 0"),
+    ("payments_pkey", f"UPDATE payments SET id = {ONE}"),
+    ("payments_one_per_order", f"UPDATE payments SET order_id = {ONE}"),
+    ("payments_session_once", "UPDATE payments SET stripe_session_id = 'cs_2'"),
+    ("payments_payment_intent_once", "UPDATE payments SET stripe_payment_intent_id = 'pi_2'"),
+    ("payments_order_fkey", f"UPDATE payments SET order_id = {NONE} WHERE id = {ONE}"),
+    ("payments_status_known", f"UPDATE payments SET status = 'STOLEN' WHERE id = {ONE}"),
+    ("payments_amount_positive", f"UPDATE payments SET amount_minor = 0 WHERE id = {ONE}"),
+    ("payments_currency_form", "UPDATE payments SET currency = 'E1R'"),
+    ("payments_refunded_within_amount", f"UPDATE payments SET refunded_minor = 1251 WHERE id = {TWO}"),
+    ("payments_refunded_within_amount", f"UPDATE payments SET refunded_minor = -1 WHERE id = {TWO}"),
+    ("payments_refunded_whole", f"UPDATE payments SET status = 'REFUNDED', refunded_minor = 1 WHERE id = {TWO}"),
+    ("payments_refunded_only_captured", f"UPDATE payments SET refunded_minor = 1 WHERE id = {ONE}"),
+    ("payments_captured_has_session", f"UPDATE payments SET status = 'SUCCEEDED' WHERE id = {ONE}"),
+    ("payments_attempt_positive", "UPDATE payments SET attempt = 0"),
+    ("refunds_pkey", f"{NEW_REFUND} VALUES ({ONE}, {TWO}, 'pi_3', 1, 'staff')"),
+    ("refunds_stripe_refund_once", "UPDATE refunds SET stripe_refund_id = 're_1'"),
+    ("refunds_order_fkey", f"UPDATE refunds SET order_id = {NONE}"),
+    ("refunds_amount_positive", "UPDATE refunds SET amount_minor = 0"),
+    ("refunds_cause_known", "UPDATE refunds SET cause = 'whim'"),
+    ("refunds_status_known", f"UPDATE refunds SET status = 'LOST' WHERE id = {ONE}"),
+    ("refunds_settled_is_known_to_stripe", f"UPDATE refunds SET status = 'SUCCEEDED' WHERE id = {TWO}"),
+    ("refunds_late_money_once", f"{NEW_REFUND} VALUES ({NONE}, {TWO}, 'pi_2', 1, 'late_money')"),
+    (
+        "order_events_pkey",
+        f"INSERT INTO order_events (id, order_id, to_status, cause) {OWN_ID} SELECT id, order_id, to_status, cause"
+        " FROM order_events",
+    ),
+    ("order_events_order_fkey", f"UPDATE order_events SET order_id = {NONE}"),
+    ("order_events_path_legal", "UPDATE order_events SET from_status = 'FULFILLED', to_status = 'PAID'"),
+    (
+        "stock_movements_pkey",
+        f"INSERT INTO stock_movements (id, product_id, delta, reason) {OWN_ID} SELECT id, 1, 1, 'x'"
+        " FROM stock_movements",
+    ),
+    ("stock_movements_product_fkey", "UPDATE stock_movements SET product_id = 404"),
+    ("stock_movements_order_fkey", f"UPDATE stock_movements SET order_id = {NONE} WHERE reason = 'hold'"),
+    ("stock_movements_delta_not_zero", "UPDATE stock_movements SET delta = 0 WHERE order_id IS NULL"),
+    ("stock_movements_reason_length", "UPDATE stock_movements SET reason = '' WHERE order_id IS NULL"),
+    ("stock_movements_order_form", "UPDATE stock_movements SET hold = 1 WHERE order_id IS NULL"),
+    ("stock_movements_order_form", "UPDATE stock_movements SET delta = 2 WHERE reason = 'hold'"),
+    ("stock_movements_order_form", "UPDATE stock_movements SET reason = 'release' WHERE reason = 'hold'"),
+    ("stock_movements_once", f"{NEW_MOVEMENT} VALUES (1, -1, 'hold', {ONE}, 1)"),
+    ("stripe_events_pkey", "INSERT INTO stripe_events SELECT * FROM stripe_events"),
+    ("stripe_events_order_fkey", f"UPDATE stripe_events SET order_id = {NONE}"),
+    ("stripe_events_id_length", "UPDATE stripe_events SET id = ''"),
+    ("stripe_events_handled_has_outcome", "UPDATE stripe_events SET handled_at = now(), next_attempt_at = NULL"),
+    ("stripe_events_handled_or_due", "UPDATE stripe_events SET next_attempt_at = NULL"),
+    ("idempotency_keys_pkey", "INSERT INTO idempotency_keys SELECT * FROM idempotency_keys"),
+    ("idempotency_keys_order_fkey", f"UPDATE idempotency_keys SET order_id = {NONE}"),
+    ("idempotency_keys_id_form", "UPDATE idempotency_keys SET id = '\\x00'"),
+    ("idempotency_keys_request_digest_form", "UPDATE idempotency_keys SET request_digest = ''"),
+    ("idempotency_keys_answered_whole", "UPDATE idempotency_keys SET status = 200"),
+    ("idempotency_keys_status_success", "UPDATE idempotency_keys SET status = 409, answer = ''"),
+]
+
+
+@pytest.fixture(scope="module")
+def seeded(template: str) -> Iterator[str]:
+    """The URL of one database for all cases, as each rolls back what it did: a clone for each takes a minute."""
+    name = f"test_{uuid4().hex}"
+
+    async def run(url: str, *statements: str) -> None:
+        connection = await asyncpg.connect(url)
+        for statement in statements:
+            await connection.execute(statement)
+        await connection.close()
+
+    asyncio.run(run(template, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} STRATEGY file_copy"))
+    asyncio.run(run(named(template, name), SEED))
+    yield named(template, name)
+    asyncio.run(run(template, f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@pytest.fixture
+async def database(seeded: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection in a transaction that is rolled back."""
+    connection = await asyncpg.connect(seeded)
+    await connection.execute("BEGIN")
+    yield connection
+    await connection.execute("ROLLBACK")
+    await connection.close()
+
+
+@pytest.fixture
+async def other(seeded: str) -> AsyncIterator[asyncpg.Connection]:
+    """Another connection, which hardly waits for a lock."""
+    connection = await asyncpg.connect(seeded, server_settings={"lock_timeout": "100ms"})
+    yield connection
+    await connection.close()
+
+
+@pytest.mark.parametrize(("constraint", "nonsense"), NONSENSE, ids=[constraint for constraint, _ in NONSENSE])
+async def test_the_tables_refuse_nonsense(database: asyncpg.Connection, constraint: str, nonsense: str) -> None:
+    with pytest.raises(asyncpg.IntegrityConstraintViolationError) as refused:
+        await database.execute(nonsense)
+    assert refused.value.constraint_name == constraint
+
+
+async def test_every_constraint_has_its_nonsense(database: asyncpg.Connection) -> None:
+    # From version 18 on PostgreSQL has NOT NULLs (n) there too, under names that nobody gave them.
+    names = await database.fetch(
+        "SELECT conname FROM pg_constraint WHERE connamespace = 'public'::regnamespace AND contype <> 'n'"
+        " UNION SELECT relname FROM pg_index JOIN pg_class ON oid = indexrelid"
+        " WHERE indisunique AND relnamespace = 'public'::regnamespace"
+    )
+    # The migrations' own bookkeeping is yoyo's.
+    ours = {name for (name,) in names if "yoyo" not in name}
+    assert ours == {constraint for constraint, _ in NONSENSE}
+
+
+async def test_a_history_begins_at_its_beginning(database: asyncpg.Connection) -> None:
+    with pytest.raises(asyncpg.CheckViolationError):
+        await database.execute("UPDATE order_events SET from_status = NULL, to_status = 'PAID'")
+
+
+BOOKS = ("carts", "products", "orders", "payments", "refunds", "order_events", "stock_movements")
+PAID = f"UPDATE orders SET status = 'PAID', paid_at = now() WHERE id = {ONE}"
+FULFILLED = f"UPDATE orders SET status = 'FULFILLED', paid_at = now(), fulfilled_at = now() WHERE id = {ONE}"
+CANCELLED = f"UPDATE orders SET status = 'CANCELLED', cancelled_at = now() WHERE id = {ONE}"
+ENDED = f"UPDATE payments SET status = 'EXPIRED' WHERE id = {ONE}"
+ATTACHED = f"UPDATE payments SET stripe_session_id = 'cs_1' WHERE id = {ONE}"
+CAPTURED = f"UPDATE payments SET status = 'SUCCEEDED', stripe_session_id = 'cs_1' WHERE id = {ONE}"
+CLAIMED = f"UPDATE payments SET claimed_until = now() + interval '1 minute' WHERE id = {ONE}"
+MIXED = f"INSERT INTO cart_items (cart_id, product_id, quantity) VALUES ({TWO}, 2, 1), ({TWO}, 1, 1)"
+ORDERED = f"""
+INSERT INTO order_items (order_id, product_id, name, quantity, unit_price_minor)
+VALUES ({TWO}, 2, 'Mug', 1, 990), ({TWO}, 1, 'Tent', 1, 1250)
+"""
+
+# What has happened, the statement that comes too late or to the wrong place for it, its arguments, and the tables that
+# it leaves as they are: all of them, where the guard is the whole statement's.
+GUARDS = {
+    "mark_paid: status": (PAID, "orders/mark_paid", (FIRST, "PENDING_PAYMENT", 1, "cs", "pi", None, "x"), BOOKS),
+    "mark_paid: path": (PAID, "orders/mark_paid", (FIRST, "PAID", 1, "cs", "pi", None, "x"), BOOKS),
+    "mark_paid: payment": (
+        "SELECT",
+        "orders/mark_paid",
+        (SECOND, "CANCELLED", 2, "cs", "pi", None, "x"),
+        ("payments",),
+    ),
+    "mark_cancelled: status": (PAID, "orders/mark_cancelled", (FIRST, "PENDING_PAYMENT", "FAILED", "x", None), BOOKS),
+    "mark_cancelled: path": (FULFILLED, "orders/mark_cancelled", (FIRST, "FULFILLED", "FAILED", "x", None), BOOKS),
+    "mark_cancelled: payment": (
+        f"{PAID}; {CAPTURED}",
+        "orders/mark_cancelled",
+        (FIRST, "PAID", "EXPIRED", "x", None),
+        ("payments",),
+    ),
+    "mark_processing: payment": (CAPTURED, "orders/mark_processing", (FIRST, "cs", "x", 1.0), BOOKS),
+    "mark_processing: order": (
+        CANCELLED,
+        "orders/mark_processing",
+        (FIRST, "cs", "x", 1.0),
+        ("orders", "order_events"),
+    ),
+    "mark_fulfilled: status": ("SELECT", "fulfilment/mark_fulfilled", (FIRST, "x"), BOOKS),
+    "keep_late_money: status": ("SELECT", "payment/keep_late_money", (SECOND, "cs", "pi"), BOOKS),
+    "claim_session: claim": (CLAIMED, "checkout/claim_session", (FIRST, 1.0), BOOKS),
+    "claim_session: status": (ENDED, "checkout/claim_session", (FIRST, 1.0), BOOKS),
+    "claim_session: session": (ATTACHED, "checkout/claim_session", (FIRST, 1.0), BOOKS),
+    "new_attempt: attempt": ("SELECT", "checkout/new_attempt", (FIRST, 2, 1800, 1.0), BOOKS),
+    "new_attempt: status": (ENDED, "checkout/new_attempt", (FIRST, 1, 1800, 1.0), BOOKS),
+    "new_attempt: session": (ATTACHED, "checkout/new_attempt", (FIRST, 1, 1800, 1.0), BOOKS),
+    "attach_session: order": (CANCELLED, "checkout/attach_session", (FIRST, "cs", "url"), BOOKS),
+    "attach_session: payment": (ENDED, "checkout/attach_session", (FIRST, "cs", "url"), BOOKS),
+    "set_balance: captured": ("SELECT", "refunds/set_balance", (FIRST, 0, "SUCCEEDED"), BOOKS),
+    "fail_refund: status": (
+        f"UPDATE refunds SET status = 'SUCCEEDED', stripe_refund_id = 're_2' WHERE id = {TWO}",
+        "refunds/fail_refund",
+        (SECOND,),
+        BOOKS,
+    ),
+    "reserve: currency": (
+        MIXED,
+        "checkout/reserve",
+        (THIRD, SECOND, THIRD, None, 1800, 2100, 1.0, "{}", "x"),
+        BOOKS,
+    ),
+}
+
+
+@pytest.mark.parametrize("guard", GUARDS)
+async def test_a_statement_leaves_alone_what_it_is_not_for(database: asyncpg.Connection, guard: str) -> None:
+    happened, name, arguments, tables = GUARDS[guard]
+
+    async def books() -> list[list[asyncpg.Record]]:
+        return [await database.fetch(f"SELECT * FROM {table} ORDER BY id") for table in tables]
+
+    await database.execute(happened)
+    before = await books()
+    await database.fetch(Statement(name, NoRow).sql, *arguments)
+    assert await books() == before
+
+
+@pytest.mark.parametrize(
+    ("table", "claim"),
+    [("orders", "sweep/claim_orders"), ("refunds", "sweep/claim_refunds"), ("stripe_events", "sweep/claim_events")],
+)
+async def test_a_claim_passes_by_what_another_holds(
+    database: asyncpg.Connection, other: asyncpg.Connection, table: str, claim: str
+) -> None:
+    assert len(await database.fetch(f"SELECT FROM {table} WHERE next_attempt_at <= now() FOR NO KEY UPDATE")) == 1
+    assert await other.fetch(Statement(claim, NoRow).sql, 10) == []
+    assert len(await database.fetch(Statement(claim, NoRow).sql, 10)) == 1
+
+
+@pytest.mark.parametrize("table", ["carts", "orders", "payments"])
+async def test_a_transition_holds_its_cart_order_and_payment(
+    database: asyncpg.Connection, other: asyncpg.Connection, table: str
+) -> None:
+    assert await database.fetch(Statement("orders/lock_order", NoRow).sql, FIRST)
+    await other.execute(f"SELECT FROM {table} WHERE id = {TWO} FOR NO KEY UPDATE")
+    with pytest.raises(asyncpg.LockNotAvailableError):
+        await other.execute(f"SELECT FROM {table} WHERE id = {ONE} FOR NO KEY UPDATE")
+
+
+@pytest.mark.parametrize(
+    ("lines", "name", "arguments"),
+    [
+        (MIXED, "checkout/reserve", GUARDS["reserve: currency"][2]),
+        (ORDERED, "orders/return_stock", (SECOND, 1)),
+        (ORDERED, "payment/retake_stock", (SECOND, 2)),
+    ],
+    ids=["reserve", "return_stock", "retake_stock"],
+)
+async def test_products_are_locked_by_their_ids(
+    database: asyncpg.Connection, other: asyncpg.Connection, lines: str, name: str, arguments: tuple[object, ...]
+) -> None:
+    await database.execute(lines)
+    await other.execute("BEGIN; SELECT FROM products WHERE id = 1 FOR NO KEY UPDATE")
+    locking = asyncio.create_task(database.fetch(Statement(name, NoRow).sql, *arguments))
+    try:
+        await waiting(other)
+        # Whoever waits for the first holds nothing that comes after it.
+        await other.execute("SELECT FROM products WHERE id = 2 FOR NO KEY UPDATE NOWAIT")
+    finally:
+        await other.execute("ROLLBACK")
+        await locking

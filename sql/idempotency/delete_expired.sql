@@ -3,7 +3,7 @@
 -- caller   service.shop.sweep.tidy
 -- param    $1 limit bigint
 -- returns  none
--- locks    the expired rows, FOR UPDATE SKIP LOCKED, to commit
+-- locks    the expired rows, FOR NO KEY UPDATE SKIP LOCKED, then FOR UPDATE to delete them, to commit
 -- waits    for nothing: rows held elsewhere are skipped
 -- index    idempotency_keys_by_age, idempotency_keys_pkey
 -- rows     0..1000
@@ -14,7 +14,7 @@ WITH expired AS MATERIALIZED (
     WHERE created_at < now() - interval '24 hours'
     ORDER BY created_at
     LIMIT $1
-    FOR UPDATE SKIP LOCKED
+    FOR NO KEY UPDATE SKIP LOCKED
 )
 
 DELETE FROM idempotency_keys

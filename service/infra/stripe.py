@@ -3,7 +3,7 @@
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar, cast
 
@@ -16,6 +16,8 @@ T = TypeVar("T")
 
 # A signature older or newer than this is refused, in seconds.
 SIGNATURE_TOLERANCE = 300
+# How far Stripe's clock may be from ours when something is looked for by its time of creation.
+CLOCK_SKEW_SECONDS = 300
 # Stripe allows 100 reads a second with a live key; a listing job stays far from taking them all.
 _SECONDS_BETWEEN_PAGES = 0.1
 
@@ -175,6 +177,12 @@ class Stripe:
     async def retrieve_event(self, event_id: str) -> dict[str, Any]:
         """An event as Stripe keeps it for 30 days."""
         return await self._answer(self._api.events.retrieve_async(event_id))
+
+    async def events_since(self, created: int, types: Sequence[str]) -> AsyncIterator[dict[str, Any]]:
+        """All events of these types (at most 20) made at or after a Unix time, newest first."""
+        parameters: dict[str, Any] = {"limit": 100, "created": {"gte": created}, "types": list(types)}
+        async for data in self._pages(self._api.events.list_async, parameters):
+            yield data
 
     async def _pages(self, list_page: Any, parameters: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
         while True:

@@ -69,6 +69,13 @@ SESSION_EVENTS = {
     "checkout.session.async_payment_failed",
     "checkout.session.expired",
 }
+# All that is looked at here, by the names that Stripe's list of events is asked for.
+EVENT_TYPES = (
+    *sorted(SESSION_EVENTS),
+    "charge.refunded",
+    *(f"refund.{what}" for what in ("created", "failed", "updated")),
+    *(f"charge.dispute.{what}" for what in ("closed", "created", "funds_reinstated", "funds_withdrawn", "updated")),
+)
 
 
 # A NUL, which jsonb does not take; not the same letters behind an escaped backslash.
@@ -93,11 +100,11 @@ async def receive(parts: Parts, body: bytes, signature: str | None) -> str:
     secrets = parts.settings.stripe_webhook_secret
     if secrets and not signature_verifies(body, signature, secrets):
         raise ShopError("invalid_signature", "The Stripe-Signature header does not fit the body, or is too old.")
-    payload = _parse(body)
+    payload = parse(body)
     cause.set(f"event {payload['id']}")
 
     async def work(tx: Connection, after: AfterCommit) -> str:
-        if await STORE_EVENT.maybe(tx, payload["id"], payload["type"], payload) is None:
+        if not await _store(tx, payload):
             stored = await READ_EVENT.one(tx, payload["id"])
             # Stored but never applied is what a failure here leaves behind.
             if stored.handled or stored.outcome is not None:
@@ -109,13 +116,14 @@ async def receive(parts: Parts, body: bytes, signature: str | None) -> str:
     except Exception:
         # It must not depend on Stripe's patience: the sweep tries it again too.
         with suppress(ShopError):
-            await transact(parts.pool, lambda tx: STORE_EVENT.maybe(tx, payload["id"], payload["type"], payload))
+            await store(parts, payload)
         raise
     EVENTS.labels(outcome).inc()
     return outcome
 
 
-def _parse(body: bytes) -> dict[str, Any]:
+def parse(body: bytes) -> dict[str, Any]:
+    """An event from its JSON; raises `malformed` for what is none, or holds what cannot be stored."""
     try:
         payload = orjson.loads(body)
         event_id, event_type = payload["id"], payload["type"]
@@ -128,6 +136,15 @@ def _parse(body: bytes) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError):
         raise ShopError("malformed", "The body is not a Stripe event.") from None
     return dict(payload)
+
+
+async def store(parts: Parts, payload: dict[str, Any]) -> None:
+    """Keep an event that is not there yet, for the sweep to apply."""
+    await transact(parts.pool, lambda tx: _store(tx, payload))
+
+
+async def _store(tx: Connection, payload: dict[str, Any]) -> bool:
+    return await STORE_EVENT.maybe(tx, payload["id"], payload["type"], payload) is not None
 
 
 async def _apply(tx: Connection, after: AfterCommit, parts: Parts, payload: dict[str, Any]) -> Verdict:
@@ -264,7 +281,7 @@ async def replay(parts: Parts, event_id: str) -> str:
             payload = await parts.stripe.retrieve_event(event_id)
         except StripeRefused:
             raise not_found("event") from None
-        await transact(parts.pool, lambda tx: STORE_EVENT.maybe(tx, payload["id"], payload["type"], payload))
+        await store(parts, payload)
     return await handle(parts, event_id)
 
 

@@ -1,16 +1,21 @@
-"""Stripe's list of sessions against our orders: what a lost webhook left behind is settled."""
+"""Stripe's lists against our tables: what lost webhooks left behind is settled."""
 
 import logging
 import time
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
+from typing import Any
 from uuid import UUID
 
-from service.infra.db import connection
+import orjson
+
+from service.errors import ShopError
+from service.infra.db import connection, transact
 from service.infra.logs import cause
 from service.infra.parts import Parts
-from service.infra.statements import Statement
-from service.infra.stripe import Session
+from service.infra.statements import NoRow, Statement
+from service.infra.stripe import CLOCK_SKEW_SECONDS, Session
 from service.shop import orders, payment
 
 PAGE = 100
@@ -27,7 +32,25 @@ class Unsettled:
     order_id: UUID
 
 
-FIND_UNSETTLED = Statement("payment/find_unsettled", Unsettled)
+@dataclass(slots=True)
+class Position:
+    """Up to when a list has been gone through, and when that was asked."""
+
+    reached_at: datetime
+    asked_at: datetime
+
+
+@dataclass(slots=True)
+class MissedEvent:
+    """An event that Stripe has and we do not."""
+
+    id: str
+
+
+FIND_UNSETTLED = Statement("reconcile/find_unsettled", Unsettled)
+READ_POSITION = Statement("reconcile/read_position", Position)
+MOVE_POSITION = Statement("reconcile/move_position", NoRow)
+FIND_MISSED_EVENTS = Statement("reconcile/find_missed_events", MissedEvent)
 
 
 async def reconcile(parts: Parts) -> int:
@@ -64,3 +87,39 @@ async def _settle(parts: Parts, page: dict[UUID, Session]) -> int:
             continue
         changed += outcome != "unchanged"
     return changed
+
+
+async def fetch_events(parts: Parts) -> int:
+    """Store every event that Stripe has made since the last run and that never came; how many there were.
+
+    They tell what no session of the last hours does: money that took days, refunds made in the dashboard. The sweep
+    applies them. Stripe keeps events for 30 days, so that long all workers may be down. Raises as `reconcile` does.
+    """
+    cause.set("job fetch_events")
+    async with connection(parts.pool) as reader:
+        position = await READ_POSITION.one(reader)
+    since = int(position.reached_at.timestamp()) - CLOCK_SKEW_SECONDS
+    stored = 0
+    page: dict[str, dict[str, Any]] = {}
+    async for found in parts.stripe.events_since(since, payment.EVENT_TYPES):
+        page[str(found.get("id"))] = found
+        if len(page) == PAGE:
+            stored += await _store_missed(parts, page)
+            page = {}
+    stored += await _store_missed(parts, page)
+    await transact(parts.pool, lambda tx: MOVE_POSITION.run(tx, position.asked_at))
+    return stored
+
+
+async def _store_missed(parts: Parts, page: dict[str, dict[str, Any]]) -> int:
+    async with connection(parts.pool) as reader:
+        missed = await FIND_MISSED_EVENTS.all(reader, list(page))
+    for event in missed:
+        try:
+            payload = payment.parse(orjson.dumps(page[event.id]))
+        except ShopError:
+            # It would be refused as a webhook too, and must not keep the others from being read.
+            logger.error("an event that cannot be stored", extra={"event": event.id})
+            continue
+        await payment.store(parts, payload)
+    return len(missed)

@@ -14,11 +14,8 @@ from service.errors import ShopError
 from service.infra.db import Connection, connection, transact
 from service.infra.parts import Parts
 from service.infra.statements import NoRow, Statement
-from service.infra.stripe import Session, StripeRefused, StripeUnknown
+from service.infra.stripe import CLOCK_SKEW_SECONDS, Session, StripeRefused, StripeUnknown
 from service.settings import Settings
-
-# How far Stripe's clock may be from ours when a session is looked for by its time of creation.
-_CLOCK_SKEW_SECONDS = 300
 
 
 @dataclass(slots=True)
@@ -157,7 +154,7 @@ def _key(order_id: UUID, held: Claim) -> str:
 
 
 async def _look_for(parts: Parts, order_id: UUID, held: Claim) -> Session | None:
-    async for session in parts.stripe.sessions_since(int(held.created_at.timestamp()) - _CLOCK_SKEW_SECONDS):
+    async for session in parts.stripe.sessions_since(int(held.created_at.timestamp()) - CLOCK_SKEW_SECONDS):
         if session.order_id == str(order_id):
             return session
     return None

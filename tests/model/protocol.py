@@ -16,7 +16,8 @@ What is bounded, and why little is lost by it:
   work on it), of which the last one that there is room for does not fail.
 - What Stripe tells of a session may be delivered at any time after it became true, any number of times, in any order,
   or never. That covers webhooks late, twice, out of order and lost, reconcile (its list is as old as it likes to be),
-  and the recheck of a payment on its way: all of them are `payment.settle` with something that was true once.
+  fetched events and the recheck of a payment on its way: all of them are `payment.settle` with something that was true
+  once.
 - A claim may lapse at any moment: nothing may rest on it.
 - Left out: amounts and currencies that do not fit, refunds made in the dashboard, disputes, `Idempotency-Key`.
 
@@ -25,8 +26,8 @@ only from states where faults are used up, as here they never are.
 
 What is taken for granted of Stripe: a key's answer, once stored, is replayed, for sessions as long as they live, for
 refunds until a day has gone by (in which every process ends); a refusal is repeated; lists and retrieved objects are
-true; a session ends at most ten minutes after its `expires_at`; what becomes of a payment that took days is delivered
-sooner or later by its webhook (reconcile looks back for hours only).
+true; a session ends at most ten minutes after its `expires_at`; what becomes of a payment that took days is told by its
+webhook or by the list of events, which `fetch_events` goes through (reconcile looks back for hours only).
 
     python -m tests.model.protocol                   check the protocol
     python -m tests.model.protocol --variant NAME    show how a broken one goes wrong
@@ -77,7 +78,7 @@ VARIANTS = {
     "refund_with_new_key": "each try of a refund has a new idempotency key",
     "refund_without_list": "a refund is tried again under its key without looking for it in Stripe's list first",
     "no_reconcile": "only webhooks tell what became of a session, and one is lost",
-    "late_webhook_lost": "the webhook of a payment that took days is lost for good, and reconcile looks back for hours",
+    "events_not_fetched": "the webhook of a payment that took days is lost for good, and nobody lists Stripe's events",
 }
 
 
@@ -928,11 +929,11 @@ class Repair:
             yield "sweep: fulfilment", fulfil(world, index)
 
     def _told(self, order: Order, state: str) -> bool:
-        """Whether anybody brings word of a session: reconcile, the webhook after days, or expiry._recheck."""
+        """Whether anybody brings word of a session: reconcile, after days a fetched event, or expiry._recheck."""
         took_days = state in ("paid_later", "failed")
         if self._rules.variant == "no_reconcile":
             return took_days
-        return self._rules.variant != "late_webhook_lost" or not took_days or order.payment == "PROCESSING"
+        return self._rules.variant != "events_not_fetched" or not took_days or order.payment == "PROCESSING"
 
     def _run(self, world: World, process: Process | None) -> World:
         """A process to its end: without faults there is one way only."""

@@ -20,7 +20,7 @@ FAILURES = {
     "refund_with_new_key": "one refund was made twice",
     "refund_without_list": "one refund was made twice",
     "no_reconcile": "money was captured that neither bought anything nor was given back",
-    "late_webhook_lost": "money was captured that neither bought anything nor was given back",
+    "events_not_fetched": "money was captured that neither bought anything nor was given back",
 }
 
 

@@ -51,12 +51,14 @@ LATE_ATTEMPT = at("shop/test_checkout", "test_a_late_refusal_does_not_end_the_at
 OLDER_ATTEMPT = at("shop/test_checkout", "test_what_was_concluded_of_an_older_attempt_ends_nothing")
 CANCELLED_MEANWHILE = at("shop/test_checkout", "test_an_order_cancelled_while_its_session_is_created_leaves_none")
 CLAIM = at("sql/test_constraints", "test_a_claim_passes_by_what_another_holds")
+BROKEN_OFF = at("shop/test_sweep", "test_a_list_that_breaks_off_is_gone_through_again")
 HOLDS = at("sql/test_constraints", "test_a_transition_holds_its_cart_order_and_payment")
 
 RESERVE = "sql/checkout/reserve.sql"
 MARK_PAID, MARK_CANCELLED = "sql/orders/mark_paid.sql", "sql/orders/mark_cancelled.sql"
 RETURN, RETAKE = "sql/orders/return_stock.sql", "sql/payment/retake_stock.sql"
 CLAIM_SESSION, NEW_ATTEMPT = "sql/checkout/claim_session.sql", "sql/checkout/new_attempt.sql"
+MOVE_POSITION = "sql/reconcile/move_position.sql"
 ATTACH = "sql/checkout/attach_session.sql"
 CATALOG, CARTS, ORDERS, STOCK, EVENTS, KEYS = (
     f"migrations/{name}.sql"
@@ -470,6 +472,23 @@ MUTANTS = [
         'found if found.payment_status == "paid" else page.get(order_id, found)',
         "found",
         at("shop/test_sweep", "test_of_two_sessions_of_one_order_the_paid_one_counts"),
+    ),
+    Mutant(
+        "events: from where the last list ended",
+        "service/shop/reconcile.py",
+        "int(position.reached_at.timestamp())",
+        "int(position.asked_at.timestamp())",
+        BROKEN_OFF,
+    ),
+    Mutant(
+        "events: the position never goes back", MOVE_POSITION, " AND reached_at < $1", " AND $1 IS NOT NULL", BROKEN_OFF
+    ),
+    Mutant(
+        "events: what cannot be stored stops no other",
+        "service/shop/reconcile.py",
+        "payload = payment.parse(orjson.dumps(page[event.id]))",
+        "payload = page[event.id]",
+        at("shop/test_sweep", "test_events_are_fetched_once_through_all_pages_and_past_what_cannot_be_stored"),
     ),
     # Refunds
     Mutant(

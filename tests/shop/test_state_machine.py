@@ -19,10 +19,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from service.app import create_app
 from service.dev.stripe_standin import StripeStandin
 from service.errors import ShopError
-from service.infra.parts import open_parts
+from service.infra.parts import Parts, open_parts
 from service.infra.stripe import StripeRefused, StripeUnknown
 from service.settings import Settings
-from service.shop import checkout, expiry, fulfilment, payment, reconcile, refunds, sweep
+from service.shop import checkout, expiry, fulfilment, reconcile, refunds, sweep
 from service.shop.audit import audit
 from tests.books import all_due, balance, hold_ends
 from tests.client import Shop, eventually
@@ -137,8 +137,8 @@ class Market(RuleBasedStateMachine):
         self.closing = closing
         self.stack = AsyncExitStack()
         self.failed = False
-        # Whether Stripe may fail calls now, several things happen at once, and events were lost for good.
-        self.faulty = self.crowded = self.lost = False
+        # Whether Stripe may fail calls now, and several things happen at once.
+        self.faulty = self.crowded = False
         self.products: list[int] = []
         self.carts: list[str] = []
         self.orders: Sequence[asyncpg.Record] = []
@@ -226,20 +226,13 @@ class Market(RuleBasedStateMachine):
             await all_due(self.database)
             await sweep.sweep(self.parts)
             await reconcile.reconcile(self.parts)
-            if self.lost:
-                await self.replay_refunds()
+            await reconcile.fetch_events(self.parts)
             if await self.database.fetchval(UNFINISHED) == 0:
                 break
         else:
             raise AssertionError("it is not quiet after ten rounds")
         await balance(self.parts, self.stripe)
         assert self.open_sessions() == []
-
-    async def replay_refunds(self) -> None:
-        """Refunds made or failed at Stripe whose events were lost: nothing but `replay` brings them."""
-        last = {e["data"]["object"]["payment_intent"]: e["id"] for e in self.stripe.events if "refund" in e["type"]}
-        for event_id in last.values():
-            await payment.replay(self.parts, event_id)
 
     async def ask(self, method: str, path: str, json: Any = None, key: str | None = None) -> httpx.Response:
         """A call of the API; no answer may be a failure, but where Stripe fails or others are in the way."""
@@ -309,9 +302,10 @@ class Market(RuleBasedStateMachine):
             "settle_refunds": lambda: refunds.settle(self.parts, order_id),
             "sweep": lambda: sweep.sweep(self.parts),
             "reconcile": lambda: reconcile.reconcile(self.parts),
+            "fetch_events": lambda: reconcile.fetch_events(self.parts),
         }
 
-    WORKS = ("checkout", "cancel", "expire", "fulfil", "settle_refunds", "sweep", "reconcile")
+    WORKS = ("checkout", "cancel", "expire", "fulfil", "settle_refunds", "sweep", "reconcile", "fetch_events")
 
     # Customers
 
@@ -448,7 +442,6 @@ class Market(RuleBasedStateMachine):
         )
     )
     async def webhooks_come(self, how: dict[str, Any]) -> None:
-        self.lost = self.lost or "drop" in how
         self.stripe.set_webhooks(**{"paused": False, "drop": False, "copies": 1, "shuffle": False} | how)
 
     @step(fault=st.sampled_from(FAULTS), call=st.sampled_from(CALLS), times=st.integers(1, 3))
@@ -493,11 +486,11 @@ class Market(RuleBasedStateMachine):
         if swept:
             await sweep.sweep(self.parts)
 
-    @step(name=st.sampled_from(["sweep", "reconcile"]), later=st.booleans())
-    async def repairer_runs(self, name: str, later: bool) -> None:
+    @step(repair=st.sampled_from([sweep.sweep, reconcile.reconcile, reconcile.fetch_events]), later=st.booleans())
+    async def repairer_runs(self, repair: Callable[[Parts], Coroutine[Any, Any, int]], later: bool) -> None:
         if later:
             await all_due(self.database)
-        await self.job({"sweep": sweep.sweep, "reconcile": reconcile.reconcile}[name](self.parts))
+        await self.job(repair(self.parts))
 
     @step(when=lambda self: self.orders, order=which, name=st.sampled_from(["expire", "fulfil", "settle_refunds"]))
     async def runs_a_job(self, order: int, name: str) -> None:

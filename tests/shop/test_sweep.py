@@ -14,11 +14,13 @@ from arq.constants import job_key_prefix
 
 from service.dev.servers import free_port, scratch_folder, valkey
 from service.dev.stripe_standin import StripeStandin
+from service.infra.db import transact
 from service.infra.parts import Parts, open_parts
 from service.infra.queue import QUEUE
+from service.infra.stripe import StripeUnknown
 from service.settings import Settings
-from service.shop import reconcile, sweep
-from tests.books import all_due, balance, deliver, event, hold_ends
+from service.shop import orders, reconcile, sweep
+from tests.books import all_due, balance, deliver, emitted, event, hold_ends
 from tests.client import Shop, eventually
 
 COMPLETED = "checkout.session.completed"
@@ -203,6 +205,83 @@ async def test_of_two_sessions_of_one_order_the_paid_one_counts(shop: Shop, lost
     lost.sessions._positions.update({found["id"]: place for place, found in enumerate(everything)})
     assert await reconcile.reconcile(parts) == 1
     assert (await shop.order(placed["order_id"]))["status"] == "PAID"
+
+
+# Events that never came
+
+
+@pytest.mark.parametrize("changed_settings", [{**DEAD_REDIS, "RECONCILE_SECONDS": "0.2"}])
+async def test_with_every_webhook_lost_what_no_session_of_the_last_hours_tells_is_heard_of(
+    shop: Shop, lost: StripeStandin, parts: Parts, database: asyncpg.Connection, worker: None
+) -> None:
+    """Money that took days and came for an order given up long ago, and refunds made in the dashboard."""
+    product = await shop.product(stock=2)
+    late, refunded = [await shop.placed((product["id"], 1)) for _ in range(2)]
+    lost.pay(late["payment"]["stripe_session_id"], later=True)
+    await shop.until(late["order_id"], "PENDING_PAYMENT", "PROCESSING")
+    # As if it had been given up before Stripe told that the customer had done his part.
+    await database.execute(
+        "UPDATE payments SET status = 'INITIATED', stripe_session_id = NULL WHERE order_id = $1",
+        UUID(late["order_id"]),
+    )
+    async with parts.pool.acquire() as tx, tx.transaction():
+        await orders.cancel(tx, orders.AfterCommit(), await orders.lock(tx, UUID(late["order_id"])), "EXPIRED")
+    await shop.call("POST", f"/products/{product['id']}/stock", 200, {"delta": -1, "reason": "broken"})
+    paid = lost.pay(refunded["payment"]["stripe_session_id"])
+    await shop.until(refunded["order_id"], "FULFILLED", "SUCCEEDED")
+    # Their sessions are days old.
+    for session in lost.sessions:
+        session["created"] -= 4 * 86_400
+
+    lost.settle(late["payment"]["stripe_session_id"])
+    await parts.stripe.create_refund(paid["payment_intent"], 1250, {}, "dashboard")
+    await shop.until(late["order_id"], "CANCELLED", "REFUNDED")
+    await shop.until(refunded["order_id"], "FULFILLED", "REFUNDED")
+    await balance(parts, lost)
+
+
+async def test_events_are_fetched_once_through_all_pages_and_past_what_cannot_be_stored(
+    shop: Shop, lost: StripeStandin, parts: Parts, database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconcile, "PAGE", 3)
+    product = await shop.product(stock=120)
+    placed = await shop.placed((product["id"], 1))
+    session = lost.pay(placed["payment"]["stripe_session_id"])
+    # Stripe's own of that payment never came.
+    missed = [emitted(lost, COMPLETED), *(event("charge.refunded", {"id": f"ch_{number}"}) for number in range(110))]
+    come = event(COMPLETED, session)
+    await deliver(shop, come)
+    unstorable = event(COMPLETED, session, metadata={"name": "\x00"})
+    for sent in [come, *missed[1:51], unstorable, *missed[51:], event("customer.created", {})]:
+        lost.events.save({**sent, "created": lost.now()})
+
+    assert await reconcile.fetch_events(parts) == len(missed) + 1
+    stored = {row["id"] for row in await database.fetch("SELECT id FROM stripe_events WHERE handled_at IS NULL")}
+    assert stored == {sent["id"] for sent in missed}
+    assert await reconcile.fetch_events(parts) == 1, "what cannot be stored"
+
+
+async def test_a_list_that_breaks_off_is_gone_through_again(
+    shop: Shop, lost: StripeStandin, parts: Parts, database: asyncpg.Connection
+) -> None:
+    position = "SELECT reached_at FROM reconcile_positions"
+    # All workers were down for a while.
+    await database.execute("UPDATE reconcile_positions SET reached_at = now() - interval '2 hours'")
+    before = await database.fetchval(position)
+    for number in range(150):
+        lost.events.save({**event("charge.refunded", {"id": f"ch_{number}"}), "created": lost.now() - 5400})
+    lost.set_faults([{"action": "delay", "path": "/v1/events", "times": 1}, {"action": "drop", "path": "/v1/events"}])
+    with pytest.raises(StripeUnknown):
+        await reconcile.fetch_events(parts)
+    assert await database.fetchval(position) == before
+    lost.set_faults([])
+    # The first page is stored already.
+    assert await reconcile.fetch_events(parts) == 150 - reconcile.PAGE
+    after = await database.fetchval(position)
+    assert after > before
+    # A slower worker that ends later began earlier.
+    await transact(parts.pool, lambda tx: reconcile.MOVE_POSITION.run(tx, before))
+    assert await database.fetchval(position) == after
 
 
 # The worker as a process

@@ -1,4 +1,4 @@
--- payment/find_unsettled: which of these orders have not captured their payment.
+-- reconcile/find_unsettled: which of these orders have not captured their payment.
 --
 -- caller   service.shop.reconcile._settle
 -- param    $1 order_ids uuid[]

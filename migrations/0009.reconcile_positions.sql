@@ -1,0 +1,18 @@
+-- How far Stripe's lists have been gone through.
+--
+-- depends: 0006.idempotency_keys
+-- phase: expand
+-- lock: none; the table is new
+-- undo: drops the position; made again, it begins at that moment
+
+SET LOCAL lock_timeout = '2s';
+SET LOCAL statement_timeout = '60s';
+
+-- A row a list, written by each run of reconcile.
+CREATE TABLE reconcile_positions (
+    list text NOT NULL,
+    reached_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT reconcile_positions_pkey PRIMARY KEY (list)
+);
+
+INSERT INTO reconcile_positions (list) VALUES ('events');

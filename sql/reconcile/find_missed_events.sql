@@ -1,0 +1,13 @@
+-- reconcile/find_missed_events: which of these events of Stripe's never came.
+--
+-- caller   service.shop.reconcile._store_missed
+-- param    $1 ids text[]
+-- returns  many, in no order; none = all of them came
+-- locks    none
+-- waits    none
+-- index    stripe_events_pkey
+-- rows     0..100, usually 0
+-- guards   none
+SELECT listed.id
+FROM unnest($1::text[]) AS listed (id)
+WHERE NOT EXISTS (SELECT FROM stripe_events WHERE stripe_events.id = listed.id);

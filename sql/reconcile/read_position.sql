@@ -1,0 +1,14 @@
+-- reconcile/read_position: up to when Stripe's list of events has been gone through, and the moment it is now.
+--
+-- caller   service.shop.reconcile.fetch_events
+-- returns  one
+-- locks    none
+-- waits    none
+-- index    none; the table has one row
+-- rows     1
+-- guards   none
+SELECT
+    reached_at,
+    now() AS asked_at
+FROM reconcile_positions
+WHERE list = 'events';

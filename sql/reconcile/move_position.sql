@@ -1,4 +1,4 @@
--- reconcile/move_position: Stripe's list of events has been gone through up to $1; never back, as workers do it at once.
+-- reconcile/move_position: how far Stripe's list of events has been gone through; never back, as workers do it at once.
 --
 -- caller   service.shop.reconcile.fetch_events
 -- param    $1 reached_at timestamptz

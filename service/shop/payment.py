@@ -160,7 +160,7 @@ async def _judge(tx: Connection, after: AfterCommit, parts: Parts, payload: dict
     if kind.startswith("charge.dispute."):
         order_id = await _order_paid_by(tx, data)
         if order_id is not None:
-            await orders.note(tx, await orders.lock(tx, order_id), f"Stripe reports {kind}")
+            await orders.note_once(tx, await orders.lock(tx, order_id), f"Stripe reports {kind}")
         return Verdict("recorded", order_id)
     return Verdict("ignored")
 

@@ -19,6 +19,7 @@ Work = Callable[[db.Connection], Awaitable[None]]
 async def two_rows(database: asyncpg.Connection) -> None:
     await database.execute("CREATE TABLE counters (id integer PRIMARY KEY, n integer NOT NULL DEFAULT 0)")
     await database.execute("INSERT INTO counters (id) VALUES (1), (2)")
+    await database.execute("GRANT ALL ON counters TO commerce_worker")
 
 
 async def test_a_deadlock_is_retried_and_both_transactions_commit(parts: Parts, database: asyncpg.Connection) -> None:

@@ -307,13 +307,15 @@ async def test_any_two_things_at_once_have_one_effect(
     shop: Shop, stripe: StripeStandin, parts: Parts, database: asyncpg.Connection
 ) -> None:
     product = await shop.product(stock=100)
+    moving_time = asyncio.Lock()
 
     async def one(first: str, second: str) -> None:
         placed = await shop.placed((product["id"], 1))
         order_id, session_id = placed["order_id"], placed["payment"]["stripe_session_id"]
         cart_id = (await shop.order(order_id))["cart_id"]
         if "expire" in (first, second):
-            await hold_ends(parts.pool, order_id)
+            async with moving_time:
+                await hold_ends(database, order_id)
         if "event" in (first, second):
             stripe.pay(session_id)
 

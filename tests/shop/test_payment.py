@@ -414,17 +414,15 @@ async def test_a_payment_that_paid_another_order_pays_no_second(
     await balance(parts, lost)
 
 
-async def test_replay_fetches_an_event_that_never_came(
-    shop: Shop, lost: StripeStandin, parts: Parts, settings: Settings
-) -> None:
+async def test_replay_fetches_an_event_that_never_came(shop: Shop, lost: StripeStandin, parts: Parts) -> None:
     placed = await shop.placed(((await shop.product())["id"], 1))
     lost.pay(placed["payment"]["stripe_session_id"])
     environment = {
         **os.environ,
-        "DATABASE_URL": settings.database_url,
-        "REDIS_URL": settings.redis_url,
-        "STRIPE_API_KEY": settings.stripe_api_key,
-        "STRIPE_API_BASE": settings.stripe_api_base,
+        "DATABASE_URL": parts.settings.database_url,
+        "REDIS_URL": parts.settings.redis_url,
+        "STRIPE_API_KEY": parts.settings.stripe_api_key,
+        "STRIPE_API_BASE": parts.settings.stripe_api_base,
         "STRIPE_WEBHOOK_SECRET": WEBHOOK_SECRET,
     }
     command = (sys.executable, "-m", "service", "replay", emitted(lost, COMPLETED)["id"])

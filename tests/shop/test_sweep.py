@@ -244,11 +244,11 @@ async def asked(stripe: StripeStandin) -> None:
 
 @pytest.mark.parametrize("number", [SIGTERM, SIGKILL])
 async def test_a_worker_that_ends_in_the_middle_leaves_nothing_undone(
-    shop: Shop, lost: StripeStandin, parts: Parts, settings: Settings, database: asyncpg.Connection, number: Signals
+    shop: Shop, lost: StripeStandin, parts: Parts, database: asyncpg.Connection, number: Signals
 ) -> None:
     job = f"settle_refunds:{await refund_in_hand(shop, lost, parts)}"
     order_id = job.partition(":")[2]
-    async with process(settings, STRIPE_TIMEOUT_SECONDS="60") as worker:
+    async with process(parts.settings, STRIPE_TIMEOUT_SECONDS="60") as worker:
         await asked(lost)
         worker.send_signal(number)
         assert await worker.wait() == (0 if number == SIGTERM else -SIGKILL)
@@ -257,7 +257,7 @@ async def test_a_worker_that_ends_in_the_middle_leaves_nothing_undone(
     assert await parts.redis.zscore(QUEUE, job) is not None
     if number == SIGTERM:
         # Handed back, so that the next worker takes it up at once.
-        async with process(settings):
+        async with process(parts.settings):
             await shop.until(order_id, "FULFILLED", "REFUNDED")
     else:
         await all_due(database)
@@ -267,12 +267,10 @@ async def test_a_worker_that_ends_in_the_middle_leaves_nothing_undone(
     await balance(parts, lost)
 
 
-async def test_the_worker_outlives_a_restart_of_redis(
-    shop: Shop, lost: StripeStandin, parts: Parts, settings: Settings
-) -> None:
+async def test_the_worker_outlives_a_restart_of_redis(shop: Shop, lost: StripeStandin, parts: Parts) -> None:
     product = await shop.product()
     port = free_port()
-    there = settings.model_copy(update={"redis_url": f"redis://127.0.0.1:{port}/0"})
+    there = parts.settings.model_copy(update={"redis_url": f"redis://127.0.0.1:{port}/0"})
     async with process(there), open_parts(there, "commerce-tests") as wakers:
         for _ in range(2):
             with scratch_folder() as folder, valkey(folder, port=port, durable=False):

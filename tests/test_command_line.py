@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from service.dev.servers import free_port
+from service.infra.migrations import MIGRATIONS
 from service.infra.statements import files
 from service.settings import Settings
 from tests.client import Shop, eventually, waiting
@@ -127,6 +128,15 @@ class TestMigrate:
         # What a killed run leaves behind.
         await database.execute("INSERT INTO yoyo_lock (locked, ctime, pid) VALUES (1, now(), 1)")
         assert await command(empty, "migrate") == (0, "nothing to apply\n", "")
+
+    async def test_the_newest_is_taken_back(self, environ: dict[str, str], database: asyncpg.Connection) -> None:
+        newest = sorted(path.stem for path in MIGRATIONS.glob("*.sql") if ".rollback" not in path.stem)[-1]
+        assert await command(environ, "migrate", "--undo") == (0, f"{newest}\n", "")
+        assert await command(environ, "migrate") == (0, f"{newest}\n", "")
+        # Who may not is told so, in a line.
+        status, output, errors = await command({**environ, "MIGRATE_DATABASE_URL": ""}, "migrate")
+        assert (status, output, errors.count("\n")) == (2, "", 1)
+        assert "permission denied" in errors
 
     async def test_two_at_once_apply_it_once(self, empty: dict[str, str], database: asyncpg.Connection) -> None:
         results = await asyncio.gather(*[command(empty, "migrate") for _ in range(2)])

@@ -17,7 +17,7 @@ from service.infra.statements import Statement
 MIGRATIONS = Path(__file__).parents[2] / "migrations"
 # How often one is tried whose locks are not had in time: each try keeps others waiting for its lock_timeout at most.
 ATTEMPTS = 5
-PAUSE_SECONDS = 1.0
+PAUSE_SECONDS = 0.5
 ASK_SECONDS = 0.1
 
 

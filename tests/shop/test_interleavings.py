@@ -67,7 +67,7 @@ class Watched:
         """A statement has run, and what it locked is locked."""
         if not connection.is_in_transaction():
             return
-        self.transactions[-1].append(statement.split()[1])
+        self.transactions[-1].append(statement.split()[2])
         if self.stop == (len(self.transactions) - 1, len(self.transactions[-1]) - 1):
             self.server_pid = connection.get_server_pid()
             self.there.set()

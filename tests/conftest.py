@@ -25,6 +25,7 @@ from testcontainers.core.container import DockerContainer
 from testcontainers.core.wait_strategies import LogMessageWaitStrategy
 
 from service.app import create_app
+from service.dev import roles
 from service.dev.servers import postgres, scratch_folder, valkey
 from service.dev.stripe_standin import StripeStandin
 from service.infra.migrations import migrate
@@ -35,6 +36,8 @@ from tests.client import Shop
 
 WEBHOOK_SECRET = "whsec_of_the_tests"
 TEMPLATE = "commerce_template"
+# Of the service's roles, which belong to the whole server: one that has them gets it too.
+PASSWORD = "of_the_tests"
 
 
 POSTGRES, VALKEY = "postgres:18", "valkey/valkey:9"
@@ -114,16 +117,18 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 @pytest.fixture(scope="session")
 def template(servers: tuple[str, str]) -> str:
-    """A migrated database that the tests' are cloned from; its server's URL."""
+    """A database that its owner migrated, which the tests' are cloned from; its server's URL."""
 
     async def make() -> None:
         server = await asyncpg.connect(servers[0])
         await server.execute(f"DROP DATABASE IF EXISTS {TEMPLATE} WITH (FORCE)")
         await server.execute(f"CREATE DATABASE {TEMPLATE}")
         await server.close()
-        await migrate(named(servers[0], TEMPLATE))
 
     asyncio.run(make())
+    url = named(servers[0], TEMPLATE)
+    roles.make_roles(url, PASSWORD)
+    asyncio.run(migrate(login(url, "owner")))
     return servers[0]
 
 
@@ -132,15 +137,29 @@ def named(url: str, database: str) -> str:
     return urlsplit(url)._replace(path=f"/{database}").geturl()
 
 
-@pytest.fixture
-async def database_url(template: str) -> AsyncIterator[str]:
-    """A migrated database of this test's own."""
+def login(url: str, role: str) -> str:
+    """The URL of the same database for the owner, app, worker or readonly."""
+    return roles.login(url, f"commerce_{role}", PASSWORD)
+
+
+@asynccontextmanager
+async def cloned(template: str) -> AsyncIterator[str]:
+    """A migrated database of somebody's own; its URL, as a superuser."""
     name = f"test_{uuid4().hex}"
     server = await asyncpg.connect(template)
-    await server.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} STRATEGY file_copy")
-    yield named(template, name)
-    await server.execute(f"DROP DATABASE {name} WITH (FORCE)")
-    await server.close()
+    await server.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} OWNER commerce_owner STRATEGY file_copy")
+    try:
+        yield named(template, name)
+    finally:
+        await server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        await server.close()
+
+
+@pytest.fixture
+async def database_url(template: str) -> AsyncIterator[str]:
+    """A migrated database of this test's own; its URL, as a superuser."""
+    async with cloned(template) as url:
+        yield url
 
 
 @pytest.fixture
@@ -195,9 +214,11 @@ def changed_settings() -> dict[str, str]:
 
 @pytest.fixture
 def settings(database_url: str, redis_url: str, stripe: StripeStandin, changed_settings: dict[str, str]) -> Settings:
+    """Those of the API, which runs under its role."""
     return Settings.load(
         {
-            "DATABASE_URL": database_url,
+            "DATABASE_URL": login(database_url, "app"),
+            "MIGRATE_DATABASE_URL": login(database_url, "owner"),
             "REDIS_URL": redis_url,
             "STRIPE_API_KEY": "sk_test_tests",
             "STRIPE_API_BASE": stripe.api_base,  # type: ignore[attr-defined]
@@ -207,6 +228,12 @@ def settings(database_url: str, redis_url: str, stripe: StripeStandin, changed_s
             **changed_settings,
         }
     )
+
+
+@pytest.fixture
+def worker_settings(settings: Settings, database_url: str) -> Settings:
+    """Those of the worker, which runs under its own."""
+    return settings.model_copy(update={"database_url": login(database_url, "worker")})
 
 
 @pytest.fixture
@@ -221,17 +248,24 @@ async def shop(settings: Settings, stripe: StripeStandin) -> AsyncIterator[Shop]
 
 
 @pytest.fixture
-async def parts(settings: Settings) -> AsyncIterator[Parts]:
+async def parts(worker_settings: Settings) -> AsyncIterator[Parts]:
     """The parts as a job has them."""
+    async with open_parts(worker_settings, "commerce-tests") as opened:
+        yield opened
+
+
+@pytest.fixture
+async def api_parts(settings: Settings) -> AsyncIterator[Parts]:
+    """The parts as a request has them."""
     async with open_parts(settings, "commerce-tests") as opened:
         yield opened
 
 
 @pytest.fixture
-async def worker(settings: Settings) -> AsyncIterator[None]:
+async def worker(worker_settings: Settings) -> AsyncIterator[None]:
     """The worker, running beside the test."""
     stopping = asyncio.Event()
-    working = asyncio.create_task(work(settings, stopping))
+    working = asyncio.create_task(work(worker_settings, stopping))
     yield
     stopping.set()
     await working

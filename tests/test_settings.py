@@ -75,6 +75,8 @@ def test_what_is_safe_is_taken(changed: dict[str, str]) -> None:
         ("RECONCILE_SECONDS", "inf"),
         ("STRIPE_TIMEOUT_SECONDS", "61"),
         ("STRIPE_TIMEOUT_SECONDS", "0"),
+        ("CART_DAYS", "0"),
+        ("EVENT_DAYS", "30"),
         ("METRICS_PORT", "65536"),
         ("ALLOW_INSECURE_WEBHOOK", "hidden"),
         ("LOG_LEVEL", "LOUD"),

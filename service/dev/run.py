@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
+from service.dev.roles import ROLES, login, make_roles
 from service.dev.servers import (
     CannotRun,
     complete,
@@ -105,9 +106,9 @@ class Everything:
         local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
         api = f"http://{f'[{local}]' if ':' in local else local}:{self.port}"
         self.addresses |= {"API": api, "docs": f"{api}/docs"}
+        workers: dict[str, str] = {}
         if "DATABASE_URL" not in self.environ:
-            url = self._embed("PostgreSQL", postgres, 15432)
-            self.environ |= {"DATABASE_URL": url, "MIGRATE_DATABASE_URL": url}
+            workers = self._embed_database()
         if "REDIS_URL" not in self.environ:
             self.environ["REDIS_URL"] = self._embed("Valkey", valkey, 16379)
         if not self.environ.keys() & {"STRIPE_API_KEY", "STRIPE_API_BASE"}:
@@ -122,7 +123,7 @@ class Everything:
         service: list[Child] = []
         self.stack.callback(lambda: stop(*service))  # both at once
         service.append(api_process := self._spawn("serve", "--host", self.host, "--port", str(self.port)))
-        service.append(self._spawn("worker"))
+        service.append(self._spawn("worker", environ={**self.environ, **workers}))
         self._await_answer(api_process, local, self.port, "/health/ready")
         self.addresses["data, logs"] = str(self.data)
         for name, address in self.addresses.items():
@@ -156,6 +157,16 @@ class Everything:
         self.children[int((folder / "pid").read_text())] = (name, folder / "log")
         self.addresses[name] = url
         return url
+
+    def _embed_database(self) -> dict[str, str]:
+        """Start PostgreSQL, with a role for each process; answer what the worker's environment has of its own."""
+        administrator_url = self._embed("PostgreSQL", postgres, 15432)
+        password = kept_secret(self.data / "roles_password")
+        make_roles(administrator_url, password)
+        urls = {role: login(administrator_url, role, password) for role in ROLES}
+        self.addresses["PostgreSQL"] = urls["commerce_owner"]
+        self.environ |= {"DATABASE_URL": urls["commerce_app"], "MIGRATE_DATABASE_URL": urls["commerce_owner"]}
+        return {"DATABASE_URL": urls["commerce_worker"]}
 
     def _embed_stripe(self, webhook_url: str) -> None:
         """Start the stand-in and point the service at it; its sessions are kept like the orders they pay."""

@@ -20,9 +20,11 @@ T = TypeVar("T")
 ATTEMPTS = 3
 # How long a request may queue for a connection before it is told to come back.
 ACQUIRE_SECONDS = 20.0
+STATEMENT_SECONDS = 10
+# migrations/roles.psql has them too, for whoever comes under the service's roles without this pool.
 LIMITS = {
     "lock_timeout": "2s",
-    "statement_timeout": "10s",
+    "statement_timeout": f"{STATEMENT_SECONDS}s",
     "idle_in_transaction_session_timeout": "10s",
     "timezone": "UTC",
     # Every statement is written for its indexes; compiling it would only cost time.
@@ -39,10 +41,10 @@ _AGAIN = (
 _LOST = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, ConnectionError, OSError, TimeoutError)
 
 
-def open_pool(settings: Settings, name: str) -> Pool:
+def open_pool(settings: Settings, name: str, statement_seconds: int = STATEMENT_SECONDS) -> Pool:
     """A pool of up to `db_pool_size` connections, for `async with`; connects when first used.
 
-    `name` is what `pg_stat_activity` calls them.
+    `name` is what `pg_stat_activity` calls them; a statement may take `statement_seconds`.
     """
     return asyncpg.create_pool(
         settings.database_url,
@@ -52,9 +54,9 @@ def open_pool(settings: Settings, name: str) -> Pool:
         # Twice what we have statements, so that none is ever prepared a second time.
         statement_cache_size=200,
         max_cached_statement_lifetime=0,
-        command_timeout=15,
+        command_timeout=statement_seconds + 5,
         timeout=5,
-        server_settings={"application_name": name, **LIMITS},
+        server_settings={"application_name": name, **LIMITS, "statement_timeout": f"{statement_seconds}s"},
         init=_speak_json,
         reset=_nothing_to_reset,
     )

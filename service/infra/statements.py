@@ -20,11 +20,15 @@ class Statement(Generic[Row]):
     """One file under `sql/`, bound to the dataclass of its rows: columns in the order of its fields."""
 
     def __init__(self, name: str, row: type[Row]) -> None:
-        """Load `sql/<name>.sql`; its name goes before the text, so that the server's own views name the file."""
+        """Load `sql/<name>.sql`; its name goes behind the first word, so that the server's own views name the file.
+
+        Before it, pg_stat_statements would cut it off since PostgreSQL 18.
+        """
         self.name = name
         self.row = row
         self.header, body = split((SQL / f"{name}.sql").read_text())
-        self.sql = f"/* {name} */ {body}"
+        verb = body.split(maxsplit=1)[0]
+        self.sql = f"{verb} /* {name} */{body.removeprefix(verb)}"
 
     async def one(self, connection: Connection, *args: Any) -> Row:
         """The one row there always is."""

@@ -148,10 +148,14 @@ class Stripe:
             return await self.retrieve_session(session_id)
 
     async def sessions_since(self, created: int, **filters: str) -> AsyncIterator[Session]:
-        """All sessions created at or after a Unix time, newest first, a page of 100 at a time."""
+        """All sessions that name an order, created at or after a Unix time, newest first, a page of 100 at a time.
+
+        What others sell on the same account is passed over unread: it need not even be readable here.
+        """
         parameters: dict[str, Any] = {"limit": 100, "created": {"gte": created}, **filters}
         async for data in self._pages(self._api.checkout.sessions.list_async, parameters):
-            yield Session.read(data)
+            if (data.get("metadata") or {}).get("order_id"):
+                yield Session.read(data)
 
     async def create_refund(
         self, payment_intent: str, amount_minor: int, metadata: dict[str, str], idempotency_key: str

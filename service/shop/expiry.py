@@ -1,5 +1,6 @@
 """The end of orders that are not paid: the hold runs out, or the customer cancels. Stripe is asked first."""
 
+from functools import partial
 from uuid import UUID
 
 from service.errors import ShopError
@@ -9,6 +10,8 @@ from service.infra.stripe import Session, StripeRefused, StripeUnknown
 from service.shop import orders, payment, session
 from service.shop.idempotency import Answer, Key, begin, once
 from service.shop.orders import AfterCommit, Order, OrderRow
+
+MISMATCH = "Stripe has a payment of another amount or currency for it"
 
 
 async def expire(parts: Parts, order_id: UUID) -> None:
@@ -66,7 +69,7 @@ async def _settle(tx: Connection, after: AfterCommit, order: OrderRow, found: Se
         await _cancel_unasked(tx, after, order, None)
     elif await payment.settle(tx, after, order.id, found) == "mismatch":
         # Not what it was to pay, so it is not paid; the units do not wait for people to look into it.
-        await _cancel_unasked(tx, after, order, "Stripe has a payment of another amount or currency for it")
+        await _cancel_unasked(tx, after, order, MISMATCH)
 
 
 async def _cancel_unasked(tx: Connection, after: AfterCommit, order: OrderRow, note: str | None) -> None:
@@ -84,6 +87,21 @@ async def _recheck(parts: Parts, order: OrderRow) -> None:
     assert order.stripe_session_id is not None
     try:
         found, failed = await payment.ask(parts, order.stripe_session_id)
-    except (StripeRefused, StripeUnknown) as error:
-        raise session.payment_unavailable() from error
-    await orders.transition(parts, lambda tx, after: payment.settle(tx, after, order.id, found, failed=failed))
+    except StripeRefused as refused:
+        if not order.given_up:
+            raise session.payment_unavailable() from refused
+        work = partial(_give_up, order_id=order.id, note="Stripe knows no such payment session")
+        await orders.transition(parts, work)
+        return
+    except StripeUnknown as unknown:
+        raise session.payment_unavailable() from unknown
+    settled = partial(payment.settle, order_id=order.id, found=found, failed=failed)
+    if await orders.transition(parts, settled) == "mismatch" and order.overdue:
+        await orders.transition(parts, partial(_give_up, order_id=order.id, note=MISMATCH))
+
+
+async def _give_up(tx: Connection, after: AfterCommit, order_id: UUID, note: str) -> None:
+    """Cancel an order whose payment on its way can no longer become its payment."""
+    held = await orders.lock(tx, order_id)
+    if (held.status, held.payment_status) == ("PENDING_PAYMENT", "PROCESSING"):
+        await orders.cancel(tx, after, held, "FAILED", note)

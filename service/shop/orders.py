@@ -287,6 +287,13 @@ async def note(tx: Connection, order: Locked, text: str) -> None:
     await ADD_NOTE.run(tx, order.id, order.status, cause.get(), text)
 
 
+async def note_once(tx: Connection, order: Locked, text: str) -> None:
+    """`note`, unless the same cause has written that before: the history outlives the event that it tells of."""
+    known = await LIST_EVENTS.all(tx, order.id)
+    if (cause.get(), text) not in [(event.cause, event.note) for event in known]:
+        await note(tx, order, text)
+
+
 async def cancel(
     tx: Connection, after: AfterCommit, order: Locked, payment_status: str, note: str | None = None
 ) -> None:

@@ -177,7 +177,7 @@ async def _judge(tx: Connection, after: AfterCommit, parts: Parts, payload: dict
     if kind.startswith("charge.dispute."):
         order_id = await _order_paid_by(tx, data)
         if order_id is not None:
-            await orders.note(tx, await orders.lock(tx, order_id), f"Stripe reports {kind}")
+            await orders.note_once(tx, await orders.lock(tx, order_id), f"Stripe reports {kind}")
         return Verdict("recorded", order_id)
     return Verdict("ignored")
 
@@ -212,15 +212,15 @@ async def _settle_paid(tx: Connection, after: AfterCommit, order: Locked, found:
     intent = found.payment_intent
     if order.captured and (intent is None or order.stripe_payment_intent_id in (None, intent)):
         return "unchanged"
+    if intent is not None and await refunds.find_order(tx, intent) not in (None, order.id):
+        # It has paid another order already.
+        return "mismatch"
     if order.captured and intent is not None:
         # Two sessions of one order were paid. We never leave two open, but money that came is answered for.
         if await refunds.add_late_money(tx, after, order, intent, found.amount_total or order.total_minor):
             await orders.note(tx, order, "paid a second time: the second payment is refunded")
         return "paid_twice"
     if (found.amount_total, found.currency) != (order.total_minor, order.currency):
-        return "mismatch"
-    if intent is not None and await refunds.find_order(tx, intent) not in (None, order.id):
-        # It has paid another order already.
         return "mismatch"
     if order.status == "PENDING_PAYMENT":
         await orders.mark_paid(tx, after, order, order.hold, found.id, intent, found.email)

@@ -54,10 +54,21 @@ FIND_MISSED_EVENTS = Statement("reconcile/find_missed_events", MissedEvent)
 
 
 async def reconcile(parts: Parts) -> int:
-    """Settle every session of the last hours that ended at Stripe and not here; how many there were.
+    """Go through Stripe's lists; the number of sessions that were settled.
 
+    Events first: a refund of a payment that we learn of only now is known then, and the order not fulfilled before it.
     Raises StripeUnknown or StripeRefused; the next run begins anew.
     """
+    try:
+        await fetch_events(parts)
+    finally:
+        # A key that may not read events may read sessions.
+        settled = await settle_sessions(parts)
+    return settled
+
+
+async def settle_sessions(parts: Parts) -> int:
+    """Settle every session of the last hours that ended at Stripe and not here; how many there were."""
     cause.set("job reconcile")
     since = int(time.time()) - parts.settings.session_seconds - OVERLAP_SECONDS
     settled = 0
@@ -93,9 +104,9 @@ async def fetch_events(parts: Parts) -> int:
     """Store every event that Stripe has made since the last run and that never came; how many there were.
 
     They tell what no session of the last hours does: money that took days, refunds made in the dashboard. The sweep
-    applies them. Stripe keeps events for 30 days, so that long all workers may be down. Raises as `reconcile` does.
+    applies them. Stripe keeps events for 30 days, so that long all workers may be down.
     """
-    cause.set("job fetch_events")
+    cause.set("job reconcile")
     async with connection(parts.pool) as reader:
         position = await READ_POSITION.one(reader)
     since = int(position.reached_at.timestamp()) - CLOCK_SKEW_SECONDS

@@ -124,6 +124,7 @@ async def settle(parts: Parts, order_id: UUID) -> None:
     listed = [(intent, refund) for intent in sorted(intents) for refund in await parts.stripe.refunds_of(intent)]
     there = {refund.refund_id for _, refund in listed}
     refused: list[Refund] = []
+    unanswered: StripeUnknown | None = None
     for row in known:
         if row.status == "REQUESTED" and row.due and str(row.id) not in there:
             metadata = {"order_id": str(order_id), "refund_id": str(row.id)}
@@ -135,10 +136,16 @@ async def settle(parts: Parts, order_id: UUID) -> None:
             except StripeRefused:
                 refused.append(row)
             except StripeUnknown as unknown:
-                # A stored failure, replayed: whatever that call did would have been on the list.
                 if not unknown.replayed:
-                    raise
-                refused.append(row)
+                    # It keeps no other refund from being written down.
+                    unanswered = unknown
+                    continue
+                # A stored failure, replayed. Whatever that call did is on a list that is newer than its end: another
+                # worker may have made it since the first was read.
+                again = [refund for refund in await parts.stripe.refunds_of(intent) if refund.refund_id == str(row.id)]
+                listed += [(intent, refund) for refund in again]
+                if not again:
+                    refused.append(row)
 
     async def work(tx: Connection, after: AfterCommit) -> None:
         held = await orders.lock(tx, order_id)
@@ -154,6 +161,8 @@ async def settle(parts: Parts, order_id: UUID) -> None:
         await _balance(tx, after, held)
 
     await orders.transition(parts, work)
+    if unanswered:
+        raise unanswered
 
 
 async def _balance(tx: Connection, after: AfterCommit, order: Locked) -> None:
@@ -201,7 +210,8 @@ async def _try_again(tx: Connection, order: Locked, rows: Sequence[Refund]) -> N
             (row.stripe_payment_intent_id, row.cause) == (intent, "late_money") and row.status != "FAILED"
             for row in rows
         )
-        wait_seconds = min(3600.0, 10.0 * 2 ** min(failures, 12))
+        # Up to a day: a disputed payment cannot be refunded for months, and may never be.
+        wait_seconds = min(86_400.0, 10.0 * 2 ** min(failures, 14))
         why = "staff" if stands else "late_money"
         await ADD_REFUND.run(tx, uuid4(), order.id, intent, left, why, False, wait_seconds)
         await orders.note(tx, order, "a refund failed: it is tried again")

@@ -48,6 +48,8 @@ CLAIM_ORDERS = Statement("sweep/claim_orders", DueOrder)
 CLAIM_EVENTS = Statement("sweep/claim_events", DueEvent)
 CLAIM_REFUNDS = Statement("sweep/claim_refunds", DueRefund)
 DELETE_EXPIRED_KEYS = Statement("idempotency/delete_expired", NoRow)
+DELETE_EVENTS = Statement("sweep/delete_events", NoRow)
+DELETE_CARTS = Statement("sweep/delete_carts", NoRow)
 
 
 async def sweep(parts: Parts) -> int:
@@ -82,9 +84,14 @@ async def advance(parts: Parts, due: DueOrder) -> None:
 
 
 async def tidy(parts: Parts) -> None:
-    """Remove what nobody needs any more, in small batches."""
+    """Remove what nobody needs any more, in small batches, each a transaction of its own."""
+    keep = parts.settings
     async with connection(parts.pool) as writer:
         while await DELETE_EXPIRED_KEYS.run(writer, BATCH) == BATCH:
+            pass
+        while await DELETE_EVENTS.run(writer, keep.event_days, BATCH) == BATCH:
+            pass
+        while await DELETE_CARTS.run(writer, keep.cart_days, BATCH) == BATCH:
             pass
 
 

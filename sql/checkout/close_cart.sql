@@ -12,6 +12,7 @@
 UPDATE carts
 SET
     status = 'CHECKED_OUT',
+    ordered_at = now(),
     updated_at = now()
 WHERE id = $1 AND status = 'OPEN'
 RETURNING id;

@@ -7,7 +7,7 @@
 -- returns  one or none; none = it is not PAID, or not yet
 -- locks    the order, FOR NO KEY UPDATE (held already), to commit
 -- waits    for nothing: orders/lock_order holds the row
--- index    orders_pkey, stripe_events_by_order
+-- index    orders_pkey, stripe_events_by_order, stripe_events_unhandled_by_payment, payments_one_per_order
 -- rows     0..1
 -- guards   none
 WITH fulfilled AS (
@@ -21,6 +21,14 @@ WITH fulfilled AS (
         id = $1
         AND status = 'PAID'
         AND NOT EXISTS (SELECT FROM stripe_events WHERE order_id = $1 AND handled_at IS NULL)
+        -- What came before its payment was known names only that.
+        AND NOT EXISTS (
+            SELECT FROM stripe_events
+            WHERE
+                payload #>> '{data,object,payment_intent}'
+                = (SELECT stripe_payment_intent_id FROM payments WHERE order_id = $1)
+                AND handled_at IS NULL
+        )
     RETURNING id
 ),
 

@@ -1,10 +1,12 @@
--- operation/lock_migrations: one migrator at a time; the others wait here, and then find nothing to do.
+-- operation/lock_migrations: be the one migrator, or learn at once that another is.
+-- Tried and not waited for: CREATE INDEX CONCURRENTLY waits for every statement that began before it, and would wait
+-- for one that waits here for its end.
 --
--- caller   service.infra.migrations.migrate
+-- caller   service.infra.migrations._alone
 -- returns  one
 -- locks    an advisory lock, until the session ends, however it ends
--- waits    for another migrator
+-- waits    for nothing: it is tried, not waited for
 -- index    none
 -- rows     1
 -- guards   none
-SELECT pg_advisory_lock(7263511904)::text AS locked;
+SELECT pg_try_advisory_lock(7263511904) AS locked;

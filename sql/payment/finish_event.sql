@@ -1,4 +1,5 @@
 -- payment/finish_event: what became of an event; with $4 false a job still has to look into it.
+-- One that had its effect keeps its outcome when it is applied again and changes nothing.
 --
 -- caller   service.shop.payment._apply
 -- param    $1 id text
@@ -13,7 +14,10 @@
 -- guards   none
 UPDATE stripe_events
 SET
-    outcome = $2,
+    outcome = CASE
+        WHEN $2 = 'unchanged' AND outcome IN ('applied', 'late_money_refunded', 'paid_twice') THEN outcome
+        ELSE $2
+    END,
     order_id = (SELECT id FROM orders WHERE orders.id = $3),
     handled_at = CASE WHEN $4 THEN now() END,
     next_attempt_at = CASE WHEN NOT $4 THEN greatest(next_attempt_at, now()) END

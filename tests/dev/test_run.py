@@ -2,6 +2,7 @@
 
 import http.client
 import os
+import re
 import shutil
 import signal
 import socket
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from service.dev.servers import data_folder, free_port, scratch_folder
@@ -68,6 +70,18 @@ def status(port: int, path: str) -> int:
         connection.close()
 
 
+def await_roles(printed: str, expected: set[tuple[str, str]], seconds: float = 10) -> None:
+    """Wait until just these roles and names are connected, as the address that was printed tells."""
+    url = re.search(r"postgresql://commerce_owner:\S+", printed)
+    assert url
+    query = "SELECT DISTINCT usename, application_name FROM pg_stat_activity WHERE application_name LIKE 'commerce%'"
+    deadline = time.monotonic() + seconds
+    with psycopg.connect(url[0], autocommit=True) as connection:
+        while (found := set(connection.execute(query).fetchall())) != expected:
+            assert time.monotonic() < deadline, found
+            time.sleep(0.01)
+
+
 def children(process: subprocess.Popen[str]) -> list[int]:
     listing = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
     return [int(pid) for pid in listing.split()]
@@ -100,6 +114,7 @@ def test_everything_starts_and_leaves_nothing_behind(project: Path) -> None:
         assert status(port, "/health/ready") == 200
         started = children(process)
         assert len(started) == 5
+        await_roles(printed, {("commerce_app", "commerce-api"), ("commerce_worker", "commerce-worker")})
 
         with running(project, free_port()) as second:
             _, errors = second.communicate(timeout=20)

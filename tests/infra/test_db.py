@@ -19,6 +19,7 @@ Work = Callable[[db.Connection], Awaitable[None]]
 async def two_rows(database: asyncpg.Connection) -> None:
     await database.execute("CREATE TABLE counters (id integer PRIMARY KEY, n integer NOT NULL DEFAULT 0)")
     await database.execute("INSERT INTO counters (id) VALUES (1), (2)")
+    await database.execute("GRANT ALL ON counters TO commerce_worker")
 
 
 async def test_a_deadlock_is_retried_and_both_transactions_commit(parts: Parts, database: asyncpg.Connection) -> None:
@@ -103,3 +104,5 @@ async def test_time_limits_and_names_are_set_on_the_server(parts: Parts) -> None
         for name, value in db.LIMITS.items():
             assert await connection.fetchval("SELECT current_setting($1)", name) == value
         assert await connection.fetchval("SELECT current_setting('application_name')") == "commerce-tests"
+    async with db.open_pool(parts.settings, "commerce-tests", statement_seconds=300) as patient:
+        assert await patient.fetchval("SELECT current_setting('statement_timeout')") == "5min"

@@ -463,7 +463,7 @@ async def test_a_cancel_that_stripe_did_not_answer_leaves_no_claim(shop: Shop, s
 
 
 async def test_what_was_concluded_of_an_older_attempt_ends_nothing(
-    shop: Shop, stripe: StripeStandin, parts: Parts, database: asyncpg.Connection
+    shop: Shop, stripe: StripeStandin, api_parts: Parts, database: asyncpg.Connection
 ) -> None:
     """A cancel and a refused creation, each late: by then the cart has a newer session, which can be paid."""
     cart, order_id, _ = await unanswered(shop, stripe, once("drop"))
@@ -472,19 +472,19 @@ async def test_what_was_concluded_of_an_older_attempt_ends_nothing(
         await database.execute("SELECT FROM carts WHERE id = $1 FOR NO KEY UPDATE", UUID(cart))
         cancelling = asyncio.create_task(shop.call("POST", f"/orders/{order_id}/cancel", 409))
         await waiting(database, 1)
-        async with parts.pool.acquire() as other:
+        async with api_parts.pool.acquire() as other:
             await other.execute("UPDATE payments SET claimed_until = now()")
         placed = await shop.checkout(cart, 200)
     assert (await cancelling)["code"] == "checkout_in_progress"
-    await checkout._undo(parts, UUID(order_id), attempt=1)
+    await checkout._undo(api_parts, UUID(order_id), attempt=1)
     assert (await shop.order(order_id))["status"] == "PENDING_PAYMENT"
     assert [session["id"] for session in payable(stripe)] == [placed["payment"]["stripe_session_id"]]
-    await balance(parts, stripe)
+    await balance(api_parts, stripe)
 
 
-async def test_a_refusal_of_an_attempt_that_has_its_session_ends_nothing(shop: Shop, parts: Parts) -> None:
+async def test_a_refusal_of_an_attempt_that_has_its_session_ends_nothing(shop: Shop, api_parts: Parts) -> None:
     placed = await shop.placed(((await shop.product())["id"], 1))
-    await checkout._undo(parts, UUID(placed["order_id"]), attempt=1)
+    await checkout._undo(api_parts, UUID(placed["order_id"]), attempt=1)
     assert (await shop.order(placed["order_id"]))["status"] == "PENDING_PAYMENT"
 
 
@@ -499,13 +499,13 @@ async def test_a_failure_that_is_not_replayed_proves_nothing(
 
 
 async def test_a_late_refusal_does_not_end_the_attempt_that_is_being_created(
-    shop: Shop, stripe: StripeStandin, parts: Parts, database: asyncpg.Connection
+    shop: Shop, stripe: StripeStandin, api_parts: Parts, database: asyncpg.Connection
 ) -> None:
     _, order_id, _ = await unanswered(shop, stripe, once("drop"))
-    held = await session.claim(parts, UUID(order_id))
+    held = await session.claim(api_parts, UUID(order_id))
     assert held is not None
-    assert await session.next_attempt(parts, UUID(order_id), held)
-    await checkout._undo(parts, UUID(order_id), attempt=held.attempt)
+    assert await session.next_attempt(api_parts, UUID(order_id), held)
+    await checkout._undo(api_parts, UUID(order_id), attempt=held.attempt)
     assert (await shop.order(order_id))["status"] == "PENDING_PAYMENT"
-    await checkout._undo(parts, UUID(order_id), attempt=held.attempt + 1)
+    await checkout._undo(api_parts, UUID(order_id), attempt=held.attempt + 1)
     assert (await shop.order(order_id))["status"] == "CANCELLED"

@@ -132,6 +132,33 @@ async def test_a_payment_on_its_way_keeps_its_units(
     await balance(parts, stripe)
 
 
+@pytest.mark.parametrize("why", ["another amount", "no such session"])
+async def test_a_payment_on_its_way_that_can_become_no_payment_holds_no_units_for_ever(
+    shop: Shop, stripe: StripeStandin, parts: Parts, database: asyncpg.Connection, why: str
+) -> None:
+    stripe.set_webhooks(drop=True)
+    product = await shop.product(stock=1)
+    placed = await shop.placed((product["id"], 1))
+    session_id = placed["payment"]["stripe_session_id"]
+    if why == "another amount":
+        stripe.session(session_id)["amount_total"] = 1
+    stripe.pay(session_id, later=True)
+    assert await deliver(shop, emitted(stripe, "checkout.session.completed")) == "applied"
+    if why == "another amount":
+        stripe.settle(session_id)
+    else:
+        stripe.set_faults([{"action": "status", "status": 404, "path": "/v1/checkout/sessions/*"}])
+        await all_due(database)
+        await sweep.sweep(parts)
+        assert (await shop.order(placed["order_id"]))["status"] == "PENDING_PAYMENT", "not before its time"
+    await hold_ends(database, placed["order_id"])
+    await database.execute("UPDATE payments SET session_expires_at = now() - interval '11 minutes'")
+    await sweep.sweep(parts)
+    order = await shop.order(placed["order_id"])
+    assert (order["status"], order["payment"]["status"]) == ("CANCELLED", "FAILED")
+    assert await shop.stock(product["id"]) == 1
+
+
 @pytest.mark.parametrize("sold", [False, True])
 async def test_a_silent_stripe_is_waited_for_until_ten_minutes_after_the_sessions_end(
     shop: Shop, stripe: StripeStandin, parts: Parts, database: asyncpg.Connection, sold: bool
@@ -307,13 +334,15 @@ async def test_any_two_things_at_once_have_one_effect(
     shop: Shop, stripe: StripeStandin, parts: Parts, database: asyncpg.Connection
 ) -> None:
     product = await shop.product(stock=100)
+    moving_time = asyncio.Lock()
 
     async def one(first: str, second: str) -> None:
         placed = await shop.placed((product["id"], 1))
         order_id, session_id = placed["order_id"], placed["payment"]["stripe_session_id"]
         cart_id = (await shop.order(order_id))["cart_id"]
         if "expire" in (first, second):
-            await hold_ends(parts.pool, order_id)
+            async with moving_time:
+                await hold_ends(database, order_id)
         if "event" in (first, second):
             stripe.pay(session_id)
 

@@ -207,12 +207,12 @@ async def test_a_good_key_is_taken(shop: Shop, key: str) -> None:
 
 
 async def test_a_checkout_that_died_after_its_reserve_goes_on(
-    shop: Shop, database: asyncpg.Connection, parts: Parts
+    shop: Shop, database: asyncpg.Connection, api_parts: Parts
 ) -> None:
     cart, order_id = await shop.cart(((await shop.product())["id"], 1)), uuid4()
     path = f"/carts/{cart}/checkout"
     key = Key.of("POST", path, "", "a key", b"")
-    await transact(parts.pool, lambda tx: checkout.reserve(tx, parts, key, UUID(cart), order_id, None))
+    await transact(api_parts.pool, lambda tx: checkout.reserve(tx, api_parts, key, UUID(cart), order_id, None))
 
     # Nobody knows that it is dead until its claim ends.
     assert problem(await send(shop, path, b"", "a key")) == (409, "checkout_in_progress")
@@ -246,10 +246,10 @@ async def test_a_key_whose_order_was_cancelled_unanswered_makes_a_new_one(
     assert statuses == ["CANCELLED", "PENDING_PAYMENT"]
 
 
-async def test_an_answer_once_given_stays(parts: Parts) -> None:
+async def test_an_answer_once_given_stays(api_parts: Parts) -> None:
     """Two checkouts with one key can both be answering; the first stays true."""
     key = Key.of("POST", "/carts", "", "a key", b"")
     for answer in (None, Answer(201, b"first"), Answer(200, b"second")):
-        await transact(parts.pool, lambda tx, answer=answer: idempotency.finish(tx, key, answer))
-    replay = await transact(parts.pool, lambda tx: idempotency.begin(tx, key))
+        await transact(api_parts.pool, lambda tx, answer=answer: idempotency.finish(tx, key, answer))
+    replay = await transact(api_parts.pool, lambda tx: idempotency.begin(tx, key))
     assert replay == Answer(201, b"first", replayed=True)

@@ -9,10 +9,10 @@ does before the other; that is found out by doing so, in the same state made ane
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import asyncpg
 import orjson
@@ -28,7 +28,7 @@ from service.shop import cart, catalog, checkout, expiry, payment, refunds, swee
 from service.shop.audit import audit
 from tests.books import balance, emitted, event, hold_ends
 from tests.client import eventually
-from tests.conftest import TEMPLATE, WEBHOOK_SECRET, named, served
+from tests.conftest import WEBHOOK_SECRET, cloned, login, served
 
 COMPLETED = "checkout.session.completed"
 # Tells a client to ask again; so it does, once the other has ended.
@@ -67,7 +67,7 @@ class Watched:
         """A statement has run, and what it locked is locked."""
         if not connection.is_in_transaction():
             return
-        self.transactions[-1].append(statement.split()[1])
+        self.transactions[-1].append(statement.split()[2])
         if self.stop == (len(self.transactions) - 1, len(self.transactions[-1]) - 1):
             self.server_pid = connection.get_server_pid()
             self.there.set()
@@ -212,6 +212,9 @@ OPERATIONS: dict[str, tuple[Run, set[str]]] = {
 }
 
 
+# Those that the worker runs.
+JOBS = {"expire", "settle"}
+
 MAKE_SCENE = """
 WITH product AS (
     INSERT INTO products (name, price_minor, currency, stock)
@@ -255,9 +258,12 @@ IS_BLOCKED = "SELECT count(*) > 0 FROM pg_stat_activity WHERE $1 = ANY(pg_blocki
 class Stage:
     """Makes scenes in one database, plays two operations in them, and tells what came of it."""
 
-    def __init__(self, first: str, parts: Parts, stripe: StripeStandin, database: asyncpg.Connection) -> None:
+    def __init__(
+        self, first: str, parts: Parts, worker: Parts, stripe: StripeStandin, database: asyncpg.Connection
+    ) -> None:
         self.first = first
         self.parts = parts
+        self.worker = worker
         self.stripe = stripe
         self.database = database
         self.scenes: list[Scene] = []
@@ -304,7 +310,7 @@ class Stage:
             if "settle" in does:
                 await refunds.refund(self.parts, None, scene.order, None, False)
             if "expire" in does:
-                await hold_ends(self.parts.pool, str(scene.order))
+                await hold_ends(self.database, str(scene.order))
         if "duplicate" in does:
             assert scene.paid
             sent = scene.paid["id"], scene.paid["type"], scene.paid
@@ -327,11 +333,16 @@ class Stage:
 
     # The two operations
 
+    def parts_of(self, name: str) -> Parts:
+        """The parts of the process that an operation is one of: the worker's or the API's."""
+        return self.worker if name in JOBS else self.parts
+
     async def outcome(self, name: str, scene: Scene, pool: Any = None) -> str:
         """How an operation ends, on this pool."""
         run, allowed = OPERATIONS[name]
+        parts = self.parts_of(name)
         try:
-            ended = await run(replace(self.parts, pool=pool or self.parts.pool), scene)
+            ended = await run(replace(parts, pool=pool or parts.pool), scene)
         except ShopError as error:
             # With the names of what a program is told beside the code, which a mere constraint cannot tell.
             ended = " ".join([error.code, *sorted(error.extra)])
@@ -374,35 +385,35 @@ class Stage:
             for sent in filter(None, (scene.paid, scene.late)):
                 await receive(self.parts, sent)
         self.scenes.clear()
-        await sweep.sweep(self.parts)
-        await balance(self.parts, self.stripe)
+        await sweep.sweep(self.worker)
+        await balance(self.worker, self.stripe)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=OPERATIONS)
 async def stage(request: pytest.FixtureRequest, template: str, servers: tuple[str, str]) -> AsyncIterator[Stage]:
     """One for all pairs that begin with the same operation: most of a pair's time would go into making it."""
-    name = f"test_{uuid4().hex}"
     stripe = StripeStandin(webhook_secret=WEBHOOK_SECRET)
-    server = await asyncpg.connect(template)
-    await server.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} STRATEGY file_copy")
-    database = await asyncpg.connect(named(template, name))
-    async with served(stripe.app) as api_base:
-        environment = {
-            "DATABASE_URL": named(template, name),
-            "REDIS_URL": servers[1],
-            "STRIPE_API_KEY": "sk_test_tests",
-            "STRIPE_API_BASE": api_base,
-            "STRIPE_WEBHOOK_SECRET": WEBHOOK_SECRET,
-        }
-        async with open_parts(Settings.load(environment), "commerce-tests") as parts:
-            yield Stage(request.param, parts, stripe, database)
-    # The connections have ended, which is when they tell what they met.
-    ended = "SELECT count(*) = 1 FROM pg_stat_activity WHERE datname = current_database()"
-    await eventually(lambda: database.fetchval(ended))
-    deadlocks = await database.fetchval("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
-    await database.close()
-    await server.execute(f"DROP DATABASE {name} WITH (FORCE)")
-    await server.close()
+    async with cloned(template) as url:
+        database = await asyncpg.connect(url)
+        async with served(stripe.app) as api_base, AsyncExitStack() as stack:
+            environment = {
+                "REDIS_URL": servers[1],
+                "STRIPE_API_KEY": "sk_test_tests",
+                "STRIPE_API_BASE": api_base,
+                "STRIPE_WEBHOOK_SECRET": WEBHOOK_SECRET,
+            }
+            parts, worker = [
+                await stack.enter_async_context(
+                    open_parts(Settings.load({**environment, "DATABASE_URL": login(url, role)}), "commerce-tests")
+                )
+                for role in ("app", "worker")
+            ]
+            yield Stage(request.param, parts, worker, stripe, database)
+        # The connections have ended, which is when they tell what they met.
+        ended = "SELECT count(*) = 1 FROM pg_stat_activity WHERE datname = current_database()"
+        await eventually(lambda: database.fetchval(ended))
+        deadlocks = await database.fetchval("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+        await database.close()
     assert deadlocks == 0
 
 
@@ -410,7 +421,7 @@ async def stage(request: pytest.FixtureRequest, template: str, servers: tuple[st
 @pytest.mark.parametrize("second", OPERATIONS)
 async def test_one_stopped_on_its_way_and_another(stage: Stage, second: str) -> None:
     names = stage.first, second
-    pool = stage.parts.pool
+    pool = stage.parts_of(stage.first).pool
     alone = Watched(pool)
     in_turn = await stage.serial(names, alone)
     other_way = None

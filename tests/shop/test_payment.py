@@ -414,17 +414,56 @@ async def test_a_payment_that_paid_another_order_pays_no_second(
     await balance(parts, lost)
 
 
-async def test_replay_fetches_an_event_that_never_came(
-    shop: Shop, lost: StripeStandin, parts: Parts, settings: Settings
+async def test_a_payment_that_stands_for_an_order_is_not_given_back_for_another(
+    shop: Shop, lost: StripeStandin, parts: Parts
 ) -> None:
+    product = await shop.product()
+    one, other = [await shop.placed((product["id"], 1)) for _ in range(2)]
+    for placed in (one, other):
+        lost.pay(placed["payment"]["stripe_session_id"])
+        assert await deliver(shop, emitted(lost, COMPLETED)) == "applied"
+    session = lost.session(one["payment"]["stripe_session_id"])
+    assert await deliver(shop, event(COMPLETED, session, metadata={"order_id": other["order_id"]})) == "mismatch"
+    await sweep.sweep(parts)
+    assert list(lost.refunds) == []
+    await balance(parts, lost)
+
+
+async def test_an_event_keeps_its_outcome_when_it_is_applied_again(
+    shop: Shop, lost: StripeStandin, parts: Parts, database: asyncpg.Connection
+) -> None:
+    placed = await shop.placed(((await shop.product())["id"], 1))
+    lost.pay(placed["payment"]["stripe_session_id"])
+    sent = emitted(lost, COMPLETED)
+    assert await deliver(shop, sent) == "applied"
+    assert await payment.replay(parts, sent["id"]) == "unchanged"
+    assert await stored(database) == [("applied", True)]
+
+
+async def test_paid_at_once_is_paid_in_every_order_of_events(shop: Shop, lost: StripeStandin, parts: Parts) -> None:
+    product = await shop.product(stock=100)
+    for kinds in (kinds for length in range(1, 5) for kinds in permutations(KINDS, length) if COMPLETED in kinds):
+        placed = await shop.placed((product["id"], 1))
+        session = lost.pay(placed["payment"]["stripe_session_id"])
+        for kind in kinds:
+            changes = {} if kind in (COMPLETED, SUCCEEDED) else {"payment_status": "unpaid"}
+            changes |= {"status": "expired"} if kind == EXPIRED else {}
+            sent = event(kind, session, **changes)
+            await asyncio.gather(deliver(shop, sent), deliver(shop, sent), deliver(shop, {**sent, "id": uuid4().hex}))
+        order = await shop.order(placed["order_id"])
+        assert (order["status"], order["payment"]["status"]) == ("PAID", "SUCCEEDED"), kinds
+    await balance(parts, lost)
+
+
+async def test_replay_fetches_an_event_that_never_came(shop: Shop, lost: StripeStandin, parts: Parts) -> None:
     placed = await shop.placed(((await shop.product())["id"], 1))
     lost.pay(placed["payment"]["stripe_session_id"])
     environment = {
         **os.environ,
-        "DATABASE_URL": settings.database_url,
-        "REDIS_URL": settings.redis_url,
-        "STRIPE_API_KEY": settings.stripe_api_key,
-        "STRIPE_API_BASE": settings.stripe_api_base,
+        "DATABASE_URL": parts.settings.database_url,
+        "REDIS_URL": parts.settings.redis_url,
+        "STRIPE_API_KEY": parts.settings.stripe_api_key,
+        "STRIPE_API_BASE": parts.settings.stripe_api_base,
         "STRIPE_WEBHOOK_SECRET": WEBHOOK_SECRET,
     }
     command = (sys.executable, "-m", "service", "replay", emitted(lost, COMPLETED)["id"])

@@ -217,14 +217,14 @@ async def test_staff_changes_products_while_they_are_bought(shop: Shop, database
 
 
 async def test_a_checkout_under_way_shuts_out_others_but_not_add_to_cart(
-    shop: Shop, parts: Parts, database: asyncpg.Connection
+    shop: Shop, api_parts: Parts, database: asyncpg.Connection
 ) -> None:
     tent = await shop.product()
     buying, filling = await shop.cart((tent["id"], 1)), await shop.cart()
-    async with parts.pool.acquire() as tx:
+    async with api_parts.pool.acquire() as tx:
         reserving = tx.transaction()
         await reserving.start()
-        assert await checkout.reserve(tx, parts, None, UUID(buying), uuid4(), None)
+        assert await checkout.reserve(tx, api_parts, None, UUID(buying), uuid4(), None)
         await shop.add(filling, tent["id"])
         with pytest.raises(asyncpg.LockNotAvailableError):
             await database.execute("SELECT FROM products FOR NO KEY UPDATE NOWAIT")

@@ -2,6 +2,8 @@
 
 import asyncio
 import random
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -11,7 +13,7 @@ import pytest
 from service.dev.stripe_standin import StripeStandin
 from service.infra.db import transact
 from service.infra.parts import Parts
-from service.infra.stripe import StripeUnknown
+from service.infra.stripe import Stripe, StripeUnknown
 from service.shop import fulfilment, payment, reconcile, refunds, sweep
 from tests.books import Event, all_due, balance, deliver, emitted, event
 from tests.client import Shop
@@ -215,6 +217,63 @@ async def test_a_refund_whose_failure_stripe_keeps_replaying_has_failed(
         await sweep.sweep(parts)
     assert await states(shop, order_id) == ("CANCELLED", "REFUNDED", 1250)
     assert [refund["amount"] for refund in stripe.refunds] == [1250]
+    await balance(parts, stripe)
+
+
+class Between:
+    """The Stripe client, while another does `work` between listing an order's refunds and creating one."""
+
+    def __init__(self, real: Stripe, work: Callable[[], Awaitable[None]]) -> None:
+        self.real = real
+        self.work = work
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+    async def create_refund(self, *told: Any) -> Any:
+        await self.work()
+        return await self.real.create_refund(*told)
+
+
+@pytest.mark.parametrize("why", ["staff", "late money"])
+async def test_a_replayed_failure_counts_by_a_list_that_is_newer(
+    shop: Shop, stripe: StripeStandin, parts: Parts, why: str
+) -> None:
+    """Another worker makes the refund and is told of a failure, which Stripe replays to who listed before that."""
+    product = await shop.product(stock=1)
+    if why == "staff":
+        order_id, _ = await fulfilled(shop, stripe, parts, (product["id"], 1))
+        await give_back(shop, order_id)
+    else:
+        order_id, sent = await late(shop, stripe, (product["id"], 1))
+        await take_out(shop, product, 1)
+        assert await deliver(shop, sent) == "late_money_refunded"
+    stripe.set_faults([{"action": "status_after", "method": "POST", "path": "/v1/refunds", "times": 1}])
+
+    async def other_worker() -> None:
+        with pytest.raises(StripeUnknown):
+            await refunds.settle(parts, UUID(order_id))
+
+    await refunds.settle(replace(parts, stripe=Between(parts.stripe, other_worker)), UUID(order_id))  # type: ignore[arg-type]
+    assert (await states(shop, order_id))[1:] == ("REFUNDED", 1250)
+    assert len(list(stripe.refunds)) == 1
+    await balance(parts, stripe)
+
+
+async def test_a_refund_that_cannot_be_asked_for_keeps_no_other_from_being_written_down(
+    shop: Shop, stripe: StripeStandin, parts: Parts
+) -> None:
+    order_id, intent = await fulfilled(shop, stripe, parts, ((await shop.product())["id"], 1))
+    await parts.stripe.create_refund(intent, 1000, {}, "dashboard")
+    await give_back(shop, order_id, amount_minor=100)
+    # A restricted key that may read refunds and not make them.
+    stripe.set_faults([{"action": "status", "method": "POST", "path": "/v1/refunds", "status": 403}])
+    with pytest.raises(StripeUnknown):
+        await refunds.settle(parts, UUID(order_id))
+    assert await states(shop, order_id) == ("FULFILLED", "SUCCEEDED", 1000)
+    stripe.set_faults([])
+    await refunds.settle(parts, UUID(order_id))
+    assert await states(shop, order_id) == ("FULFILLED", "SUCCEEDED", 1100)
     await balance(parts, stripe)
 
 
@@ -454,6 +513,26 @@ async def test_a_payment_heard_of_by_its_refund_is_not_fulfilled_first(
     await all_due(database)
     await sweep.sweep(parts)
     assert await states(shop, placed["order_id"]) == ("CANCELLED", "REFUNDED", 1250)
+    await balance(parts, stripe)
+
+
+@pytest.mark.parametrize("kind", ["refund.created", "charge.refunded"])
+async def test_a_refund_that_came_before_its_payment_is_looked_into_before_fulfilment(
+    shop: Shop, stripe: StripeStandin, parts: Parts, database: asyncpg.Connection, kind: str
+) -> None:
+    product = await shop.product(stock=1)
+    placed = await shop.placed((product["id"], 1))
+    session = stripe.pay(placed["payment"]["stripe_session_id"])
+    await parts.stripe.create_refund(session["payment_intent"], 1250, {}, "dashboard")
+    assert await deliver(shop, emitted(stripe, kind)) == "refund_to_settle"
+    assert await deliver(shop, event(COMPLETED, session)) == "applied"
+    # The job that the payment woke is faster than the sweep.
+    await fulfilment.fulfil(parts, UUID(placed["order_id"]))
+    assert await states(shop, placed["order_id"]) == ("PAID", "SUCCEEDED", 0)
+    await all_due(database)
+    await sweep.sweep(parts)
+    assert await states(shop, placed["order_id"]) == ("CANCELLED", "REFUNDED", 1250)
+    assert await shop.stock(product["id"]) == 1
     await balance(parts, stripe)
 
 

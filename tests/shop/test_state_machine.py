@@ -5,7 +5,7 @@ Against the running service. What Hypothesis found is reported as the shortest s
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, suppress
 from functools import partial, wraps
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
@@ -26,7 +26,7 @@ from service.shop import checkout, expiry, fulfilment, reconcile, refunds, sweep
 from service.shop.audit import audit
 from tests.books import all_due, balance, hold_ends
 from tests.client import Shop, eventually
-from tests.conftest import TEMPLATE, WEBHOOK_SECRET, named, served
+from tests.conftest import WEBHOOK_SECRET, cloned, login, served
 
 T = TypeVar("T")
 
@@ -74,19 +74,6 @@ SELECT
     + (SELECT count(*) FROM refunds WHERE status IN ('REQUESTED', 'PENDING'))
     + (SELECT count(*) FROM stripe_events WHERE handled_at IS NULL)
 """
-
-
-@asynccontextmanager
-async def cloned(template: str) -> Any:
-    """The URL of a migrated database of one example's own."""
-    name = f"test_{uuid4().hex}"
-    server = await asyncpg.connect(template)
-    try:
-        await server.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} STRATEGY file_copy")
-        yield named(template, name)
-        await server.execute(f"DROP DATABASE {name} WITH (FORCE)")
-    finally:
-        await server.close()
 
 
 class Dying:
@@ -159,7 +146,7 @@ class Market(RuleBasedStateMachine):
         url = await self.stack.enter_async_context(served(self.stripe.app))
         told = Settings.load(
             {
-                "DATABASE_URL": database_url,
+                "DATABASE_URL": login(database_url, "app"),
                 "REDIS_URL": redis_url,
                 "STRIPE_API_KEY": "sk_test_tests",
                 "STRIPE_API_BASE": url,
@@ -170,6 +157,8 @@ class Market(RuleBasedStateMachine):
         shop_url = await self.stack.enter_async_context(served(create_app(told)))
         self.stripe.webhook_url = f"{shop_url}/webhooks/stripe"
         self.shop = await self.stack.enter_async_context(Shop(shop_url))
+        self.api_parts = await self.stack.enter_async_context(open_parts(told, "commerce-tests"))
+        told = told.model_copy(update={"database_url": login(database_url, "worker")})
         self.parts = await self.stack.enter_async_context(open_parts(told, "commerce-tests"))
         self.database = await asyncpg.connect(database_url)
         self.stack.push_async_callback(self.database.close)
@@ -295,8 +284,8 @@ class Market(RuleBasedStateMachine):
         """What a process may die of, by name."""
         order_id = UUID(order["id"])
         return {
-            "checkout": lambda: checkout.checkout(self.parts, None, UUID(order["cart_id"]), None),
-            "cancel": lambda: expiry.cancel(self.parts, None, order_id),
+            "checkout": lambda: checkout.checkout(self.api_parts, None, UUID(order["cart_id"]), None),
+            "cancel": lambda: expiry.cancel(self.api_parts, None, order_id),
             "expire": lambda: expiry.expire(self.parts, order_id),
             "fulfil": lambda: fulfilment.fulfil(self.parts, order_id),
             "settle_refunds": lambda: refunds.settle(self.parts, order_id),

@@ -19,7 +19,7 @@ from service.infra.parts import Parts, open_parts
 from service.infra.queue import QUEUE
 from service.infra.stripe import StripeUnknown
 from service.settings import Settings
-from service.shop import orders, reconcile, sweep
+from service.shop import fulfilment, orders, reconcile, sweep
 from tests.books import all_due, balance, deliver, emitted, event, hold_ends
 from tests.client import Shop, eventually
 
@@ -207,6 +207,17 @@ async def test_of_two_sessions_of_one_order_the_paid_one_counts(shop: Shop, lost
     assert (await shop.order(placed["order_id"]))["status"] == "PAID"
 
 
+async def test_what_others_sell_on_the_account_need_not_be_readable(
+    shop: Shop, lost: StripeStandin, parts: Parts
+) -> None:
+    placed = await shop.placed(((await shop.product())["id"], 1))
+    session = lost.pay(placed["payment"]["stripe_session_id"])
+    # A session's `status` can be null at Stripe.
+    lost.sessions.save({**session, "id": "cs_foreign", "status": None, "metadata": {}})
+    assert await reconcile.settle_sessions(parts) == 1
+    assert (await shop.order(placed["order_id"]))["status"] == "PAID"
+
+
 # Events that never came
 
 
@@ -238,6 +249,31 @@ async def test_with_every_webhook_lost_what_no_session_of_the_last_hours_tells_i
     await shop.until(late["order_id"], "CANCELLED", "REFUNDED")
     await shop.until(refunded["order_id"], "FULFILLED", "REFUNDED")
     await balance(parts, lost)
+
+
+@pytest.mark.parametrize("changed_settings", [DEAD_REDIS])
+async def test_what_was_refunded_while_all_workers_were_down_is_not_fulfilled(
+    shop: Shop, lost: StripeStandin, parts: Parts
+) -> None:
+    product = await shop.product(stock=1)
+    placed = await shop.placed((product["id"], 1))
+    session = lost.pay(placed["payment"]["stripe_session_id"])
+    await parts.stripe.create_refund(session["payment_intent"], 1250, {}, "dashboard")
+    await reconcile.reconcile(parts)
+    await fulfilment.fulfil(parts, UUID(placed["order_id"]))
+    await sweep.sweep(parts)
+    await shop.until(placed["order_id"], "CANCELLED", "REFUNDED")
+    assert await shop.stock(product["id"]) == 1
+    await balance(parts, lost)
+
+
+async def test_a_key_that_may_not_read_events_reads_sessions(shop: Shop, lost: StripeStandin, parts: Parts) -> None:
+    placed = await shop.placed(((await shop.product())["id"], 1))
+    lost.pay(placed["payment"]["stripe_session_id"])
+    lost.set_faults([{"action": "status", "status": 403, "path": "/v1/events"}])
+    with pytest.raises(StripeUnknown):
+        await reconcile.reconcile(parts)
+    assert (await shop.order(placed["order_id"]))["status"] == "PAID"
 
 
 async def test_events_are_fetched_once_through_all_pages_and_past_what_cannot_be_stored(
@@ -323,11 +359,11 @@ async def asked(stripe: StripeStandin) -> None:
 
 @pytest.mark.parametrize("number", [SIGTERM, SIGKILL])
 async def test_a_worker_that_ends_in_the_middle_leaves_nothing_undone(
-    shop: Shop, lost: StripeStandin, parts: Parts, settings: Settings, database: asyncpg.Connection, number: Signals
+    shop: Shop, lost: StripeStandin, parts: Parts, database: asyncpg.Connection, number: Signals
 ) -> None:
     job = f"settle_refunds:{await refund_in_hand(shop, lost, parts)}"
     order_id = job.partition(":")[2]
-    async with process(settings, STRIPE_TIMEOUT_SECONDS="60") as worker:
+    async with process(parts.settings, STRIPE_TIMEOUT_SECONDS="60") as worker:
         await asked(lost)
         worker.send_signal(number)
         assert await worker.wait() == (0 if number == SIGTERM else -SIGKILL)
@@ -336,7 +372,7 @@ async def test_a_worker_that_ends_in_the_middle_leaves_nothing_undone(
     assert await parts.redis.zscore(QUEUE, job) is not None
     if number == SIGTERM:
         # Handed back, so that the next worker takes it up at once.
-        async with process(settings):
+        async with process(parts.settings):
             await shop.until(order_id, "FULFILLED", "REFUNDED")
     else:
         await all_due(database)
@@ -346,12 +382,10 @@ async def test_a_worker_that_ends_in_the_middle_leaves_nothing_undone(
     await balance(parts, lost)
 
 
-async def test_the_worker_outlives_a_restart_of_redis(
-    shop: Shop, lost: StripeStandin, parts: Parts, settings: Settings
-) -> None:
+async def test_the_worker_outlives_a_restart_of_redis(shop: Shop, lost: StripeStandin, parts: Parts) -> None:
     product = await shop.product()
     port = free_port()
-    there = settings.model_copy(update={"redis_url": f"redis://127.0.0.1:{port}/0"})
+    there = parts.settings.model_copy(update={"redis_url": f"redis://127.0.0.1:{port}/0"})
     async with process(there), open_parts(there, "commerce-tests") as wakers:
         for _ in range(2):
             with scratch_folder() as folder, valkey(folder, port=port, durable=False):

@@ -1,6 +1,6 @@
 -- How far Stripe's lists have been gone through.
 --
--- depends: 0006.idempotency_keys
+-- depends: 0011.stripe_events_handled
 -- phase: expand
 -- lock: none; the table is new
 -- undo: drops the position; made again, it begins at that moment
@@ -16,3 +16,15 @@ CREATE TABLE reconcile_positions (
 );
 
 INSERT INTO reconcile_positions (list) VALUES ('events');
+
+-- Blocks, as in 0007.roles.
+DO $$
+BEGIN
+    IF to_regrole('commerce_worker') IS NOT NULL THEN
+        GRANT SELECT, UPDATE (reached_at) ON reconcile_positions TO commerce_worker;
+    END IF;
+    IF to_regrole('commerce_readonly') IS NOT NULL THEN
+        GRANT SELECT ON reconcile_positions TO commerce_readonly;
+    END IF;
+END
+$$;

@@ -1,0 +1,18 @@
+-- Loses the grants: under these roles the service stops. No data.
+
+SET LOCAL lock_timeout = '2s';
+SET LOCAL statement_timeout = '60s';
+
+-- Dynamic, as a statement cannot name a role that may not be there.
+DO $$
+DECLARE
+    name text;
+BEGIN
+    FOR name IN
+        SELECT rolname FROM pg_roles WHERE rolname IN ('commerce_app', 'commerce_worker', 'commerce_readonly')
+    LOOP
+        EXECUTE format('REVOKE ALL ON ALL TABLES IN SCHEMA public FROM %I', name);
+        EXECUTE format('REVOKE ALL ON SCHEMA public FROM %I', name);
+    END LOOP;
+END
+$$;

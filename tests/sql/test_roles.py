@@ -1,0 +1,401 @@
+"""What each role may do, tried as that role: every verb on every column of every table, and whatever else there is.
+
+What is allowed stands here a second time, so that a grant too many fails as well as one too few; and each grant is
+taken away once, to see that some statement needs it.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from service.dev import roles
+from service.infra.db import LIMITS
+from service.infra.review import review
+from service.infra.statements import files
+from tests.conftest import PASSWORD, cloned, login
+
+ALL = "*"
+READ = {"SELECT": ALL}
+HISTORY = {**READ, "INSERT": "order_id from_status to_status cause note"}
+LEDGER = {**READ, "INSERT": "product_id delta reason order_id hold"}
+NOTHING: dict[str, str] = {}
+
+# By role and table: the columns of each verb. TRUNCATE is nobody's; who may DELETE may LOCK the table too.
+ALLOWED = {
+    "app": {
+        "categories": {**READ, "INSERT": "name slug", "UPDATE": "name slug", "DELETE": ALL},
+        "products": {
+            **READ,
+            "INSERT": "name description category_id price_minor currency stock active",
+            "UPDATE": "name description category_id price_minor stock active version updated_at",
+        },
+        "stock_movements": LEDGER,
+        "carts": {**READ, "INSERT": "id", "UPDATE": "status currency updated_at ordered_at"},
+        "cart_items": {**READ, "INSERT": "cart_id product_id quantity", "UPDATE": "quantity", "DELETE": ALL},
+        "orders": {
+            **READ,
+            "INSERT": "id cart_id total_minor currency expires_at next_attempt_at",
+            "UPDATE": "status email hold paid_at cancelled_at next_attempt_at attempts",
+        },
+        "order_items": {**READ, "INSERT": "order_id product_id name quantity unit_price_minor"},
+        "order_events": HISTORY,
+        "payments": {
+            **READ,
+            "INSERT": "id order_id amount_minor currency session_parameters session_expires_at claimed_until",
+            "UPDATE": "status refunded_minor attempt session_parameters session_expires_at claimed_until"
+            " stripe_session_id checkout_url stripe_payment_intent_id updated_at",
+        },
+        "refunds": {
+            **READ,
+            "INSERT": "id order_id stripe_payment_intent_id amount_minor cause restock next_attempt_at",
+        },
+        "stripe_events": {
+            **READ,
+            "INSERT": "id type payload next_attempt_at",
+            "UPDATE": "order_id outcome handled_at next_attempt_at",
+        },
+        "reconcile_positions": NOTHING,
+        "idempotency_keys": {
+            **READ,
+            "INSERT": "id request_digest order_id status location answer",
+            "UPDATE": "request_digest order_id status location answer created_at",
+        },
+    },
+    "worker": {
+        "categories": NOTHING,
+        "products": {**READ, "UPDATE": "stock updated_at"},
+        "stock_movements": LEDGER,
+        "carts": {**READ, "UPDATE": "status updated_at", "DELETE": ALL},
+        "cart_items": NOTHING,
+        "orders": {
+            **READ,
+            "UPDATE": "status email hold paid_at fulfilled_at cancelled_at next_attempt_at attempts",
+        },
+        "order_items": READ,
+        "order_events": HISTORY,
+        "payments": {
+            **READ,
+            "UPDATE": "status refunded_minor claimed_until stripe_session_id checkout_url stripe_payment_intent_id"
+            " updated_at",
+        },
+        "refunds": {
+            **READ,
+            "INSERT": "id order_id stripe_payment_intent_id amount_minor cause restock status stripe_refund_id"
+            " next_attempt_at",
+            "UPDATE": "status stripe_refund_id next_attempt_at attempts updated_at",
+        },
+        "stripe_events": {
+            **READ,
+            "INSERT": "id type payload next_attempt_at",
+            "UPDATE": "order_id outcome handled_at next_attempt_at attempts",
+            "DELETE": ALL,
+        },
+        "reconcile_positions": {**READ, "UPDATE": "reached_at"},
+        "idempotency_keys": {"SELECT": "id created_at", "UPDATE": "created_at", "DELETE": ALL},
+    },
+}
+ALLOWED["readonly"] = {table: READ for table in ALLOWED["app"]}
+YOYOS = ("_yoyo_log", "_yoyo_migration", "_yoyo_version", "yoyo_lock")
+for allowed in ALLOWED.values():
+    allowed.update({table: NOTHING for table in YOYOS})
+
+COLUMNS = (
+    "SELECT relname, attname, atttypid::regtype::text FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid"
+    " WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND attnum > 0 AND NOT attisdropped"
+)
+# What none of them may, in any way; a cluster of its own would be needed to try the rest of what a superuser can.
+FORBIDDEN = [
+    "CREATE TABLE mine ()",
+    "CREATE TEMPORARY TABLE mine ()",
+    "CREATE VIEW mine AS SELECT 1 AS one",
+    "CREATE FUNCTION mine() RETURNS integer LANGUAGE sql RETURN 1",
+    "CREATE SCHEMA mine",
+    "CREATE EXTENSION hstore",
+    "CREATE INDEX mine ON products (name)",
+    "CREATE TRIGGER mine BEFORE UPDATE ON products EXECUTE FUNCTION suppress_redundant_updates_trigger()",
+    "CREATE RULE mine AS ON INSERT TO stock_movements DO INSTEAD NOTHING",
+    "ALTER TABLE carts ADD COLUMN mine integer",
+    "ALTER TABLE stock_movements DISABLE TRIGGER ALL",
+    "ALTER TABLE products DROP CONSTRAINT products_stock_not_negative",
+    "ALTER TABLE stock_movements OWNER TO CURRENT_USER",
+    "DROP TABLE idempotency_keys",
+    "DROP INDEX orders_due",
+    "DROP SCHEMA public CASCADE",
+    "SET session_replication_role = replica",
+    "SET ROLE commerce_owner",
+    "ALTER SYSTEM SET fsync = off",
+    "CREATE ROLE mine",
+    "ALTER ROLE commerce_owner PASSWORD 'mine'",
+    "CREATE DATABASE mine",
+    "COPY orders TO PROGRAM 'true'",
+    "COPY categories (name, slug) FROM '/dev/null'",
+    "SELECT pg_read_file('postgresql.conf')",
+]
+
+# Statements that one process alone runs; what is in neither set, both do.
+OWNERS = {"operation/lock_migrations"}
+WORKERS = {
+    "fulfilment/mark_fulfilled",
+    "idempotency/delete_expired",
+    "refunds/fail_refund",
+    "refunds/record_refund",
+    *files("audit"),
+    *files("reconcile"),
+    *files("sweep"),
+}
+APPS = {
+    "checkout/attach_session",
+    "checkout/close_cart",
+    "checkout/explain_refusal",
+    "checkout/find_order",
+    "checkout/new_attempt",
+    "checkout/reserve",
+    "idempotency/find_key",
+    "idempotency/lock_key",
+    "idempotency/store_key",
+    "operation/is_migrated",
+    "orders/list_items",
+    "orders/list_orders",
+    "orders/list_orders_by_status",
+    *files("cart"),
+    *files("catalog"),
+    *files("seed"),
+}
+RUNS = {
+    "app": set(files()) - OWNERS - WORKERS,
+    "worker": set(files()) - OWNERS - APPS,
+    "readonly": set(files("audit")),
+}
+
+
+@pytest.fixture(scope="module")
+def url(template: str) -> Iterator[str]:
+    """One database for all, as nothing here stays in it; its URL, as a superuser."""
+    with asyncio.Runner() as runner:
+        clone = cloned(template)
+        url = runner.run(clone.__aenter__())
+        # Who may do what with a database is not cloned with it. And the lines may be run again.
+        roles.make_roles(url, PASSWORD)
+        yield url
+        runner.run(clone.__aexit__(None, None, None))
+
+
+@asynccontextmanager
+async def connected(url: str, role: str = "", **settings: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection under a role, else as a superuser."""
+    connection = await asyncpg.connect(login(url, role) if role else url, server_settings=settings)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+# Whoever only reads may set that aside, and then has no right to write anyway.
+WRITING = {"default_transaction_read_only": "off"}
+
+
+async def may(connection: asyncpg.Connection, statement: str) -> bool:
+    """Whether the server lets it run, which then leaves nothing behind."""
+    transaction = connection.transaction()
+    await transaction.start()
+    try:
+        await connection.execute(statement)
+    except asyncpg.InsufficientPrivilegeError:
+        return False
+    finally:
+        await transaction.rollback()
+    return True
+
+
+def test_the_roles_of_the_list_are_those_that_are_made() -> None:
+    assert {f"commerce_{role}" for role in ALLOWED} == set(roles.ROLES) - {"commerce_owner"}
+
+
+async def test_every_table_is_in_the_list(url: str) -> None:
+    async with connected(url, "owner") as owner:
+        tables = {table for table, *_ in await owner.fetch(COLUMNS)}
+        kinds = "SELECT DISTINCT relkind::text FROM pg_class WHERE relnamespace = 'public'::regnamespace"
+        # A table, its index and the sequence of its identity: for anything else, rights would have to be listed.
+        assert {kind for (kind,) in await owner.fetch(kinds)} == {"r", "i", "S"}
+        assert await owner.fetchval("SELECT count(*) FROM pg_proc WHERE pronamespace = 'public'::regnamespace") == 0
+    for allowed in ALLOWED.values():
+        assert set(allowed) == tables
+
+
+@pytest.mark.parametrize("role", ALLOWED)
+async def test_a_role_may_do_what_is_listed_and_nothing_else(url: str, role: str) -> None:
+    async with connected(url, role, **WRITING) as connection:
+        types: dict[str, dict[str, str]] = {}
+        for table, column, kind in await connection.fetch(COLUMNS):
+            types.setdefault(table, {})[column] = kind
+        for table, columns in types.items():
+            whole = {
+                "DELETE": f"DELETE FROM {table} WHERE false",
+                "TRUNCATE": f"TRUNCATE {table} CASCADE",
+                "LOCK": f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE NOWAIT",
+            }
+            tried = {(verb, column) for verb, sql in whole.items() for column in columns if await may(connection, sql)}
+            for column, kind in columns.items():
+                given = "OVERRIDING SYSTEM VALUE SELECT"
+                single = {
+                    "SELECT": f"SELECT {column} FROM {table} WHERE false",
+                    "INSERT": f"INSERT INTO {table} ({column}) {given} NULL::{kind} WHERE false",
+                    "UPDATE": f"UPDATE {table} SET {column} = DEFAULT WHERE false",
+                }
+                tried |= {(verb, column) for verb, sql in single.items() if await may(connection, sql)}
+            listed = dict(ALLOWED[role][table])
+            if "DELETE" in listed:
+                listed["LOCK"] = ALL
+            allowed = {
+                (verb, column)
+                for verb, names in listed.items()
+                for column in (columns if names == ALL else names.split())
+            }
+            assert tried == allowed, (table, "too many:", tried - allowed, "too few:", allowed - tried)
+
+
+@pytest.mark.parametrize("role", ALLOWED)
+async def test_a_role_may_do_nothing_to_the_schema_or_the_server(url: str, role: str) -> None:
+    async with connected(url, role, **WRITING) as connection:
+        for statement in FORBIDDEN:
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await connection.execute(statement)
+        # Who has some right in a table is only warned, and has granted nothing.
+        grants = "SELECT array_agg(relacl::text ORDER BY oid) FROM pg_class WHERE relnamespace = 'public'::regnamespace"
+        before = await connection.fetchval(grants)
+        await connection.execute("GRANT ALL ON orders TO PUBLIC")
+        assert await connection.fetchval(grants) == before
+
+
+async def test_the_forbidden_is_no_mistake(url: str) -> None:
+    """Each of those would run, did a superuser ask for it."""
+    async with connected(url) as superuser:
+        for statement in FORBIDDEN:
+            if not statement.startswith(("ALTER SYSTEM", "CREATE DATABASE")):  # which no transaction takes
+                assert await may(superuser, statement)
+
+
+@pytest.mark.parametrize("role", ALLOWED)
+async def test_every_grant_is_needed_by_a_statement(url: str, role: str) -> None:
+    async with connected(url, plan_cache_mode="force_generic_plan") as superuser:
+        await grants_are_needed(superuser, role)
+
+
+async def grants_are_needed(superuser: asyncpg.Connection, role: str) -> None:
+    for statement in review():
+        await superuser.execute(statement)
+    prepared = await superuser.fetch(
+        "SELECT replace(name, '__', '/'), statement, format('EXPLAIN EXECUTE %I', name) || CASE"
+        " WHEN parameter_types <> '{}' THEN"
+        " format('(%s)', array_to_string(array_fill('NULL'::text, ARRAY[cardinality(parameter_types)]), ', '))"
+        " ELSE '' END FROM pg_prepared_statements"
+    )
+    runs = [(text, explain) for name, text, explain in prepared if name in RUNS[role]]
+    assert len(runs) == len(RUNS[role])
+
+    async def refused(change: str, table: str) -> bool:
+        """Whether, after this change, some statement about this table is none of the role's any more."""
+        transaction = superuser.transaction()
+        await transaction.start()
+        try:
+            await superuser.execute(change)
+            await superuser.execute(f"SET LOCAL ROLE commerce_{role}")
+            for text, explain in runs:
+                if table in text:
+                    await superuser.execute(explain)
+        except asyncpg.InsufficientPrivilegeError:
+            return True
+        finally:
+            await transaction.rollback()
+        return False
+
+    grants = await superuser.fetch(
+        "SELECT relname, privilege_type, '' FROM pg_class, aclexplode(relacl)"
+        " WHERE relnamespace = 'public'::regnamespace AND grantee = $1::text::regrole"
+        " UNION ALL SELECT relname, privilege_type, '(' || attname || ')'"
+        " FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid, aclexplode(attacl)"
+        " WHERE relnamespace = 'public'::regnamespace AND grantee = $1::text::regrole",
+        f"commerce_{role}",
+    )
+    assert not await refused("SELECT 1", ""), "a statement that the role runs is refused"
+    unneeded = [
+        (privilege, table, column)
+        for table, privilege, column in grants
+        if not await refused(f"REVOKE {privilege} {column} ON {table} FROM commerce_{role}", table)
+    ]
+    if role == "readonly":
+        # People look at more than the audit does.
+        assert {privilege for privilege, *_ in unneeded} == {"SELECT"}
+    else:
+        assert unneeded == []
+
+
+async def test_nobody_is_more_than_they_have_to_be(url: str) -> None:
+    async with connected(url, "owner") as owner:
+        flags = "rolsuper, rolcreaterole, rolcreatedb, rolreplication, rolbypassrls"
+        query = f"SELECT ARRAY[{flags}] FROM pg_roles WHERE rolname LIKE 'commerce\\_%'"
+        assert [flag for (flag,) in await owner.fetch(query)] == [[False] * 5] * 4
+        members = "SELECT count(*) FROM pg_auth_members WHERE member::regrole::text LIKE 'commerce\\_%'"
+        assert await owner.fetchval(members) == 0
+        owners = "SELECT DISTINCT relowner::regrole::text FROM pg_class WHERE relnamespace = 'public'::regnamespace"
+        assert [name for (name,) in await owner.fetch(owners)] == ["commerce_owner"]
+
+
+async def test_a_stranger_does_not_come_in(url: str) -> None:
+    stranger = f"stranger_{uuid4().hex}"
+    async with connected(url) as superuser:
+        await superuser.execute(f"CREATE ROLE {stranger} LOGIN PASSWORD '{PASSWORD}'")
+        try:
+            with pytest.raises(asyncpg.InsufficientPrivilegeError, match="permission denied for database"):
+                await asyncpg.connect(roles.login(url, stranger, PASSWORD))
+        finally:
+            await superuser.execute(f"DROP ROLE {stranger}")
+    for role in ALLOWED:
+        async with connected(url, role) as connection:
+            assert await connection.fetchval("SELECT count(*) FROM products") == 0
+
+
+async def test_tables_that_another_role_migrated_become_the_owners(template: str) -> None:
+    async with cloned(template) as url:
+        async with connected(url) as superuser:
+            await superuser.execute("ALTER TABLE orders OWNER TO CURRENT_USER")
+            await superuser.execute("ALTER SCHEMA public OWNER TO CURRENT_USER")
+        roles.make_roles(url, PASSWORD)
+        async with connected(url, "owner") as owner:
+            await owner.execute("ALTER TABLE orders ADD COLUMN more integer")
+            await owner.execute("CREATE TABLE mine ()")
+
+
+async def test_time_limits_are_the_roles_own(url: str) -> None:
+    names = (
+        "statement_timeout",
+        "lock_timeout",
+        "idle_in_transaction_session_timeout",
+        "default_transaction_read_only",
+    )
+
+    async def limits(role: str) -> list[str]:
+        async with connected(url, role) as connection:
+            return [await connection.fetchval("SELECT current_setting($1)", name) for name in names]
+
+    ours = [LIMITS[name] for name in names[:3]]
+    assert await limits("app") == await limits("worker") == [*ours, "off"]
+    assert await limits("readonly") == ["5min", "2s", "1min", "on"]
+    assert await limits("owner") == ["0", "2s", "0", "off"]
+
+
+async def test_who_only_reads_does_not_write_by_mistake(url: str) -> None:
+    async with connected(url, "readonly") as connection:
+        with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
+            await connection.execute("CREATE TABLE mine ()")
+
+
+async def test_review_loads_under_the_role_that_only_reads(url: str) -> None:
+    async with connected(url, "readonly") as connection:
+        for statement in review():
+            await connection.execute(statement)
+        assert await connection.fetchval("SELECT count(*) FROM pg_prepared_statements WHERE from_sql") == len(files())

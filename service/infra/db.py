@@ -50,6 +50,8 @@ _LOST = (
     asyncpg.CannotConnectNowError,
     asyncpg.IdleInTransactionSessionTimeoutError,
     asyncpg.InterfaceError,
+    # The driver's, of a connection on which the server has just said goodbye.
+    asyncpg.InternalClientError,
     OSError,
     TimeoutError,
 )
@@ -116,7 +118,7 @@ async def connection(pool: Pool) -> AsyncIterator[Connection]:
             except TimeoutError as error:
                 _abandon(acquired)
                 raise _note_silence(pool) from error
-            except asyncio.CancelledError:
+            except (asyncio.CancelledError, asyncpg.InternalClientError):
                 _abandon(acquired)
                 raise
     except (asyncpg.PostgresError, *_LOST) as error:
@@ -148,10 +150,11 @@ async def transact(pool: Pool, work: Callable[[Connection], Awaitable[T]], *, re
                 return result
             except Exception as error:
                 lost = _is_loss(error)
-                if not lost:
-                    await _roll_back(tx)
-                elif committing and not repeatable:
+                if lost:
                     _abandon(tx)
+                else:
+                    await _roll_back(tx)
+                if lost and committing and not repeatable:
                     raise ShopError(
                         "unavailable",
                         "The database was lost just as this was being done; look whether it was before you try again.",
@@ -173,7 +176,7 @@ async def _roll_back(tx: Connection) -> None:
 
 
 def _abandon(connection: Connection) -> None:
-    """Drop a connection on which an answer is due.
+    """Drop a connection on which an answer is due, or that is lost.
 
     asyncpg would ask the server, over another connection, to forget the question, and wait for that: a server that
     hangs hears neither.

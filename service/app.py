@@ -21,6 +21,9 @@ from service.infra import logs
 from service.infra.parts import open_parts
 from service.settings import Settings
 
+# Somebody waits for each: a server that hangs shall not keep them for as long as the worker gives it.
+STATEMENT_SECONDS = 4
+
 DESCRIPTION = """
 Catalogue, carts, checkout with reserved stock, payment through Stripe.
 Money is an integer in the currency's minor unit. Errors are `application/problem+json` with a `code`.
@@ -36,7 +39,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with open_parts(settings, "commerce-api") as parts:
+        async with open_parts(settings, "commerce-api", STATEMENT_SECONDS) as parts:
             app.state.parts = parts
             yield
 

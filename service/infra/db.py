@@ -1,9 +1,10 @@
-"""The connection pool, and transactions that are retried whole when the server asks for it."""
+"""The connection pool, and transactions that are run again whole when they came to nothing."""
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeAlias, TypeVar
 
 import asyncpg
@@ -20,7 +21,11 @@ T = TypeVar("T")
 ATTEMPTS = 3
 # How long a request may queue for a connection before it is told to come back.
 ACQUIRE_SECONDS = 20.0
+CONNECT_SECONDS = 3.0
+# How long a statement may take; a server that has not said so itself a second later is not there.
 STATEMENT_SECONDS = 10
+# A server that hangs is left alone for so long: those who wait for it shall not wait one after another.
+REST_SECONDS = 1.0
 # migrations/roles.psql has them too, for whoever comes under the service's roles without this pool.
 LIMITS = {
     "lock_timeout": "2s",
@@ -38,7 +43,20 @@ _AGAIN = (
     asyncpg.LockNotAvailableError,
     asyncpg.InvalidCachedStatementError,
 )
-_LOST = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, ConnectionError, OSError, TimeoutError)
+# The connection went away, or the server behind it.
+_LOST = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.InterfaceError,
+    # The driver's, of a connection on which the server has just said goodbye.
+    asyncpg.InternalClientError,
+    OSError,
+    TimeoutError,
+)
+_silent_until: dict[Pool, float] = {}
 
 
 def open_pool(settings: Settings, name: str, statement_seconds: int = STATEMENT_SECONDS) -> Pool:
@@ -46,7 +64,22 @@ def open_pool(settings: Settings, name: str, statement_seconds: int = STATEMENT_
 
     `name` is what `pg_stat_activity` calls them; a statement may take `statement_seconds`.
     """
-    return asyncpg.create_pool(
+
+    async def connect(*arguments: Any, **options: Any) -> Connection:
+        if time.monotonic() < _silent_until.get(pool, 0.0):
+            raise _silence()
+        opened = None
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                opened = await asyncpg.connect(*arguments, **options)
+                await _speak_json(opened)
+                return opened
+        except TimeoutError as error:
+            if opened is not None:
+                opened.terminate()
+            raise _note_silence(pool) from error
+
+    pool = asyncpg.create_pool(
         settings.database_url,
         min_size=0,
         max_size=settings.db_pool_size,
@@ -54,12 +87,12 @@ def open_pool(settings: Settings, name: str, statement_seconds: int = STATEMENT_
         # Twice what we have statements, so that none is ever prepared a second time.
         statement_cache_size=200,
         max_cached_statement_lifetime=0,
-        command_timeout=statement_seconds + 5,
-        timeout=5,
+        command_timeout=statement_seconds + 1,
         server_settings={"application_name": name, **LIMITS, "statement_timeout": f"{statement_seconds}s"},
-        init=_speak_json,
+        connect=connect,
         reset=_nothing_to_reset,
     )
+    return pool
 
 
 async def _speak_json(connection: Connection) -> None:
@@ -81,27 +114,91 @@ async def connection(pool: Pool) -> AsyncIterator[Connection]:
     """A connection for statements that stand alone; what the server refuses becomes a ShopError."""
     try:
         async with pool.acquire(timeout=ACQUIRE_SECONDS) as acquired:
-            yield acquired
+            try:
+                yield acquired
+            except TimeoutError as error:
+                _abandon(acquired)
+                raise _note_silence(pool) from error
+            except (asyncio.CancelledError, asyncpg.InternalClientError):
+                _abandon(acquired)
+                raise
     except (asyncpg.PostgresError, *_LOST) as error:
         raise shop_error(error) from error
 
 
-async def transact(pool: Pool, work: Callable[[Connection], Awaitable[T]]) -> T:
-    """Run `work(tx)` in one explicit READ COMMITTED transaction, and again when it lost to another.
+async def transact(pool: Pool, work: Callable[[Connection], Awaitable[T]], *, repeatable: bool = False) -> T:
+    """Run `work(tx)` in one explicit READ COMMITTED transaction, and again when that came to nothing.
 
-    `work` must have no effect but on the database. Raises ShopError: `busy` when retries are used up,
-    `unavailable` without a server, or what a violated constraint means.
+    `work` must have no effect but on the database. It came to nothing when it lost to another, and when the
+    connection was lost before COMMIT was sent. When it was lost after that, nobody here knows. `repeatable` says
+    that `work` looks for what an earlier run has done, by its idempotency key, event or order: so it is run again,
+    which waits for the locks of the lost transaction should that still be at its end, and costs those that are not
+    lost no round trip for a transaction id to ask about. Other work ends with what is true: that it is not known.
+
+    Raises ShopError: `busy` when retries are used up, `unavailable` without a server, or what a violated constraint
+    means.
     """
     for attempt in range(1, ATTEMPTS + 1):
+        committing = False
         async with connection(pool) as tx:
             try:
-                async with tx.transaction():
-                    return await work(tx)
-            except _AGAIN:
-                if attempt == ATTEMPTS:
+                await tx.execute("BEGIN")
+                result = await work(tx)
+                committing = True
+                status = await tx.execute("COMMIT")
+                # A transaction in which an error was swallowed ends in ROLLBACK, without another error.
+                assert status == "COMMIT", status
+                return result
+            except Exception as error:
+                lost = _is_loss(error)
+                if lost:
+                    _abandon(tx)
+                else:
+                    await _roll_back(tx)
+                if lost and committing and not repeatable:
+                    raise ShopError(
+                        "unavailable",
+                        "The database was lost just as this was being done; look whether it was before you try again.",
+                    ) from error
+                again = not isinstance(error, TimeoutError) if lost else isinstance(error, _AGAIN)
+                if not again or attempt == ATTEMPTS:
                     raise
-        await asyncio.sleep(random.uniform(0, 0.02 * 2**attempt))  # noqa: S311 - jitter
+        # Time for the server to notice that a connection is gone; else not all at once.
+        await asyncio.sleep(0.1 if lost else random.uniform(0, 0.02 * 2**attempt))  # noqa: S311 - jitter
     raise AssertionError
+
+
+async def _roll_back(tx: Connection) -> None:
+    try:
+        await tx.execute("ROLLBACK")
+    except _LOST:
+        # The server rolls back what it has lost.
+        _abandon(tx)
+
+
+def _abandon(connection: Connection) -> None:
+    """Drop a connection on which an answer is due, or that is lost.
+
+    asyncpg would ask the server, over another connection, to forget the question, and wait for that: a server that
+    hangs hears neither.
+    """
+    # Unless the connection was lost and has gone back to the pool by itself.
+    with suppress(asyncpg.InterfaceError):
+        connection.terminate()
+
+
+def _note_silence(pool: Pool) -> ShopError:
+    _silent_until[pool] = time.monotonic() + REST_SECONDS
+    return _silence()
+
+
+def _silence() -> ShopError:
+    return ShopError("unavailable", "The database does not answer; try again.")
+
+
+def _is_loss(error: BaseException) -> bool:
+    # What the driver says of an argument that it cannot send is an InterfaceError and a ValueError.
+    return isinstance(error, _LOST) and not isinstance(error, ValueError)
 
 
 def shop_error(error: BaseException) -> ShopError:
@@ -118,6 +215,6 @@ def shop_error(error: BaseException) -> ShopError:
         return ShopError("busy", "The database is being migrated; try again.")
     if isinstance(error, TimeoutError):
         return ShopError("busy", "No database connection became free in time; try again.")
-    if isinstance(error, _LOST):
+    if _is_loss(error):
         return ShopError("unavailable", "The database cannot be reached; try again.")
     raise error

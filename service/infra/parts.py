@@ -1,7 +1,8 @@
 """Everything the shop works with, opened once per process."""
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from redis.asyncio import Redis
@@ -12,6 +13,8 @@ from service.infra.patience import Patience
 from service.infra.queue import Queue, open_redis
 from service.infra.stripe import Stripe
 from service.settings import Settings
+
+CLOSE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +31,20 @@ class Parts:
 
 
 @asynccontextmanager
-async def open_parts(settings: Settings, name: str) -> AsyncIterator[Parts]:
+async def open_parts(
+    settings: Settings, name: str, statement_seconds: int = db.STATEMENT_SECONDS
+) -> AsyncIterator[Parts]:
     """Open them under the application name `name`; nothing is connected before it is used."""
     redis, patience, stripe = open_redis(settings), Patience(), Stripe(settings)
     try:
-        async with db.open_pool(settings, name) as pool:
+        pool = await db.open_pool(settings, name, statement_seconds)
+        try:
             yield Parts(settings, pool, redis, patience, PageCache(redis, patience), Queue(redis, patience), stripe)
+        finally:
+            # A server that hangs says no goodbye.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await pool.close()
     finally:
         await stripe.close()
         await redis.aclose(close_connection_pool=True)

@@ -109,6 +109,7 @@ async def checkout(parts: Parts, key: Key | None, cart_id: UUID, expected_total_
                     order_id=order_id,
                     expected_total_minor=expected_total_minor,
                 ),
+                repeatable=True,
             )
         except NotReserved:
             if refused := await refusal(parts, cart_id, expected_total_minor):
@@ -122,6 +123,9 @@ async def checkout(parts: Parts, key: Key | None, cart_id: UUID, expected_total_
                 await parts.cache.invalidate()
             held = session.Claim(placed.attempt, placed.session_parameters, placed.created_at)
             return await _pay_for(parts, key, order_id, held, new=True)
+        if placed == order_id:
+            # Reserved by a run whose COMMIT got no answer, so the claim is our own: go on as who asks again does.
+            await session.release(parts, order_id)
         if placed is not None and (answer := await _again(parts, key, placed)):
             return answer
     raise ShopError("busy", "The cart or its products keep changing; try again.")
@@ -209,7 +213,7 @@ async def _again(parts: Parts, key: Key | None, order_id: UUID) -> Answer | None
         if held is None:
             raise session.in_progress()
         return await _pay_for(parts, key, order_id, held, new=False)
-    return await transact(parts.pool, lambda tx: _answer(tx, key, order_id, 200))
+    return await transact(parts.pool, lambda tx: _answer(tx, key, order_id, 200), repeatable=True)
 
 
 async def _pay_for(parts: Parts, key: Key | None, order_id: UUID, held: session.Claim, *, new: bool) -> Answer:
@@ -230,7 +234,9 @@ async def _pay_for(parts: Parts, key: Key | None, order_id: UUID, held: session.
         raise session.payment_unavailable() from unknown
     if found.status != "open":
         await orders.transition(parts, lambda tx, after: payment.settle(tx, after, order_id, found))
-    answer = await transact(parts.pool, lambda tx: _attach(tx, key, order_id, found, 201 if new else 200))
+    answer = await transact(
+        parts.pool, lambda tx: _attach(tx, key, order_id, found, 201 if new else 200), repeatable=True
+    )
     if answer is None:
         # Cancelled meanwhile: nobody may pay this session any more.
         await session.close(parts, order_id, found.id)

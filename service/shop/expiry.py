@@ -42,7 +42,7 @@ async def cancel(parts: Parts, key: Key | None, order_id: UUID) -> Answer:
 
     Raises `order_not_cancellable` for one that is paid or being paid, else as `expire` does.
     """
-    if replay := await transact(parts.pool, lambda tx: begin(tx, key)):
+    if replay := await transact(parts.pool, lambda tx: begin(tx, key), repeatable=True):
         return replay
     async with connection(parts.pool) as reader:
         order = await orders.read(reader, order_id)

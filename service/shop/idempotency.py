@@ -97,7 +97,10 @@ async def once(
     work: Callable[[Connection], Awaitable[Any]],
     location: Callable[[Any], str] | None = None,
 ) -> Answer:
-    """`work(tx)` in a transaction of its own, its result as JSON; or what it answered the first time."""
+    """`work(tx)` in a transaction of its own, its result as JSON; or what it answered the first time.
+
+    Lost in its COMMIT, it is looked up by its key. Without one there is nothing to know it by.
+    """
 
     async def attempt(tx: Connection) -> Answer:
         answer = await begin(tx, key)
@@ -107,4 +110,4 @@ async def once(
             await finish(tx, key, answer)
         return answer
 
-    return await transact(pool, attempt)
+    return await transact(pool, attempt, repeatable=key is not None)

@@ -182,15 +182,19 @@ RETURN_STOCK = Statement("orders/return_stock", MovedUnits)
 
 
 class AfterCommit:
-    """What to do once a transaction has committed: counters, wake-ups, the cache. Nothing of it is owed."""
+    """What to do once a transaction has committed: counters, wake-ups, the cache.
+
+    Nothing of it is owed, and nothing of it does harm: what a try wanted that lost to another is done too, for it may
+    have been lost in its COMMIT, and the next found all done.
+    """
 
     def __init__(self) -> None:
         self._actions: list[Callable[[Parts], Awaitable[None]]] = []
-        self._statuses: list[str] = []
+        self._statuses: set[str] = set()
 
     def reached(self, status: str) -> None:
         """Count an order that reached a status."""
-        self._statuses.append(status)
+        self._statuses.add(status)
 
     def add(self, action: Callable[[Parts], Awaitable[None]]) -> None:
         """Run `action(parts)` after the commit."""
@@ -205,14 +209,12 @@ class AfterCommit:
 
 
 async def transition(parts: Parts, work: Callable[[Connection, AfterCommit], Awaitable[T]]) -> T:
-    """Run `work(tx, after)` in a transaction, and what it put into `after` once that has committed."""
+    """Run `work(tx, after)` in a transaction, and what it put into `after` once that has committed.
 
-    async def attempt(tx: Connection) -> tuple[T, AfterCommit]:
-        # Made anew for every try: what a transaction that lost wanted done is forgotten with it.
-        after = AfterCommit()
-        return await work(tx, after), after
-
-    result, after = await transact(parts.pool, attempt)
+    `work` decides on what it finds, so that a second run does nothing that the first has done.
+    """
+    after = AfterCommit()
+    result = await transact(parts.pool, lambda tx: work(tx, after), repeatable=True)
     await after.run(parts)
     return result
 

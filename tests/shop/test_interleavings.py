@@ -92,10 +92,6 @@ class Connection:
         self.watched = watched
         self.connection = connection
 
-    def transaction(self) -> Any:
-        self.watched.transactions.append([])
-        return self.connection.transaction()
-
     async def fetchrow(self, statement: str, *args: Any) -> Any:
         found = await self.connection.fetchrow(statement, *args)
         await self.watched.ran(self.connection, statement)
@@ -108,7 +104,10 @@ class Connection:
 
     async def execute(self, statement: str, *args: Any) -> Any:
         status = await self.connection.execute(statement, *args)
-        await self.watched.ran(self.connection, statement)
+        if statement == "BEGIN":
+            self.watched.transactions.append([])
+        else:
+            await self.watched.ran(self.connection, statement)
         return status
 
 

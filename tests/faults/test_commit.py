@@ -1,0 +1,137 @@
+"""A connection cut in COMMIT: what the client is told is true, and asking again with the same key has one effect."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+import httpx
+import pytest
+
+from service.dev.stripe_standin import StripeStandin
+from service.infra.parts import Parts
+from service.settings import Settings
+from service.shop import sweep
+from tests.books import balance, deliver, emitted
+from tests.client import Shop, eventually
+from tests.faults.proxy import Proxy, When, statements
+
+pytestmark = pytest.mark.parametrize("when", ["before", "after"])
+
+EFFECTS = {
+    "a line": "SELECT coalesce(sum(quantity), 0) FROM cart_items",
+    "a stock move": "SELECT count(*) FROM stock_movements WHERE reason = 'found'",
+    "a product": "SELECT count(*) FROM products WHERE name = 'Mug'",
+    "a refund": "SELECT count(*) FROM refunds",
+    "an order": "SELECT count(*) FROM orders",
+    "a paid order": "SELECT count(*) FROM orders WHERE status = 'PAID'",
+}
+
+
+@pytest.fixture
+async def proxy(database_url: str) -> AsyncIterator[Proxy]:
+    """Between the service and PostgreSQL."""
+    async with Proxy(urlsplit(database_url).port or 5432, statements) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def settings(settings: Settings, proxy: Proxy) -> Settings:
+    at = urlsplit(settings.database_url)
+    address = at._replace(netloc=f"{at.username}:{at.password}@127.0.0.1:{proxy.port}")
+    return settings.model_copy(update={"database_url": address.geturl()})
+
+
+async def paid(shop: Shop, stripe: StripeStandin, product: int) -> str:
+    placed = await shop.placed((product, 1))
+    stripe.pay(placed["payment"]["stripe_session_id"])
+    await shop.until(placed["order_id"], "PAID")
+    return str(placed["order_id"])
+
+
+async def asked(shop: Shop, path: str, body: Any, key: str | None) -> httpx.Response:
+    """The answer to a POST, but not that its first run, which nobody waits for any more, has not ended."""
+
+    async def ended() -> httpx.Response | None:
+        answer = await shop.http.post(path, json=body, headers={"Idempotency-Key": key} if key else {})
+        return None if answer.status_code == 409 else answer
+
+    return await eventually(ended)
+
+
+@pytest.mark.parametrize("key", ["a key", None])
+@pytest.mark.parametrize("effect", ["a line", "a stock move", "a product", "a refund"])
+async def test_a_post_is_looked_up_by_its_key_and_else_said_to_be_unknown(
+    shop: Shop,
+    stripe: StripeStandin,
+    proxy: Proxy,
+    parts: Parts,
+    database: asyncpg.Connection,
+    effect: str,
+    key: str | None,
+    when: When,
+) -> None:
+    tent = (await shop.product())["id"]
+    if effect == "a line":
+        path, body = f"/carts/{await shop.cart()}/items", {"product_id": tent, "quantity": 1}
+    elif effect == "a stock move":
+        path, body = f"/products/{tent}/stock", {"delta": 1, "reason": "found"}
+    elif effect == "a product":
+        path, body = "/products", {"name": "Mug", "price_minor": 100, "currency": "EUR", "stock": 1}
+    else:
+        path, body = f"/orders/{await paid(shop, stripe, tent)}/refund", {"amount_minor": 100}
+    trap = proxy.set("COMMIT", when)
+    answer = await asked(shop, path, body, key)
+    assert trap.sprung.is_set()
+    if key:
+        assert answer.status_code in (200, 201), answer.text
+        again = await asked(shop, path, body, key)
+        assert (again.content, again.headers["idempotent-replayed"]) == (answer.content, "true")
+        assert await database.fetchval(EFFECTS[effect]) == 1
+    else:
+        assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+        assert "look whether it was" in answer.json()["detail"]
+        assert await database.fetchval(EFFECTS[effect]) == (when == "after")
+    await sweep.sweep(parts)
+    await balance(parts, stripe)
+
+
+@pytest.mark.parametrize("key", ["a key", None])
+@pytest.mark.parametrize("commit", ["reserve", "attach"])
+async def test_a_checkout_is_looked_up_by_its_order(
+    shop: Shop,
+    stripe: StripeStandin,
+    proxy: Proxy,
+    parts: Parts,
+    database: asyncpg.Connection,
+    commit: str,
+    key: str | None,
+    when: When,
+) -> None:
+    path = f"/carts/{await shop.cart(((await shop.product())['id'], 1))}/checkout"
+    trap = proxy.set("COMMIT", when, 1 if commit == "reserve" else 2)
+    placed = await asked(shop, path, None, key)
+    assert trap.sprung.is_set()
+    assert placed.status_code in (200, 201), placed.text
+    again = await asked(shop, path, None, key)
+    assert again.json() == placed.json()
+    assert await database.fetchval(EFFECTS["an order"]) == 1
+    assert [session["url"] for session in stripe.sessions] == [placed.json()["checkout_url"]]
+    await balance(parts, stripe)
+
+
+async def test_a_payment_is_looked_up_by_its_event(
+    shop: Shop, stripe: StripeStandin, proxy: Proxy, parts: Parts, database: asyncpg.Connection, when: When
+) -> None:
+    placed = await shop.placed(((await shop.product())["id"], 1))
+    stripe.set_webhooks(drop=True)
+    stripe.pay(placed["payment"]["stripe_session_id"])
+    event = emitted(stripe, "checkout.session.completed")
+    trap = proxy.set("COMMIT", when)
+    assert await deliver(shop, event) == ("applied" if when == "before" else "duplicate")
+    assert trap.sprung.is_set()
+    assert await deliver(shop, event) == "duplicate"
+    assert await database.fetchval(EFFECTS["a paid order"]) == 1
+    # What follows a commit has followed it, seen or not.
+    assert await parts.redis.exists(f"arq:job:post_payment_pipeline:{placed['order_id']}")
+    await balance(parts, stripe)

@@ -2,8 +2,8 @@
 --
 -- caller   service.infra.migrations.migrate
 -- returns  one
--- locks    an advisory lock, until the session ends, however it ends
--- waits    for another migrator
+-- locks    advisory 7263511904; to session end
+-- waits    on advisory for another migrator; no limit
 -- index    none
 -- rows     1
 -- guards   none

@@ -38,6 +38,11 @@ def header(name: str) -> dict[str, list[str]]:
     return found
 
 
+def body(name: str) -> str:
+    """The statement as it stands in its file."""
+    return split((SQL / f"{name}.sql").read_text())[1]
+
+
 def said(name: str, key: str) -> str:
     """The one value of a key."""
     values = header(name).get(key, [])

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import asyncpg
@@ -29,17 +30,19 @@ async def seen(runner: asyncpg.Connection, watcher: asyncpg.Connection, name: st
     """Run a statement and say what it locked, one line for all its runs."""
     taken: list[list[Lock]] = []
     modes: dict[str, str] = {}
-    advisory: list[str] = []
-    until = "commit"
+    advisory: dict[str, str] = {}
     for run in runs:
         async with transaction(runner):
             await runner.fetch(Statement(name, NoRow).sql, *run.arguments)
             rows = await held(watcher, runner)
-            modes |= await table_modes(watcher, runner)
-            advisory += [_as_parameter(key, run) for key in await advisory_keys(watcher, runner)]
+            for table, mode in (await table_modes(watcher, runner)).items():
+                modes[table] = "RowExclusiveLock" if "RowExclusiveLock" in (mode, modes.get(table)) else mode
+            keys = await advisory_keys(watcher, runner)
             await runner.execute("ROLLBACK; BEGIN")
-            if await advisory_keys(watcher, runner):
-                until = "session end"
+            after = await advisory_keys(watcher, runner)
+        for key in keys:
+            shown = f"${run.arguments.index(key) + 1}" if key in run.arguments else str(key)
+            advisory[shown] = "session end" if key in after else "commit"
         # Which rows it had when it came to each; None where it went past.
         before = {row: await held_at(runner, watcher, name, run, row, rows[row]) for row in rows}
         taken.append([])
@@ -47,23 +50,25 @@ async def seen(runner: asyncpg.Connection, watcher: asyncpg.Connection, name: st
             own = [row for row in rows if row[0] == table]
             strongest = max((rows[row] for row in own), key=STRENGTHS.index)
             taken[-1].append(Lock(table, strongest, await _order(watcher, own, before)))
+    new = [node["Relation Name"] for node in await nodes(runner, name) if node.get("Operation") == "Insert"]
+    return Seen(_line(taken, new, advisory), modes)
+
+
+def _line(taken: list[list[Lock]], new: list[str], advisory: dict[str, str]) -> str:
+    """`locks` as a header says it: of the rows that each run locked, the tables with new ones, the advisory locks."""
     # The run that locks most tables shows best in which order.
     locks: dict[str, Lock] = {}
     for lock in (lock for locked in sorted(taken, key=len, reverse=True) for lock in locked):
         known = locks.get(lock.table, lock)
         strongest = max(known.strength, lock.strength, key=STRENGTHS.index)
         locks[lock.table] = Lock(lock.table, strongest, known.order or lock.order)
-    new = [node["Relation Name"] for node in await nodes(runner, name) if node.get("Operation") == "Insert"]
-    parts: list[tuple[list[str], str]] = []
-    for table, strength, order in locks.values():
-        how = f"{strength} {order}".strip()
-        if parts and parts[-1][1] == how:
-            parts[-1][0].append(table)
-        else:
-            parts.append(([table], how))
-    said = [f"{', '.join(tables)} {how}" for tables, how in parts]
-    said += [f"new {', '.join(dict.fromkeys(new))}"] * bool(new) + [f"advisory {key}" for key in advisory]
-    return Seen("; ".join([*said, f"to {until}"]) if said else "none", modes)
+    parts = []
+    for how, alike in groupby(locks.values(), key=lambda lock: f"{lock.strength} {lock.order}".strip()):
+        parts.append(f"{', '.join(lock.table for lock in alike)} {how}")
+    if new:
+        parts.append(f"new {', '.join(dict.fromkeys(new))}")
+    parts += [f"advisory {key}" for key in advisory]
+    return "; ".join([*parts, f"to {next(iter(advisory.values()), 'commit')}"]) if parts else "none"
 
 
 async def held(watcher: asyncpg.Connection, runner: asyncpg.Connection) -> dict[Row, str]:
@@ -132,10 +137,6 @@ async def advisory_keys(watcher: asyncpg.Connection, runner: asyncpg.Connection)
         runner.get_server_pid(),
     )
     return [key for (key,) in keys]
-
-
-def _as_parameter(key: int, run: Run) -> str:
-    return f"${run.arguments.index(key) + 1}" if key in run.arguments else str(key)
 
 
 def _earlier(before: dict[Row, set[Row] | None], table: str) -> int:

@@ -17,7 +17,7 @@ from service.infra.db import shop_error
 from service.infra.statements import SQL, NoRow, Statement, files
 from tests.sql import headers
 from tests.sql.explain import nodes
-from tests.sql.headers import conflict, said
+from tests.sql.headers import body, conflict, said
 from tests.sql.locks import AGAINST, held, seen, transaction
 from tests.sql.scenarios import SCENARIOS, Run, Scenario
 
@@ -157,7 +157,7 @@ class Write:
 def writes(name: str) -> list[Write]:
     """All that the text does."""
     found: list[Write] = []
-    for match in WRITES.finditer(sql(name)):
+    for match in WRITES.finditer(body(name)):
         sets = set(re.findall(r"(?:^|\n)\s*(\w+) = ", match["set"] or match["upsert"] or ""))
         if match["insert"]:
             found.append(Write("Insert", match["insert"], set(re.split(r",\s*", match["given"].strip()))))
@@ -248,7 +248,7 @@ async def test_returns(name: str, runner: asyncpg.Connection) -> None:
     if not (await runner.prepare(sql(name))).get_attributes():
         truth = "none"
     elif max(counts) > 1:
-        order = re.search(r"^ORDER BY\s+(.+?)(?=\nLIMIT|\Z)", sql(name), re.MULTILINE | re.DOTALL)
+        order = re.search(r"^ORDER BY\s+(.+?)(?=\nLIMIT|\Z)", body(name), re.MULTILINE | re.DOTALL)
         truth = f"many by {re.sub(r'[a-z_]+[.]', '', ' '.join(order[1].split()))}" if order else "many in no order"
     else:
         assert set(counts) == {1}, "a scenario's runs answer rows"
@@ -272,19 +272,20 @@ async def test_rows(name: str, runner: asyncpg.Connection) -> None:
     assert low == min(min(counts), 1), f"sql/{name}.sql touches {min(counts)} rows"
     if high == "n":
         assert by is None
-        assert "LIMIT" not in sql(name)
+        assert "LIMIT" not in body(name)
         return
     assert max(counts) <= int(high), f"sql/{name}.sql touches {max(counts)} rows"
     assert (by is None) == (int(high) == 1), f"sql/{name}.sql: rows is to say what keeps them to {high}, or `n`"
     if by == "LIMIT":
-        assert sql(name).endswith(f"LIMIT {high}")
+        assert body(name).endswith(f"LIMIT {high}")
     elif by and by.startswith("LIMIT"):
-        assert by in sql(name)
+        assert by in body(name)
     elif by:
         module, _, constant = by.removesuffix(" + 1").rpartition(".")
-        assert getattr(importlib.import_module(module), constant) + by.endswith(" + 1") == int(high)
+        bound = getattr(importlib.import_module(module), constant) + by.endswith(" + 1")
+        assert int(high) == bound, f"sql/{name}.sql touches up to {bound} rows by {by}"
     for parameter in headers.header(name).get("param", []):
-        assert not parameter.endswith(" limit bigint") or f"LIMIT {parameter.split()[0]}" in sql(name)
+        assert not parameter.endswith(" limit bigint") or f"LIMIT {parameter.split()[0]}" in body(name)
 
 
 async def perform(connection: asyncpg.Connection, name: str, run: Run) -> list[asyncpg.Record]:

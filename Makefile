@@ -7,7 +7,7 @@ INSTALLED := .venv/.installed
 MIGRATIONS = $(filter-out %.rollback.sql,$(wildcard migrations/*.sql))
 
 .DEFAULT_GOAL := help
-.PHONY: help run test mutants lint format review lock clean
+.PHONY: help run test plans mutants lint format review lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile
@@ -17,6 +17,9 @@ run: $(INSTALLED)  ## start everything: API on :8080, worker, PostgreSQL, Valkey
 
 test: lint  ## lint, types and the whole test suite
 	$(BIN)/pytest -q
+
+plans: $(INSTALLED)  ## write the plans of all statements at a million products, for review
+	$(BIN)/pytest -q tests/sql/test_plans.py -k committed --renew-plans
 
 mutants: $(INSTALLED)  ## take away each guard of money and stock, and see that a test fails; some with NAME="reserve"
 	@$(BIN)/python -m tests.mutants $(if $(NAME),"$(NAME)")

@@ -32,8 +32,9 @@ LIMITS = {
     "statement_timeout": f"{STATEMENT_SECONDS}s",
     "idle_in_transaction_session_timeout": "10s",
     "timezone": "UTC",
-    # Every statement is written for its indexes; compiling it would only cost time.
+    # Every statement is written for its indexes; compiling it, or starting workers for a page, would only cost time.
     "jit": "off",
+    "max_parallel_workers_per_gather": "0",
 }
 
 # Gone for a moment: another transaction was in the way, or a migration made an old plan void.

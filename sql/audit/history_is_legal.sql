@@ -3,11 +3,11 @@
 -- stock_movements_once, a unique index.
 --
 -- caller   service.shop.audit.audit
--- returns  many, by subject; none = all is well
+-- returns  many by number; none = all is well
 -- locks    none
 -- waits    none
 -- index    none; reads the tables whole
--- rows     0
+-- rows     0..1000 by LIMIT, usually 0
 -- guards   none
 WITH step AS (
     SELECT

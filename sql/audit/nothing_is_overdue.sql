@@ -2,11 +2,11 @@
 -- While Stripe does not answer, orders past their hold are expected here.
 --
 -- caller   service.shop.audit.audit
--- returns  many, by subject; none = all is well
+-- returns  many by subject; none = all is well
 -- locks    none
 -- waits    none
 -- index    orders_by_status, payments_one_per_order, stripe_events_due
--- rows     0
+-- rows     0..1000 by LIMIT, usually 0
 -- guards   none
 SELECT
     'order ' || orders.id AS subject,

@@ -1,18 +1,25 @@
 -- audit/stock_matches_ledger: every product's stock is the sum of its ledger.
 --
 -- caller   service.shop.audit.audit
--- returns  many, by subject; none = all is well
+-- returns  many by id; none = all is well
 -- locks    none
 -- waits    none
--- index    none; reads both tables whole
--- rows     0
+-- index    none; reads the tables whole
+-- rows     0..1000 by LIMIT, usually 0
 -- guards   none
+WITH ledger AS MATERIALIZED (
+    SELECT
+        product_id,
+        sum(delta) AS units
+    FROM stock_movements
+    GROUP BY product_id
+)
+
 SELECT
     'product ' || products.id AS subject,
-    'stock ' || products.stock || ', ledger ' || coalesce(sum(stock_movements.delta), 0) AS detail
+    'stock ' || products.stock || ', ledger ' || coalesce(ledger.units, 0) AS detail
 FROM products
-LEFT JOIN stock_movements ON products.id = stock_movements.product_id
-GROUP BY products.id
-HAVING products.stock <> coalesce(sum(stock_movements.delta), 0)
+LEFT JOIN ledger ON products.id = ledger.product_id
+WHERE products.stock <> coalesce(ledger.units, 0)
 ORDER BY products.id
 LIMIT 1000;

@@ -2,11 +2,11 @@
 -- Order by order: one that is live took exactly its lines and gave nothing back; any other gave back all it took.
 --
 -- caller   service.shop.audit.audit
--- returns  many, by subject; none = all is well
+-- returns  many by subject; none = all is well
 -- locks    none
 -- waits    none
 -- index    none; reads the tables whole
--- rows     0
+-- rows     0..1000 by LIMIT, usually 0
 -- guards   none
 WITH out AS (
     SELECT

@@ -5,8 +5,8 @@
 -- param    $2 product_id bigint
 -- param    $3 quantity integer
 -- returns  none
--- locks    the line, FOR NO KEY UPDATE; the cart and the product, FOR KEY SHARE; to commit
--- waits    for nothing that checkout does: KEY SHARE goes beside FOR NO KEY UPDATE
+-- locks    carts, products KEY SHARE; cart_items NO KEY UPDATE; new cart_items; to commit
+-- waits    for nothing: cart/open_for_product holds the cart, and nothing locks a product FOR UPDATE
 -- index    cart_items_pkey
 -- rows     1
 -- guards   cart_items_quantity_range -> invalid

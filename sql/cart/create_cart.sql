@@ -3,8 +3,8 @@
 -- caller   service.shop.cart.create_cart
 -- param    $1 id uuid
 -- returns  none
--- locks    the new row, to commit
--- waits    none
+-- locks    new carts; to commit
+-- waits    for nothing: the id is new
 -- index    none
 -- rows     1
 -- guards   none

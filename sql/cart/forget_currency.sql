@@ -3,8 +3,8 @@
 -- caller   service.shop.cart.remove_line
 -- param    $1 id uuid
 -- returns  none
--- locks    the cart, FOR NO KEY UPDATE (held already), to commit
--- waits    for nothing: cart/open_cart holds the row
+-- locks    carts NO KEY UPDATE; to commit
+-- waits    for nothing: cart/open_cart holds the cart
 -- index    carts_pkey, cart_items_pkey
 -- rows     0..1
 -- guards   none

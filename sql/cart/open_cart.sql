@@ -3,8 +3,8 @@
 -- caller   service.shop.cart.remove_line
 -- param    $1 id uuid
 -- returns  one or none; none = no such cart, or it is checked out
--- locks    the cart, FOR NO KEY UPDATE, to commit
--- waits    for edits and checkout of the same cart; 55P03 after lock_timeout -> busy
+-- locks    carts NO KEY UPDATE; to commit
+-- waits    on carts for edits, checkout and transitions of the same cart; 55P03 after lock_timeout -> busy
 -- index    carts_pkey
 -- rows     0..1
 -- guards   none

@@ -4,9 +4,9 @@
 -- param    $1 id uuid
 -- param    $2 product_id bigint
 -- returns  one or none; none = cart/explain_refusal says why
--- locks    the cart, FOR NO KEY UPDATE, to commit
--- waits    for edits and checkout of the same cart; 55P03 after lock_timeout -> busy
--- index    carts_pkey, products_pkey
+-- locks    carts NO KEY UPDATE; to commit
+-- waits    on carts for edits, checkout and transitions of the same cart; 55P03 after lock_timeout -> busy
+-- index    carts_pkey, products_active
 -- rows     0..1
 -- guards   none
 UPDATE carts

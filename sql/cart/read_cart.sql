@@ -2,11 +2,11 @@
 --
 -- caller   service.shop.cart.read
 -- param    $1 id uuid
--- returns  many, by product id; one row with a null product = an empty cart; none = there is no such cart
+-- returns  many by product_id; one row with a null product = an empty cart; none = there is no such cart
 -- locks    none
 -- waits    none
 -- index    carts_pkey, cart_items_pkey, products_pkey, orders_one_live_per_cart, order_items_pkey
--- rows     0..101, usually 3
+-- rows     0..101 by service.shop.cart.MAX_LINES + 1, usually 3
 -- guards   none
 SELECT
     carts.id,

@@ -4,8 +4,8 @@
 -- param    $1 cart_id uuid
 -- param    $2 product_id bigint
 -- returns  none
--- locks    the line, FOR UPDATE, to commit
--- waits    for nothing: whoever edits lines holds the cart first
+-- locks    cart_items UPDATE; to commit
+-- waits    for nothing: cart/open_cart holds the cart
 -- index    cart_items_pkey
 -- rows     0..1
 -- guards   none

@@ -4,8 +4,8 @@
 -- param    $1 name text
 -- param    $2 slug text
 -- returns  one
--- locks    the new row, to commit
--- waits    for another insert of the same slug
+-- locks    new categories; to commit
+-- waits    on categories for another one with the slug; 55P03 after lock_timeout -> busy
 -- index    none
 -- rows     1
 -- guards   categories_slug_unique -> slug_taken

@@ -10,11 +10,11 @@
 -- param    $6 stock integer
 -- param    $7 active boolean
 -- returns  one or none; none = there is no such category
--- locks    the category, FOR KEY SHARE, to commit
--- waits    for the category being deleted
+-- locks    categories KEY SHARE; new products, stock_movements; to commit
+-- waits    on categories for the removal or a new slug of the category; 55P03 after lock_timeout -> busy
 -- index    categories_pkey
 -- rows     0..1
--- guards   none
+-- guards   products_stock_not_negative -> insufficient_stock, never products_category_fkey -> category_in_use
 WITH product AS (
     INSERT INTO products (name, description, category_id, price_minor, currency, stock, active)
     SELECT

@@ -3,8 +3,8 @@
 -- caller   service.shop.catalog.deactivate_product
 -- param    $1 id bigint
 -- returns  one or none; none = there is no such product
--- locks    the product, FOR NO KEY UPDATE, to commit
--- waits    for checkouts of the product; 55P03 after lock_timeout -> busy
+-- locks    products NO KEY UPDATE; to commit
+-- waits    on products for checkouts, edits and stock moves of the product; 55P03 after lock_timeout -> busy
 -- index    products_pkey
 -- rows     0..1
 -- guards   none

@@ -3,8 +3,8 @@
 -- caller   service.shop.catalog.delete_category
 -- param    $1 id bigint
 -- returns  one or none; none = there is no such category
--- locks    the row, FOR UPDATE, to commit
--- waits    for products being added to the category
+-- locks    categories UPDATE; to commit
+-- waits    on categories for edits of the category and products that are put into it; 55P03 after lock_timeout -> busy
 -- index    categories_pkey
 -- rows     0..1
 -- guards   products_category_fkey -> category_in_use

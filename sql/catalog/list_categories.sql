@@ -3,11 +3,11 @@
 -- caller   service.shop.catalog.list_categories
 -- param    $1 after_id bigint
 -- param    $2 limit bigint
--- returns  many, by id; none = no category after $1
+-- returns  many by id; none = no category after $1
 -- locks    none
 -- waits    none
 -- index    categories_pkey
--- rows     0..1001, usually 10
+-- rows     0..1001 by LIMIT $2, usually 10
 -- guards   none
 SELECT
     id,

@@ -4,11 +4,11 @@
 -- caller   service.shop.catalog._read_page
 -- param    $1 after_id bigint
 -- param    $2 limit bigint
--- returns  many, by id; none = nothing is for sale after $1
+-- returns  many by id; none = nothing is for sale after $1
 -- locks    none
 -- waits    none
 -- index    products_active
--- rows     0..101, usually 21
+-- rows     0..101 by LIMIT $2, usually 21
 -- guards   none
 SELECT
     id,

@@ -5,11 +5,11 @@
 -- param    $2 delta integer
 -- param    $3 reason text
 -- returns  one or none; none = no such product, fewer units than are to go, or more than there may be
--- locks    the product, FOR NO KEY UPDATE, to commit
--- waits    for checkouts of the product; 55P03 after lock_timeout -> busy
+-- locks    products NO KEY UPDATE; new stock_movements; to commit
+-- waits    on products for checkouts, edits and stock moves of the product; 55P03 after lock_timeout -> busy
 -- index    products_pkey
 -- rows     0..1
--- guards   none
+-- guards   never products_stock_not_negative -> insufficient_stock
 WITH product AS (
     UPDATE products
     SET

@@ -5,8 +5,8 @@
 -- param    $2 name text
 -- param    $3 slug text
 -- returns  one or none; none = there is no such category
--- locks    the row, FOR UPDATE as its unique slug may change, to commit
--- waits    for edits of the same category and for products being added to it
+-- locks    categories UPDATE; to commit
+-- waits    on categories for edits of the category and products that are put into it; 55P03 after lock_timeout -> busy
 -- index    categories_pkey
 -- rows     0..1
 -- guards   categories_slug_unique -> slug_taken

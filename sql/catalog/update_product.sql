@@ -10,11 +10,12 @@
 -- param    $7 category_id bigint
 -- param    $8 active boolean
 -- returns  one or none; none = no such product, another version than $2, or no such category
--- locks    the product, FOR NO KEY UPDATE; the category, FOR KEY SHARE; to commit
--- waits    for checkouts of the product and the category being deleted; 55P03 after lock_timeout -> busy
+-- locks    categories KEY SHARE; products NO KEY UPDATE; to commit
+-- waits    on categories, products for the category's removal, and checkouts, edits and stock moves of the product;
+--          55P03 after lock_timeout -> busy
 -- index    products_pkey, categories_pkey
 -- rows     0..1
--- guards   none
+-- guards   never products_category_fkey -> category_in_use
 UPDATE products
 SET
     name = coalesce($3, name),

@@ -5,15 +5,16 @@
 -- param    $2 stripe_session_id text
 -- param    $3 checkout_url text
 -- returns  none; nothing is done when the order is no longer pending
--- locks    the order, then its payment, FOR NO KEY UPDATE, to commit
--- waits    for transitions of the same order; 55P03 after lock_timeout -> busy
+-- locks    orders NO KEY UPDATE; payments UPDATE; to commit
+-- waits    on orders, payments for transitions of the order; 55P03 after lock_timeout -> busy
 -- index    orders_pkey, payments_one_per_order
 -- rows     0..1
 -- guards   none
 WITH pending AS MATERIALIZED (
     SELECT id
     FROM orders
-    WHERE id = $1 AND status = 'PENDING_PAYMENT'
+    -- With the empty text, so that it is found by its id and never among all that are in this status.
+    WHERE id = $1 AND status || '' = 'PENDING_PAYMENT'
     FOR NO KEY UPDATE
 )
 

@@ -6,8 +6,8 @@
 -- param    $1 order_id uuid
 -- param    $2 claim_seconds double precision
 -- returns  one or none; none = another request holds the claim, or there is nothing left to create
--- locks    the payment, FOR NO KEY UPDATE, to commit
--- waits    for transitions of the same order; 55P03 after lock_timeout -> busy
+-- locks    payments NO KEY UPDATE; to commit
+-- waits    on payments for transitions of the order; 55P03 after lock_timeout -> busy
 -- index    payments_one_per_order
 -- rows     0..1
 -- guards   none

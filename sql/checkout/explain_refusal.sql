@@ -2,11 +2,11 @@
 --
 -- caller   service.shop.checkout.refusal
 -- param    $1 cart_id uuid
--- returns  many, by product id; none = the cart is empty
+-- returns  many by id; none = the cart is empty
 -- locks    none
 -- waits    none
 -- index    cart_items_pkey, products_pkey
--- rows     0..100, usually 3
+-- rows     0..100 by service.shop.cart.MAX_LINES, usually 3
 -- guards   none
 SELECT
     products.id AS product_id,

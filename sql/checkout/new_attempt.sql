@@ -6,8 +6,8 @@
 -- param    $3 session_seconds integer
 -- param    $4 claim_seconds double precision
 -- returns  one or none; none = the order has moved on
--- locks    the payment, FOR NO KEY UPDATE, to commit
--- waits    for transitions of the same order; 55P03 after lock_timeout -> busy
+-- locks    payments NO KEY UPDATE; to commit
+-- waits    on payments for transitions of the order; 55P03 after lock_timeout -> busy
 -- index    payments_one_per_order
 -- rows     0..1
 -- guards   none

@@ -14,11 +14,14 @@
 -- param    $8 session_template jsonb
 -- param    $9 cause text
 -- returns  one or none; none = checkout/explain_refusal says why
--- locks    products of the lines, FOR NO KEY UPDATE, in id order; the cart (held already); to commit
--- waits    for checkouts and stock moves of the same products; 55P03 after lock_timeout -> busy
+-- locks    products NO KEY UPDATE by id; carts KEY SHARE; new orders, stock_movements, order_items, payments,
+--          order_events; to commit
+-- waits    on products for checkouts, edits and stock moves of the same products; 55P03 after lock_timeout -> busy;
+--          checkout/close_cart holds the cart
 -- index    cart_items_pkey, products_pkey
--- rows     0..1 of at most 100 lines, usually 3
--- guards   products_stock_not_negative -> insufficient_stock, orders_total_range -> amount_out_of_range
+-- rows     0..1
+-- guards   orders_one_live_per_cart -> cart_not_open, never orders_total_range -> amount_out_of_range, never
+--          products_stock_not_negative -> insufficient_stock, never stock_movements_once -> busy
 WITH line AS MATERIALIZED (
     SELECT
         products.id AS product_id,

@@ -5,11 +5,11 @@
 -- param    $1 id uuid
 -- param    $2 cause text
 -- returns  one or none; none = it is not PAID, or not yet
--- locks    the order, FOR NO KEY UPDATE (held already), to commit
--- waits    for nothing: orders/lock_order holds the row
+-- locks    orders NO KEY UPDATE; new order_events; to commit
+-- waits    for nothing: orders/lock_order holds the order
 -- index    orders_pkey, stripe_events_by_order, stripe_events_unhandled_by_payment, payments_one_per_order
 -- rows     0..1
--- guards   none
+-- guards   never orders_one_live_per_cart -> cart_not_open
 WITH fulfilled AS (
     UPDATE orders
     SET
@@ -19,7 +19,8 @@ WITH fulfilled AS (
         attempts = 0
     WHERE
         id = $1
-        AND status = 'PAID'
+        -- With the empty text, so that it is found by its id and never among all that are in this status.
+        AND status || '' = 'PAID'
         AND NOT EXISTS (SELECT FROM stripe_events WHERE order_id = $1 AND handled_at IS NULL)
         -- What came before its payment was known names only that.
         AND NOT EXISTS (

@@ -3,7 +3,7 @@
 -- caller   service.shop.idempotency.begin
 -- param    $1 lock bigint
 -- returns  one
--- locks    an advisory lock on the key, to commit
+-- locks    advisory $1; to commit
 -- waits    for nothing: it is tried, not waited for
 -- index    none
 -- rows     1

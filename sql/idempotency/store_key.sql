@@ -9,8 +9,9 @@
 -- param    $5 location text
 -- param    $6 answer bytea
 -- returns  none
--- locks    the key's row, FOR NO KEY UPDATE; the order, FOR KEY SHARE; to commit
--- waits    for a checkout with the same key that is being answered; 55P03 after lock_timeout -> busy
+-- locks    idempotency_keys NO KEY UPDATE; orders KEY SHARE; new idempotency_keys; to commit
+-- waits    on idempotency_keys for a checkout with the same key that is being answered; 55P03 after lock_timeout ->
+--          busy
 -- index    idempotency_keys_pkey
 -- rows     0..1
 -- guards   none

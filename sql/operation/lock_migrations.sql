@@ -4,7 +4,7 @@
 --
 -- caller   service.infra.migrations._alone
 -- returns  one
--- locks    an advisory lock, until the session ends, however it ends
+-- locks    advisory 7263511904; to session end
 -- waits    for nothing: it is tried, not waited for
 -- index    none
 -- rows     1

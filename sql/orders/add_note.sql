@@ -6,9 +6,9 @@
 -- param    $3 cause text
 -- param    $4 note text
 -- returns  none
--- locks    the new row; the order, FOR KEY SHARE; to commit
+-- locks    orders KEY SHARE; new order_events; to commit
 -- waits    for nothing: orders/lock_order holds the order
--- index    orders_pkey
+-- index    none
 -- rows     1
 -- guards   none
 INSERT INTO order_events (order_id, from_status, to_status, cause, note)

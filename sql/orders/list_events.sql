@@ -2,11 +2,11 @@
 --
 -- caller   service.shop.orders.timeline
 -- param    $1 order_id uuid
--- returns  many, oldest first; none = there is no such order
+-- returns  many by id; none = there is no such order
 -- locks    none
 -- waits    none
 -- index    order_events_by_order
--- rows     1..50, usually 3
+-- rows     0..n, usually 3
 -- guards   none
 SELECT
     at,

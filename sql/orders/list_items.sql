@@ -2,11 +2,11 @@
 --
 -- caller   service.shop.orders.view
 -- param    $1 order_id uuid
--- returns  many, by product id; none = there is no such order
+-- returns  many by product_id; none = there is no such order
 -- locks    none
 -- waits    none
 -- index    order_items_pkey
--- rows     1..100, usually 3
+-- rows     0..100 by service.shop.cart.MAX_LINES, usually 3
 -- guards   none
 SELECT
     product_id,

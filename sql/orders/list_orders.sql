@@ -3,11 +3,11 @@
 -- caller   service.shop.orders.list_orders
 -- param    $1 before_number bigint
 -- param    $2 limit bigint
--- returns  many, newest first; none = there are no older orders
+-- returns  many by number descending; none = there are no older orders
 -- locks    none
 -- waits    none
 -- index    orders_number_unique, payments_one_per_order
--- rows     0..101, usually 21
+-- rows     0..101 by LIMIT $2, usually 21
 -- guards   none
 SELECT
     orders.id,

@@ -1,14 +1,16 @@
 -- orders/list_orders_by_status: a keyset page of the orders in one status, newest first.
+-- A range of orders_by_status rather than `status = $1`: for that a plan may walk all orders by their number, past
+-- millions of others when the status is a rare one.
 --
 -- caller   service.shop.orders.list_orders
 -- param    $1 status text
 -- param    $2 before_number bigint
 -- param    $3 limit bigint
--- returns  many, newest first; none = there are no older orders in this status
+-- returns  many by status descending, number descending; none = there are no older orders in this status
 -- locks    none
 -- waits    none
 -- index    orders_by_status, payments_one_per_order
--- rows     0..101, usually 21
+-- rows     0..101 by LIMIT $3, usually 21
 -- guards   none
 SELECT
     orders.id,
@@ -27,6 +29,8 @@ SELECT
     payments.refunded_minor
 FROM orders
 INNER JOIN payments ON orders.id = payments.order_id
-WHERE orders.status = $1 AND orders.number < $2
-ORDER BY orders.number DESC
+WHERE (orders.status, orders.number) < ($1, $2) AND orders.status >= $1
+ORDER BY
+    orders.status DESC,
+    orders.number DESC
 LIMIT $3;

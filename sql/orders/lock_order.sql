@@ -4,8 +4,9 @@
 -- caller   service.shop.orders.lock
 -- param    $1 id uuid
 -- returns  one or none; none = there is no such order
--- locks    the cart, the order, the payment, FOR NO KEY UPDATE, in that order, to commit
--- waits    for transitions of the same order and edits of its cart; 55P03 after lock_timeout -> busy
+-- locks    carts, orders, payments NO KEY UPDATE; to commit
+-- waits    on carts, orders, payments for transitions of the order and edits of its cart; 55P03 after lock_timeout ->
+--          busy
 -- index    carts_pkey, orders_pkey, payments_one_per_order
 -- rows     0..1
 -- guards   none

@@ -8,11 +8,11 @@
 -- param    $4 cause text
 -- param    $5 note text
 -- returns  one or none; none = it is no longer in $2
--- locks    the order, the payment and the cart, FOR NO KEY UPDATE (held already), to commit
+-- locks    orders, carts, payments NO KEY UPDATE; new order_events; to commit
 -- waits    for nothing: orders/lock_order holds the rows
 -- index    orders_pkey, payments_one_per_order, carts_pkey
 -- rows     0..1
--- guards   none
+-- guards   never orders_one_live_per_cart -> cart_not_open
 WITH cancelled AS (
     UPDATE orders
     SET

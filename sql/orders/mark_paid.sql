@@ -9,7 +9,7 @@
 -- param    $6 email text
 -- param    $7 cause text
 -- returns  one or none; none = it is no longer in $2
--- locks    the order, the payment and its cart, FOR NO KEY UPDATE (held already), to commit
+-- locks    orders, carts NO KEY UPDATE; payments UPDATE; new order_events; to commit
 -- waits    for nothing: orders/lock_order holds the rows
 -- index    orders_pkey, payments_one_per_order, carts_pkey
 -- rows     0..1

@@ -6,7 +6,7 @@
 -- param    $3 cause text
 -- param    $4 recheck_seconds double precision
 -- returns  one or none; none = the payment is past this state
--- locks    the payment and the order, FOR NO KEY UPDATE (held already), to commit
+-- locks    payments UPDATE; orders NO KEY UPDATE; new order_events; to commit
 -- waits    for nothing: orders/lock_order holds the rows
 -- index    payments_one_per_order, orders_pkey
 -- rows     0..1
@@ -29,7 +29,8 @@ later AS (
         next_attempt_at = now() + make_interval(secs => $4),
         attempts = 0
     FROM payment
-    WHERE orders.id = payment.order_id AND orders.status = 'PENDING_PAYMENT'
+    -- With the empty text, so that it is found by its id and never among all that are in this status.
+    WHERE orders.id = payment.order_id AND orders.status || '' = 'PENDING_PAYMENT'
     RETURNING
         orders.id,
         orders.status

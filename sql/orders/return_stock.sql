@@ -5,12 +5,12 @@
 -- caller   service.shop.orders.return_stock
 -- param    $1 order_id uuid
 -- param    $2 hold integer
--- returns  many, by product id; none = they came back before
--- locks    products of the lines, FOR NO KEY UPDATE, in id order, to commit
--- waits    for checkouts and stock moves of the same products; 55P03 after lock_timeout -> busy
--- index    order_items_pkey, products_pkey
--- rows     0..100, usually 3
--- guards   none
+-- returns  many by id; none = they came back before
+-- locks    products NO KEY UPDATE by id; orders KEY SHARE; new stock_movements; to commit
+-- waits    on products for checkouts, edits and stock moves of the same products; 55P03 after lock_timeout -> busy
+-- index    order_items_pkey, products_pkey, stock_movements_once
+-- rows     0..100 by service.shop.cart.MAX_LINES, usually 3
+-- guards   never products_stock_not_negative -> insufficient_stock
 WITH line AS MATERIALIZED (
     SELECT
         products.id AS product_id,

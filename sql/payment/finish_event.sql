@@ -7,10 +7,10 @@
 -- param    $3 order_id uuid
 -- param    $4 handled boolean
 -- returns  none
--- locks    the event, FOR NO KEY UPDATE; the order, FOR KEY SHARE; to commit
--- waits    for the same event being handled elsewhere
--- index    stripe_events_pkey
--- rows     1
+-- locks    stripe_events NO KEY UPDATE; orders KEY SHARE; to commit
+-- waits    on stripe_events for the same event being handled elsewhere; 55P03 after lock_timeout -> busy
+-- index    orders_pkey, stripe_events_pkey
+-- rows     0..1
 -- guards   none
 UPDATE stripe_events
 SET

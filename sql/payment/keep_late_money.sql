@@ -5,8 +5,8 @@
 -- param    $2 stripe_session_id text
 -- param    $3 stripe_payment_intent_id text
 -- returns  one or none; none = it is captured already
--- locks    the payment, FOR NO KEY UPDATE (held already), to commit
--- waits    for nothing: orders/lock_order holds the row
+-- locks    payments UPDATE; to commit
+-- waits    for nothing: orders/lock_order holds the payment
 -- index    payments_one_per_order
 -- rows     0..1
 -- guards   payments_payment_intent_once -> busy

@@ -3,12 +3,12 @@
 -- caller   service.shop.payment.take_late_money
 -- param    $1 order_id uuid
 -- param    $2 hold integer
--- returns  many, by product id; none = some line is short, and nothing was taken
--- locks    products of the lines, FOR NO KEY UPDATE, in id order, to commit
--- waits    for checkouts and stock moves of the same products; 55P03 after lock_timeout -> busy
+-- returns  many by id; none = some line is short, and nothing was taken
+-- locks    products NO KEY UPDATE by id; orders KEY SHARE; new stock_movements; to commit
+-- waits    on products for checkouts, edits and stock moves of the same products; 55P03 after lock_timeout -> busy
 -- index    order_items_pkey, products_pkey
--- rows     0..100, usually 3
--- guards   stock_movements_once -> busy, products_stock_not_negative -> insufficient_stock
+-- rows     0..100 by service.shop.cart.MAX_LINES, usually 3
+-- guards   stock_movements_once -> busy, never products_stock_not_negative -> insufficient_stock
 WITH line AS MATERIALIZED (
     SELECT
         products.id AS product_id,

@@ -6,8 +6,8 @@
 -- param    $2 type text
 -- param    $3 payload jsonb
 -- returns  one or none; none = it is stored already
--- locks    the new row, to commit
--- waits    for the same event being stored elsewhere
+-- locks    new stripe_events; to commit
+-- waits    on stripe_events for the same event being stored elsewhere; 55P03 after lock_timeout -> busy
 -- index    stripe_events_pkey
 -- rows     0..1
 -- guards   none

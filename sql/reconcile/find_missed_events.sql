@@ -2,11 +2,11 @@
 --
 -- caller   service.shop.reconcile._store_missed
 -- param    $1 ids text[]
--- returns  many, in no order; none = all of them came
+-- returns  many in no order; none = all of them came
 -- locks    none
 -- waits    none
 -- index    stripe_events_pkey
--- rows     0..100, usually 0
+-- rows     0..100 by service.shop.reconcile.PAGE, usually 0
 -- guards   none
 SELECT listed.id
 FROM unnest($1::text[]) AS listed (id)

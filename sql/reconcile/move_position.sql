@@ -3,9 +3,9 @@
 -- caller   service.shop.reconcile.fetch_events
 -- param    $1 reached_at timestamptz
 -- returns  none
--- locks    the row, FOR NO KEY UPDATE, to commit
--- waits    for another worker doing the same; 55P03 after lock_timeout -> busy
--- index    none; the table has one row
+-- locks    reconcile_positions NO KEY UPDATE; to commit
+-- waits    on reconcile_positions for another worker doing the same; 55P03 after lock_timeout -> busy
+-- index    reconcile_positions_pkey
 -- rows     0..1
 -- guards   none
 UPDATE reconcile_positions

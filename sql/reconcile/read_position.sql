@@ -4,7 +4,7 @@
 -- returns  one
 -- locks    none
 -- waits    none
--- index    none; the table has one row
+-- index    reconcile_positions_pkey
 -- rows     1
 -- guards   none
 SELECT

@@ -9,9 +9,9 @@
 -- param    $6 restock boolean
 -- param    $7 wait_seconds double precision
 -- returns  none
--- locks    the new row; the order, FOR KEY SHARE; to commit
+-- locks    orders KEY SHARE; new refunds; to commit
 -- waits    for nothing: orders/lock_order holds the order
--- index    orders_pkey
+-- index    refunds_late_money_once
 -- rows     0..1
 -- guards   none
 INSERT INTO refunds (id, order_id, stripe_payment_intent_id, amount_minor, cause, restock, next_attempt_at)

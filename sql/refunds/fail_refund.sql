@@ -3,8 +3,8 @@
 -- caller   service.shop.refunds.settle
 -- param    $1 id uuid
 -- returns  none
--- locks    the refund, FOR NO KEY UPDATE, to commit
--- waits    for nothing: orders/lock_order holds the order
+-- locks    refunds NO KEY UPDATE; to commit
+-- waits    on refunds for the sweep that claims it; 55P03 after lock_timeout -> busy; orders/lock_order holds the order
 -- index    refunds_pkey
 -- rows     0..1
 -- guards   none

@@ -3,11 +3,11 @@
 --
 -- caller   service.shop.refunds._balance
 -- param    $1 order_id uuid
--- returns  many, oldest first; none = nothing was ever given back
+-- returns  many by created_at, id; none = nothing was ever given back
 -- locks    none
 -- waits    none
 -- index    refunds_by_order
--- rows     0..20, usually 0
+-- rows     0..n, usually 0
 -- guards   none
 SELECT
     id,

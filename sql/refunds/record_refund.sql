@@ -9,8 +9,8 @@
 -- param    $5 status text
 -- param    $6 stripe_refund_id text
 -- returns  none
--- locks    the refund, FOR NO KEY UPDATE; the order, FOR KEY SHARE; to commit
--- waits    for nothing: orders/lock_order holds the order
+-- locks    orders KEY SHARE; refunds UPDATE; new refunds; to commit
+-- waits    on refunds for the sweep that claims it; 55P03 after lock_timeout -> busy; orders/lock_order holds the order
 -- index    refunds_pkey
 -- rows     0..1
 -- guards   none

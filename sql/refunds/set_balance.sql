@@ -6,7 +6,7 @@
 -- param    $2 refunded_minor bigint
 -- param    $3 status text
 -- returns  none
--- locks    the payment and the order, FOR NO KEY UPDATE (held already), to commit
+-- locks    payments, orders NO KEY UPDATE; to commit
 -- waits    for nothing: orders/lock_order holds the rows
 -- index    payments_one_per_order, orders_pkey
 -- rows     0..1
@@ -28,4 +28,5 @@ SET
     next_attempt_at = now(),
     attempts = 0
 FROM payment
-WHERE orders.id = payment.order_id AND orders.status = 'PAID' AND payment.status = 'SUCCEEDED';
+-- With the empty text, so that it is found by its id and never among all that are in this status.
+WHERE orders.id = payment.order_id AND orders.status || '' = 'PAID' AND payment.status = 'SUCCEEDED';

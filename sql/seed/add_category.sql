@@ -4,8 +4,8 @@
 -- param    $1 name text
 -- param    $2 slug text
 -- returns  one
--- locks    the row, FOR NO KEY UPDATE, to commit
--- waits    for edits of the same category
+-- locks    categories NO KEY UPDATE; new categories; to commit
+-- waits    on categories for edits of the category; 55P03 after lock_timeout -> busy
 -- index    categories_slug_unique
 -- rows     1
 -- guards   none

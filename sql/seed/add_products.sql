@@ -8,11 +8,11 @@
 -- param    $5 currencies text[]
 -- param    $6 stocks integer[]
 -- returns  none
--- locks    the new rows; their categories, FOR KEY SHARE; to commit
--- waits    for a category being deleted
--- index    categories_pkey
--- rows     1..1000
--- guards   none
+-- locks    categories KEY SHARE in no order; new stock_movements, products; to commit
+-- waits    on categories for the removal or a new slug of a category; 55P03 after lock_timeout -> busy
+-- index    none
+-- rows     1..1000 by service.dev.seed.BATCH
+-- guards   products_category_fkey -> category_in_use, products_stock_not_negative -> insufficient_stock
 WITH product AS (
     INSERT INTO products (name, description, category_id, price_minor, currency, stock)
     SELECT

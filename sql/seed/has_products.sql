@@ -4,7 +4,7 @@
 -- returns  one
 -- locks    none
 -- waits    none
--- index    none
+-- index    products_pkey
 -- rows     1
 -- guards   none
-SELECT exists(SELECT FROM products) AS found;
+SELECT (SELECT min(id) FROM products) IS NOT NULL AS found;

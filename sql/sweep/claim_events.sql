@@ -2,11 +2,11 @@
 --
 -- caller   service.shop.sweep.sweep
 -- param    $1 limit bigint
--- returns  many, in no order; none = nothing is due
--- locks    due rows, FOR NO KEY UPDATE SKIP LOCKED, to commit
+-- returns  many in no order; none = nothing is due
+-- locks    stripe_events NO KEY UPDATE SKIP LOCKED; to commit
 -- waits    for nothing: rows held elsewhere are skipped
 -- index    stripe_events_due, stripe_events_pkey
--- rows     0..100, usually 0
+-- rows     0..100 by service.shop.sweep.BATCH, usually 0
 -- guards   none
 WITH due AS MATERIALIZED (
     SELECT id
@@ -19,9 +19,8 @@ WITH due AS MATERIALIZED (
 
 UPDATE stripe_events
 SET
-    attempts = stripe_events.attempts + 1,
-    next_attempt_at = now() + least(interval '1 minute', interval '10 seconds' * 2 ^ least(stripe_events.attempts, 12))
-FROM due
-WHERE stripe_events.id = due.id
-RETURNING
-    stripe_events.id;
+    attempts = attempts + 1,
+    next_attempt_at = now() + least(interval '1 minute', interval '10 seconds' * 2 ^ least(attempts, 12))
+-- As an array, as a join with so many rows as LIMIT lets a generic plan expect would read the table whole.
+WHERE id = any(array(SELECT id FROM due))
+RETURNING id;

@@ -7,10 +7,10 @@
 -- param    $1 days integer
 -- param    $2 limit bigint
 -- returns  none
--- locks    the carts, FOR NO KEY UPDATE SKIP LOCKED, then FOR UPDATE to delete them; their lines, FOR UPDATE; to commit
+-- locks    carts UPDATE SKIP LOCKED; cart_items UPDATE; to commit
 -- waits    for nothing: rows held elsewhere are skipped, and who takes a line or an order to a cart holds that first
 -- index    carts_never_ordered, orders_by_cart, carts_pkey
--- rows     0..100, usually 0
+-- rows     0..100 by service.shop.sweep.BATCH, usually 0
 -- guards   none
 DELETE FROM carts
 WHERE id = any(array(
@@ -24,5 +24,5 @@ WHERE id = any(array(
         AND NOT EXISTS (SELECT FROM orders WHERE orders.cart_id = carts.id)
     ORDER BY created_at
     LIMIT $2
-    FOR NO KEY UPDATE SKIP LOCKED
+    FOR UPDATE SKIP LOCKED
 ));

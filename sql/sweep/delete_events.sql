@@ -5,10 +5,10 @@
 -- param    $1 days integer
 -- param    $2 limit bigint
 -- returns  none
--- locks    the events, FOR NO KEY UPDATE SKIP LOCKED, then FOR UPDATE to delete them, to commit
+-- locks    stripe_events UPDATE SKIP LOCKED; to commit
 -- waits    for nothing: rows held elsewhere are skipped
 -- index    stripe_events_handled, stripe_events_pkey
--- rows     0..100, usually 0
+-- rows     0..100 by service.shop.sweep.BATCH, usually 0
 -- guards   none
 DELETE FROM stripe_events
 WHERE id = any(array(
@@ -17,5 +17,5 @@ WHERE id = any(array(
     WHERE handled_at < now() - make_interval(days => $1)
     ORDER BY handled_at
     LIMIT $2
-    FOR NO KEY UPDATE SKIP LOCKED
+    FOR UPDATE SKIP LOCKED
 ));

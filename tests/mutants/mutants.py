@@ -225,14 +225,14 @@ MUTANTS = [
     Mutant(
         "mark_processing: order",
         "sql/orders/mark_processing.sql",
-        " AND orders.status = 'PENDING_PAYMENT'",
+        " AND orders.status || '' = 'PENDING_PAYMENT'",
         "",
         guards("mark_processing: order"),
     ),
     Mutant(
         "mark_fulfilled: status",
         "sql/fulfilment/mark_fulfilled.sql",
-        "        AND status = 'PAID'\n",
+        "        AND status || '' = 'PAID'\n",
         "",
         guards("mark_fulfilled: status"),
     ),
@@ -291,7 +291,7 @@ MUTANTS = [
     Mutant(
         "attach_session: order",
         ATTACH,
-        "WHERE id = $1 AND status = 'PENDING_PAYMENT'",
+        "WHERE id = $1 AND status || '' = 'PENDING_PAYMENT'",
         "WHERE id = $1",
         guards("attach_session: order"),
     ),

@@ -3,7 +3,7 @@
 import asyncio
 from datetime import datetime, timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import asyncpg
 import httpx
@@ -303,7 +303,8 @@ async def test_a_session_is_found_behind_a_page_of_newer_ones(shop: Shop, stripe
     cart, _, _ = await unanswered(shop, stripe, once("status_after", status=500))
     (session,) = payable(stripe)
     for _ in range(101):
-        stripe.create_session(Parameters(form_values(OTHER_SESSION)), "http://x.test")
+        other = Parameters(form_values(f"{OTHER_SESSION}&metadata[order_id]={uuid4()}"))
+        stripe.create_session(other, "http://x.test")
     assert (await shop.checkout(cart, 200))["payment"]["stripe_session_id"] == session["id"]
 
 

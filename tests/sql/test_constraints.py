@@ -6,14 +6,14 @@ but the net in question stops: were it gone, the case would pass, and `make muta
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import asyncpg
 import pytest
 
 from service.infra.statements import NoRow, Statement
 from tests.client import waiting
-from tests.conftest import TEMPLATE, named
+from tests.sql.conftest import cloned
 
 ONE, TWO, NONE = (f"'00000000-0000-4000-8000-00000000000{number}'::uuid" for number in (1, 2, 3))
 FIRST, SECOND, THIRD = (UUID(text.split("'")[1]) for text in (ONE, TWO, NONE))
@@ -161,18 +161,8 @@ NONSENSE = [
 @pytest.fixture(scope="module")
 def seeded(template: str) -> Iterator[str]:
     """The URL of one database for all cases, as each rolls back what it did: a clone for each takes a minute."""
-    name = f"test_{uuid4().hex}"
-
-    async def run(url: str, *statements: str) -> None:
-        connection = await asyncpg.connect(url)
-        for statement in statements:
-            await connection.execute(statement)
-        await connection.close()
-
-    asyncio.run(run(template, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} STRATEGY file_copy"))
-    asyncio.run(run(named(template, name), SEED))
-    yield named(template, name)
-    asyncio.run(run(template, f"DROP DATABASE {name} WITH (FORCE)"))
+    with cloned(template, SEED) as url:
+        yield url
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ import pytest
 
 import service
 from service.infra.statements import NoRow, Statement, files
+from tests.client import Shop
+from tests.sql.headers import KEYS, header, said
 
 
 def bound() -> dict[str, list[tuple[str, Statement[object]]]]:
@@ -32,35 +34,49 @@ def bound() -> dict[str, list[tuple[str, Statement[object]]]]:
 BOUND = bound()
 
 
-def keys(header: str, name: str) -> list[str]:
-    return re.findall(rf"^-- {name} +(.*)$", header, re.MULTILINE)
-
-
 @pytest.mark.parametrize("name", files())
 def test_a_file_is_bound_once_by_its_caller(name: str) -> None:
     assert [module for module, _ in BOUND.get(name, [])], "no module binds this file"
     assert len(BOUND[name]) == 1, "a file is bound in exactly one module"
     module, statement = BOUND[name][0]
-    (caller,) = keys(statement.header, "caller")
+    caller = said(name, "caller")
     assert statement.header.startswith(f"-- {name}: ")
     home = importlib.import_module(caller.rpartition(".")[0])
     constant = next((n for n, value in vars(home).items() if value is statement), "RULES")
     assert re.search(rf"\b{constant}\b", inspect.getsource(getattr(home, caller.rpartition(".")[2]))), constant
-    for key in ("returns", "locks", "waits", "index", "rows", "guards"):
-        assert len(keys(statement.header, key)) == 1, f"{key} is missing"
+    assert [key for key in KEYS if key != "param"] == [key for key in header(name) if key != "param"], (
+        "the keys in order"
+    )
     assert caller.startswith(f"{module}.")
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("name", files())
-async def test_parameters_and_columns_are_as_the_header_and_the_row_say(
-    name: str, database: asyncpg.Connection
-) -> None:
+async def test_parameters_and_columns_are_as_the_header_and_the_row_say(name: str, runner: asyncpg.Connection) -> None:
     _, statement = BOUND[name][0]
-    prepared = await database.prepare(statement.sql)
+    prepared = await runner.prepare(statement.sql)
     given = [f"${n} {p.name}" for n, p in enumerate(prepared.get_parameters(), 1)]
-    said = [re.sub(r" \w+ ", " ", line, count=1) for line in keys(statement.header, "param")]
+    said = [re.sub(r" \w+ ", " ", line, count=1) for line in header(name).get("param", [])]
     plain = {"float8": "double precision", "bool": "boolean", "int4": "integer", "int8": "bigint"}
     assert said == [re.sub(r"\w+", lambda m: plain.get(m[0], m[0]), line) for line in given]
     row = statement.row
     columns = [column.name for column in prepared.get_attributes()]
     assert columns == ([] if row is NoRow else [field.name for field in fields(row)])  # type: ignore[arg-type]
+
+
+async def test_pages_are_as_long_as_their_statements_say(shop: Shop) -> None:
+    await shop.call("POST", "/categories", 201, {"name": "Tents"})
+    for page, statement in PAGES.items():
+        high = int(said(statement, "rows").partition("..")[2].partition(" ")[0])
+        # One row more than the page has is read, to see whether there is another page.
+        await shop.call("GET", f"{page}limit={high - 1}", 200)
+        await shop.call("GET", f"{page}limit={high}", 422)
+
+
+PAGES = {
+    "/categories?": "catalog/list_categories",
+    "/products?": "catalog/list_products",
+    "/products?category=tents&": "catalog/list_category_products",
+    "/orders?": "orders/list_orders",
+    "/orders?status=PAID&": "orders/list_orders_by_status",
+}

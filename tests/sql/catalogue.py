@@ -1,0 +1,221 @@
+"""A shop after some years: a million products, two million orders and what belongs to them.
+
+PostgreSQL takes a table's size from its file, so statistics alone would not do for it. What the planner looks at is
+as it would be: most orders are fulfilled and little is due, a tenth of the products is off sale, in one category nearly
+all are, and carts have been left behind. Ids of orders and carts are hashes, as far apart in an index as random ones.
+"""
+
+import asyncio
+
+import asyncpg
+
+from tests.sql.scenarios import SEED
+
+MILLION = 1_000_000
+# A hundredth of all products is in this category, and one in a hundred of those is for sale.
+CLEARANCE = 12
+
+
+def tables(products: int) -> list[dict[str, str]]:
+    """What fills each table for so many products and twice as many orders; the later ones read the earlier."""
+    orders = 2 * products
+    carts = orders + products // 5
+    product_id = f"11 + (number * 7919 + line * 104729) % {products}"
+    age = f"now() - make_interval(secs => 10 * ({orders} - n))"
+    return [
+        {
+            # Of a thousand orders one is pending, a hundred are cancelled; a few are paid and about to be fulfilled.
+            "orders": f"""
+                SELECT
+                    md5('order' || n)::uuid AS id,
+                    md5('cart' || n)::uuid AS cart_id,
+                    status,
+                    2500 AS total_minor,
+                    'EUR' AS currency,
+                    at AS expires_at,
+                    at AS created_at,
+                    CASE WHEN status IN ('PAID', 'FULFILLED') THEN at END AS paid_at,
+                    CASE WHEN status = 'FULFILLED' THEN at END AS fulfilled_at,
+                    CASE WHEN status = 'CANCELLED' THEN at END AS cancelled_at,
+                    CASE WHEN status IN ('PENDING_PAYMENT', 'PAID') THEN now() + interval '1 day' END AS next_attempt_at
+                FROM (
+                    SELECT
+                        n,
+                        {age} AS at,
+                        CASE
+                            WHEN n % 1000 = 7 THEN 'PENDING_PAYMENT'
+                            WHEN n % 10 = 3 THEN 'CANCELLED'
+                            WHEN n % {max(orders // 20, 20)} = 0 THEN 'PAID'
+                            ELSE 'FULFILLED'
+                        END AS status
+                    FROM generate_series(1, {orders}) AS n
+                ) AS numbered""",
+            "carts": f"""
+                SELECT
+                    md5('cart' || n)::uuid AS id,
+                    CASE WHEN n <= {orders} AND n % 10 <> 3 THEN 'CHECKED_OUT' ELSE 'OPEN' END AS status,
+                    'EUR' AS currency,
+                    at AS created_at,
+                    at AS updated_at
+                FROM (
+                    SELECT
+                        n,
+                        {age} AS at
+                    FROM generate_series(1, {carts}) AS n
+                ) AS aged""",
+            "products": f"""
+                SELECT
+                    n + 10 AS id,
+                    'Product ' || n AS name,
+                    CASE
+                        WHEN n % 100 = 1 THEN {CLEARANCE}
+                        WHEN n % 20 > 0 THEN 11 + n::bigint * 7919 % {max(products // 1000, 10)}
+                    END AS category_id,
+                    100 + n % 9900 AS price_minor,
+                    'EUR' AS currency,
+                    n % 100 AS stock,
+                    CASE WHEN n % 100 = 1 THEN n % 10000 = 1 ELSE n % 10 > 0 END AS active
+                FROM generate_series(1, {products}) AS n""",
+            "categories": f"""
+                SELECT
+                    n + 10 AS id,
+                    'Category ' || n AS name,
+                    'category-' || n AS slug
+                FROM generate_series(1, {max(products // 1000, 10)}) AS n""",
+        },
+        {
+            "stock_movements": f"""
+                SELECT
+                    {product_id} AS product_id,
+                    -1 AS delta,
+                    'hold' AS reason,
+                    id AS order_id,
+                    1 AS hold
+                FROM orders, generate_series(0, number % 2) AS line
+                WHERE number > 10
+                UNION ALL
+                SELECT
+                    id,
+                    1000,
+                    'initial stock',
+                    NULL,
+                    NULL
+                FROM products
+                WHERE id > 10""",
+            "payments": """
+                SELECT
+                    id,
+                    id AS order_id,
+                    CASE status
+                        WHEN 'PENDING_PAYMENT' THEN 'INITIATED' WHEN 'CANCELLED' THEN 'EXPIRED' ELSE 'SUCCEEDED'
+                    END AS status,
+                    2500 AS amount_minor,
+                    'EUR' AS currency,
+                    '{}'::jsonb AS session_parameters,
+                    created_at AS session_expires_at,
+                    'cs_' || id AS stripe_session_id,
+                    CASE WHEN paid_at IS NOT NULL THEN 'pi_' || id END AS stripe_payment_intent_id
+                FROM orders
+                WHERE number > 10""",
+            "order_events": """
+                SELECT
+                    id AS order_id,
+                    CASE step WHEN 1 THEN 'PENDING_PAYMENT' END AS from_status,
+                    CASE step WHEN 0 THEN 'PENDING_PAYMENT' ELSE replace(status, 'FULFILLED', 'PAID') END AS to_status,
+                    'request' AS cause
+                FROM orders, generate_series(0, 1) AS step
+                WHERE number > 10""",
+            "order_items": f"""
+                SELECT
+                    id AS order_id,
+                    {product_id} AS product_id,
+                    'A product' AS name,
+                    1 AS quantity,
+                    1250 AS unit_price_minor
+                FROM orders, generate_series(0, number % 2) AS line
+                WHERE number > 10""",
+            "cart_items": f"""
+                SELECT
+                    md5('cart' || number)::uuid AS cart_id,
+                    {product_id} AS product_id,
+                    1 AS quantity
+                FROM generate_series(1, {carts}::bigint) AS number, generate_series(0, number % 2) AS line""",
+            "stripe_events": """
+                SELECT
+                    'evt_' || id AS id,
+                    'checkout.session.completed' AS type,
+                    '{}'::jsonb AS payload,
+                    created_at AS received_at,
+                    CASE WHEN number % 20 > 0 THEN id END AS order_id,
+                    'applied' AS outcome,
+                    CASE WHEN number % 2000 > 0 THEN created_at END AS handled_at,
+                    CASE WHEN number % 2000 = 0 THEN now() + interval '1 hour' END AS next_attempt_at
+                FROM orders
+                WHERE number > 10 AND number % 2 = 0""",
+            # A day's, and an hour's that are to be deleted.
+            "idempotency_keys": f"""
+                SELECT
+                    sha256(id::text::bytea) AS id,
+                    sha256('body') AS request_digest,
+                    id AS order_id,
+                    201 AS status,
+                    ''::bytea AS answer,
+                    now() - make_interval(secs => number * 90000.0 / {orders}) AS created_at
+                FROM orders
+                WHERE number > 10 AND number % 2 = 0""",
+            "refunds": """
+                SELECT
+                    id,
+                    id AS order_id,
+                    'pi_' || id AS stripe_payment_intent_id,
+                    50 AS amount_minor,
+                    CASE WHEN number % 3 = 0 THEN 'late_money' ELSE 'staff' END AS cause,
+                    CASE WHEN number % 20000 = 0 THEN 'REQUESTED' ELSE 'SUCCEEDED' END AS status,
+                    CASE WHEN number % 20000 > 0 THEN 're_' || number END AS stripe_refund_id,
+                    CASE WHEN number % 20000 = 0 THEN now() + interval '1 hour' END AS next_attempt_at
+                FROM orders
+                WHERE number > 10 AND number % 20 = 0""",
+        },
+    ]
+
+
+SETTINGS = {
+    # Without foreign keys' triggers; and no log of thirty million rows, as the tables are unlogged too.
+    "session_replication_role": "replica",
+    "synchronous_commit": "off",
+    "maintenance_work_mem": "256MB",
+    "max_parallel_maintenance_workers": "0",
+    "jit": "off",
+}
+
+
+async def fill(url: str, products: int) -> None:
+    """Load the seed and a catalogue into a migrated database, on two connections, and tell the planner."""
+    stages = tables(products)
+    connection = await asyncpg.connect(url)
+    await connection.execute(SEED)
+    for table in [*stages[1], *stages[0]]:
+        await connection.execute(f"ALTER TABLE {table} SET UNLOGGED, SET (autovacuum_enabled = false)")
+    # One row at a time into each index takes minutes: they are passed by until REINDEX makes them anew.
+    await connection.execute(
+        "UPDATE pg_index SET indisready = false, indisvalid = false"
+        " FROM pg_class WHERE pg_class.oid = indrelid AND relname = ANY($1)",
+        [*stages[0], *stages[1]],
+    )
+    for stage in stages:
+        left = [*stage.items()]
+        await asyncio.gather(_load(url, left), _load(url, left))
+    for table in ("products", "categories"):
+        await connection.execute(f"SELECT setval('{table}_id_seq', max(id)) FROM {table}")
+    await connection.close()
+
+
+async def _load(url: str, left: list[tuple[str, str]]) -> None:
+    connection = await asyncpg.connect(url, server_settings=SETTINGS)
+    while left:
+        table, rows = left.pop(0)
+        columns = [column.name for column in (await connection.prepare(rows)).get_attributes()]
+        await connection.execute(f"INSERT INTO {table} ({', '.join(columns)}) OVERRIDING SYSTEM VALUE {rows}")
+        await connection.execute(f"REINDEX TABLE {table}")
+        await connection.execute(f"ANALYZE {table}")
+    await connection.close()

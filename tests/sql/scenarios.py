@@ -1,0 +1,299 @@
+"""A small shop, and for every statement the arguments with which it does its work there.
+
+The proofs in this folder run each statement as its scenario says. A new file under `sql/` needs an entry in
+SCENARIOS: `does` are runs that between them lock, write and return all that the statement ever does; `none` is a
+run that finds nothing; `refused` has for each guard a run that really falls into it; `held` are the arguments of the
+statement that its header says holds the rows before.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+# Categories and products: NEW_… are ids that nothing has.
+TENTS, MUGS, UNUSED, NO_CATEGORY = 1, 2, 3, 404
+TENT, LAMP, ROPE, MUG, NO_PRODUCT = 1, 2, 3, 4, 404
+
+OPEN, EMPTY, PENDING, REORDER, PAID, FULFILLED, CANCELLED, REORDERED, LATE, NEW = (
+    UUID(f"00000000-0000-4000-8000-00000000000{digit}") for digit in "123456789f"
+)
+
+# An order has the id of its cart, a payment that of its order. All products are laid down in another order than that
+# of their ids, so that a plan which takes them as they lie is seen to. The times make nothing overdue for a day.
+SEED = f"""
+INSERT INTO categories (name, slug) VALUES ('Tents', 'tents'), ('Mugs', 'mugs'), ('Unused', 'unused');
+INSERT INTO products (id, name, category_id, price_minor, currency, stock) OVERRIDING SYSTEM VALUE
+VALUES
+    ({ROPE}, 'Rope', {TENTS}, 700, 'EUR', 10),
+    ({TENT}, 'Tent', {TENTS}, 1250, 'EUR', 10),
+    ({LAMP}, 'Lamp', {TENTS}, 990, 'EUR', 10),
+    ({MUG}, 'Mug', {MUGS}, 400, 'USD', 10);
+INSERT INTO stock_movements (product_id, delta, reason) SELECT id, 10, 'initial stock' FROM products;
+SELECT setval('products_id_seq', 10), setval('categories_id_seq', 10);
+
+INSERT INTO carts (id, status, currency)
+VALUES
+    ('{OPEN}', 'OPEN', 'EUR'), ('{EMPTY}', 'OPEN', 'EUR'), ('{PENDING}', 'CHECKED_OUT', 'EUR'),
+    ('{REORDER}', 'CHECKED_OUT', 'EUR'), ('{PAID}', 'CHECKED_OUT', 'EUR'), ('{FULFILLED}', 'CHECKED_OUT', 'EUR'),
+    ('{CANCELLED}', 'OPEN', 'EUR'), ('{LATE}', 'OPEN', 'EUR');
+INSERT INTO cart_items (cart_id, product_id, quantity)
+SELECT carts.id, products.id, 1 FROM carts, products WHERE carts.id <> '{EMPTY}' AND products.id <> {MUG};
+
+INSERT INTO orders (id, cart_id, status, total_minor, currency, expires_at, paid_at, fulfilled_at, cancelled_at)
+SELECT
+    id::uuid,
+    cart_id::uuid,
+    status,
+    2940,
+    'EUR',
+    now() + interval '1 day',
+    CASE WHEN status IN ('PAID', 'FULFILLED') THEN now() + interval '1 day' END,
+    CASE WHEN status = 'FULFILLED' THEN now() + interval '1 day' END,
+    CASE WHEN status = 'CANCELLED' THEN now() END
+FROM (
+    VALUES
+    ('{PENDING}', '{PENDING}', 'PENDING_PAYMENT'),
+    ('{REORDERED}', '{REORDER}', 'CANCELLED'),
+    ('{REORDER}', '{REORDER}', 'PENDING_PAYMENT'),
+    ('{PAID}', '{PAID}', 'PAID'),
+    ('{FULFILLED}', '{FULFILLED}', 'FULFILLED'),
+    ('{CANCELLED}', '{CANCELLED}', 'CANCELLED'),
+    ('{LATE}', '{LATE}', 'CANCELLED')
+) AS given (id, cart_id, status);
+SELECT setval('orders_number_seq', 10);
+UPDATE orders SET next_attempt_at = now() WHERE status IN ('PENDING_PAYMENT', 'PAID');
+INSERT INTO order_items (order_id, product_id, name, quantity, unit_price_minor)
+SELECT orders.id, products.id, products.name, 1, products.price_minor FROM orders, products WHERE products.id <> {MUG};
+INSERT INTO stock_movements (product_id, delta, reason, order_id, hold)
+SELECT product_id, -quantity, 'hold', order_id, 1 FROM order_items;
+INSERT INTO stock_movements (product_id, delta, reason, order_id, hold)
+SELECT product_id, quantity, 'release', order_id, 1
+FROM order_items INNER JOIN orders ON order_id = id WHERE status = 'CANCELLED';
+UPDATE products SET stock = (SELECT sum(delta) FROM stock_movements WHERE product_id = products.id);
+
+INSERT INTO payments (id, order_id, status, amount_minor, currency, session_parameters, session_expires_at)
+SELECT id, id, CASE status WHEN 'CANCELLED' THEN 'EXPIRED' ELSE 'INITIATED' END, 2940, 'EUR', '{{}}', now()
+FROM orders;
+UPDATE payments SET
+    status = CASE order_id WHEN '{LATE}' THEN 'REFUND_PENDING' ELSE 'SUCCEEDED' END,
+    stripe_session_id = 'cs_' || order_id,
+    stripe_payment_intent_id = 'pi_' || order_id
+WHERE order_id IN ('{PAID}', '{FULFILLED}', '{LATE}');
+
+INSERT INTO order_events (order_id, from_status, to_status, cause) SELECT id, NULL, 'PENDING_PAYMENT', 'x' FROM orders;
+INSERT INTO order_events (order_id, from_status, to_status, cause)
+SELECT id, 'PENDING_PAYMENT', CASE status WHEN 'FULFILLED' THEN 'PAID' ELSE status END, 'x'
+FROM orders WHERE status <> 'PENDING_PAYMENT';
+INSERT INTO order_events (order_id, from_status, to_status, cause)
+SELECT id, 'PAID', 'FULFILLED', 'x' FROM orders WHERE status = 'FULFILLED';
+
+INSERT INTO refunds (id, order_id, stripe_payment_intent_id, amount_minor, cause, next_attempt_at)
+VALUES
+    ('{LATE}', '{LATE}', 'pi_{LATE}', 2940, 'late_money', now()),
+    ('{PAID}', '{PAID}', 'pi_{PAID}', 50, 'staff', now());
+INSERT INTO refunds (id, order_id, stripe_payment_intent_id, amount_minor, cause, status, stripe_refund_id)
+VALUES ('{PENDING}', '{LATE}', 'pi_{LATE}', 2940, 'late_money', 'FAILED', 're_1');
+
+INSERT INTO stripe_events (id, type, payload, received_at, next_attempt_at)
+VALUES
+    ('evt_1', 'charge.refunded', '{{}}', now() + interval '1 day', now()),
+    ('evt_2', 'charge.refunded', '{{}}', now() + interval '1 day', now());
+INSERT INTO idempotency_keys (id, request_digest, created_at)
+VALUES
+    (sha256('new'), sha256('body'), now() + interval '1 day'),
+    (sha256('old'), sha256('body'), now() - interval '2 days'),
+    (sha256('older'), sha256('body'), now() - interval '3 days');
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Arguments for a statement, and what is done before it in its transaction."""
+
+    arguments: tuple[Any, ...]
+    before: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """How a statement is tried; the module says what each of these is."""
+
+    does: tuple[Run, ...]
+    none: Run | None = None
+    refused: dict[str, Run] = field(default_factory=dict)
+    held: tuple[Any, ...] = ()
+
+
+def run(*arguments: Any, before: str = "") -> Run:
+    return Run(arguments, before)
+
+
+def does(
+    *runs: Run, none: Run | None = None, refused: dict[str, Run] | None = None, held: tuple[Any, ...] = ()
+) -> Scenario:
+    return Scenario(runs, none, refused or {}, held)
+
+
+LAST = 2**62
+LONG_AGO, SOON = datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
+KEY, NEW_KEY, BODY = (hashlib.sha256(text).digest() for text in (b"new", b"unused", b"body"))
+
+SCENARIOS = {
+    "audit/history_is_legal": does(run(before="DELETE FROM order_events"), none=run()),
+    "audit/nothing_is_overdue": does(
+        run(before="UPDATE orders SET expires_at = '2000-01-01', paid_at = paid_at - interval '1 month'"), none=run()
+    ),
+    "audit/payment_fits_order": does(run(before="UPDATE payments SET currency = 'CHF'"), none=run()),
+    "audit/stock_matches_ledger": does(run(before="UPDATE products SET stock = stock + 1"), none=run()),
+    "audit/units_add_up": does(run(before="DELETE FROM stock_movements"), none=run()),
+    "cart/add_line": does(
+        run(OPEN, MUG, 1),
+        run(OPEN, TENT, 1),
+        refused={"cart_items_quantity_range": run(OPEN, TENT, 9999)},
+        held=(OPEN, TENT),
+    ),
+    "cart/create_cart": does(run(NEW)),
+    "cart/explain_refusal": does(run(PENDING, TENT), run(NEW, NO_PRODUCT)),
+    "cart/forget_currency": does(run(EMPTY), none=run(OPEN), held=(EMPTY,)),
+    "cart/open_cart": does(run(OPEN), none=run(PENDING)),
+    "cart/open_for_product": does(run(OPEN, TENT), none=run(OPEN, MUG)),
+    "cart/read_cart": does(run(OPEN), run(EMPTY), none=run(NEW)),
+    "cart/remove_line": does(run(OPEN, TENT), none=run(OPEN, MUG), held=(OPEN,)),
+    "cart/set_line": does(
+        run(OPEN, MUG, 1),
+        run(OPEN, TENT, 2),
+        refused={"cart_items_quantity_range": run(OPEN, TENT, 10_000)},
+        held=(OPEN, TENT),
+    ),
+    "catalog/create_category": does(run("Pots", "pots"), refused={"categories_slug_unique": run("Tents", "tents")}),
+    "catalog/create_product": does(
+        run("Pot", "", TENTS, 100, "EUR", 5, True),
+        run("Pot", "", None, 100, "EUR", 0, True),
+        none=run("Pot", "", NO_CATEGORY, 100, "EUR", 5, True),
+        refused={"products_stock_not_negative": run("Pot", "", TENTS, 100, "EUR", -1, True)},
+    ),
+    "catalog/deactivate_product": does(run(TENT), none=run(NO_PRODUCT)),
+    "catalog/delete_category": does(run(UNUSED), none=run(NO_CATEGORY), refused={"products_category_fkey": run(TENTS)}),
+    "catalog/find_category": does(run("tents"), none=run("pots")),
+    "catalog/get_product": does(run(TENT), none=run(NO_PRODUCT)),
+    "catalog/list_categories": does(run(0, 10), none=run(LAST, 10)),
+    "catalog/list_category_products": does(run(TENTS, 0, 10), none=run(UNUSED, 0, 10)),
+    "catalog/list_products": does(run(0, 10), none=run(LAST, 10)),
+    "catalog/move_stock": does(run(TENT, 1, "x"), none=run(TENT, -1000, "x")),
+    "catalog/update_category": does(
+        run(TENTS, None, "shelters"),
+        none=run(NO_CATEGORY, None, "x"),
+        refused={"categories_slug_unique": run(TENTS, None, "mugs")},
+    ),
+    "catalog/update_product": does(
+        run(TENT, 1, "Big tent", None, None, True, MUGS, None),
+        none=run(TENT, 2, "Big tent", None, None, False, None, None),
+    ),
+    "checkout/attach_session": does(run(PENDING, "cs_x", "url"), none=run(CANCELLED, "cs_x", "url")),
+    "checkout/claim_session": does(run(PENDING, 60.0), none=run(PAID, 60.0)),
+    "checkout/close_cart": does(run(OPEN), none=run(PENDING)),
+    "checkout/explain_refusal": does(run(OPEN), none=run(EMPTY)),
+    "checkout/find_order": does(run(PENDING), run(OPEN), none=run(NEW)),
+    "checkout/new_attempt": does(run(PENDING, 1, 1800, 60.0), none=run(PENDING, 2, 1800, 60.0)),
+    "checkout/release_claim": does(run(PENDING), none=run(PAID)),
+    "checkout/reserve": does(
+        run(NEW, OPEN, NEW, None, 1800, 2100, 60.0, "{}", "x"),
+        none=run(NEW, OPEN, NEW, 1, 1800, 2100, 60.0, "{}", "x"),
+        refused={"orders_one_live_per_cart": run(NEW, PAID, NEW, None, 1800, 2100, 60.0, "{}", "x")},
+        held=(OPEN,),
+    ),
+    "fulfilment/mark_fulfilled": does(run(PAID, "x"), none=run(PENDING, "x"), held=(PAID,)),
+    "idempotency/delete_expired": does(run(10), none=run(10, before="DELETE FROM idempotency_keys")),
+    "idempotency/find_key": does(run(KEY), none=run(NEW_KEY)),
+    "idempotency/lock_key": does(run(7)),
+    "idempotency/store_key": does(
+        run(NEW_KEY, BODY, PENDING, 201, None, b"{}"),
+        run(KEY, BODY, PENDING, 201, None, b"{}"),
+        none=run(KEY, BODY, None, 201, None, b"{}", before="UPDATE idempotency_keys SET status = 200, answer = ''"),
+    ),
+    "operation/is_migrated": does(run()),
+    "operation/lock_migrations": does(run()),
+    "orders/add_note": does(run(PENDING, "PENDING_PAYMENT", "x", "a note"), held=(PENDING,)),
+    "orders/list_events": does(run(PAID), none=run(NEW)),
+    "orders/list_items": does(run(PAID), none=run(NEW)),
+    "orders/list_orders": does(run(LAST, 10), none=run(0, 10)),
+    "orders/list_orders_by_status": does(run("CANCELLED", LAST, 10), none=run("CANCELLED", 0, 10)),
+    "orders/lock_order": does(run(PENDING), none=run(NEW)),
+    "orders/mark_cancelled": does(
+        run(PENDING, "PENDING_PAYMENT", "EXPIRED", "x", None),
+        none=run(PENDING, "PAID", "EXPIRED", "x", None),
+        held=(PENDING,),
+    ),
+    "orders/mark_paid": does(
+        run(CANCELLED, "CANCELLED", 2, "cs_x", "pi_x", None, "x"),
+        none=run(CANCELLED, "PENDING_PAYMENT", 2, "cs_x", "pi_x", None, "x"),
+        refused={
+            "orders_one_live_per_cart": run(REORDERED, "CANCELLED", 2, "cs_x", "pi_x", None, "x"),
+            "payments_payment_intent_once": run(PENDING, "PENDING_PAYMENT", 1, "cs_x", f"pi_{PAID}", None, "x"),
+        },
+        held=(CANCELLED,),
+    ),
+    "orders/mark_processing": does(run(PENDING, "cs_x", "x", 60.0), none=run(PAID, "cs_x", "x", 60.0), held=(PENDING,)),
+    "orders/read_order": does(run(PENDING), none=run(NEW)),
+    "orders/return_stock": does(run(PENDING, 1), none=run(CANCELLED, 1)),
+    "payment/cart_has_live_order": does(run(PENDING), run(OPEN)),
+    "payment/finish_event": does(run("evt_1", "applied", PENDING, True), none=run("evt_x", "applied", None, True)),
+    "payment/keep_late_money": does(
+        run(CANCELLED, "cs_x", "pi_x"),
+        none=run(PAID, "cs_x", "pi_x"),
+        refused={"payments_payment_intent_once": run(CANCELLED, "cs_x", f"pi_{PAID}")},
+        held=(CANCELLED,),
+    ),
+    "payment/read_event": does(run("evt_1"), none=run("evt_x")),
+    "payment/retake_stock": does(
+        run(CANCELLED, 2),
+        none=run(CANCELLED, 2, before="UPDATE products SET stock = 0"),
+        refused={"stock_movements_once": run(CANCELLED, 1)},
+    ),
+    "payment/store_event": does(run("evt_x", "x", "{}"), none=run("evt_1", "x", "{}")),
+    "reconcile/find_missed_events": does(run(["evt_1", "evt_x", "evt_y"]), none=run(["evt_1"])),
+    "reconcile/find_unsettled": does(run([PENDING, CANCELLED, PAID]), none=run([PAID, NEW])),
+    "reconcile/move_position": does(run(SOON), none=run(LONG_AGO)),
+    "reconcile/read_position": does(run()),
+    "refunds/add_refund": does(
+        run(NEW, PAID, f"pi_{PAID}", 50, "staff", False, 0.0),
+        none=run(NEW, LATE, f"pi_{LATE}", 50, "late_money", False, 0.0),
+        held=(PAID,),
+    ),
+    "refunds/fail_refund": does(run(LATE), none=run(PENDING), held=(LATE,)),
+    "refunds/find_order": does(run(f"pi_{PAID}"), none=run("pi_x")),
+    "refunds/list_refunds": does(run(LATE), none=run(NEW)),
+    "refunds/record_refund": does(
+        run(NEW, LATE, f"pi_{LATE}", 50, "SUCCEEDED", "re_x"),
+        run(LATE, LATE, f"pi_{LATE}", 50, "SUCCEEDED", "re_x"),
+        none=run(PENDING, LATE, f"pi_{LATE}", 50, "SUCCEEDED", "re_1"),
+        held=(LATE,),
+    ),
+    "refunds/set_balance": does(
+        run(PAID, 0, "SUCCEEDED"),
+        none=run(PENDING, 0, "SUCCEEDED"),
+        refused={"payments_refunded_within_amount": run(PAID, 2941, "REFUND_PENDING")},
+        held=(PAID,),
+    ),
+    "seed/add_category": does(run("Pots", "pots"), run("Tents", "tents")),
+    "seed/add_products": does(
+        run(["Pot", "Pan"], ["", ""], [MUGS, TENTS], [100, 100], ["EUR", "EUR"], [5, 5]),
+        refused={
+            "products_category_fkey": run(["Pot"], [""], [NO_CATEGORY], [100], ["EUR"], [5]),
+            "products_stock_not_negative": run(["Pot"], [""], [TENTS], [100], ["EUR"], [-1]),
+        },
+    ),
+    "seed/has_products": does(run()),
+    "sweep/claim_events": does(run(10), none=run(10, before="UPDATE stripe_events SET next_attempt_at = 'infinity'")),
+    "sweep/claim_orders": does(run(10), none=run(10, before="UPDATE orders SET next_attempt_at = NULL")),
+    "sweep/claim_refunds": does(run(10), none=run(10, before="UPDATE refunds SET next_attempt_at = NULL")),
+    "sweep/delete_carts": does(
+        run(30, 10, before="UPDATE carts SET created_at = '2000-01-01', updated_at = '2000-01-01'"), none=run(30, 10)
+    ),
+    "sweep/delete_events": does(
+        run(90, 10, before="UPDATE stripe_events SET outcome = 'x', handled_at = '2000-01-01', next_attempt_at = NULL"),
+        none=run(90, 10),
+    ),
+}

@@ -7,7 +7,7 @@
 -- param    $1 days integer
 -- param    $2 limit bigint
 -- returns  none
--- locks    carts UPDATE SKIP LOCKED; cart_items UPDATE; to commit
+-- locks    carts UPDATE SKIP LOCKED; cart_items UPDATE in no order; to commit
 -- waits    for nothing: rows held elsewhere are skipped, and who takes a line or an order to a cart holds that first
 -- index    carts_never_ordered, orders_by_cart, carts_pkey
 -- rows     0..100 by service.shop.sweep.BATCH, usually 0

@@ -16,8 +16,8 @@ from uuid import UUID
 TENTS, MUGS, UNUSED, NO_CATEGORY = 1, 2, 3, 404
 TENT, LAMP, ROPE, MUG, NO_PRODUCT = 1, 2, 3, 4, 404
 
-OPEN, EMPTY, PENDING, REORDER, PAID, FULFILLED, CANCELLED, REORDERED, LATE, NEW = (
-    UUID(f"00000000-0000-4000-8000-00000000000{digit}") for digit in "123456789f"
+OPEN, EMPTY, PENDING, REORDER, PAID, FULFILLED, CANCELLED, REORDERED, LATE, LEFT, NEW = (
+    UUID(f"00000000-0000-4000-8000-00000000000{digit}") for digit in "123456789af"
 )
 
 # An order has the id of its cart, a payment that of its order. All products are laid down in another order than that
@@ -38,6 +38,7 @@ VALUES
     ('{OPEN}', 'OPEN', 'EUR'), ('{EMPTY}', 'OPEN', 'EUR'), ('{PENDING}', 'CHECKED_OUT', 'EUR'),
     ('{REORDER}', 'CHECKED_OUT', 'EUR'), ('{PAID}', 'CHECKED_OUT', 'EUR'), ('{FULFILLED}', 'CHECKED_OUT', 'EUR'),
     ('{CANCELLED}', 'OPEN', 'EUR'), ('{LATE}', 'OPEN', 'EUR');
+INSERT INTO carts (id, created_at, updated_at) VALUES ('{LEFT}', '2000-01-01', '2000-01-01');
 INSERT INTO cart_items (cart_id, product_id, quantity)
 SELECT carts.id, products.id, 1 FROM carts, products WHERE carts.id <> '{EMPTY}' AND products.id <> {MUG};
 
@@ -100,6 +101,8 @@ INSERT INTO stripe_events (id, type, payload, received_at, next_attempt_at)
 VALUES
     ('evt_1', 'charge.refunded', '{{}}', now() + interval '1 day', now()),
     ('evt_2', 'charge.refunded', '{{}}', now() + interval '1 day', now());
+INSERT INTO stripe_events (id, type, payload, outcome, handled_at)
+VALUES ('evt_old', 'charge.refunded', '{{}}', 'applied', '2000-01-01');
 INSERT INTO idempotency_keys (id, request_digest, created_at)
 VALUES
     (sha256('new'), sha256('body'), now() + interval '1 day'),
@@ -286,14 +289,11 @@ SCENARIOS = {
         },
     ),
     "seed/has_products": does(run()),
-    "sweep/claim_events": does(run(10), none=run(10, before="UPDATE stripe_events SET next_attempt_at = 'infinity'")),
+    "sweep/claim_events": does(
+        run(10), none=run(10, before="UPDATE stripe_events SET next_attempt_at = 'infinity' WHERE handled_at IS NULL")
+    ),
     "sweep/claim_orders": does(run(10), none=run(10, before="UPDATE orders SET next_attempt_at = NULL")),
     "sweep/claim_refunds": does(run(10), none=run(10, before="UPDATE refunds SET next_attempt_at = NULL")),
-    "sweep/delete_carts": does(
-        run(30, 10, before="UPDATE carts SET created_at = '2000-01-01', updated_at = '2000-01-01'"), none=run(30, 10)
-    ),
-    "sweep/delete_events": does(
-        run(90, 10, before="UPDATE stripe_events SET outcome = 'x', handled_at = '2000-01-01', next_attempt_at = NULL"),
-        none=run(90, 10),
-    ),
+    "sweep/delete_carts": does(run(30, 10), none=run(20_000, 10)),
+    "sweep/delete_events": does(run(90, 10), none=run(20_000, 10)),
 }

@@ -117,6 +117,7 @@ NONSENSE = [
     ("payments_captured_has_session", f"UPDATE payments SET status = 'SUCCEEDED' WHERE id = {ONE}"),
     ("payments_attempt_positive", "UPDATE payments SET attempt = 0"),
     ("refunds_pkey", f"{NEW_REFUND} VALUES ({ONE}, {TWO}, 'pi_3', 1, 'staff')"),
+    ("reconcile_positions_pkey", "INSERT INTO reconcile_positions (list) VALUES ('events')"),
     ("refunds_stripe_refund_once", "UPDATE refunds SET stripe_refund_id = 're_1'"),
     ("refunds_order_fkey", f"UPDATE refunds SET order_id = {NONE}"),
     ("refunds_amount_positive", "UPDATE refunds SET amount_minor = 0"),

@@ -21,7 +21,7 @@ def tables(products: int) -> list[dict[str, str]]:
     orders = 2 * products
     carts = orders + products // 5
     product_id = f"11 + (number * 7919 + line * 104729) % {products}"
-    age = f"now() - make_interval(secs => 10 * ({orders} - n))"
+    age = f"now() - make_interval(secs => 10 * abs({orders} - n))"
     return [
         {
             # Of a thousand orders one is pending, a hundred are cancelled; a few are paid and about to be fulfilled.

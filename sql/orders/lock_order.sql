@@ -26,7 +26,8 @@ held AS MATERIALIZED (
         total_minor,
         currency
     FROM orders
-    WHERE id = $1 AND cart_id = (SELECT id FROM cart)
+    -- After the cart, which it never leaves.
+    WHERE id = $1 AND (SELECT id FROM cart) IS NOT NULL
     FOR NO KEY UPDATE
 ),
 

@@ -241,7 +241,7 @@ MUTANTS = [
         "sql/fulfilment/mark_fulfilled.sql",
         "\n        AND NOT EXISTS (SELECT FROM stripe_events WHERE order_id = $1 AND handled_at IS NULL)",
         "",
-        at("shop/test_refunds", "test_a_refund_in_the_dashboard_is_heeded_before_fulfilment"),
+        guards("mark_fulfilled: an event of its own"),
     ),
     Mutant(
         "fulfil: payment",

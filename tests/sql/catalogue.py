@@ -56,7 +56,8 @@ def tables(products: int) -> list[dict[str, str]]:
                     CASE WHEN n <= {orders} AND n % 10 <> 3 THEN 'CHECKED_OUT' ELSE 'OPEN' END AS status,
                     'EUR' AS currency,
                     at AS created_at,
-                    at AS updated_at
+                    at AS updated_at,
+                    CASE WHEN n <= {orders} THEN at END AS ordered_at
                 FROM (
                     SELECT
                         n,

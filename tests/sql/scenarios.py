@@ -294,6 +294,6 @@ SCENARIOS = {
     ),
     "sweep/claim_orders": does(run(10), none=run(10, before="UPDATE orders SET next_attempt_at = NULL")),
     "sweep/claim_refunds": does(run(10), none=run(10, before="UPDATE refunds SET next_attempt_at = NULL")),
-    "sweep/delete_carts": does(run(30, 10), none=run(20_000, 10)),
-    "sweep/delete_events": does(run(90, 10), none=run(20_000, 10)),
+    "sweep/delete_carts": does(run(9000, 10), none=run(20_000, 10)),
+    "sweep/delete_events": does(run(9000, 10), none=run(20_000, 10)),
 }

@@ -249,6 +249,13 @@ GUARDS = {
         ("orders", "order_events"),
     ),
     "mark_fulfilled: status": ("SELECT", "fulfilment/mark_fulfilled", (FIRST, "x"), BOOKS),
+    "mark_fulfilled: an event of its own": (
+        f"UPDATE orders SET status = 'PAID', paid_at = now() WHERE id = {ONE};"
+        f" UPDATE stripe_events SET order_id = {ONE}",
+        "fulfilment/mark_fulfilled",
+        (FIRST, "x"),
+        BOOKS,
+    ),
     "keep_late_money: status": ("SELECT", "payment/keep_late_money", (SECOND, "cs", "pi"), BOOKS),
     "claim_session: claim": (CLAIMED, "checkout/claim_session", (FIRST, 1.0), BOOKS),
     "claim_session: status": (ENDED, "checkout/claim_session", (FIRST, 1.0), BOOKS),

@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -26,6 +27,7 @@ VALUES: dict[str, Any] = {
     "int8": 50,
     "jsonb": "{}",
     "text": "EUR",
+    "timestamptz": datetime(2100, 1, 1, tzinfo=UTC),
     "uuid": uuid4(),
 }
 WORDS = {("refunds/add_refund", 4): "staff", ("refunds/record_refund", 4): "SUCCEEDED"}

@@ -75,11 +75,11 @@ async def _settle(tx: Connection, after: AfterCommit, order: OrderRow, found: Se
 async def _cancel_unasked(tx: Connection, after: AfterCommit, order: OrderRow, note: str | None) -> None:
     """Cancel the order as it was looked into, and not when another session may have come of it since."""
     held = await orders.lock(tx, order.id)
-    if held.status != "PENDING_PAYMENT" or held.payment_status != "INITIATED":
+    if held.status != "PENDING_PAYMENT" or held.payment_status != order.payment_status:
         return
     if (held.attempt, held.stripe_session_id) != (order.attempt, order.stripe_session_id):
         raise session.in_progress()
-    await orders.cancel(tx, after, held, "EXPIRED", note)
+    await orders.cancel(tx, after, held, "FAILED" if held.payment_status == "PROCESSING" else "EXPIRED", note)
 
 
 async def _recheck(parts: Parts, order: OrderRow) -> None:
@@ -90,18 +90,12 @@ async def _recheck(parts: Parts, order: OrderRow) -> None:
     except StripeRefused as refused:
         if not order.given_up:
             raise session.payment_unavailable() from refused
-        work = partial(_give_up, order_id=order.id, note="Stripe knows no such payment session")
-        await orders.transition(parts, work)
+        await orders.transition(
+            parts, partial(_cancel_unasked, order=order, note="Stripe knows no such payment session")
+        )
         return
     except StripeUnknown as unknown:
         raise session.payment_unavailable() from unknown
     settled = partial(payment.settle, order_id=order.id, found=found, failed=failed)
     if await orders.transition(parts, settled) == "mismatch" and order.overdue:
-        await orders.transition(parts, partial(_give_up, order_id=order.id, note=MISMATCH))
-
-
-async def _give_up(tx: Connection, after: AfterCommit, order_id: UUID, note: str) -> None:
-    """Cancel an order whose payment on its way can no longer become its payment."""
-    held = await orders.lock(tx, order_id)
-    if (held.status, held.payment_status) == ("PENDING_PAYMENT", "PROCESSING"):
-        await orders.cancel(tx, after, held, "FAILED", note)
+        await orders.transition(parts, partial(_cancel_unasked, order=order, note=MISMATCH))

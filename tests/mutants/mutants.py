@@ -356,7 +356,7 @@ MUTANTS = [
     Mutant(
         "expiry: what is paid later stays",
         "service/shop/expiry.py",
-        ' or held.payment_status != "INITIATED":',
+        " or held.payment_status != order.payment_status:",
         ":",
         at("shop/test_expiry", "test_what_is_heard_while_stripe_is_given_up_counts"),
     ),

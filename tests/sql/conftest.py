@@ -3,13 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from uuid import uuid4
 
 import asyncpg
 import pytest
 import pytest_asyncio
 
-from tests.conftest import TEMPLATE, named
+from tests.conftest import cloned
 from tests.sql.scenarios import SEED
 
 
@@ -18,26 +17,29 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @contextmanager
-def cloned(template: str, *statements: str) -> Iterator[str]:
-    """The URL of a database with the migrated schema, in which these statements have been run."""
-    name = f"test_{uuid4().hex}"
+def shared(template: str, *statements: str) -> Iterator[str]:
+    """`cloned` for many tests, each with a loop of its own: the URL of a database that these statements were run in."""
 
-    async def run(url: str, *statements: str) -> None:
+    async def prepare(url: str) -> None:
         connection = await asyncpg.connect(url)
         for statement in statements:
             await connection.execute(statement)
         await connection.close()
 
-    asyncio.run(run(template, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} STRATEGY file_copy"))
-    asyncio.run(run(named(template, name), *statements))
-    yield named(template, name)
-    asyncio.run(run(template, f"DROP DATABASE {name} WITH (FORCE)"))
+    with asyncio.Runner() as runner:
+        clone = cloned(template)
+        url = runner.run(clone.__aenter__())
+        try:
+            runner.run(prepare(url))
+            yield url
+        finally:
+            runner.run(clone.__aexit__(None, None, None))
 
 
 @pytest.fixture(scope="session")
 def small_shop(template: str) -> Iterator[str]:
     """The URL of the database that the scenarios are about."""
-    with cloned(template, SEED, "CREATE EXTENSION pgrowlocks") as url:
+    with shared(template, SEED, "CREATE EXTENSION pgrowlocks") as url:
         yield url
 
 

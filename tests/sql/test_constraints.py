@@ -13,7 +13,7 @@ import pytest
 
 from service.infra.statements import NoRow, Statement
 from tests.client import waiting
-from tests.sql.conftest import cloned
+from tests.sql.conftest import shared
 
 ONE, TWO, NONE = (f"'00000000-0000-4000-8000-00000000000{number}'::uuid" for number in (1, 2, 3))
 FIRST, SECOND, THIRD = (UUID(text.split("'")[1]) for text in (ONE, TWO, NONE))
@@ -162,7 +162,7 @@ NONSENSE = [
 @pytest.fixture(scope="module")
 def seeded(template: str) -> Iterator[str]:
     """The URL of one database for all cases, as each rolls back what it did: a clone for each takes a minute."""
-    with cloned(template, SEED) as url:
+    with shared(template, SEED) as url:
         yield url
 
 

@@ -13,7 +13,7 @@ import pytest_asyncio
 from service.infra.db import LIMITS
 from service.infra.statements import NoRow, Statement, files
 from tests.sql.catalogue import CLEARANCE, MILLION, fill
-from tests.sql.conftest import cloned
+from tests.sql.conftest import shared
 from tests.sql.explain import explain, nodes
 from tests.sql.headers import said
 from tests.sql.locks import transaction
@@ -32,7 +32,7 @@ WHOLE = "none; reads the tables whole"
 @pytest.fixture(scope="session")
 def large(template: str) -> Iterator[str]:
     """The URL of the catalogue of a million products."""
-    with cloned(template) as url:
+    with shared(template) as url:
         asyncio.run(fill(url, MILLION))
         yield url
 
@@ -40,7 +40,7 @@ def large(template: str) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def thousandth(template: str) -> Iterator[str]:
     """The URL of one of a thousand."""
-    with cloned(template) as url:
+    with shared(template) as url:
         asyncio.run(fill(url, MILLION // 1000))
         yield url
 

@@ -4,7 +4,6 @@ What is allowed stands here a second time, so that a grant too many fails as wel
 taken away once, to see that some statement needs it.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from uuid import uuid4
@@ -17,6 +16,7 @@ from service.infra.db import LIMITS
 from service.infra.review import review
 from service.infra.statements import files
 from tests.conftest import PASSWORD, cloned, login
+from tests.sql.conftest import shared
 
 ALL = "*"
 READ = {"SELECT": ALL}
@@ -175,13 +175,10 @@ RUNS = {
 @pytest.fixture(scope="module")
 def url(template: str) -> Iterator[str]:
     """One database for all, as nothing here stays in it; its URL, as a superuser."""
-    with asyncio.Runner() as runner:
-        clone = cloned(template)
-        url = runner.run(clone.__aenter__())
+    with shared(template) as url:
         # Who may do what with a database is not cloned with it. And the lines may be run again.
         roles.make_roles(url, PASSWORD)
         yield url
-        runner.run(clone.__aexit__(None, None, None))
 
 
 @asynccontextmanager

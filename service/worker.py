@@ -3,17 +3,19 @@
 import asyncio
 import logging
 import signal
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import orjson
 from arq.worker import Worker, func
 from prometheus_client import start_http_server
 
 from service.errors import ShopError
-from service.infra import logs
+from service.infra import health, logs
 from service.infra.logs import cause
+from service.infra.metrics import TURNS
 from service.infra.parts import Parts, open_parts
 from service.infra.queue import QUEUE, open_redis
 from service.infra.stripe import StripeRefused, StripeUnknown
@@ -26,6 +28,8 @@ STOP_SECONDS = 10
 TIDY_SECONDS = 600
 # It reads the tables whole.
 AUDIT_SECONDS = 300
+# A loop that takes so much longer than it should is late: more than a batch takes with Stripe hanging.
+LATE_SECONDS = 300
 
 logger = logging.getLogger(__name__)
 
@@ -69,12 +73,17 @@ async def run(settings: Settings) -> None:
 async def work(settings: Settings, stopping: asyncio.Event) -> None:
     """Run jobs and repairers until `stopping`, then finish or hand back what is in hand."""
     async with open_parts(settings, "commerce-worker") as parts:
+        worker_id, due = uuid4(), dict[str, float]()
         # Repairers as plain loops and not as arq's cron: they must run when Redis does not.
+        repairers: list[tuple[str, float, Callable[[], Awaitable[object]]]] = [
+            ("sweep", settings.sweep_seconds, lambda: sweep.sweep(parts)),
+            ("reconcile", settings.reconcile_seconds, lambda: reconcile.reconcile(parts)),
+            ("audit", AUDIT_SECONDS, lambda: audit.audit(parts.pool)),
+            ("tidy", TIDY_SECONDS, lambda: sweep.tidy(parts)),
+            ("heartbeat", health.BEAT_SECONDS, lambda: health.beat(parts, worker_id, _late(due))),
+        ]
         loops = [
-            asyncio.create_task(_every(settings.sweep_seconds, stopping, lambda: sweep.sweep(parts))),
-            asyncio.create_task(_every(settings.reconcile_seconds, stopping, lambda: reconcile.reconcile(parts))),
-            asyncio.create_task(_every(AUDIT_SECONDS, stopping, lambda: audit.audit(parts.pool))),
-            asyncio.create_task(_every(TIDY_SECONDS, stopping, lambda: sweep.tidy(parts))),
+            *(asyncio.create_task(_every(name, seconds, stopping, due, work)) for name, seconds, work in repairers),
             asyncio.create_task(_serve_jobs(parts, stopping)),
         ]
         logger.info("worker started")
@@ -86,8 +95,22 @@ async def work(settings: Settings, stopping: asyncio.Event) -> None:
     logger.info("worker stopped")
 
 
-async def _every(seconds: float, stopping: asyncio.Event, work: Callable[[], Awaitable[object]]) -> None:
-    """Run `work` now and every `seconds`, whatever becomes of it, until stopping."""
+def _late(due: dict[str, float]) -> list[str]:
+    return [name for name, at in due.items() if at < time.monotonic()]
+
+
+async def _every(
+    name: str,
+    seconds: float,
+    stopping: asyncio.Event,
+    due: dict[str, float],
+    work: Callable[[], Awaitable[object]],
+) -> None:
+    """Run `work` now and every `seconds`, whatever becomes of it, until stopping.
+
+    `due` is told until when its next turn has to have ended.
+    """
+    due[name] = time.monotonic() + LATE_SECONDS
     while not stopping.is_set():
         try:
             await work()
@@ -95,6 +118,8 @@ async def _every(seconds: float, stopping: asyncio.Event, work: Callable[[], Awa
             logger.warning("put off", extra={"error": str(error)})
         except Exception:
             logger.exception("a repairer failed")
+        due[name] = time.monotonic() + seconds + LATE_SECONDS
+        TURNS.labels(name).set_to_current_time()
         try:
             await asyncio.wait_for(stopping.wait(), seconds)
         except TimeoutError:

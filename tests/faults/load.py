@@ -13,6 +13,7 @@ import aiohttp
 
 from service.infra.parts import Parts
 from tests.books import balance
+from tests.client import eventually
 from tests.faults.stage import Stage
 
 Json = dict[str, Any]
@@ -146,8 +147,11 @@ class Load:
     async def busy(self, requests: int = 30) -> None:
         """Return once so many more requests were acknowledged."""
         goal = self.ledger.acknowledged + requests
-        while self.ledger.acknowledged < goal:
-            await asyncio.sleep(0.01)
+
+        async def reached() -> bool:
+            return self.ledger.acknowledged >= goal
+
+        await eventually(reached, GIVE_UP_SECONDS)
 
     async def _shop(self) -> None:
         while not self._stopping:
@@ -205,9 +209,12 @@ class Load:
 
     async def end(self, order_id: str) -> Json:
         """The order, once it is fulfilled or cancelled."""
-        while (order := await self.ask("GET", f"/orders/{order_id}"))["status"] not in ("FULFILLED", "CANCELLED"):
-            await asyncio.sleep(0.02)
-        return order
+
+        async def ended() -> Json | None:
+            order = await self.ask("GET", f"/orders/{order_id}")
+            return order if order["status"] in ("FULFILLED", "CANCELLED") else None
+
+        return await eventually(ended, GIVE_UP_SECONDS)
 
 
 async def settle(stage: Stage, ledger: Ledger, seconds: float = 90) -> tuple[list[str], list[str]]:

@@ -2,19 +2,22 @@
 
 import asyncio
 import random
+import resource
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from signal import SIGKILL, SIGQUIT, Signals
+from pathlib import Path
+from signal import SIGKILL, Signals
+from statistics import mean, median
 from typing import Any
 from uuid import UUID, uuid4
 
-import aiohttp
 import redis.asyncio
 
-from tests.faults.load import AGAIN, AGAIN_CODES, Json, Ledger, Load, settle
+from tests.client import eventually
+from tests.faults.load import Json, Load, settle
 from tests.faults.proxy import Proxy, When, calls, statements
 from tests.faults.stage import Stage
 
@@ -150,13 +153,12 @@ async def proxied(stage: Stage, *names: str) -> AsyncIterator[tuple[Proxy, Proxy
 
 
 async def cut(stage: Stage, times: int) -> Outcome:
-    """Connections to PostgreSQL are cut: of three, one wherever it is, one before its COMMIT and one after."""
+    """Connections to PostgreSQL are cut: of three, one wherever it is, one before its COMMIT and one after it."""
     async with proxied(stage, "api", "worker") as (postgres, _), trial(stage, str(times), moment=0) as attempt:
         for number in range(times):
             if number % 3 == 0:
-                while not postgres.cut_one():
-                    await asyncio.sleep(0.01)
-                await asyncio.sleep(random.uniform(0, 0.02))
+                await attempt.load.busy(1)
+                postgres.cut_one()
             else:
                 when: When = "before" if number % 3 == 1 else "after"
                 await postgres.set("COMMIT", when, random.randint(1, 5)).sprung.wait()
@@ -207,8 +209,7 @@ async def _passed(
         # Not asked of the API, whose own questions these would be.
         async with attempt.stage.parts() as parts:
             query = "SELECT status IN ('PAID', 'FULFILLED') FROM orders WHERE id = $1"
-            while not await parts.pool.fetchval(query, UUID(order["order_id"])):
-                await asyncio.sleep(0.01)
+            await eventually(lambda: parts.pool.fetchval(query, UUID(order["order_id"])))
     else:
         await load.place(cart)
     points: list[tuple[Proxy, str, int, When]] = []
@@ -271,11 +272,12 @@ async def duplicates(stage: Stage, orders: int, copies: int) -> Outcome:
 
         await asyncio.gather(*(buyer() for _ in range(8)))
         await deliver(paused=False, copies=copies, shuffle=True)
-        while True:
-            events = await parts.pool.fetchval("SELECT count(*) FROM stripe_events") - before
-            if events >= orders and await _webhooks(load) - taken >= events * copies:
-                break
-            await asyncio.sleep(0.2)
+
+        async def all_came() -> int:
+            events: int = await parts.pool.fetchval("SELECT count(*) FROM stripe_events") - before
+            return events if events >= orders and await _webhooks(load) - taken >= events * copies else 0
+
+        events = await eventually(all_came, 600)
         await deliver(copies=1, shuffle=False)
         for order in load.ledger.orders:
             await load.end(order)
@@ -294,3 +296,84 @@ async def _webhooks(load: Load) -> int:
     async with load.http.get(f"{load.stage.api}/metrics") as answer:
         lines = (await answer.text()).splitlines()
     return sum(int(float(line.split()[-1])) for line in lines if 'route="/webhooks/stripe",status="200"' in line[:99])
+
+
+async def overload(stage: Stage, seconds: float, calm: float = 3.0, clients: int = 32) -> Outcome:
+    """Three times the requests that can be done arrive, whether or not those before them are answered."""
+    async with trial(stage, f"{seconds:g} s", shoppers=0) as attempt:
+        load = attempt.load
+        carts = [await load.cart(0) for _ in range(200)]
+        took: list[float] = []
+
+        async def request() -> None:
+            since = time.monotonic()
+            if random.random() < 0.5:
+                await load.send("GET", f"/products/{random.choice(load.products)}")
+            else:
+                await load.add_once(random.choice(carts), random.choice(load.products))
+            took.append(time.monotonic() - since)
+
+        async def closed_loop(until: float) -> float:
+            """So many clients that wait for their answers; how long half of those took at most."""
+            took.clear()
+
+            async def client() -> None:
+                while time.monotonic() < until:
+                    await request()
+
+            await asyncio.gather(*(client() for _ in range(clients)))
+            return median(took)
+
+        await closed_loop(time.monotonic() + calm / 3)
+        normal = await closed_loop(time.monotonic() + calm)
+        capacity = len(took) / calm
+        start, sent, arrived = time.monotonic(), 0, set()
+        before = Counter(load.ledger.answers)
+        while (passed := time.monotonic() - start) < seconds:
+            while sent < passed * capacity * 3:
+                arrived.add(task := asyncio.create_task(request()))
+                task.add_done_callback(arrived.discard)
+                sent += 1
+            await asyncio.sleep(0.002)
+        end = time.monotonic()
+        await asyncio.gather(*arrived)
+        while await closed_loop(time.monotonic() + 0.5) > 2 * normal:
+            assert time.monotonic() < end + 60, "it does not get back to normal"
+        attempt.recoveries.append(time.monotonic() - end)
+        answers = load.ledger.answers - before
+    if answers[0]:
+        attempt.outcome.unexpected.append(f"{answers[0]} requests were not answered")
+    refused = answers[429] + answers[503]
+    attempt.outcome.note = f"{capacity:.0f}/s can be done; of {sent} that came in that time {refused} were refused"
+    return attempt.outcome
+
+
+def _usage(pid: int) -> tuple[float, int]:
+    """A process's resident memory in MB, and how many files it has open."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20, len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+async def soak(stage: Stage, minutes: float) -> Outcome:
+    """Nothing but load, for long: memory, file descriptors and connections stay what they are."""
+    samples: dict[str, list[float]] = defaultdict(list)
+    async with trial(stage, f"{minutes:g} min", shoppers=4) as attempt, stage.parts() as parts:
+        end = time.monotonic() + minutes * 60
+        while time.monotonic() < end:
+            await asyncio.sleep(minutes)  # sixty samples
+            for name in ("api", "worker"):
+                megabytes, files = _usage(stage.family(name)[0])
+                samples[f"{name} MB"].append(megabytes)
+                samples[f"{name} files"].append(files)
+                query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1"
+                samples[f"{name} connections"].append(await parts.pool.fetchval(query, f"commerce-{name}"))
+    notes = []
+    for what, values in samples.items():
+        # Its second quarter, when all is warm, against its last.
+        quarter = len(values) // 4
+        early, late = mean(values[quarter : 2 * quarter]), mean(values[-quarter:])
+        notes.append(f"{what} {values[0]:.0f}, {early:.0f}, {late:.0f}")
+        if late > early * 1.1 + 2:
+            attempt.outcome.unexpected.append(f"{what} grew from {early:.1f} to {late:.1f}")
+    attempt.outcome.note = f"at first, in the second and the last quarter: {'; '.join(notes)}"
+    return attempt.outcome

@@ -86,6 +86,7 @@ class Proxy:
         self._names = names
         self.seen: list[str] = []
         self.links: set[Link] = set()
+        self._serving: set[asyncio.Task[None]] = set()
         self.trap: Trap | None = None
 
     async def __aenter__(self) -> Self:
@@ -97,23 +98,23 @@ class Proxy:
         self._server.close()
         for link in list(self.links):
             link.cut()
-        while self.links:
-            await asyncio.sleep(0)
+        await asyncio.gather(*self._serving)
 
     def set(self, name: str, when: When, nth: int = 1, then: Callable[[], object] = lambda: None) -> Trap:
         """Cut the connection that passes this point, and do `then` as well."""
         self.trap = Trap(name, when, nth, then)
         return self.trap
 
-    def cut_one(self) -> bool:
-        """Cut a connection, whatever it is at; False where there is none."""
-        if self.links:
-            random.choice(list(self.links)).cut()
-        return bool(self.links)
+    def cut_one(self) -> None:
+        """Cut a connection, whatever it is at."""
+        random.choice(list(self.links)).cut()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        link = Link([writer])
+        link, task = Link([writer]), asyncio.current_task()
+        assert task is not None
         self.links.add(link)
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
         try:
             answers, server = await asyncio.open_connection("127.0.0.1", self._to)
             link.writers.append(server)

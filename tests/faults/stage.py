@@ -138,15 +138,15 @@ class Stage:
             self._pids[name] = int((folder / "pid").read_text())
             return
         self._starts += 1
-        options = {
-            "standin": ("standin", "--port", self.ports["standin"], "--webhook-url", f"{self.api}/webhooks/stripe")
-            + ("--data", self.folder / "stripe.sqlite3"),
+        events = ("--webhook-url", f"{self.api}/webhooks/stripe", "--data", self.folder / "stripe.sqlite3")
+        command = {
+            "standin": ("standin", "--port", self.ports["standin"], *events),
             "api": ("serve", "--port", self.ports["api"]),
             "worker": ("worker",),
         }[name]
         environ = {name: value for name, value in os.environ.items() if name.lower() not in Settings.model_fields}
         process: subprocess.Popen[bytes] = spawn(
-            [sys.executable, "-m", "service", *options],
+            [sys.executable, "-m", "service", *command],
             self.folder / f"{name}.{self._starts}.log",
             folder=self.folder,
             environ=environ | self.settings,

@@ -21,7 +21,7 @@ Json = dict[str, Any]
 # Answers after which to ask again: 0 is none at all, and one that should not have been given is noted before.
 AGAIN = {0, 429, 500, 503}
 AGAIN_CODES = {"checkout_in_progress", "idempotency_key_in_use"}
-ANSWER_SECONDS = 15
+ANSWER_SECONDS = 30
 GIVE_UP_SECONDS = 120
 PRODUCTS = 10
 

@@ -5,11 +5,12 @@ import random
 import resource
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from signal import SIGKILL, Signals
+from signal import SIGKILL, SIGQUIT, Signals
 from statistics import mean, median
 from typing import Any
 from uuid import UUID, uuid4
@@ -30,7 +31,7 @@ class Outcome:
     acknowledged: int
     lost: list[str] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
-    unexpected: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)  # answers, and errors in the logs
     recoveries: list[float] = field(default_factory=list)
     note: str = ""
 
@@ -54,14 +55,15 @@ class Trial:
 
 
 @asynccontextmanager
-async def trial(stage: Stage, times: str, note: str = "", **load: Any) -> AsyncIterator[Trial]:
+async def trial(stage: Stage, times: str, **load: Any) -> AsyncIterator[Trial]:
     """A load around a fault; its outcome is there when the block has ended."""
     async with Load(stage, **load) as running:
         attempt = Trial(stage, running)
         yield attempt
     ledger = running.ledger
     lost, violations = await settle(stage, ledger)
-    attempt.outcome = Outcome(times, ledger.acknowledged, lost, violations, ledger.unexpected, attempt.recoveries, note)
+    unexpected = [*ledger.unexpected, *stage.errors()]
+    attempt.outcome = Outcome(times, ledger.acknowledged, lost, violations, unexpected, attempt.recoveries)
 
 
 async def kill(stage: Stage, name: str, times: int, number: Signals = SIGKILL) -> Outcome:
@@ -78,7 +80,7 @@ async def kill(stage: Stage, name: str, times: int, number: Signals = SIGKILL) -
 
 async def freeze(stage: Stage, name: str, seconds: list[float]) -> Outcome:
     """A process and its children stand still, and go on."""
-    async with trial(stage, f"{len(seconds)} × {min(seconds):g} to {max(seconds):g} s") as attempt:
+    async with trial(stage, f"{', '.join(map(str, seconds))} s") as attempt:
         for still in seconds:
             await attempt.load.busy()
             stage.freeze(name)
@@ -362,7 +364,7 @@ async def soak(stage: Stage, minutes: float) -> Outcome:
         while time.monotonic() < end:
             await asyncio.sleep(minutes)  # sixty samples
             for name in ("api", "worker"):
-                megabytes, files = _usage(stage.family(name)[0])
+                megabytes, files = _usage(stage.pids[name])
                 samples[f"{name} MB"].append(megabytes)
                 samples[f"{name} files"].append(files)
                 query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1"
@@ -377,3 +379,39 @@ async def soak(stage: Stage, minutes: float) -> Outcome:
             attempt.outcome.unexpected.append(f"{what} grew from {early:.1f} to {late:.1f}")
     attempt.outcome.note = f"at first, in the second and the last quarter: {'; '.join(notes)}"
     return attempt.outcome
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part's name in the report, what it does, and how often in `make test` and in `make faults`."""
+
+    fault: str
+    do: Callable[..., Awaitable[Outcome]]
+    short: dict[str, Any] | None
+    full: dict[str, Any]
+
+
+immediate = partial(kill, name="postgres", number=SIGQUIT)
+# Six seconds are more than a request waits for PostgreSQL.
+SIX, FREEZES = {"seconds": [6]}, [3, 3, 6, 12]
+FEW, MANY = {"orders": 200, "copies": 5}, {"orders": 5000, "copies": 10}
+COMMITS = ("COMMIT", "POST /v1/checkout/sessions")
+PARTS = {
+    "kill-api": Part("API: kill -9", partial(kill, name="api"), {"times": 5}, {"times": 50}),
+    "kill-worker": Part("worker: kill -9", partial(kill, name="worker"), {"times": 5}, {"times": 50}),
+    "kill-postgres": Part("PostgreSQL: kill -9", partial(kill, name="postgres"), {"times": 2}, {"times": 20}),
+    "kill-valkey": Part("Valkey: kill -9", partial(kill, name="valkey"), {"times": 2}, {"times": 20}),
+    "immediate": Part("PostgreSQL: stopped in immediate mode", immediate, {"times": 1}, {"times": 20}),
+    "freeze-api": Part("API: frozen", partial(freeze, name="api"), {"seconds": [1]}, {"seconds": FREEZES}),
+    "freeze-worker": Part("worker: frozen", partial(freeze, name="worker"), {"seconds": [1]}, {"seconds": FREEZES}),
+    "freeze-postgres": Part("PostgreSQL: frozen", partial(freeze, name="postgres"), SIX, {"seconds": FREEZES}),
+    "freeze-valkey": Part("Valkey: frozen", partial(freeze, name="valkey"), {"seconds": [1]}, {"seconds": FREEZES}),
+    "wipe": Part("Valkey: wiped", wipe, {"times": 1}, {"times": 20}),
+    "cut": Part("connections to PostgreSQL: cut", cut, {"times": 50}, {"times": 2000}),
+    "points": Part("API: kill -9 at each point of checkout and webhook", points, {"names": COMMITS}, {}),
+    "stripe": Part("Stripe: refuses, hangs, fails, garbles, is gone", stripe, {"seconds": 0.5}, {"seconds": 5}),
+    "crowd": Part("one product for 100 units, all buyers at once", crowd, None, {"buyers": 20_000}),
+    "duplicates": Part("webhooks: each several times, shuffled", duplicates, FEW, MANY),
+    "overload": Part("requests: three times what can be done", overload, {"seconds": 15}, {"seconds": 120}),
+    "soak": Part("nothing but load", soak, None, {"minutes": 20}),
+}

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -28,7 +29,7 @@ SERVERS = ("postgres", "valkey")
 SETTINGS = {
     "STRIPE_API_KEY": "sk_test_faults",
     "STRIPE_WEBHOOK_SECRET": WEBHOOK_SECRET,
-    "STRIPE_TIMEOUT_SECONDS": "2",
+    "STRIPE_TIMEOUT_SECONDS": "1",
     "HOLD_SECONDS": "30",
     "SWEEP_SECONDS": "1",
     "RECONCILE_SECONDS": "5",
@@ -36,6 +37,14 @@ SETTINGS = {
     "MAX_PENDING_PER_CLIENT": "0",
     "LOG_LEVEL": "WARNING",
 }
+
+
+def family(pid: int) -> list[int]:
+    """The ids of a process and of its children; none when it is gone."""
+    try:
+        return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+    except FileNotFoundError:
+        return []
 
 
 class Stage:
@@ -48,9 +57,9 @@ class Stage:
         self.standin = f"http://127.0.0.1:{self.ports['standin']}"
         self.settings = SETTINGS | {"STRIPE_API_BASE": self.standin}
         self._running: dict[str, ExitStack] = {}
-        self._pids: dict[str, int] = {}
+        self.pids: dict[str, int] = {}
         self._killed: dict[str, list[int]] = {}
-        self._starts = 0
+        self._starts = self._told = 0
         # To Linux a child's parent is the thread that forked it, so one lives as long as they do.
         self._hands = ThreadPoolExecutor(1)
 
@@ -76,9 +85,9 @@ class Stage:
 
     def signal(self, name: str, number: Signals) -> None:
         """Send a signal to a process, not to its children."""
-        self._killed[name] = self.family(name)
+        self._killed[name] = family(self.pids[name])
         with suppress(ProcessLookupError):
-            os.kill(self._pids[name], number)
+            os.kill(self.pids[name], number)
 
     async def revive(self, name: str) -> None:
         """Start what was killed again, as a supervisor would."""
@@ -92,21 +101,26 @@ class Stage:
 
     def freeze(self, name: str) -> None:
         """Stop a process and its children where they are."""
-        for pid in self.family(name):
+        for pid in family(self.pids[name]):
             os.kill(pid, SIGSTOP)
 
     def thaw(self, name: str) -> None:
-        for pid in self.family(name):
+        """Let it go on."""
+        for pid in family(self.pids[name]):
             with suppress(ProcessLookupError):
                 os.kill(pid, SIGCONT)
 
-    def family(self, name: str) -> list[int]:
-        """The ids of a process and of its children."""
-        pid = self._pids[name]
-        try:
-            return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
-        except FileNotFoundError:
-            return []
+    def errors(self) -> list[str]:
+        """What API and worker have logged as errors since this was asked last."""
+        lines = [
+            line
+            for log in sorted(self.folder.glob("*.log"))
+            if not log.name.startswith("standin")
+            for line in log.read_text().splitlines()
+            if '"level":"ERROR"' in line
+        ]
+        new, self._told = lines[self._told :], len(lines)
+        return new
 
     @asynccontextmanager
     async def parts(self) -> AsyncIterator[Parts]:
@@ -135,7 +149,7 @@ class Stage:
                 self.settings.setdefault("DATABASE_URL", stack.enter_context(servers.postgres(folder, port=port)))
             else:
                 self.settings["REDIS_URL"] = stack.enter_context(servers.valkey(folder, port=port, durable=False))
-            self._pids[name] = int((folder / "pid").read_text())
+            self.pids[name] = int((folder / "pid").read_text())
             return
         self._starts += 1
         events = ("--webhook-url", f"{self.api}/webhooks/stripe", "--data", self.folder / "stripe.sqlite3")
@@ -147,11 +161,11 @@ class Stage:
         environ = {name: value for name, value in os.environ.items() if name.lower() not in Settings.model_fields}
         process: subprocess.Popen[bytes] = spawn(
             [sys.executable, "-m", "service", *command],
-            self.folder / f"{name}.{self._starts}.log",
+            self.folder / f"{name}.{self._starts:04}.log",
             folder=self.folder,
             environ=environ | self.settings,
         )
-        self._pids[name] = process.pid
+        self.pids[name] = process.pid
         stack.callback(stop, process)
 
     def _revive(self, name: str) -> None:
@@ -165,6 +179,9 @@ class Stage:
 @asynccontextmanager
 async def staged() -> AsyncIterator[Stage]:
     """A stage, from its start to its end."""
+    # Each of a crowd has a connection, at both ends.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with scratch_folder() as folder:
         stage = Stage(folder)
         try:

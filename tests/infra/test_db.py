@@ -1,7 +1,10 @@
 """Transactions are retried whole where the server asks for it, and what they end in is an error of ours."""
 
 import asyncio
+import contextlib
+import os
 from collections.abc import Awaitable, Callable
+from signal import SIGCONT, SIGSTOP
 
 import asyncpg
 import pytest
@@ -12,6 +15,7 @@ from service.infra import db
 from service.infra.parts import Parts
 from service.settings import Settings
 from tests.client import eventually
+from tests.faults.stage import family
 
 Work = Callable[[db.Connection], Awaitable[None]]
 
@@ -103,3 +107,48 @@ async def test_time_limits_and_names_are_set_on_the_server(parts: Parts) -> None
         for name, value in db.LIMITS.items():
             assert await connection.fetchval("SELECT current_setting($1)", name) == value
         assert await connection.fetchval("SELECT current_setting('application_name')") == "commerce-tests"
+
+
+async def test_a_server_that_hangs_is_told_to_everybody_while_it_hangs(settings: Settings) -> None:
+    async def ask(tx: db.Connection) -> int:
+        return int(await tx.fetchval("SELECT 1"))
+
+    with scratch_folder() as folder, postgres(folder, durable=False) as url:
+        one = settings.model_copy(update={"database_url": url, "db_pool_size": 1})
+        pool = await db.open_pool(one, "commerce-tests", statement_seconds=1)
+        assert await db.transact(pool, ask) == 1
+        server = family(int((folder / "pid").read_text()))
+        for pid in server:
+            os.kill(pid, SIGSTOP)
+        try:
+            # One asks, and the others wait for the connection.
+            answers = await asyncio.gather(*(db.transact(pool, ask) for _ in range(20)), return_exceptions=True)
+        finally:
+            for pid in server:
+                os.kill(pid, SIGCONT)
+        assert {getattr(answer, "code", answer) for answer in answers} == {"unavailable"}
+
+        async def answers_again() -> bool:
+            try:
+                return await db.transact(pool, ask) == 1
+            except ShopError:
+                return False
+
+        assert await eventually(answers_again)
+        await pool.close()
+
+
+async def test_what_the_driver_cannot_send_is_no_lost_connection(parts: Parts) -> None:
+    with pytest.raises(asyncpg.DataError):
+        await db.transact(parts.pool, lambda tx: tx.fetchval("SELECT $1::integer", 2**40))
+    async with db.connection(parts.pool) as reader:
+        assert await reader.fetchval("SELECT 1") == 1
+
+
+async def test_a_swallowed_error_is_no_commit(parts: Parts) -> None:
+    async def work(tx: db.Connection) -> None:
+        with contextlib.suppress(asyncpg.PostgresError):
+            await tx.execute("SELECT 1 / 0")
+
+    with pytest.raises(AssertionError):
+        await db.transact(parts.pool, work)

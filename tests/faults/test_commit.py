@@ -127,3 +127,13 @@ async def test_a_payment_is_looked_up_by_its_event(
     # What follows a commit has followed it, seen or not.
     assert await parts.redis.exists(f"arq:job:post_payment_pipeline:{placed['order_id']}")
     await balance(parts, stripe)
+
+
+async def test_what_is_cut_before_its_commit_has_not_been_and_is_done(
+    shop: Shop, proxy: Proxy, database: asyncpg.Connection, when: When
+) -> None:
+    tent, cart = (await shop.product())["id"], await shop.cart()
+    trap = proxy.set("cart/add_line", when)
+    assert (await shop.add(cart, tent))["items"][0]["quantity"] == 1
+    assert trap.sprung.is_set()
+    assert await database.fetchval("SELECT sum(quantity) FROM cart_items") == 1

@@ -146,9 +146,10 @@ async def transact(pool: Pool, work: Callable[[Connection], Awaitable[T]], *, re
                 committing = True
                 status = await tx.execute("COMMIT")
                 # A transaction in which an error was swallowed ends in ROLLBACK, without another error.
+                assert status == "COMMIT", status
                 return result
             except Exception as error:
-                lost = _is_loss(error)
+                lost = isinstance(error, _LOST)
                 if lost:
                     _abandon(tx)
                 else:
@@ -194,11 +195,6 @@ def _silence() -> ShopError:
     return ShopError("unavailable", "The database does not answer; try again.")
 
 
-def _is_loss(error: BaseException) -> bool:
-    # What the driver says of an argument that it cannot send is an InterfaceError and a ValueError.
-    return isinstance(error, _LOST) and not isinstance(error, ValueError)
-
-
 def shop_error(error: BaseException) -> ShopError:
     """What an error of the driver or the server means to a client."""
     if isinstance(error, ShopError):
@@ -213,6 +209,6 @@ def shop_error(error: BaseException) -> ShopError:
         return ShopError("busy", "The database is being migrated; try again.")
     if isinstance(error, TimeoutError):
         return ShopError("busy", "No database connection became free in time; try again.")
-    if _is_loss(error):
+    if isinstance(error, _LOST):
         return ShopError("unavailable", "The database cannot be reached; try again.")
     raise error

@@ -79,13 +79,17 @@ class Link:
 
 
 class Proxy:
-    """Listens on a port of 127.0.0.1 before the server at `port`; `seen` is what has passed."""
+    """Listens on a port of 127.0.0.1 before the server at `port`.
+
+    `seen` is what has passed, `accepted` how many connections have come.
+    """
 
     def __init__(self, port: int, names: Names) -> None:
         self._to = port
         self._names = names
         self.seen: list[str] = []
         self.links: set[Link] = set()
+        self.accepted = 0
         self._serving: set[asyncio.Task[None]] = set()
         self.trap: Trap | None = None
 
@@ -110,6 +114,7 @@ class Proxy:
         random.choice(list(self.links)).cut()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.accepted += 1
         link, task = Link([writer]), asyncio.current_task()
         assert task is not None
         self.links.add(link)

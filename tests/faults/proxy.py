@@ -34,7 +34,7 @@ async def statements(reader: asyncio.StreamReader) -> AsyncIterator[tuple[bytes,
         kind, name = head[:1], None
         if kind == b"P":  # Parse: a statement's own name, then its text
             own, _, text = body.partition(b"\0")
-            prepared[own] = COMMENT.match(text)
+            prepared[own] = COMMENT.search(text)
         elif kind == b"B":  # Bind: the portal, then the statement
             found = prepared.get(body.split(b"\0", 2)[1])
             name = found[1].decode() if found else None

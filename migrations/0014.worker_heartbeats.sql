@@ -16,3 +16,18 @@ CREATE TABLE worker_heartbeats (
     late text NOT NULL,
     CONSTRAINT worker_heartbeats_pkey PRIMARY KEY (worker_id)
 ) WITH (fillfactor = 50);
+
+-- Blocks, as a grant to a role that is not there would fail.
+DO $$
+BEGIN
+    IF to_regrole('commerce_worker') IS NOT NULL THEN
+        GRANT SELECT, INSERT (worker_id, late), UPDATE (seen_at, late), DELETE ON worker_heartbeats TO commerce_worker;
+    END IF;
+    IF to_regrole('commerce_app') IS NOT NULL THEN
+        GRANT SELECT ON worker_heartbeats TO commerce_app;
+    END IF;
+    IF to_regrole('commerce_readonly') IS NOT NULL THEN
+        GRANT SELECT ON worker_heartbeats TO commerce_readonly;
+    END IF;
+END
+$$;

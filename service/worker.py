@@ -3,10 +3,10 @@
 import asyncio
 import logging
 import signal
-import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, cast
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import orjson
 from arq.worker import Worker, func
@@ -15,7 +15,7 @@ from prometheus_client import start_http_server
 from service.errors import ShopError
 from service.infra import health, logs
 from service.infra.logs import cause
-from service.infra.metrics import TURNS
+from service.infra.metrics import REPAIRED
 from service.infra.parts import Parts, open_parts
 from service.infra.queue import QUEUE, open_redis
 from service.infra.stripe import StripeRefused, StripeUnknown
@@ -28,8 +28,11 @@ STOP_SECONDS = 10
 TIDY_SECONDS = 600
 # It reads the tables whole.
 AUDIT_SECONDS = 300
-# A loop that takes so much longer than it should is late: more than a batch takes with Stripe hanging.
+# A repairer that takes longer is late: with Stripe hanging, a batch of the sweep takes less.
 LATE_SECONDS = 300
+BEAT_SECONDS = 5
+
+Work = Callable[[], Awaitable[object]]
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +52,7 @@ async def settle_refunds(context: dict[str, Any], order_id: str) -> None:
     await _job("settle_refunds", lambda: refunds.settle(context["parts"], UUID(order_id)))
 
 
-async def _job(name: str, work: Callable[[], Awaitable[object]]) -> None:
+async def _job(name: str, work: Work) -> None:
     """Run a job once; whatever it could not do is due in the tables, and the sweep comes for it."""
     cause.set(f"job {name}")
     try:
@@ -73,17 +76,19 @@ async def run(settings: Settings) -> None:
 async def work(settings: Settings, stopping: asyncio.Event) -> None:
     """Run jobs and repairers until `stopping`, then finish or hand back what is in hand."""
     async with open_parts(settings, "commerce-worker") as parts:
-        worker_id, due = uuid4(), dict[str, float]()
         # Repairers as plain loops and not as arq's cron: they must run when Redis does not.
-        repairers: list[tuple[str, float, Callable[[], Awaitable[object]]]] = [
-            ("sweep", settings.sweep_seconds, lambda: sweep.sweep(parts)),
-            ("reconcile", settings.reconcile_seconds, lambda: reconcile.reconcile(parts)),
-            ("audit", AUDIT_SECONDS, lambda: audit.audit(parts.pool)),
-            ("tidy", TIDY_SECONDS, lambda: sweep.tidy(parts)),
-            ("heartbeat", health.BEAT_SECONDS, lambda: health.beat(parts, worker_id, _late(due))),
+        repairers: dict[str, tuple[float, Work]] = {
+            "sweep": (settings.sweep_seconds, lambda: sweep.sweep(parts)),
+            "reconcile": (settings.reconcile_seconds, lambda: reconcile.reconcile(parts)),
+            "audit": (AUDIT_SECONDS, lambda: audit.audit(parts.pool)),
+            "tidy": (TIDY_SECONDS, lambda: sweep.tidy(parts)),
+        }
+        turns: list[tuple[float, Work]] = [
+            *((seconds, partial(_repair, parts, name, seconds, work)) for name, (seconds, work) in repairers.items()),
+            (BEAT_SECONDS, lambda: health.beat(parts, health.HEARTBEAT, 3 * BEAT_SECONDS)),
         ]
         loops = [
-            *(asyncio.create_task(_every(name, seconds, stopping, due, work)) for name, seconds, work in repairers),
+            *(asyncio.create_task(_every(seconds, stopping, work)) for seconds, work in turns),
             asyncio.create_task(_serve_jobs(parts, stopping)),
         ]
         logger.info("worker started")
@@ -95,22 +100,15 @@ async def work(settings: Settings, stopping: asyncio.Event) -> None:
     logger.info("worker stopped")
 
 
-def _late(due: dict[str, float]) -> list[str]:
-    return [name for name, at in due.items() if at < time.monotonic()]
+async def _repair(parts: Parts, name: str, seconds: float, work: Work) -> None:
+    """One turn of a repairer, then its sign of life; a turn that fails gives none."""
+    await work()
+    REPAIRED.labels(name).set_to_current_time()
+    await health.beat(parts, name, seconds + LATE_SECONDS)
 
 
-async def _every(
-    name: str,
-    seconds: float,
-    stopping: asyncio.Event,
-    due: dict[str, float],
-    work: Callable[[], Awaitable[object]],
-) -> None:
-    """Run `work` now and every `seconds`, whatever becomes of it, until stopping.
-
-    `due` is told until when its next turn has to have ended.
-    """
-    due[name] = time.monotonic() + LATE_SECONDS
+async def _every(seconds: float, stopping: asyncio.Event, work: Work) -> None:
+    """Run `work` now and every `seconds`, whatever becomes of it, until stopping."""
     while not stopping.is_set():
         try:
             await work()
@@ -118,8 +116,6 @@ async def _every(
             logger.warning("put off", extra={"error": str(error)})
         except Exception:
             logger.exception("a repairer failed")
-        due[name] = time.monotonic() + seconds + LATE_SECONDS
-        TURNS.labels(name).set_to_current_time()
         try:
             await asyncio.wait_for(stopping.wait(), seconds)
         except TimeoutError:

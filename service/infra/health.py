@@ -6,15 +6,14 @@ that is stuck is connected all the same.
 
 import asyncio
 from dataclasses import dataclass
-from uuid import UUID
 
 from service.errors import ShopError
 from service.infra.db import connection
 from service.infra.parts import Parts
 from service.infra.statements import NoRow, Statement
 
-# sql/operation/see_workers.sql looks back three times as far.
-BEAT_SECONDS = 5
+# What comes round in the worker: that it is there at all, and its repairers.
+HEARTBEAT, REPAIRERS = "heartbeat", ("sweep", "reconcile", "audit", "tidy")
 
 
 @dataclass(slots=True)
@@ -25,15 +24,15 @@ class Migrated:
 
 
 @dataclass(slots=True)
-class SeenWorker:
-    """A worker that is alive: which of its loops are late, with commas between."""
+class LateLoop:
+    """A loop that no worker has come round with in time."""
 
-    late: str
+    loop: str
 
 
 IS_MIGRATED = Statement("operation/is_migrated", Migrated)
 BEAT = Statement("operation/beat", NoRow)
-SEE_WORKERS = Statement("operation/see_workers", SeenWorker)
+LIST_LATE_LOOPS = Statement("operation/list_late_loops", LateLoop)
 
 
 async def check(parts: Parts) -> dict[str, str]:
@@ -42,10 +41,10 @@ async def check(parts: Parts) -> dict[str, str]:
     return {"postgresql": postgresql, "worker": worker, "redis": await _redis(parts)}
 
 
-async def beat(parts: Parts, worker_id: UUID, late: list[str]) -> None:
-    """A worker is alive, and these of its loops are late."""
+async def beat(parts: Parts, loop: str, seconds: float) -> None:
+    """A loop has come round, and is late when it has not again within `seconds`."""
     async with connection(parts.pool) as writer:
-        await BEAT.run(writer, worker_id, ",".join(late))
+        await BEAT.run(writer, loop, seconds)
 
 
 async def _postgresql(parts: Parts) -> tuple[str, str]:
@@ -53,12 +52,12 @@ async def _postgresql(parts: Parts) -> tuple[str, str]:
         async with asyncio.timeout(3), connection(parts.pool) as reader:
             if not (await IS_MIGRATED.one(reader)).migrated:
                 return "not migrated", "not seen"
-            seen = await SEE_WORKERS.maybe(reader)
+            late = [late.loop for late in await LIST_LATE_LOOPS.all(reader, [HEARTBEAT, *REPAIRERS])]
     except (ShopError, TimeoutError):
         return "unreachable", "not seen"
-    if seen is None:
+    if HEARTBEAT in late:
         return "ok", "not seen"
-    return "ok", f"late: {seen.late}" if seen.late else "ok"
+    return "ok", f"late: {', '.join(late)}" if late else "ok"
 
 
 async def _redis(parts: Parts) -> str:

@@ -1,22 +1,16 @@
--- operation/beat: a worker's sign of life; those of workers that are long gone are removed on the way.
+-- operation/beat: a loop of the worker has come round, and when it has to have done so again.
 --
 -- caller   service.infra.health.beat
--- param    $1 worker_id uuid
--- param    $2 late text
+-- param    $1 loop text
+-- param    $2 seconds double precision
 -- returns  none
--- locks    the worker's row, FOR NO KEY UPDATE; rows an hour old, FOR UPDATE; to commit
--- waits    for a worker that removes the same old rows
+-- locks    worker_heartbeats NO KEY UPDATE; to commit
+-- waits    on worker_heartbeats for another worker doing the same; 55P03 after lock_timeout -> busy
 -- index    worker_heartbeats_pkey
--- rows     1, and usually none removed
+-- rows     0..1
 -- guards   none
-WITH gone AS (
-    DELETE FROM worker_heartbeats
-    WHERE seen_at < now() - interval '1 hour' AND worker_id <> $1
-)
-
-INSERT INTO worker_heartbeats (worker_id, late)
-VALUES ($1, $2)
-ON CONFLICT (worker_id) DO UPDATE
-    SET
-        seen_at = now(),
-        late = excluded.late;
+UPDATE worker_heartbeats
+SET
+    beat_at = now(),
+    due_at = now() + make_interval(secs => $2)
+WHERE loop = $1;

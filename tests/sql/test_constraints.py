@@ -48,7 +48,6 @@ INSERT INTO stock_movements (product_id, delta, reason, order_id, hold) VALUES (
 INSERT INTO stock_movements (product_id, delta, reason) VALUES (1, 10, 'initial stock');
 INSERT INTO stripe_events (id, type, payload, next_attempt_at) VALUES ('evt_1', 'charge.refunded', '{{}}', now());
 INSERT INTO idempotency_keys (id, request_digest) VALUES (sha256('key'), sha256('body'));
-INSERT INTO worker_heartbeats (worker_id, late) VALUES (gen_random_uuid(), '');
 """
 
 # Whether a copy of a row is refused for its key says an INSERT, where the key is one that cannot be updated.
@@ -156,7 +155,7 @@ NONSENSE = [
     ("idempotency_keys_request_digest_form", "UPDATE idempotency_keys SET request_digest = ''"),
     ("idempotency_keys_answered_whole", "UPDATE idempotency_keys SET status = 200"),
     ("idempotency_keys_status_success", "UPDATE idempotency_keys SET status = 409, answer = ''"),
-    ("worker_heartbeats_pkey", "INSERT INTO worker_heartbeats SELECT * FROM worker_heartbeats"),
+    ("worker_heartbeats_pkey", "INSERT INTO worker_heartbeats (loop) VALUES ('sweep')"),
 ]
 
 

@@ -7,7 +7,7 @@ INSTALLED := .venv/.installed
 MIGRATIONS = $(filter-out %.rollback.sql,$(wildcard migrations/*.sql))
 
 .DEFAULT_GOAL := help
-.PHONY: help run test plans mutants lint format review lock clean
+.PHONY: help run test plans mutants faults lint format review lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile
@@ -23,6 +23,9 @@ plans: $(INSTALLED)  ## write the plans of all statements at a million products,
 
 mutants: $(INSTALLED)  ## take away each guard of money and stock, and see that a test fails; some with NAME="reserve"
 	@$(BIN)/python -m tests.mutants $(if $(NAME),"$(NAME)")
+
+faults: $(INSTALLED)  ## kill, freeze, cut and flood it under load, half an hour; one part with NAME="kill-api times=3"
+	@$(BIN)/python -m tests.faults $(NAME)
 
 lint: $(INSTALLED)  ## style of Python and SQL, safety of migrations, types, imports
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, cast
 from uuid import UUID
 
@@ -12,8 +13,9 @@ from arq.worker import Worker, func
 from prometheus_client import start_http_server
 
 from service.errors import ShopError
-from service.infra import logs
+from service.infra import health, logs
 from service.infra.logs import cause
+from service.infra.metrics import REPAIRED
 from service.infra.parts import Parts, open_parts
 from service.infra.queue import QUEUE, open_redis
 from service.infra.stripe import StripeRefused, StripeUnknown
@@ -26,6 +28,11 @@ STOP_SECONDS = 10
 TIDY_SECONDS = 600
 # It reads the tables whole.
 AUDIT_SECONDS = 300
+# A repairer that takes longer is late: with Stripe hanging, a batch of the sweep takes less.
+LATE_SECONDS = 300
+BEAT_SECONDS = 5
+
+Work = Callable[[], Awaitable[object]]
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +52,7 @@ async def settle_refunds(context: dict[str, Any], order_id: str) -> None:
     await _job("settle_refunds", lambda: refunds.settle(context["parts"], UUID(order_id)))
 
 
-async def _job(name: str, work: Callable[[], Awaitable[object]]) -> None:
+async def _job(name: str, work: Work) -> None:
     """Run a job once; whatever it could not do is due in the tables, and the sweep comes for it."""
     cause.set(f"job {name}")
     try:
@@ -70,23 +77,39 @@ async def work(settings: Settings, stopping: asyncio.Event) -> None:
     """Run jobs and repairers until `stopping`, then finish or hand back what is in hand."""
     async with open_parts(settings, "commerce-worker") as parts:
         # Repairers as plain loops and not as arq's cron: they must run when Redis does not.
+        repairers: dict[str, tuple[float, Work]] = {
+            "sweep": (settings.sweep_seconds, lambda: sweep.sweep(parts)),
+            "reconcile": (settings.reconcile_seconds, lambda: reconcile.reconcile(parts)),
+            "audit": (AUDIT_SECONDS, lambda: audit.audit(parts.pool)),
+            "tidy": (TIDY_SECONDS, lambda: sweep.tidy(parts)),
+        }
+        turns: list[tuple[float, Work]] = [
+            *((seconds, partial(_repair, parts, name, seconds, work)) for name, (seconds, work) in repairers.items()),
+            (BEAT_SECONDS, lambda: health.beat(parts, health.HEARTBEAT, 3 * BEAT_SECONDS)),
+        ]
         loops = [
-            asyncio.create_task(_every(settings.sweep_seconds, stopping, lambda: sweep.sweep(parts))),
-            asyncio.create_task(_every(settings.reconcile_seconds, stopping, lambda: reconcile.reconcile(parts))),
-            asyncio.create_task(_every(AUDIT_SECONDS, stopping, lambda: audit.audit(parts.pool))),
-            asyncio.create_task(_every(TIDY_SECONDS, stopping, lambda: sweep.tidy(parts))),
+            *(asyncio.create_task(_every(seconds, stopping, work)) for seconds, work in turns),
             asyncio.create_task(_serve_jobs(parts, stopping)),
         ]
         logger.info("worker started")
-        await stopping.wait()
-        _, unfinished = await asyncio.wait(loops, timeout=STOP_SECONDS)
-        for task in unfinished:
-            task.cancel()
-        await asyncio.gather(*unfinished, return_exceptions=True)
+        try:
+            await stopping.wait()
+            await asyncio.wait(loops, timeout=STOP_SECONDS)
+        finally:
+            for task in loops:
+                task.cancel()
+            await asyncio.gather(*loops, return_exceptions=True)
     logger.info("worker stopped")
 
 
-async def _every(seconds: float, stopping: asyncio.Event, work: Callable[[], Awaitable[object]]) -> None:
+async def _repair(parts: Parts, name: str, seconds: float, work: Work) -> None:
+    """One turn of a repairer, then its sign of life; a turn that fails gives none."""
+    await work()
+    REPAIRED.labels(name).set_to_current_time()
+    await health.beat(parts, name, seconds + LATE_SECONDS)
+
+
+async def _every(seconds: float, stopping: asyncio.Event, work: Work) -> None:
     """Run `work` now and every `seconds`, whatever becomes of it, until stopping."""
     while not stopping.is_set():
         try:

@@ -22,7 +22,10 @@ async def live() -> Response:
 
 @router.get("/health/ready", responses=problems())
 async def ready(request: Request) -> Response:
-    """Whether it can sell: PostgreSQL reachable and migrated. Redis may be gone, and is only reported."""
+    """Whether it can sell: PostgreSQL reachable and migrated.
+
+    Redis and the worker may be gone, and are only reported: sales go on, and to refuse them would make it worse.
+    """
     parts = await health.check(parts_of(request))
     if parts["postgresql"] != "ok":
         raise ShopError("unavailable", f"PostgreSQL is {parts['postgresql']}.", **parts)

@@ -1,4 +1,8 @@
-"""Whether the parts answer."""
+"""Whether the parts answer, and the workers' signs of life.
+
+These are in PostgreSQL, as Redis may be gone; and written by what knows whether the worker's loops come round, as one
+that is stuck is connected all the same.
+"""
 
 import asyncio
 from dataclasses import dataclass
@@ -6,7 +10,10 @@ from dataclasses import dataclass
 from service.errors import ShopError
 from service.infra.db import connection
 from service.infra.parts import Parts
-from service.infra.statements import Statement
+from service.infra.statements import NoRow, Statement
+
+# What comes round in the worker: that it is there at all, and its repairers.
+HEARTBEAT, REPAIRERS = "heartbeat", ("sweep", "reconcile", "audit", "tidy")
 
 
 @dataclass(slots=True)
@@ -16,20 +23,41 @@ class Migrated:
     migrated: bool
 
 
+@dataclass(slots=True)
+class LateLoop:
+    """A loop that no worker has come round with in time."""
+
+    loop: str
+
+
 IS_MIGRATED = Statement("operation/is_migrated", Migrated)
+BEAT = Statement("operation/beat", NoRow)
+LIST_LATE_LOOPS = Statement("operation/list_late_loops", LateLoop)
 
 
 async def check(parts: Parts) -> dict[str, str]:
-    """`ok` or what is wrong, for PostgreSQL and Redis."""
-    return {"postgresql": await _postgresql(parts), "redis": await _redis(parts)}
+    """`ok` or what is wrong, for PostgreSQL, the worker and Redis."""
+    postgresql, worker = await _postgresql(parts)
+    return {"postgresql": postgresql, "worker": worker, "redis": await _redis(parts)}
 
 
-async def _postgresql(parts: Parts) -> str:
+async def beat(parts: Parts, loop: str, seconds: float) -> None:
+    """A loop has come round, and is late when it has not again within `seconds`."""
+    async with connection(parts.pool) as writer:
+        await BEAT.run(writer, loop, seconds)
+
+
+async def _postgresql(parts: Parts) -> tuple[str, str]:
     try:
         async with asyncio.timeout(3), connection(parts.pool) as reader:
-            return "ok" if (await IS_MIGRATED.one(reader)).migrated else "not migrated"
+            if not (await IS_MIGRATED.one(reader)).migrated:
+                return "not migrated", "not seen"
+            late = [late.loop for late in await LIST_LATE_LOOPS.all(reader, [HEARTBEAT, *REPAIRERS])]
     except (ShopError, TimeoutError):
-        return "unreachable"
+        return "unreachable", "not seen"
+    if HEARTBEAT in late:
+        return "ok", "not seen"
+    return "ok", f"late: {', '.join(late)}" if late else "ok"
 
 
 async def _redis(parts: Parts) -> str:

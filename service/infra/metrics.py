@@ -21,6 +21,7 @@ LATENCY = Histogram(
 EVENTS = Counter("stripe_events_total", "Stripe events by what became of them", ["outcome"])
 TRANSITIONS = Counter("order_transitions_total", "Orders that reached a status", ["status"])
 SWEPT = Counter("sweep_claims_total", "Due things that the sweep took up", ["what"])
+REPAIRED = Gauge("worker_repairer_timestamp_seconds", "When a repairer last did its work, in Unix time", ["repairer"])
 AUDIT = Gauge("audit_violations", "Rows that an audit query found; 0 when all is well", ["query"])
 
 

@@ -14,7 +14,7 @@ from service.infra.queue import Queue, open_redis
 from service.infra.stripe import Stripe
 from service.settings import Settings
 
-CLOSE_SECONDS = 5.0
+CLOSE_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,4 +7,4 @@
 -- index    none
 -- rows     1
 -- guards   none
-SELECT to_regclass('reconcile_positions') IS NOT NULL AS migrated;
+SELECT to_regclass('worker_heartbeats') IS NOT NULL AS migrated;

@@ -6,6 +6,7 @@ here but has not been passed back.
 """
 
 import asyncio
+import random
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
@@ -33,7 +34,7 @@ async def statements(reader: asyncio.StreamReader) -> AsyncIterator[tuple[bytes,
         kind, name = head[:1], None
         if kind == b"P":  # Parse: a statement's own name, then its text
             own, _, text = body.partition(b"\0")
-            prepared[own] = COMMENT.match(text)
+            prepared[own] = COMMENT.search(text)
         elif kind == b"B":  # Bind: the portal, then the statement
             found = prepared.get(body.split(b"\0", 2)[1])
             name = found[1].decode() if found else None
@@ -78,13 +79,18 @@ class Link:
 
 
 class Proxy:
-    """Listens on a port of 127.0.0.1 before the server at `port`; `seen` is what has passed."""
+    """Listens on a port of 127.0.0.1 before the server at `port`.
+
+    `seen` is what has passed, `accepted` how many connections have come.
+    """
 
     def __init__(self, port: int, names: Names) -> None:
         self._to = port
         self._names = names
         self.seen: list[str] = []
         self.links: set[Link] = set()
+        self.accepted = 0
+        self._serving: set[asyncio.Task[None]] = set()
         self.trap: Trap | None = None
 
     async def __aenter__(self) -> Self:
@@ -96,16 +102,24 @@ class Proxy:
         self._server.close()
         for link in list(self.links):
             link.cut()
-        await self._server.wait_closed()
+        await asyncio.gather(*self._serving)
 
     def set(self, name: str, when: When, nth: int = 1, then: Callable[[], object] = lambda: None) -> Trap:
         """Cut the connection that passes this point, and do `then` as well."""
         self.trap = Trap(name, when, nth, then)
         return self.trap
 
+    def cut_one(self) -> None:
+        """Cut a connection, whatever it is at."""
+        random.choice(list(self.links)).cut()
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        link = Link([writer])
+        self.accepted += 1
+        link, task = Link([writer]), asyncio.current_task()
+        assert task is not None
         self.links.add(link)
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
         try:
             answers, server = await asyncio.open_connection("127.0.0.1", self._to)
             link.writers.append(server)

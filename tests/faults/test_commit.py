@@ -18,15 +18,6 @@ from tests.faults.proxy import Proxy, When, statements
 
 pytestmark = pytest.mark.parametrize("when", ["before", "after"])
 
-EFFECTS = {
-    "a line": "SELECT coalesce(sum(quantity), 0) FROM cart_items",
-    "a stock move": "SELECT count(*) FROM stock_movements WHERE reason = 'found'",
-    "a product": "SELECT count(*) FROM products WHERE name = 'Mug'",
-    "a refund": "SELECT count(*) FROM refunds",
-    "an order": "SELECT count(*) FROM orders",
-    "a paid order": "SELECT count(*) FROM orders WHERE status = 'PAID'",
-}
-
 
 @pytest.fixture
 async def proxy(database_url: str) -> AsyncIterator[Proxy]:
@@ -42,13 +33,6 @@ def settings(settings: Settings, proxy: Proxy) -> Settings:
     return settings.model_copy(update={"database_url": address.geturl()})
 
 
-async def paid(shop: Shop, stripe: StripeStandin, product: int) -> str:
-    placed = await shop.placed((product, 1))
-    stripe.pay(placed["payment"]["stripe_session_id"])
-    await shop.until(placed["order_id"], "PAID")
-    return str(placed["order_id"])
-
-
 async def asked(shop: Shop, path: str, body: Any, key: str | None) -> httpx.Response:
     """The answer to a POST, but not that its first run, which nobody waits for any more, has not ended."""
 
@@ -60,68 +44,76 @@ async def asked(shop: Shop, path: str, body: Any, key: str | None) -> httpx.Resp
 
 
 @pytest.mark.parametrize("key", ["a key", None])
-@pytest.mark.parametrize("effect", ["a line", "a stock move", "a product", "a refund"])
 async def test_a_post_is_looked_up_by_its_key_and_else_said_to_be_unknown(
     shop: Shop,
     stripe: StripeStandin,
     proxy: Proxy,
     parts: Parts,
     database: asyncpg.Connection,
-    effect: str,
     key: str | None,
     when: When,
 ) -> None:
     tent = (await shop.product())["id"]
-    if effect == "a line":
-        path, body = f"/carts/{await shop.cart()}/items", {"product_id": tent, "quantity": 1}
-    elif effect == "a stock move":
-        path, body = f"/products/{tent}/stock", {"delta": 1, "reason": "found"}
-    elif effect == "a product":
-        path, body = "/products", {"name": "Mug", "price_minor": 100, "currency": "EUR", "stock": 1}
-    else:
-        path, body = f"/orders/{await paid(shop, stripe, tent)}/refund", {"amount_minor": 100}
-    trap = proxy.set("COMMIT", when)
-    answer = await asked(shop, path, body, key)
-    assert trap.sprung.is_set()
-    if key:
-        assert answer.status_code in (200, 201), answer.text
-        again = await asked(shop, path, body, key)
-        assert (again.content, again.headers["idempotent-replayed"]) == (answer.content, "true")
-        assert await database.fetchval(EFFECTS[effect]) == 1
-    else:
-        assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
-        assert "look whether it was" in answer.json()["detail"]
-        assert await database.fetchval(EFFECTS[effect]) == (when == "after")
+    order = await shop.placed((tent, 1))
+    stripe.pay(order["payment"]["stripe_session_id"])
+    await shop.until(order["order_id"], "PAID")
+    mug = {"name": "Mug", "price_minor": 100, "currency": "EUR", "stock": 1}
+    for path, body, effects in (
+        (
+            f"/carts/{await shop.cart()}/items",
+            {"product_id": tent, "quantity": 1},
+            "SELECT coalesce(sum(quantity), 0) - 1 FROM cart_items",  # one is the order's
+        ),
+        (
+            f"/products/{tent}/stock",
+            {"delta": 1, "reason": "found"},
+            "SELECT count(*) FROM stock_movements WHERE reason = 'found'",
+        ),
+        ("/products", mug, "SELECT count(*) FROM products WHERE name = 'Mug'"),
+        (f"/orders/{order['order_id']}/refund", {"amount_minor": 100}, "SELECT count(*) FROM refunds"),
+    ):
+        trap = proxy.set("COMMIT", when)
+        answer = await asked(shop, path, body, key)
+        assert trap.sprung.is_set()
+        if key:
+            assert answer.status_code in (200, 201), answer.text
+            again = await asked(shop, path, body, key)
+            assert (again.content, again.headers["idempotent-replayed"]) == (answer.content, "true")
+            assert await database.fetchval(effects) == 1, path
+        else:
+            assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+            assert "look whether it was" in answer.json()["detail"]
+            assert await database.fetchval(effects) == (when == "after"), path
     await sweep.sweep(parts)
     await balance(parts, stripe)
 
 
 @pytest.mark.parametrize("key", ["a key", None])
-@pytest.mark.parametrize("commit", ["reserve", "attach"])
 async def test_a_checkout_is_looked_up_by_its_order(
     shop: Shop,
     stripe: StripeStandin,
     proxy: Proxy,
     parts: Parts,
     database: asyncpg.Connection,
-    commit: str,
     key: str | None,
     when: When,
 ) -> None:
-    path = f"/carts/{await shop.cart(((await shop.product())['id'], 1))}/checkout"
-    trap = proxy.set("COMMIT", when, 1 if commit == "reserve" else 2)
-    placed = await asked(shop, path, None, key)
-    assert trap.sprung.is_set()
-    assert placed.status_code in (200, 201), placed.text
-    again = await asked(shop, path, None, key)
-    assert again.json() == placed.json()
-    assert await database.fetchval(EFFECTS["an order"]) == 1
-    assert [session["url"] for session in stripe.sessions] == [placed.json()["checkout_url"]]
+    tent = (await shop.product())["id"]
+    for commit in ("reserve", "attach"):
+        path = f"/carts/{await shop.cart((tent, 1))}/checkout"
+        trap = proxy.set("COMMIT", when, 1 if commit == "reserve" else 2)
+        placed = await asked(shop, path, None, key)
+        assert trap.sprung.is_set()
+        assert placed.status_code in (200, 201), placed.text
+        again = await asked(shop, path, None, key)
+        assert again.json() == placed.json()
+        assert list(stripe.sessions)[-1]["url"] == placed.json()["checkout_url"]
+    assert await database.fetchval("SELECT count(*) FROM orders") == len(list(stripe.sessions)) == 2
     await balance(parts, stripe)
 
 
 async def test_a_payment_is_looked_up_by_its_event(
-    shop: Shop, stripe: StripeStandin, proxy: Proxy, parts: Parts, database: asyncpg.Connection, when: When
+    shop: Shop, stripe: StripeStandin, proxy: Proxy, parts: Parts, when: When
 ) -> None:
     placed = await shop.placed(((await shop.product())["id"], 1))
     stripe.set_webhooks(drop=True)
@@ -131,7 +123,17 @@ async def test_a_payment_is_looked_up_by_its_event(
     assert await deliver(shop, event) == ("applied" if when == "before" else "duplicate")
     assert trap.sprung.is_set()
     assert await deliver(shop, event) == "duplicate"
-    assert await database.fetchval(EFFECTS["a paid order"]) == 1
+    assert (await shop.order(placed["order_id"]))["status"] == "PAID"
     # What follows a commit has followed it, seen or not.
     assert await parts.redis.exists(f"arq:job:post_payment_pipeline:{placed['order_id']}")
     await balance(parts, stripe)
+
+
+async def test_what_is_cut_before_its_commit_has_not_been_and_is_done(
+    shop: Shop, proxy: Proxy, database: asyncpg.Connection, when: When
+) -> None:
+    tent, cart = (await shop.product())["id"], await shop.cart()
+    trap = proxy.set("cart/add_line", when)
+    assert (await shop.add(cart, tent))["items"][0]["quantity"] == 1
+    assert trap.sprung.is_set()
+    assert await database.fetchval("SELECT sum(quantity) FROM cart_items") == 1

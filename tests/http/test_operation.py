@@ -29,7 +29,8 @@ class Links(HTMLParser):
 
 async def test_healthy(shop: Shop) -> None:
     assert await shop.call("GET", "/health/live", 200) == {"status": "ok"}
-    assert await shop.call("GET", "/health/ready", 200) == {"status": "ok", "postgresql": "ok", "redis": "ok"}
+    ready = {"status": "ok", "postgresql": "ok", "worker": "not seen", "redis": "ok"}
+    assert await shop.call("GET", "/health/ready", 200) == ready
 
 
 class TestWithoutPostgresql:
@@ -56,11 +57,11 @@ class TestWithoutRedis:
 
     async def test_is_ready_all_the_same(self, shop: Shop) -> None:
         ready = await shop.call("GET", "/health/ready", 200)
-        assert ready == {"status": "ok", "postgresql": "ok", "redis": "unreachable"}
+        assert ready == {"status": "ok", "postgresql": "ok", "worker": "not seen", "redis": "unreachable"}
 
 
 async def test_an_unmigrated_database_is_not_ready(shop: Shop, database: asyncpg.Connection) -> None:
-    await database.execute("DROP TABLE reconcile_positions")
+    await database.execute("DROP TABLE worker_heartbeats")
     ready = await shop.call("GET", "/health/ready", 503)
     assert (ready["postgresql"], ready["detail"]) == ("not migrated", "PostgreSQL is not migrated.")
 

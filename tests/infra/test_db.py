@@ -1,7 +1,10 @@
 """Transactions are retried whole where the server asks for it, and what they end in is an error of ours."""
 
 import asyncio
+import contextlib
+import os
 from collections.abc import Awaitable, Callable
+from signal import SIGCONT, SIGSTOP
 
 import asyncpg
 import pytest
@@ -12,6 +15,8 @@ from service.infra import db
 from service.infra.parts import Parts
 from service.settings import Settings
 from tests.client import eventually
+from tests.faults.proxy import Proxy, statements
+from tests.faults.stage import family
 
 Work = Callable[[db.Connection], Awaitable[None]]
 
@@ -106,3 +111,48 @@ async def test_time_limits_and_names_are_set_on_the_server(parts: Parts) -> None
         assert await connection.fetchval("SELECT current_setting('application_name')") == "commerce-tests"
     async with db.open_pool(parts.settings, "commerce-tests", statement_seconds=300) as patient:
         assert await patient.fetchval("SELECT current_setting('statement_timeout')") == "5min"
+
+
+async def test_a_server_that_hangs_is_told_to_everybody_while_it_hangs(settings: Settings) -> None:
+    async def ask(tx: db.Connection) -> int:
+        return int(await tx.fetchval("SELECT 1"))
+
+    with scratch_folder() as folder, postgres(folder, durable=False) as url:
+        port = int(url.rpartition(":")[2].partition("/")[0])
+        async with Proxy(port, statements) as proxy:
+            through = url.replace(f":{port}/", f":{proxy.port}/")
+            one = settings.model_copy(update={"database_url": through, "db_pool_size": 1})
+            pool = await db.open_pool(one, "commerce-tests", statement_seconds=1)
+            assert await db.transact(pool, ask) == 1
+            server = family(int((folder / "pid").read_text()))
+            for pid in server:
+                os.kill(pid, SIGSTOP)
+            try:
+                with pytest.raises(ShopError) as told:
+                    await db.transact(pool, ask)
+                # It was not asked over another connection to forget the question, which it would not hear.
+                assert (told.value.code, proxy.accepted) == ("unavailable", 1)
+                # And nobody who comes next waits for it in turn.
+                waiting = asyncio.gather(*(db.transact(pool, ask) for _ in range(20)), return_exceptions=True)
+                assert {getattr(answer, "code", answer) for answer in await waiting} == {"unavailable"}
+            finally:
+                for pid in server:
+                    os.kill(pid, SIGCONT)
+
+            async def answers() -> bool:
+                try:
+                    return await db.transact(pool, ask) == 1
+                except ShopError:
+                    return False
+
+            assert await eventually(answers)
+            await pool.close()
+
+
+async def test_a_swallowed_error_is_no_commit(parts: Parts) -> None:
+    async def work(tx: db.Connection) -> None:
+        with contextlib.suppress(asyncpg.PostgresError):
+            await tx.execute("SELECT 1 / 0")
+
+    with pytest.raises(AssertionError):
+        await db.transact(parts.pool, work)

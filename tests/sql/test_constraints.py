@@ -156,6 +156,7 @@ NONSENSE = [
     ("idempotency_keys_request_digest_form", "UPDATE idempotency_keys SET request_digest = ''"),
     ("idempotency_keys_answered_whole", "UPDATE idempotency_keys SET status = 200"),
     ("idempotency_keys_status_success", "UPDATE idempotency_keys SET status = 409, answer = ''"),
+    ("worker_heartbeats_pkey", "INSERT INTO worker_heartbeats (loop) VALUES ('sweep')"),
 ]
 
 

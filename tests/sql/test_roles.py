@@ -59,6 +59,7 @@ ALLOWED = {
             "UPDATE": "order_id outcome handled_at next_attempt_at",
         },
         "reconcile_positions": NOTHING,
+        "worker_heartbeats": READ,
         "idempotency_keys": {
             **READ,
             "INSERT": "id request_digest order_id status location answer",
@@ -95,6 +96,7 @@ ALLOWED = {
             "DELETE": ALL,
         },
         "reconcile_positions": {**READ, "UPDATE": "reached_at"},
+        "worker_heartbeats": {**READ, "UPDATE": "beat_at due_at"},
         "idempotency_keys": {"SELECT": "id created_at", "UPDATE": "created_at", "DELETE": ALL},
     },
 }
@@ -141,6 +143,7 @@ OWNERS = {"operation/lock_migrations"}
 WORKERS = {
     "fulfilment/mark_fulfilled",
     "idempotency/delete_expired",
+    "operation/beat",
     "refunds/fail_refund",
     "refunds/record_refund",
     *files("audit"),
@@ -158,6 +161,7 @@ APPS = {
     "idempotency/lock_key",
     "idempotency/store_key",
     "operation/is_migrated",
+    "operation/list_late_loops",
     "orders/list_items",
     "orders/list_orders",
     "orders/list_orders_by_status",

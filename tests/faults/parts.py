@@ -1,0 +1,417 @@
+"""The faults. Each part does to a stage what its name says, under load, and answers what came of it."""
+
+import asyncio
+import random
+import resource
+import time
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from signal import SIGKILL, SIGQUIT, Signals
+from statistics import mean, median
+from typing import Any
+from uuid import UUID, uuid4
+
+import redis.asyncio
+
+from tests.client import eventually
+from tests.faults.load import Json, Load, settle
+from tests.faults.proxy import Proxy, When, calls, statements
+from tests.faults.stage import Stage
+
+
+@dataclass
+class Outcome:
+    """What a part did and what came of it; the lists are empty when all is well."""
+
+    times: str
+    acknowledged: int
+    lost: list[str] = field(default_factory=list)
+    violations: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)  # answers, and errors in the logs
+    recoveries: list[float] = field(default_factory=list)
+    note: str = ""
+
+    @property
+    def clean(self) -> bool:
+        return not (self.lost or self.violations or self.unexpected)
+
+
+class Trial:
+    """A load, the recoveries that were timed under it, and how it ended."""
+
+    def __init__(self, stage: Stage, load: Load) -> None:
+        self.stage, self.load = stage, load
+        self.recoveries: list[float] = []
+        self.outcome = Outcome("", 0)
+
+    async def recovered(self, since: float) -> None:
+        """Time until a whole purchase, begun by now, is fulfilled."""
+        await self.load.buy()
+        self.recoveries.append(time.monotonic() - since)
+
+
+@asynccontextmanager
+async def trial(stage: Stage, times: str, **load: Any) -> AsyncIterator[Trial]:
+    """A load around a fault; its outcome is there when the block has ended."""
+    async with Load(stage, **load) as running:
+        attempt = Trial(stage, running)
+        yield attempt
+    ledger = running.ledger
+    lost, violations = await settle(stage, ledger)
+    unexpected = [*ledger.unexpected, *stage.errors()]
+    attempt.outcome = Outcome(times, ledger.acknowledged, lost, violations, unexpected, attempt.recoveries)
+
+
+async def kill(stage: Stage, name: str, times: int, number: Signals = SIGKILL) -> Outcome:
+    """A process ends without a word, and a supervisor starts it again."""
+    async with trial(stage, str(times)) as attempt:
+        for _ in range(times):
+            await attempt.load.busy()
+            since = time.monotonic()
+            stage.signal(name, number)
+            await stage.revive(name)
+            await attempt.recovered(since)
+    return attempt.outcome
+
+
+async def freeze(stage: Stage, name: str, seconds: list[float]) -> Outcome:
+    """A process and its children stand still, and go on."""
+    async with trial(stage, f"{', '.join(map(str, seconds))} s") as attempt:
+        for still in seconds:
+            await attempt.load.busy()
+            stage.freeze(name)
+            await asyncio.sleep(still)
+            stage.thaw(name)
+            await attempt.recovered(time.monotonic())
+    attempt.outcome.note = f"the slowest answer took {attempt.load.ledger.slowest:.1f} s"
+    return attempt.outcome
+
+
+async def wipe(stage: Stage, times: int) -> Outcome:
+    """Valkey forgets everything."""
+    async with (
+        trial(stage, str(times)) as attempt,
+        redis.asyncio.Redis.from_url(stage.settings["REDIS_URL"]) as valkey,
+    ):
+        for _ in range(times):
+            await attempt.load.busy()
+            since = time.monotonic()
+            await valkey.flushall()
+            await attempt.recovered(since)
+    return attempt.outcome
+
+
+CREATE = {"method": "POST", "path": "/v1/checkout/session[s]"}
+STRIPE: dict[str, list[Json]] = {
+    "refuses": [{"action": "status", "status": 402, **CREATE}],
+    "hangs": [{"action": "hang"}],
+    "answers 500 after the effect": [{"action": "status_after"}],
+    "answers 500, and no effect": [{"action": "status"}],
+    "says half of it": [{"action": "malformed"}],
+    "drops the connection": [{"action": "drop"}],
+    "drops it after the effect": [{"action": "drop_after"}],
+}
+
+
+async def stripe(stage: Stage, seconds: float) -> Outcome:
+    """Everything that Stripe can do wrong, for a while each; at last it is not there at all."""
+
+    async def rules(faults: list[Json]) -> None:
+        async with attempt.load.http.put(f"{stage.standin}/_control/faults", json=faults) as answer:
+            assert answer.status == 200
+
+    async with trial(stage, f"{len(STRIPE) + 1} × {seconds:g} s", expected=502) as attempt:
+        for faults in STRIPE.values():
+            await attempt.load.busy()
+            await rules(faults)
+            await asyncio.sleep(seconds)
+            await rules([])
+            await attempt.recovered(time.monotonic())
+        stage.signal("standin", SIGKILL)
+        await asyncio.sleep(seconds)
+        await stage.revive("standin")
+        await attempt.recovered(time.monotonic())
+    return attempt.outcome
+
+
+@asynccontextmanager
+async def proxied(stage: Stage, *names: str) -> AsyncIterator[tuple[Proxy, Proxy]]:
+    """These processes behind a proxy before PostgreSQL and one before Stripe."""
+    plain = {name: stage.settings[name] for name in ("DATABASE_URL", "STRIPE_API_BASE")}
+    async with Proxy(stage.ports["postgres"], statements) as postgres, Proxy(stage.ports["standin"], calls) as standin:
+        through = {
+            "DATABASE_URL": plain["DATABASE_URL"].replace(f":{stage.ports['postgres']}/", f":{postgres.port}/"),
+            "STRIPE_API_BASE": f"http://127.0.0.1:{standin.port}",
+        }
+        for name in names:
+            await stage.restart(name, **through)
+        yield postgres, standin
+        for name in names:
+            await stage.restart(name, **plain)
+
+
+async def cut(stage: Stage, times: int) -> Outcome:
+    """Connections to PostgreSQL are cut: of three, one wherever it is, one before its COMMIT and one after it."""
+    async with proxied(stage, "api", "worker") as (postgres, _), trial(stage, str(times), moment=0) as attempt:
+        for number in range(times):
+            if number % 3 == 0:
+                await attempt.load.busy(1)
+                postgres.cut_one()
+            else:
+                when: When = "before" if number % 3 == 1 else "after"
+                await postgres.set("COMMIT", when, random.randint(1, 5)).sprung.wait()
+        await attempt.recovered(time.monotonic())
+    attempt.outcome.note = f"{times * 2 // 3} of them in COMMIT"
+    return attempt.outcome
+
+
+async def points(stage: Stage, names: tuple[str, ...] = ()) -> Outcome:
+    """The API is killed at each point that a checkout and a webhook pass, or at those of these names.
+
+    Before the point, and after it but without its answer. The client asks for the checkout again with its key; Stripe
+    sends the webhook again.
+    """
+    async with proxied(stage, "api") as proxies, trial(stage, "", shoppers=0) as attempt:
+        load, killed, placed = attempt.load, 0, []
+        for what in ("checkout", "webhook"):
+            for proxy, name, nth, when in await _passed(what, attempt, proxies, names):
+                cart, key = await load.cart(1), uuid4().hex
+                order = await load.place(cart, key) if what == "webhook" else {}
+                trap = proxy.set(name, when, nth, lambda: stage.signal("api", SIGKILL))
+                if order:
+                    await load.pay(order)
+                else:
+                    await load.send("POST", f"/carts/{cart}/checkout", key=key)
+                await asyncio.wait_for(trap.sprung.wait(), 30)
+                await stage.revive("api")
+                killed += 1
+                placed.append((cart, key, what))
+        orders = await asyncio.gather(*(load.place(cart, key) for cart, key, what in placed))
+        for order in orders:
+            await load.pay(order)
+            await load.end(order["order_id"])
+    attempt.outcome.times = str(killed)
+    return attempt.outcome
+
+
+async def _passed(
+    what: str, attempt: Trial, proxies: tuple[Proxy, Proxy], names: tuple[str, ...]
+) -> list[tuple[Proxy, str, int, When]]:
+    """The points that a checkout or a webhook passes, by trying one."""
+    load = attempt.load
+    cart = await load.cart(1)
+    order = await load.place(cart) if what == "webhook" else {}
+    before = [len(proxy.seen) for proxy in proxies]
+    if order:
+        await load.pay(order)
+        # Not asked of the API, whose own questions these would be.
+        async with attempt.stage.parts() as parts:
+            query = "SELECT status IN ('PAID', 'FULFILLED') FROM orders WHERE id = $1"
+            await eventually(lambda: parts.pool.fetchval(query, UUID(order["order_id"])))
+    else:
+        await load.place(cart)
+    points: list[tuple[Proxy, str, int, When]] = []
+    for proxy, start in zip(proxies, before, strict=True):
+        times: Counter[str] = Counter()
+        for name in proxy.seen[start:]:
+            times[name] += 1
+            if not names or name in names:
+                points += [(proxy, name, times[name], "before"), (proxy, name, times[name], "after")]
+    return points
+
+
+async def crowd(stage: Stage, buyers: int, units: int = 100, at_once: int = 400) -> Outcome:
+    """So many buyers at once for so many units of one product."""
+    async with trial(stage, str(buyers), shoppers=0) as attempt, stage.parts() as parts:
+        load = attempt.load
+        new = {"name": "The tent", "price_minor": 1250, "currency": "EUR", "stock": units}
+        product = (await load.ask("POST", "/products", new))["id"]
+        carts = [uuid4() for _ in range(buyers)]
+        await parts.pool.executemany("INSERT INTO carts (id, currency) VALUES ($1, 'EUR')", [(cart,) for cart in carts])
+        lines = [(cart, product) for cart in carts]
+        await parts.pool.executemany("INSERT INTO cart_items (cart_id, product_id, quantity) VALUES ($1, $2, 1)", lines)
+        waiting = [str(cart) for cart in carts]
+
+        async def buyer() -> None:
+            while waiting:
+                cart = waiting.pop()
+                load.ledger.lines[cart][product] = 1
+                placed = await load.ask("POST", f"/carts/{cart}/checkout", refusal="insufficient_stock")
+                if "order_id" in placed:
+                    load.ledger.orders.add(placed["order_id"])
+
+        await asyncio.gather(*(buyer() for _ in range(at_once)))
+        sold = len(load.ledger.orders)
+        left = (await load.ask("GET", f"/products/{product}"))["stock"]
+    if (sold, left) != (units, 0):
+        attempt.outcome.unexpected.append(f"{sold} of {units} units sold, {left} left")
+    attempt.outcome.note = f"{sold} of {units} units sold"
+    return attempt.outcome
+
+
+async def duplicates(stage: Stage, orders: int, copies: int) -> Outcome:
+    """Every webhook comes several times, in any order."""
+
+    async def deliver(**how: Any) -> None:
+        async with attempt.load.http.put(f"{stage.standin}/_control/webhooks", json=how) as answer:
+            assert answer.status == 200
+
+    async with trial(stage, f"{orders} × {copies}", shoppers=0) as attempt, stage.parts() as parts:
+        load = attempt.load
+        await deliver(paused=True)
+        before = await parts.pool.fetchval("SELECT count(*) FROM stripe_events")
+        taken = await _webhooks(load)
+        todo = list(range(orders))
+
+        async def buyer() -> None:
+            while todo:
+                todo.pop()
+                await load.pay(await load.place(await load.cart(1)))
+
+        await asyncio.gather(*(buyer() for _ in range(8)))
+        await deliver(paused=False, copies=copies, shuffle=True)
+
+        async def all_came() -> int:
+            events: int = await parts.pool.fetchval("SELECT count(*) FROM stripe_events") - before
+            return events if events >= orders and await _webhooks(load) - taken >= events * copies else 0
+
+        events = await eventually(all_came, 600)
+        await deliver(copies=1, shuffle=False)
+        for order in load.ledger.orders:
+            await load.end(order)
+        query = (
+            "SELECT order_id::text, count(*) FROM order_events WHERE order_id = ANY($1::uuid[])"
+            " AND from_status IS DISTINCT FROM to_status GROUP BY order_id HAVING count(*) <> 3"
+        )
+        wrong = await parts.pool.fetch(query, [UUID(order) for order in load.ledger.orders])
+    attempt.outcome.violations += [f"order {order}: {count} transitions" for order, count in wrong]
+    attempt.outcome.note = f"{events} events"
+    return attempt.outcome
+
+
+async def _webhooks(load: Load) -> int:
+    """How many the API has acknowledged since it started."""
+    async with load.http.get(f"{load.stage.api}/metrics") as answer:
+        lines = (await answer.text()).splitlines()
+    return sum(int(float(line.split()[-1])) for line in lines if 'route="/webhooks/stripe",status="200"' in line[:99])
+
+
+async def overload(stage: Stage, seconds: float, calm: float = 3.0, clients: int = 32) -> Outcome:
+    """Three times the requests that can be done arrive, whether or not those before them are answered."""
+    async with trial(stage, f"{seconds:g} s", shoppers=0) as attempt:
+        load = attempt.load
+        carts = [await load.cart(0) for _ in range(200)]
+        took: list[float] = []
+
+        async def request() -> None:
+            since = time.monotonic()
+            if random.random() < 0.5:
+                await load.send("GET", f"/products/{random.choice(load.products)}")
+            else:
+                await load.add_once(random.choice(carts), random.choice(load.products))
+            took.append(time.monotonic() - since)
+
+        async def closed_loop(until: float) -> float:
+            """So many clients that wait for their answers; how long half of those took at most."""
+            took.clear()
+
+            async def client() -> None:
+                while time.monotonic() < until:
+                    await request()
+
+            await asyncio.gather(*(client() for _ in range(clients)))
+            return median(took)
+
+        await closed_loop(time.monotonic() + calm / 3)
+        normal = await closed_loop(time.monotonic() + calm)
+        capacity = len(took) / calm
+        start, sent, arrived = time.monotonic(), 0, set()
+        before = Counter(load.ledger.answers)
+        while (passed := time.monotonic() - start) < seconds:
+            while sent < passed * capacity * 3:
+                arrived.add(task := asyncio.create_task(request()))
+                task.add_done_callback(arrived.discard)
+                sent += 1
+            await asyncio.sleep(0.002)
+        end = time.monotonic()
+        await asyncio.gather(*arrived)
+        while await closed_loop(time.monotonic() + 0.5) > 2 * normal:
+            assert time.monotonic() < end + 60, "it does not get back to normal"
+        attempt.recoveries.append(time.monotonic() - end)
+        answers = load.ledger.answers - before
+    if answers[0]:
+        attempt.outcome.unexpected.append(f"{answers[0]} requests were not answered")
+    refused = answers[429] + answers[503]
+    attempt.outcome.note = f"{capacity:.0f}/s can be done; of {sent} that came in that time {refused} were refused"
+    return attempt.outcome
+
+
+def _usage(pid: int) -> tuple[float, int]:
+    """A process's resident memory in MB, and how many files it has open."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20, len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+async def soak(stage: Stage, minutes: float) -> Outcome:
+    """Nothing but load, for long: memory, file descriptors and connections stay what they are."""
+    samples: dict[str, list[float]] = defaultdict(list)
+    async with trial(stage, f"{minutes:g} min", shoppers=4) as attempt, stage.parts() as parts:
+        end = time.monotonic() + minutes * 60
+        while time.monotonic() < end:
+            await asyncio.sleep(minutes)  # sixty samples
+            for name in ("api", "worker"):
+                megabytes, files = _usage(stage.pids[name])
+                samples[f"{name} MB"].append(megabytes)
+                samples[f"{name} files"].append(files)
+                query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1"
+                samples[f"{name} connections"].append(await parts.pool.fetchval(query, f"commerce-{name}"))
+    notes = []
+    for what, values in samples.items():
+        # Its second quarter, when all is warm, against its last.
+        quarter = len(values) // 4
+        early, late = mean(values[quarter : 2 * quarter]), mean(values[-quarter:])
+        notes.append(f"{what} {values[0]:.0f}, {early:.0f}, {late:.0f}")
+        if late > early * 1.1 + 2:
+            attempt.outcome.unexpected.append(f"{what} grew from {early:.1f} to {late:.1f}")
+    attempt.outcome.note = f"at first, in the second and the last quarter: {'; '.join(notes)}"
+    return attempt.outcome
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part's name in the report, what it does, and how often in `make test` and in `make faults`."""
+
+    fault: str
+    do: Callable[..., Awaitable[Outcome]]
+    short: dict[str, Any] | None
+    full: dict[str, Any]
+
+
+immediate = partial(kill, name="postgres", number=SIGQUIT)
+# Six seconds are more than a request waits for PostgreSQL.
+SIX, FREEZES = {"seconds": [6]}, [3, 3, 6, 12]
+FEW, MANY = {"orders": 200, "copies": 5}, {"orders": 5000, "copies": 10}
+COMMITS = ("COMMIT", "POST /v1/checkout/sessions")
+PARTS = {
+    "kill-api": Part("API: kill -9", partial(kill, name="api"), {"times": 5}, {"times": 50}),
+    "kill-worker": Part("worker: kill -9", partial(kill, name="worker"), {"times": 5}, {"times": 50}),
+    "kill-postgres": Part("PostgreSQL: kill -9", partial(kill, name="postgres"), {"times": 2}, {"times": 20}),
+    "kill-valkey": Part("Valkey: kill -9", partial(kill, name="valkey"), {"times": 2}, {"times": 20}),
+    "immediate": Part("PostgreSQL: stopped in immediate mode", immediate, {"times": 1}, {"times": 20}),
+    "freeze-api": Part("API: frozen", partial(freeze, name="api"), {"seconds": [1]}, {"seconds": FREEZES}),
+    "freeze-worker": Part("worker: frozen", partial(freeze, name="worker"), {"seconds": [1]}, {"seconds": FREEZES}),
+    "freeze-postgres": Part("PostgreSQL: frozen", partial(freeze, name="postgres"), SIX, {"seconds": FREEZES}),
+    "freeze-valkey": Part("Valkey: frozen", partial(freeze, name="valkey"), {"seconds": [1]}, {"seconds": FREEZES}),
+    "wipe": Part("Valkey: wiped", wipe, {"times": 1}, {"times": 20}),
+    "cut": Part("connections to PostgreSQL: cut", cut, {"times": 50}, {"times": 2000}),
+    "points": Part("API: kill -9 at each point of checkout and webhook", points, {"names": COMMITS}, {}),
+    "stripe": Part("Stripe: refuses, hangs, fails, garbles, is gone", stripe, {"seconds": 0.5}, {"seconds": 5}),
+    "crowd": Part("one product for 100 units, all buyers at once", crowd, None, {"buyers": 20_000}),
+    "duplicates": Part("webhooks: each several times, shuffled", duplicates, FEW, MANY),
+    "overload": Part("requests: three times what can be done", overload, {"seconds": 15}, {"seconds": 120}),
+    "soak": Part("nothing but load", soak, None, {"minutes": 20}),
+}

@@ -1,0 +1,191 @@
+"""The service and its servers as processes of their own, which can be killed, frozen and started again by name."""
+
+import asyncio
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, asynccontextmanager, suppress
+from pathlib import Path
+from signal import SIGCONT, SIGKILL, SIGSTOP, Signals
+from typing import TypeVar
+
+import aiohttp
+
+from service.dev import servers
+from service.dev.servers import free_port, scratch_folder, spawn, stop
+from service.infra.migrations import migrate
+from service.infra.parts import Parts, open_parts
+from service.settings import Settings
+from tests.conftest import WEBHOOK_SECRET
+
+T = TypeVar("T")
+
+SERVERS = ("postgres", "valkey")
+# What the shop needs to be itself in the time that a fault takes, and nothing that a crowd from one address minds.
+SETTINGS = {
+    "STRIPE_API_KEY": "sk_test_faults",
+    "STRIPE_WEBHOOK_SECRET": WEBHOOK_SECRET,
+    "STRIPE_TIMEOUT_SECONDS": "1",
+    "HOLD_SECONDS": "30",
+    "SWEEP_SECONDS": "1",
+    "RECONCILE_SECONDS": "5",
+    "RATE_LIMIT_PER_MINUTE": "0",
+    "MAX_PENDING_PER_CLIENT": "0",
+    "LOG_LEVEL": "WARNING",
+}
+
+
+def family(pid: int) -> list[int]:
+    """The ids of a process and of its children; none when it is gone."""
+    try:
+        return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+    except FileNotFoundError:
+        return []
+
+
+class Stage:
+    """PostgreSQL (durable), Valkey, the Stripe stand-in, API and worker, each on a port that it keeps."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.ports = {name: free_port() for name in (*SERVERS, "standin", "api")}
+        self.api = f"http://127.0.0.1:{self.ports['api']}"
+        self.standin = f"http://127.0.0.1:{self.ports['standin']}"
+        self.settings = SETTINGS | {"STRIPE_API_BASE": self.standin}
+        self._running: dict[str, ExitStack] = {}
+        self.pids: dict[str, int] = {}
+        self._killed: dict[str, list[int]] = {}
+        self._starts = self._told = 0
+        # To Linux a child's parent is the thread that forked it, so one lives as long as they do.
+        self._hands = ThreadPoolExecutor(1)
+
+    async def start(self) -> None:
+        """Start everything, on an empty database."""
+        for name in SERVERS:
+            await self._do(self._start, name)
+        await migrate(self.settings["DATABASE_URL"])
+        for name in ("standin", "api", "worker"):
+            await self._do(self._start, name)
+        async with aiohttp.ClientSession() as client:
+            deadline = time.monotonic() + 60
+            while not await self._ready(client):
+                assert time.monotonic() < deadline, f"the service does not start: see {self.folder}"
+                await asyncio.sleep(0.05)
+
+    async def end(self) -> None:
+        """Stop everything, the service first."""
+        for name in reversed(list(self._running)):
+            self.thaw(name)
+            await self._do(self._running.pop(name).close)
+        self._hands.shutdown()
+
+    def signal(self, name: str, number: Signals) -> None:
+        """Send a signal to a process, not to its children."""
+        self._killed[name] = family(self.pids[name])
+        with suppress(ProcessLookupError):
+            os.kill(self.pids[name], number)
+
+    async def revive(self, name: str) -> None:
+        """Start what was killed again, as a supervisor would."""
+        await self._do(self._revive, name)
+
+    async def restart(self, name: str, **settings: str) -> None:
+        """Kill it and start it again, with some settings changed."""
+        self.settings |= settings
+        self.signal(name, SIGKILL)
+        await self.revive(name)
+
+    def freeze(self, name: str) -> None:
+        """Stop a process and its children where they are."""
+        for pid in family(self.pids[name]):
+            os.kill(pid, SIGSTOP)
+
+    def thaw(self, name: str) -> None:
+        """Let it go on."""
+        for pid in family(self.pids[name]):
+            with suppress(ProcessLookupError):
+                os.kill(pid, SIGCONT)
+
+    def errors(self) -> list[str]:
+        """What API and worker have logged as errors since this was asked last."""
+        lines = [
+            line
+            for log in sorted(self.folder.glob("*.log"))
+            if not log.name.startswith("standin")
+            for line in log.read_text().splitlines()
+            if '"level":"ERROR"' in line
+        ]
+        new, self._told = lines[self._told :], len(lines)
+        return new
+
+    @asynccontextmanager
+    async def parts(self) -> AsyncIterator[Parts]:
+        """The parts as a process of the service's own has them, past any proxy."""
+        at = f"postgresql://{self.settings['DATABASE_URL'].partition('://')[2]}"
+        port = at.rpartition(":")[2].partition("/")[0]
+        direct = at.replace(f":{port}/", f":{self.ports['postgres']}/")
+        async with open_parts(Settings.load(self.settings | {"DATABASE_URL": direct}), "commerce-faults") as parts:
+            yield parts
+
+    async def _ready(self, client: aiohttp.ClientSession) -> bool:
+        try:
+            async with client.get(f"{self.api}/health/ready") as answer:
+                return answer.status == 200
+        except aiohttp.ClientError:
+            return False
+
+    async def _do(self, work: Callable[..., T], *arguments: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._hands, work, *arguments)
+
+    def _start(self, name: str) -> None:
+        stack = self._running[name] = ExitStack()
+        if name in SERVERS:
+            folder, port = self.folder / name, self.ports[name]
+            if name == "postgres":
+                self.settings.setdefault("DATABASE_URL", stack.enter_context(servers.postgres(folder, port=port)))
+            else:
+                self.settings["REDIS_URL"] = stack.enter_context(servers.valkey(folder, port=port, durable=False))
+            self.pids[name] = int((folder / "pid").read_text())
+            return
+        self._starts += 1
+        events = ("--webhook-url", f"{self.api}/webhooks/stripe", "--data", self.folder / "stripe.sqlite3")
+        command = {
+            "standin": ("standin", "--port", self.ports["standin"], *events),
+            "api": ("serve", "--port", self.ports["api"]),
+            "worker": ("worker",),
+        }[name]
+        environ = {name: value for name, value in os.environ.items() if name.lower() not in Settings.model_fields}
+        process: subprocess.Popen[bytes] = spawn(
+            [sys.executable, "-m", "service", *command],
+            self.folder / f"{name}.{self._starts:04}.log",
+            folder=self.folder,
+            environ=environ | self.settings,
+        )
+        self.pids[name] = process.pid
+        stack.callback(stop, process)
+
+    def _revive(self, name: str) -> None:
+        self._running.pop(name).close()
+        # A PostgreSQL whose children are still there does not start.
+        while any(Path(f"/proc/{pid}").exists() for pid in self._killed[name]):
+            time.sleep(0.01)
+        self._start(name)
+
+
+@asynccontextmanager
+async def staged() -> AsyncIterator[Stage]:
+    """A stage, from its start to its end."""
+    # Each of a crowd has a connection, at both ends.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    with scratch_folder() as folder:
+        stage = Stage(folder)
+        try:
+            await stage.start()
+            yield stage
+        finally:
+            await stage.end()

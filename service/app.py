@@ -14,7 +14,7 @@ from starlette.staticfiles import StaticFiles
 
 from service.errors import ShopError, not_found
 from service.http import carts, catalog, operations, orders, payments
-from service.http.middleware import Envelope, Unforeseen
+from service.http.middleware import Envelope, Gate, Unforeseen
 from service.http.requests import pointer
 from service.http.responses import Problem, problem
 from service.infra import logs
@@ -56,6 +56,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _query_error)
     app.add_middleware(Unforeseen)
+    app.add_middleware(Gate, places=settings.max_in_flight)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

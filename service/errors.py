@@ -17,6 +17,7 @@ KINDS: dict[str, Kind] = {
     "unauthorized": Kind(401, "A valid bearer token is needed"),
     "not_found": Kind(404, "There is no such thing here"),
     "method_not_allowed": Kind(405, "This address does not take that method"),
+    "request_timeout": Kind(408, "The body did not come in time"),
     "slug_taken": Kind(409, "Another category has this slug"),
     "category_in_use": Kind(409, "Products still use this category"),
     "insufficient_stock": Kind(409, "Not enough units in stock"),

@@ -32,6 +32,7 @@ class Settings(BaseModel):
     migrate_database_url: str = Field(default="", pattern="^postgresql://", repr=False)
     redis_url: str = Field(default="redis://127.0.0.1:6379/0", pattern="^(redis|rediss|unix)://", repr=False)
     db_pool_size: int = Field(default=10, ge=1, le=1000)
+    max_in_flight: int = Field(default=1024, ge=1)
 
     stripe_api_key: str = Field(default="", repr=False)
     stripe_api_base: str = "https://api.stripe.com"

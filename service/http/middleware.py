@@ -1,5 +1,6 @@
 """Around every request: its id, its log line, its numbers, and the answer when nobody foresaw what happened."""
 
+import asyncio
 import logging
 import re
 import time
@@ -13,6 +14,11 @@ from service.errors import ShopError
 from service.http.responses import problem
 from service.infra.logs import cause
 from service.infra.metrics import LATENCY, REQUESTS
+
+# What has to answer however much there is to do.
+OPERATORS = ("/health/", "/metrics")
+# How long a client may take to send its body, or to take a part of the answer, before its place goes to another.
+CLIENT_SECONDS = 30.0
 
 logger = logging.getLogger("service.http")
 
@@ -60,6 +66,51 @@ class Envelope:
                 extra={"method": scope["method"], "route": route, "status": status, "seconds": round(seconds, 5)},
             )
             cause.reset(token)
+
+
+class Gate:
+    """Pure ASGI: lets in as many requests as can be answered before their clients give up; the others learn at once."""
+
+    def __init__(self, app: ASGIApp, places: int, client_seconds: float = CLIENT_SECONDS) -> None:
+        """`places` for requests in flight; connections that are idle take none."""
+        self.app = app
+        self.free = places
+        self.client_seconds = client_seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer `busy` when all places are taken."""
+        if scope["type"] != "http" or scope["path"].startswith(OPERATORS):
+            await self.app(scope, receive, send)
+            return
+        if not self.free:
+            await problem(ShopError("busy", "Too many requests at once; try again."))(scope, receive, send)
+            return
+        deadline: float | None = asyncio.get_running_loop().time() + self.client_seconds
+
+        async def receive_in_time() -> Message:
+            nonlocal deadline
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError:
+                raise ShopError("request_timeout", "The body did not come in time.") from None
+            if not message.get("more_body"):
+                # From here on it is only told that the client has gone.
+                deadline = None
+            return message
+
+        async def send_in_time(message: Message) -> None:
+            try:
+                async with asyncio.timeout(self.client_seconds):
+                    await send(message)
+            except TimeoutError:
+                raise ClientDisconnect from None
+
+        self.free -= 1
+        try:
+            await self.app(scope, receive_in_time, send_in_time)
+        finally:
+            self.free += 1
 
 
 class Unforeseen:

@@ -21,7 +21,7 @@ OrderQuery = Annotated[str, Query(description="The order that the customer comes
 
 @router.post(
     "/webhooks/stripe",
-    responses=problems("invalid_signature", "malformed", "body_too_large"),
+    responses=problems("invalid_signature", "malformed", "request_timeout", "body_too_large"),
     openapi_extra={
         "requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}},
         "parameters": [{"name": "Stripe-Signature", "in": "header", "schema": {"type": "string"}}],

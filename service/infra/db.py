@@ -10,16 +10,15 @@ import asyncpg
 import orjson
 
 from service.errors import CONSTRAINTS, SQLSTATES, ShopError
+from service.infra.turns import Turns
 from service.settings import Settings
 
-Pool: TypeAlias = asyncpg.Pool
 # What the pool hands out: a connection, or the proxy of one that it takes back.
 Connection: TypeAlias = Any
 T = TypeVar("T")
 
 ATTEMPTS = 3
-# How long a request may queue for a connection before it is told to come back.
-ACQUIRE_SECONDS = 20.0
+CONNECT_SECONDS = 5.0
 LIMITS = {
     "lock_timeout": "2s",
     "statement_timeout": "10s",
@@ -39,21 +38,39 @@ _AGAIN = (
 _LOST = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, ConnectionError, OSError, TimeoutError)
 
 
+class Pool(asyncpg.Pool):  # type: ignore[misc]
+    """asyncpg's, with a bounded queue before it."""
+
+    def __init__(self, *url: str, max_size: int, **options: Any) -> None:
+        super().__init__(*url, max_size=max_size, **options)
+        self._turns = Turns(max_size)
+
+    @asynccontextmanager
+    async def acquire(self, *, timeout: float | None = None) -> AsyncIterator[Connection]:  # noqa: ASYNC109 - asyncpg's
+        """A connection, given back at the end; `timeout` seconds for connecting, not for queueing."""
+        async with self._turns, super().acquire(timeout=timeout) as acquired:
+            yield acquired
+
+
 def open_pool(settings: Settings, name: str) -> Pool:
     """A pool of up to `db_pool_size` connections, for `async with`; connects when first used.
 
     `name` is what `pg_stat_activity` calls them.
     """
-    return asyncpg.create_pool(
+    return Pool(
         settings.database_url,
+        loop=None,
+        connection_class=asyncpg.Connection,
+        record_class=asyncpg.Record,
         min_size=0,
         max_size=settings.db_pool_size,
+        max_queries=50_000,
         max_inactive_connection_lifetime=300,
         # Twice what we have statements, so that none is ever prepared a second time.
         statement_cache_size=200,
         max_cached_statement_lifetime=0,
         command_timeout=15,
-        timeout=5,
+        timeout=CONNECT_SECONDS,
         server_settings={"application_name": name, **LIMITS},
         init=_speak_json,
         reset=_nothing_to_reset,
@@ -78,7 +95,7 @@ async def _nothing_to_reset(connection: Connection) -> None:
 async def connection(pool: Pool) -> AsyncIterator[Connection]:
     """A connection for statements that stand alone; what the server refuses becomes a ShopError."""
     try:
-        async with pool.acquire(timeout=ACQUIRE_SECONDS) as acquired:
+        async with pool.acquire(timeout=CONNECT_SECONDS) as acquired:
             yield acquired
     except (asyncpg.PostgresError, *_LOST) as error:
         raise shop_error(error) from error

@@ -11,15 +11,17 @@ from service.infra.cache import PageCache
 from service.infra.patience import Patience
 from service.infra.queue import Queue, open_redis
 from service.infra.stripe import Stripe
+from service.infra.turns import Lanes
 from service.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The pool, Redis and the patience with it, the cache, the queue, Stripe, and the settings behind them."""
+    """The pool and the lanes before it, Redis and the patience with it, the cache, the queue, Stripe, the settings."""
 
     settings: Settings
     pool: db.Pool
+    lanes: Lanes
     redis: Redis
     patience: Patience
     cache: PageCache
@@ -31,9 +33,12 @@ class Parts:
 async def open_parts(settings: Settings, name: str) -> AsyncIterator[Parts]:
     """Open them under the application name `name`; nothing is connected before it is used."""
     redis, patience, stripe = open_redis(settings), Patience(), Stripe(settings)
+    # A third of the connections keeps a lock busy: while one commits, the next waits at the server already.
+    lanes = Lanes(max(1, settings.db_pool_size // 3))
     try:
         async with db.open_pool(settings, name) as pool:
-            yield Parts(settings, pool, redis, patience, PageCache(redis, patience), Queue(redis, patience), stripe)
+            cache, queue = PageCache(redis, patience), Queue(redis, patience)
+            yield Parts(settings, pool, lanes, redis, patience, cache, queue, stripe)
     finally:
         await stripe.close()
         await redis.aclose(close_connection_pool=True)

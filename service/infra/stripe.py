@@ -3,7 +3,7 @@
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar, cast
 
@@ -114,7 +114,9 @@ class Stripe:
         """Must be made inside the running event loop; `close` when done."""
         tls = ssl.create_default_context(cafile=stripe.ca_bundle_path)
         self._timeout = settings.stripe_timeout_seconds
-        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=256, ssl=tls))
+        # When Stripe hangs, its callers do; half of the API's places are left to those who want something else.
+        self._free = most = max(1, settings.max_in_flight // 2)
+        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=most, ssl=tls))
         client = stripe.StripeClient(
             settings.stripe_api_key,
             base_addresses={"api": settings.stripe_api_base.rstrip("/")},
@@ -190,7 +192,11 @@ class Stripe:
                 raise StripeUnknown("not a list") from None
             await asyncio.sleep(_SECONDS_BETWEEN_PAGES)
 
-    async def _answer(self, call: Awaitable[Any]) -> dict[str, Any]:
+    async def _answer(self, call: Coroutine[Any, Any, Any]) -> dict[str, Any]:
+        if not self._free:
+            call.close()
+            raise StripeUnknown("too many calls at once")
+        self._free -= 1
         try:
             async with asyncio.timeout(self._timeout):
                 return cast(dict[str, Any], (await call).to_dict())
@@ -207,6 +213,8 @@ class Stripe:
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             # What the SDK makes of a reply that is no Stripe object.
             raise StripeUnknown("an unreadable reply") from error
+        finally:
+            self._free += 1
 
 
 def _refund(data: Mapping[str, Any]) -> Refund:

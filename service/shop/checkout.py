@@ -1,5 +1,7 @@
 """Checkout: reserve the stock in one transaction, create the Stripe session without one, attach it in a second."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -47,6 +49,13 @@ class CartOrder:
 
 
 @dataclass(slots=True)
+class LineProduct:
+    """The product of a line."""
+
+    product_id: int
+
+
+@dataclass(slots=True)
 class RefusedLine:
     """A line that a checkout looked at, as it is now."""
 
@@ -79,6 +88,7 @@ class Checkout:
     checkout_url: str | None
 
 
+LIST_PRODUCTS = Statement("checkout/list_products", LineProduct)
 CLOSE_CART = Statement("checkout/close_cart", ClosedCart)
 RESERVE = Statement("checkout/reserve", Reserved)
 FIND_ORDER = Statement("checkout/find_order", CartOrder)
@@ -99,17 +109,18 @@ async def checkout(parts: Parts, key: Key | None, cart_id: UUID, expected_total_
     for _ in range(ATTEMPTS):
         order_id = uuid4()
         try:
-            placed = await transact(
-                parts.pool,
-                partial(
-                    reserve,
-                    parts=parts,
-                    key=key,
-                    cart_id=cart_id,
-                    order_id=order_id,
-                    expected_total_minor=expected_total_minor,
-                ),
-            )
+            async with queue(parts, cart_id):
+                placed = await transact(
+                    parts.pool,
+                    partial(
+                        reserve,
+                        parts=parts,
+                        key=key,
+                        cart_id=cart_id,
+                        order_id=order_id,
+                        expected_total_minor=expected_total_minor,
+                    ),
+                )
         except NotReserved:
             if refused := await refusal(parts, cart_id, expected_total_minor):
                 raise refused from None
@@ -125,6 +136,19 @@ async def checkout(parts: Parts, key: Key | None, cart_id: UUID, expected_total_
         if placed is not None and (answer := await _again(parts, key, placed)):
             return answer
     raise ShopError("busy", "The cart or its products keep changing; try again.")
+
+
+@asynccontextmanager
+async def queue(parts: Parts, cart_id: UUID) -> AsyncIterator[None]:
+    """Wait for a turn at each of the cart's products, with no connection held.
+
+    Else the buyers of one product that everybody wants would wait for its lock in all connections there are, and
+    nobody could buy anything else.
+    """
+    async with connection(parts.pool) as reader:
+        lines = await LIST_PRODUCTS.all(reader, cart_id)
+    async with parts.lanes.enter(*(line.product_id for line in lines)):
+        yield
 
 
 async def reserve(

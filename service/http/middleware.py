@@ -20,7 +20,33 @@ OPERATORS = ("/health/", "/metrics")
 # How long a client may take to send its body, or to take a part of the answer, before its place goes to another.
 CLIENT_SECONDS = 30.0
 
+# What anybody may see may be stored, but is asked for again: it has an ETag, or changes at any time.
+PUBLIC = ("/products", "/categories", "/docs", "/openapi.json", "/problems")
+# HSTS is for the proxy to say, which has the certificate.
+SAFE = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "X-Frame-Options": "DENY",
+    # Addresses hold the ids of carts and orders, which are all that it takes to see them.
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
 logger = logging.getLogger("service.http")
+
+
+def new_request_id() -> str:
+    """The id of a request that brought none."""
+    return uuid4().hex
+
+
+def dress(headers: MutableHeaders, request_id: str) -> None:
+    """What every answer carries, and what it is to a browser unless it says otherwise itself: data, for nobody else."""
+    headers["X-Request-ID"] = request_id
+    for name, value in SAFE.items():
+        headers.setdefault(name, value)
 
 
 class Envelope:
@@ -38,8 +64,9 @@ class Envelope:
         if scope["method"] == "HEAD":
             scope = {**scope, "method": "GET"}
         given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if re.fullmatch(r"[\w.:/+=-]{1,128}", given, re.ASCII) else uuid4().hex
+        request_id = given if re.fullmatch(r"[\w.:/+=-]{1,128}", given, re.ASCII) else new_request_id()
         token = cause.set(f"request {request_id}")
+        public = scope["path"].startswith(PUBLIC)
         started, status = time.perf_counter(), 0
 
         async def send_with_id(message: Message) -> None:
@@ -47,8 +74,9 @@ class Envelope:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
-                headers["X-Request-ID"] = request_id
-                headers["X-Content-Type-Options"] = "nosniff"
+                if public:
+                    headers.setdefault("Cache-Control", "no-cache")
+                dress(headers, request_id)
             await send(message)
 
         try:

@@ -69,7 +69,7 @@ class Problem(BaseModel):
 def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route that may answer with these codes, besides those that any may."""
     by_status: dict[int, list[str]] = {}
-    for code in (*codes, "busy", "unavailable"):
+    for code in (*codes, "rate_limited", "headers_too_large", "busy", "unavailable"):
         by_status.setdefault(KINDS[code].status, []).append(code)
     return {
         status: {

@@ -16,8 +16,9 @@ from starlette.staticfiles import StaticFiles
 
 from service.errors import ShopError, not_found
 from service.http import carts, catalog, operations, orders, payments
-from service.http.middleware import Envelope, Gate, Unforeseen
-from service.http.pages import source
+from service.http.clients import Clients
+from service.http.middleware import EXPOSED, Envelope, Gate, RateLimit, Unforeseen
+from service.http.pages import NOTHING, source
 from service.http.requests import pointer
 from service.http.responses import Problem, problem
 from service.infra import logs
@@ -59,6 +60,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _query_error)
     app.add_middleware(Unforeseen)
+    app.state.clients = Clients(settings)
+    if settings.rate_limit_per_minute:
+        app.add_middleware(
+            RateLimit,
+            per_minute=settings.rate_limit_per_minute,
+            clients=app.state.clients,
+            admin_token=settings.admin_token,
+        )
     app.add_middleware(Gate, places=settings.max_in_flight)
     if settings.cors_origins:
         app.add_middleware(
@@ -66,7 +75,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             allow_origins=settings.cors_origins,
             allow_methods=["*"],
             allow_headers=["*"],
-            expose_headers=["ETag", "Location", "Idempotent-Replayed", "Retry-After", "X-Request-ID"],
+            expose_headers=EXPOSED,
         )
     app.add_middleware(Envelope)
     return app
@@ -121,8 +130,8 @@ def _serve_docs(app: FastAPI) -> None:
     (script,) = re.findall(rb"<script>(.*?)</script>", bytes(page), re.DOTALL)
     # Swagger UI writes styles into its elements.
     policy = (
-        f"default-src 'none'; script-src 'self' {source(script)}; style-src 'self' 'unsafe-inline'; img-src 'self' data:;"
-        " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        f"{NOTHING}; script-src 'self' {source(script)}; style-src 'self' 'unsafe-inline'; img-src 'self' data:;"
+        " connect-src 'self'"
     )
 
     @app.get("/docs", include_in_schema=False)

@@ -22,9 +22,9 @@ def source(text: bytes) -> str:
     return f"'sha256-{b64encode(sha256(text).digest()).decode()}'"
 
 
-_POLICY = (
-    f"default-src 'none'; style-src {source(_STYLE.encode())}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
+# A Content-Security-Policy that a page adds to what it needs.
+NOTHING = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+_POLICY = f"{NOTHING}; style-src {source(_STYLE.encode())}"
 
 
 def page(title: str, body: str, *, refresh_seconds: int | None = None) -> HTMLResponse:

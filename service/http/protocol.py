@@ -96,6 +96,6 @@ UVICORN: dict[str, Any] = {
     "log_config": None,
     "access_log": False,
     "server_header": False,
-    # It would believe X-Forwarded-For of whoever comes from 127.0.0.1; `clients.py` reads it where TRUSTED_PROXIES says.
+    # It would believe X-Forwarded-For of whoever comes from 127.0.0.1. `clients.py` reads it, by TRUSTED_PROXIES.
     "proxy_headers": False,
 }

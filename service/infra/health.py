@@ -11,7 +11,7 @@ from service.infra.statements import Statement
 
 @dataclass(slots=True)
 class Migrated:
-    """Whether the newest table is there."""
+    """Whether the newest index is there."""
 
     migrated: bool
 

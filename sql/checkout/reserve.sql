@@ -13,6 +13,7 @@
 -- param    $7 claim_seconds double precision
 -- param    $8 session_template jsonb
 -- param    $9 cause text
+-- param    $10 client bytea
 -- returns  one or none; none = checkout/explain_refusal says why
 -- locks    products of the lines, FOR NO KEY UPDATE, in id order; the cart (held already); to commit
 -- waits    for checkouts and stock moves of the same products; 55P03 after lock_timeout -> busy
@@ -56,10 +57,11 @@ total AS MATERIALIZED (
 ),
 
 placed AS (
-    INSERT INTO orders (id, cart_id, total_minor, currency, expires_at, next_attempt_at)
+    INSERT INTO orders (id, cart_id, client, total_minor, currency, expires_at, next_attempt_at)
     SELECT
         $1,
         $2,
+        $10,
         total_minor,
         currency,
         now() + make_interval(secs => $5::integer),

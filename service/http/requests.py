@@ -80,7 +80,7 @@ Bearer = Annotated[
 def is_staff(authorization: str, token: str) -> bool:
     """Whether an Authorization header brings this token."""
     scheme, _, given = authorization.partition(" ")
-    return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode("latin-1"), token.encode())
+    return scheme.lower() == "bearer" and hmac.compare_digest(given.strip(" ").encode("latin-1"), token.encode())
 
 
 async def staff(request: Request, bearer: Bearer) -> None:

@@ -15,9 +15,8 @@ from service.http.middleware import RateLimit
 from service.infra.parts import Parts
 from service.settings import Settings
 from tests.books import deliver, event, hold_ends
-from tests.client import Shop, waiting
+from tests.client import Shop, is_problem, waiting
 from tests.conftest import served
-from tests.http.test_errors import is_problem
 
 ONE, OTHER = {"X-Forwarded-For": "192.0.2.1"}, {"X-Forwarded-For": "192.0.2.2"}
 PROXIES = "10.0.0.0/8, 127.0.0.1, fd00::/8"

@@ -21,9 +21,8 @@ from service.errors import ShopError
 from service.http.middleware import Gate
 from service.infra.turns import Lanes, Turns
 from service.settings import Settings
-from tests.client import Shop, eventually, waiting
+from tests.client import Shop, eventually, is_problem, waiting
 from tests.conftest import WEBHOOK_SECRET, served
-from tests.http.test_errors import is_problem
 from tests.shop.test_races import carts
 
 Outcomes = Counter[tuple[int, str | None]]

@@ -27,6 +27,8 @@ def _serve(options: argparse.Namespace) -> int:
         if options.workers > 1:
             # Before the first import of the metrics: it is how the processes put their numbers together.
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        from service.http.protocol import UVICORN
+
         uvicorn.run(
             "service.app:create_app",
             factory=True,
@@ -34,10 +36,7 @@ def _serve(options: argparse.Namespace) -> int:
             port=options.port,
             workers=options.workers,
             loop="uvloop",
-            http="httptools",
-            log_config=None,
-            access_log=False,
-            server_header=False,
+            **UVICORN,
             # Longer than clients and proxies keep idle connections, so that they close them, not we.
             timeout_keep_alive=75,
             timeout_graceful_shutdown=10,

@@ -1,5 +1,6 @@
 """The ASGI application: parts opened at start, routes mounted, and the one place where errors become HTTP."""
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.resources import files
@@ -9,12 +10,15 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import HTMLResponse
 from starlette.routing import Match
 from starlette.staticfiles import StaticFiles
 
 from service.errors import ShopError, not_found
 from service.http import carts, catalog, operations, orders, payments
-from service.http.middleware import Envelope, Unforeseen
+from service.http.clients import Clients
+from service.http.middleware import EXPOSED, Envelope, Gate, RateLimit, Unforeseen
+from service.http.pages import NOTHING, source
 from service.http.requests import pointer
 from service.http.responses import Problem, problem
 from service.infra import logs
@@ -59,13 +63,22 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _query_error)
     app.add_middleware(Unforeseen)
+    app.state.clients = Clients(settings)
+    if settings.rate_limit_per_minute:
+        app.add_middleware(
+            RateLimit,
+            per_minute=settings.rate_limit_per_minute,
+            clients=app.state.clients,
+            admin_token=settings.admin_token,
+        )
+    app.add_middleware(Gate, places=settings.max_in_flight)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
             allow_methods=["*"],
             allow_headers=["*"],
-            expose_headers=["ETag", "Location", "Idempotent-Replayed", "Retry-After", "X-Request-ID"],
+            expose_headers=EXPOSED,
         )
     app.add_middleware(Envelope)
     return app
@@ -108,17 +121,25 @@ def _serve_docs(app: FastAPI) -> None:
     """/docs with files of our own, so that it works without internet, and the Problem that every route refers to."""
     app.mount("/docs/static", StaticFiles(directory=str(files("fastapi_swagger") / "resources")), name="docs")
 
+    page = get_swagger_ui_html(
+        openapi_url="/openapi.json",
+        title="Commerce core",
+        swagger_js_url="/docs/static/swagger-ui-bundle.js",
+        swagger_css_url="/docs/static/swagger-ui.css",
+        swagger_favicon_url="/docs/static/favicon-32x32.png",
+        # Or it would have the document checked by a site of its makers.
+        swagger_ui_parameters={"validatorUrl": None},
+    ).body
+    (script,) = re.findall(rb"<script>(.*?)</script>", bytes(page), re.DOTALL)
+    # Swagger UI writes styles into its elements.
+    policy = (
+        f"{NOTHING}; script-src 'self' {source(script)}; style-src 'self' 'unsafe-inline'; img-src 'self' data:;"
+        " connect-src 'self'"
+    )
+
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
-        return get_swagger_ui_html(
-            openapi_url="/openapi.json",
-            title="Commerce core",
-            swagger_js_url="/docs/static/swagger-ui-bundle.js",
-            swagger_css_url="/docs/static/swagger-ui.css",
-            swagger_favicon_url="/docs/static/favicon-32x32.png",
-            # Or it would have the document checked by a site of its makers.
-            swagger_ui_parameters={"validatorUrl": None},
-        )
+        return HTMLResponse(page, headers={"Content-Security-Policy": policy})
 
     make = app.openapi
 

@@ -12,11 +12,12 @@ class Kind(NamedTuple):
 
 
 KINDS: dict[str, Kind] = {
-    "malformed": Kind(400, "The body cannot be understood"),
+    "malformed": Kind(400, "The request cannot be understood"),
     "invalid_signature": Kind(400, "The webhook's signature does not verify"),
     "unauthorized": Kind(401, "A valid bearer token is needed"),
     "not_found": Kind(404, "There is no such thing here"),
     "method_not_allowed": Kind(405, "This address does not take that method"),
+    "request_timeout": Kind(408, "The body did not come in time"),
     "slug_taken": Kind(409, "Another category has this slug"),
     "category_in_use": Kind(409, "Products still use this category"),
     "insufficient_stock": Kind(409, "Not enough units in stock"),
@@ -35,6 +36,8 @@ KINDS: dict[str, Kind] = {
     "unsupported_media_type": Kind(415, "The body must be application/json"),
     "invalid": Kind(422, "The request is not valid"),
     "idempotency_key_reused": Kind(422, "This key was used for another request"),
+    "rate_limited": Kind(429, "Too much from one client", 60),
+    "headers_too_large": Kind(431, "The request's headers are too large"),
     "internal": Kind(500, "Something went wrong on our side"),
     "payment_refused": Kind(502, "Stripe refused the payment session", 60),
     "payment_unavailable": Kind(503, "Stripe does not answer", 5),

@@ -2,10 +2,11 @@
 
 import os
 from collections.abc import Mapping
+from ipaddress import ip_network
 from typing import Annotated, Self
 
 from dotenv import dotenv_values
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 DAY = 86_400
 # A session outlives its hold by this much, so that the expiry closes it before Stripe does by itself.
@@ -20,6 +21,17 @@ def _comma_list(value: object) -> object:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
+def _networks(proxies: tuple[str, ...]) -> tuple[str, ...]:
+    for proxy in proxies:
+        try:
+            network = ip_network(proxy)
+        except ValueError:
+            raise ValueError("is a list of addresses and networks like 10.0.0.0/8") from None
+        if network.prefixlen == 0:
+            raise ValueError("trusts everybody, so anybody could say who they are")
+    return proxies
+
+
 CommaList = Annotated[tuple[str, ...], BeforeValidator(_comma_list)]
 
 
@@ -32,6 +44,7 @@ class Settings(BaseModel):
     migrate_database_url: str = Field(default="", pattern="^postgresql://", repr=False)
     redis_url: str = Field(default="redis://127.0.0.1:6379/0", pattern="^(redis|rediss|unix)://", repr=False)
     db_pool_size: int = Field(default=10, ge=1, le=1000)
+    max_in_flight: int = Field(default=1024, ge=1)
 
     stripe_api_key: str = Field(default="", repr=False)
     stripe_api_base: str = "https://api.stripe.com"
@@ -44,6 +57,9 @@ class Settings(BaseModel):
 
     admin_token: str = Field(default="", repr=False)
     cors_origins: CommaList = ()
+    trusted_proxies: Annotated[CommaList, AfterValidator(_networks)] = ()
+    rate_limit_per_minute: int = Field(default=0, ge=0)
+    max_pending_per_client: int = Field(default=0, ge=0)
 
     hold_seconds: int = Field(default=1800, ge=1)
     sweep_seconds: float = Field(default=10, gt=0, le=DAY)

@@ -4,13 +4,14 @@ import asyncio
 import os
 import shutil
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import asyncpg
 import httpx
+import orjson
 
 T = TypeVar("T")
 
@@ -79,6 +80,30 @@ class Shop:
             return order if fits else None
 
         return await eventually(reached)
+
+
+def is_problem(answer: httpx.Response, status: int, code: str) -> bool:
+    """Whether this is the problem document for that code, and nothing else of it."""
+    return (
+        spells_a_problem(status, answer.headers, answer.content)
+        and answer.status_code == status
+        and answer.json()["code"] == code
+    )
+
+
+def spells_a_problem(status: int, headers: Mapping[str, str], body: bytes) -> bool:
+    """Whether this is a whole problem document with that status."""
+    document = orjson.loads(body)
+    own = {"type", "title", "status", "detail", "code"}
+    return (
+        headers["content-type"] == "application/problem+json"
+        and bool(headers["x-request-id"])
+        and own <= document.keys()
+        and all(document[member] for member in own)
+        and document["status"] == status
+        and document["type"] == f"/problems/{document['code']}"
+        and (document["code"] != "invalid" or all(e.keys() == {"pointer", "message"} for e in document["errors"]))
+    )
 
 
 async def eventually(look: Callable[[], Awaitable[T | None]], seconds: float = 20) -> T:

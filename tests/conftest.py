@@ -28,6 +28,7 @@ from service.app import create_app
 from service.dev import roles
 from service.dev.servers import postgres, scratch_folder, valkey
 from service.dev.stripe_standin import StripeStandin
+from service.http.protocol import UVICORN
 from service.infra.migrations import migrate
 from service.infra.parts import Parts, open_parts
 from service.settings import Settings
@@ -181,7 +182,7 @@ def redis_url(servers: tuple[str, str]) -> str:
 @asynccontextmanager
 async def served(app: Callable[..., Awaitable[None]], port: int = 0) -> AsyncIterator[str]:
     """Serve an ASGI application on a real port; its URL."""
-    config = uvicorn.Config(app, port=port, log_config=None, access_log=False, timeout_graceful_shutdown=1)
+    config = uvicorn.Config(app, port=port, timeout_graceful_shutdown=1, **UVICORN)
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server._serve())
     while not server.started:

@@ -10,6 +10,7 @@ from service.http.requests import (
     CartId,
     Nothing,
     ProductId,
+    client_of,
     integer_id,
     parts_of,
     read,
@@ -125,4 +126,5 @@ async def check_out(request: Request, cart_id: CartId) -> Response:
     """Reserve the stock and get the address to pay at."""
     wanted, key = await read(request, CheckoutRequest)
     found = uuid_id(cart_id, "cart")
-    return responses.answer(await checkout.checkout(parts_of(request), key, found, wanted.expected_total_minor))
+    expected = wanted.expected_total_minor
+    return responses.answer(await checkout.checkout(parts_of(request), key, found, expected, client=client_of(request)))

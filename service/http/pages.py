@@ -1,5 +1,8 @@
 """The few HTML pages: readable without JavaScript, with nothing from elsewhere."""
 
+from base64 import b64encode
+from hashlib import sha256
+
 from fastapi.responses import HTMLResponse
 
 _STYLE = """
@@ -14,6 +17,16 @@ code { font-size: .95em }
 """
 
 
+def source(text: bytes) -> str:
+    """What a Content-Security-Policy calls an inline script or style by."""
+    return f"'sha256-{b64encode(sha256(text).digest()).decode()}'"
+
+
+# A Content-Security-Policy that a page adds to what it needs.
+NOTHING = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+_POLICY = f"{NOTHING}; style-src {source(_STYLE.encode())}"
+
+
 def page(title: str, body: str, *, refresh_seconds: int | None = None) -> HTMLResponse:
     """A page; `title` and `body` are HTML already."""
     refresh = f'<meta http-equiv="refresh" content="{refresh_seconds}">' if refresh_seconds else ""
@@ -22,5 +35,5 @@ def page(title: str, body: str, *, refresh_seconds: int | None = None) -> HTMLRe
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{title}</title><style>{_STYLE}</style></head>"
         f"<body><main><h1>{title}</h1>{body}</main></body></html>",
-        headers={"Cache-Control": "no-store"},
+        headers={"Content-Security-Policy": _POLICY},
     )

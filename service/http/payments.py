@@ -21,7 +21,7 @@ OrderQuery = Annotated[str, Query(description="The order that the customer comes
 
 @router.post(
     "/webhooks/stripe",
-    responses=problems("invalid_signature", "malformed", "body_too_large"),
+    responses=problems("invalid_signature", "malformed", "request_timeout", "body_too_large"),
     openapi_extra={
         "requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}},
         "parameters": [{"name": "Stripe-Signature", "in": "header", "schema": {"type": "string"}}],
@@ -34,13 +34,13 @@ async def receive(request: Request) -> Response:
     return responses.json({"received": True, "outcome": outcome})
 
 
-@router.get("/payments/success", response_class=HTMLResponse)
+@router.get("/payments/success", response_class=HTMLResponse, responses=problems())
 async def success(request: Request, order_id: OrderQuery = "", session_id: OrderQuery = "") -> Response:
     """Where Stripe sends who has paid; shows what the order really is."""
     return await _page(request, order_id, "Thank you")
 
 
-@router.get("/payments/cancel", response_class=HTMLResponse)
+@router.get("/payments/cancel", response_class=HTMLResponse, responses=problems())
 async def cancel(request: Request, order_id: OrderQuery = "", session_id: OrderQuery = "") -> Response:
     """Where Stripe sends who went back; shows what the order really is."""
     return await _page(request, order_id, "Payment not completed")

@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, StringConstraints, 
 from pydantic_core import from_json
 
 from service.errors import ShopError, invalid, not_found
+from service.http.clients import Clients
 from service.infra.parts import Parts
 from service.shop.idempotency import Key
 
@@ -55,23 +56,37 @@ class Nothing(Body):
 Model = TypeVar("Model", bound=Body)
 
 
+def client_of(request: Request) -> bytes | None:
+    """The client to count pending orders by; None where they are not counted, or it is not known."""
+    if not parts_of(request).settings.max_pending_per_client:
+        return None
+    clients: Clients = request.app.state.clients
+    return clients.digest(request.scope)
+
+
 def parts_of(request: Request) -> Parts:
     """What the application opened at start."""
     parts: Parts = request.app.state.parts
     return parts
 
 
+# For the OpenAPI document; what it finds is looked at by `is_staff`.
 Bearer = Annotated[
     HTTPAuthorizationCredentials | None,
     Depends(HTTPBearer(scheme_name="staff", description="The ADMIN_TOKEN, where one is set.", auto_error=False)),
 ]
 
 
+def is_staff(authorization: str, token: str) -> bool:
+    """Whether an Authorization header brings this token."""
+    scheme, _, given = authorization.partition(" ")
+    return scheme.lower() == "bearer" and hmac.compare_digest(given.strip(" ").encode("latin-1"), token.encode())
+
+
 async def staff(request: Request, bearer: Bearer) -> None:
     """Refuse whoever does not bring the ADMIN_TOKEN, where there is one."""
     token = parts_of(request).settings.admin_token
-    given = bearer.credentials if bearer else ""
-    if token and not hmac.compare_digest(given.encode("latin-1"), token.encode()):
+    if token and not is_staff(request.headers.get("authorization", ""), token):
         raise ShopError("unauthorized", "This call is for the shop's staff.")
 
 
@@ -94,15 +109,15 @@ async def read(request: Request, model: type[Model]) -> tuple[Model, Key | None]
 
     Raises `unsupported_media_type`, `body_too_large`, `malformed` or `invalid`.
     """
-    body = await read_bytes(request)
-    if body.strip():
+    body = (await read_bytes(request)).strip()
+    if body:
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media_type != "application/json" and not media_type.endswith("+json"):
             raise ShopError("unsupported_media_type", "Send Content-Type: application/json.")
+    body = body or b"{}"
     try:
-        # Models would take NaN and Infinity, which are not JSON.
-        from_json(body.strip() or b"{}", allow_inf_nan=False)
-        data = model.model_validate_json(body.strip() or b"{}")
+        # Not by model_validate_json, which would take NaN and Infinity. Of a member given twice the last counts.
+        data = model.model_validate(from_json(body, allow_inf_nan=False))
     except ValidationError as error:
         raise _refusal(error, model) from None
     except ValueError:

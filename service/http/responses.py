@@ -40,6 +40,9 @@ def problem(error: ShopError) -> Response:
     headers = {}
     if kind.retry_after is not None:
         headers["Retry-After"] = str(kind.retry_after)
+    if kind.status == 408:
+        # What may still come of the body is not the next request.
+        headers["Connection"] = "close"
     if kind.status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="staff"'
     return Response(encode(document), kind.status, headers, "application/problem+json")
@@ -66,7 +69,7 @@ class Problem(BaseModel):
 def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route that may answer with these codes, besides those that any may."""
     by_status: dict[int, list[str]] = {}
-    for code in (*codes, "busy", "unavailable"):
+    for code in (*codes, "rate_limited", "headers_too_large", "busy", "unavailable"):
         by_status.setdefault(KINDS[code].status, []).append(code)
     return {
         status: {
@@ -78,7 +81,7 @@ def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
 
 
 # What any route that reads a body may answer.
-BODY_PROBLEMS = ("malformed", "body_too_large", "unsupported_media_type", "invalid")
+BODY_PROBLEMS = ("malformed", "request_timeout", "body_too_large", "unsupported_media_type", "invalid")
 KEY_PROBLEMS = ("idempotency_key_in_use", "idempotency_key_reused")
 
 ETAG_HEADER = {"ETag": {"schema": {"type": "string"}}}

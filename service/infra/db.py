@@ -11,16 +11,14 @@ import asyncpg
 import orjson
 
 from service.errors import CONSTRAINTS, SQLSTATES, ShopError
+from service.infra.turns import Turns
 from service.settings import Settings
 
-Pool: TypeAlias = asyncpg.Pool
 # What the pool hands out: a connection, or the proxy of one that it takes back.
 Connection: TypeAlias = Any
 T = TypeVar("T")
 
 ATTEMPTS = 3
-# How long a request may queue for a connection before it is told to come back.
-ACQUIRE_SECONDS = 20.0
 CONNECT_SECONDS = 3.0
 # How long a statement may take; a server that has not said so itself a second later is not there.
 STATEMENT_SECONDS = 10
@@ -57,7 +55,15 @@ _LOST = (
     OSError,
     TimeoutError,
 )
-_silent_until: dict[Pool, float] = {}
+
+
+class Pool(asyncpg.Pool):  # type: ignore[misc]
+    """asyncpg's, with a bounded queue before it."""
+
+    def __init__(self, *url: str, max_size: int, **options: Any) -> None:
+        super().__init__(*url, max_size=max_size, **options)
+        self.turns = Turns(max_size)
+        self.silent_until = 0.0
 
 
 def open_pool(settings: Settings, name: str, statement_seconds: int = STATEMENT_SECONDS) -> Pool:
@@ -67,7 +73,7 @@ def open_pool(settings: Settings, name: str, statement_seconds: int = STATEMENT_
     """
 
     async def connect(*arguments: Any, **options: Any) -> Connection:
-        if time.monotonic() < _silent_until.get(pool, 0.0):
+        if time.monotonic() < pool.silent_until:
             raise _silence()
         opened = None
         try:
@@ -80,10 +86,14 @@ def open_pool(settings: Settings, name: str, statement_seconds: int = STATEMENT_
                 opened.terminate()
             raise _note_silence(pool) from error
 
-    pool = asyncpg.create_pool(
+    pool = Pool(
         settings.database_url,
+        loop=None,
+        connection_class=asyncpg.Connection,
+        record_class=asyncpg.Record,
         min_size=0,
         max_size=settings.db_pool_size,
+        max_queries=50_000,
         max_inactive_connection_lifetime=300,
         # Twice what we have statements, so that none is ever prepared a second time.
         statement_cache_size=200,
@@ -91,6 +101,8 @@ def open_pool(settings: Settings, name: str, statement_seconds: int = STATEMENT_
         command_timeout=statement_seconds + 1,
         server_settings={"application_name": name, **LIMITS, "statement_timeout": f"{statement_seconds}s"},
         connect=connect,
+        setup=None,
+        init=None,
         reset=_nothing_to_reset,
     )
     return pool
@@ -114,7 +126,7 @@ async def _nothing_to_reset(connection: Connection) -> None:
 async def connection(pool: Pool) -> AsyncIterator[Connection]:
     """A connection for statements that stand alone; what the server refuses becomes a ShopError."""
     try:
-        async with pool.acquire(timeout=ACQUIRE_SECONDS) as acquired:
+        async with pool.turns, pool.acquire() as acquired:
             try:
                 yield acquired
             except TimeoutError as error:
@@ -189,7 +201,7 @@ def _abandon(connection: Connection) -> None:
 
 
 def _note_silence(pool: Pool) -> ShopError:
-    _silent_until[pool] = time.monotonic() + REST_SECONDS
+    pool.silent_until = time.monotonic() + REST_SECONDS
     return _silence()
 
 

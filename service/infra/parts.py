@@ -12,6 +12,7 @@ from service.infra.cache import PageCache
 from service.infra.patience import Patience
 from service.infra.queue import Queue, open_redis
 from service.infra.stripe import Stripe
+from service.infra.turns import Lanes
 from service.settings import Settings
 
 CLOSE_SECONDS = 2.0
@@ -19,10 +20,11 @@ CLOSE_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The pool, Redis and the patience with it, the cache, the queue, Stripe, and the settings behind them."""
+    """The pool and the lanes before it, Redis and the patience with it, the cache, the queue, Stripe, the settings."""
 
     settings: Settings
     pool: db.Pool
+    lanes: Lanes
     redis: Redis
     patience: Patience
     cache: PageCache
@@ -36,10 +38,13 @@ async def open_parts(
 ) -> AsyncIterator[Parts]:
     """Open them under the application name `name`; nothing is connected before it is used."""
     redis, patience, stripe = open_redis(settings), Patience(), Stripe(settings)
+    # A third of the connections keeps a lock busy: while one commits, the next waits at the server already.
+    lanes = Lanes(max(1, settings.db_pool_size // 3))
     try:
         pool = await db.open_pool(settings, name, statement_seconds)
+        cache, queue = PageCache(redis, patience), Queue(redis, patience)
         try:
-            yield Parts(settings, pool, redis, patience, PageCache(redis, patience), Queue(redis, patience), stripe)
+            yield Parts(settings, pool, lanes, redis, patience, cache, queue, stripe)
         finally:
             # A server that hangs says no goodbye.
             with suppress(TimeoutError):

@@ -5,7 +5,7 @@ from uuid import UUID
 
 import orjson
 from arq.connections import ArqRedis
-from redis.asyncio import ConnectionPool
+from redis.asyncio import BlockingConnectionPool, ConnectionPool
 
 from service.infra.patience import Patience
 from service.settings import Settings
@@ -15,8 +15,9 @@ QUEUE = "commerce:jobs"
 
 def open_redis(settings: Settings) -> ArqRedis:
     """A client that connects when first used, speaks bytes, and sends jobs as JSON instead of pickles."""
-    pool: ConnectionPool = ConnectionPool.from_url(
-        settings.redis_url, max_connections=64, socket_connect_timeout=1, health_check_interval=0
+    # One that lets a crowd wait: an error there would be taken for a Redis that is gone.
+    pool: ConnectionPool = BlockingConnectionPool.from_url(
+        settings.redis_url, max_connections=64, timeout=1, socket_connect_timeout=1, health_check_interval=0
     )
     return ArqRedis(pool, job_serializer=orjson.dumps, job_deserializer=orjson.loads, default_queue_name=QUEUE)
 

@@ -3,16 +3,14 @@
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, cast
 
 import aiohttp
 import stripe
 
 from service.settings import Settings
-
-T = TypeVar("T")
 
 # A signature older or newer than this is refused, in seconds.
 SIGNATURE_TOLERANCE = 300
@@ -64,20 +62,17 @@ class Session:
     def read(cls, data: Mapping[str, Any]) -> Self:
         """From Stripe's JSON, a reply's or an event's; raises StripeUnknown when it is none."""
         try:
-            session_id, status, payment_status = data["id"], data["status"], data["payment_status"]
-            if not (isinstance(session_id, str) and isinstance(status, str) and isinstance(payment_status, str)):
-                raise TypeError
-            currency, details = data.get("currency"), data.get("customer_details") or {}
+            currency, details = _text(data.get("currency")), data.get("customer_details") or {}
             return cls(
-                session_id,
-                status,
-                payment_status,
-                _optional(data.get("amount_total"), int),
-                currency.upper() if isinstance(currency, str) else None,
-                _optional(data.get("payment_intent"), str),
-                (_optional(details.get("email"), str) or "")[:800] or None,
-                _optional(data.get("url"), str),
-                _optional((data.get("metadata") or {}).get("order_id"), str),
+                _needed(data["id"]),
+                _needed(data["status"]),
+                _needed(data["payment_status"]),
+                _amount(data.get("amount_total")),
+                currency.upper() if currency else None,
+                _text(data.get("payment_intent")),
+                (_text(details.get("email")) or "")[:800] or None,
+                _text(data.get("url")),
+                _text((data.get("metadata") or {}).get("order_id")),
             )
         except (KeyError, TypeError, AttributeError):
             raise StripeUnknown("not a Checkout session") from None
@@ -102,8 +97,26 @@ class PaymentIntent:
     order_id: str | None
 
 
-def _optional(value: object, kind: type[T]) -> T | None:
-    return value if isinstance(value, kind) and not isinstance(value, bool) else None
+def _text(value: object) -> str | None:
+    """A text; None for what is none. Raises StripeUnknown for one that PostgreSQL cannot hold, though JSON can."""
+    if not isinstance(value, str):
+        return None
+    if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise StripeUnknown("not a text")
+    return value
+
+
+def _needed(value: object) -> str:
+    """A text; raises TypeError for what is none."""
+    text = _text(value)
+    if text is None:
+        raise TypeError
+    return text
+
+
+def _amount(value: object) -> int | None:
+    """An amount of money; None for what is none."""
+    return value if type(value) is int and 0 <= value < 2**63 else None
 
 
 class Stripe:
@@ -116,7 +129,9 @@ class Stripe:
         """Must be made inside the running event loop; `close` when done."""
         tls = ssl.create_default_context(cafile=stripe.ca_bundle_path)
         self._timeout = settings.stripe_timeout_seconds
-        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=256, ssl=tls))
+        # When Stripe hangs, its callers do; half of the API's places are left to those who want something else.
+        self._free = most = max(1, settings.max_in_flight // 2)
+        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=most, ssl=tls))
         client = stripe.StripeClient(
             settings.stripe_api_key,
             base_addresses={"api": settings.stripe_api_base.rstrip("/")},
@@ -175,7 +190,10 @@ class Stripe:
     async def retrieve_payment_intent(self, payment_intent: str) -> PaymentIntent:
         """A payment intent as it is now."""
         data = await self._answer(self._api.payment_intents.retrieve_async(payment_intent))
-        order_id = _optional((data.get("metadata") or {}).get("order_id"), str)
+        try:
+            order_id = _text((data.get("metadata") or {}).get("order_id"))
+        except AttributeError:
+            raise StripeUnknown("not a payment intent") from None
         return PaymentIntent(payment_intent, str(data.get("status")), order_id)
 
     async def retrieve_event(self, event_id: str) -> dict[str, Any]:
@@ -202,30 +220,40 @@ class Stripe:
                 raise StripeUnknown("not a list") from None
             await asyncio.sleep(_SECONDS_BETWEEN_PAGES)
 
-    async def _answer(self, call: Awaitable[Any]) -> dict[str, Any]:
+    async def _answer(self, call: Coroutine[Any, Any, Any]) -> dict[str, Any]:
+        if not self._free:
+            call.close()
+            raise StripeUnknown("too many calls at once")
+        self._free -= 1
         try:
             async with asyncio.timeout(self._timeout):
                 return cast(dict[str, Any], (await call).to_dict())
         except stripe.StripeError as error:
+            # Not str(error), which fails where the reply's message is no text.
+            message = f"request {error.request_id}, status {error.http_status}: {error.user_message}"
             # By type, not by status alone: idempotency errors and some rate limits are 400 too, and tell nothing.
             if isinstance(error, stripe.InvalidRequestError | stripe.CardError) and error.http_status:
-                raise StripeRefused(str(error), error.http_status, error.param) from error
+                raise StripeRefused(message, error.http_status, error.param) from error
             # The SDK's headers may keep Stripe's case or not.
             headers = {name.lower(): value for name, value in error.headers.items()} if error.headers else {}
             replayed = headers.get("idempotent-replayed") == "true"
-            raise StripeUnknown(str(error), error.http_status, replayed=replayed) from error
+            raise StripeUnknown(message, error.http_status, replayed=replayed) from error
         except TimeoutError as error:
             raise StripeUnknown("no answer in time") from error
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
             # What the SDK makes of a reply that is no Stripe object.
             raise StripeUnknown("an unreadable reply") from error
+        finally:
+            self._free += 1
 
 
 def _refund(data: Mapping[str, Any]) -> Refund:
     try:
-        refund_id = _optional((data.get("metadata") or {}).get("refund_id"), str)
-        return Refund(data["id"], data["status"], int(data["amount"]), refund_id)
-    except (KeyError, TypeError, ValueError, AttributeError):
+        refund_id, amount = _text((data.get("metadata") or {}).get("refund_id")), _amount(data["amount"])
+        if amount is None:
+            raise TypeError
+        return Refund(_needed(data["id"]), _needed(data["status"]), amount, refund_id)
+    except (KeyError, TypeError, AttributeError):
         raise StripeUnknown("not a refund") from None
 
 

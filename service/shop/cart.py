@@ -110,17 +110,20 @@ async def read(reader: Connection, cart_id: UUID) -> Cart:
 
 async def add_item(parts: Parts, key: Key | None, cart_id: UUID, product_id: int, quantity: int) -> Answer:
     """200 with the Cart after `quantity` more units of the product."""
-    return await once(parts.pool, key, 200, lambda tx: put_line(tx, ADD_LINE, cart_id, product_id, quantity))
+    async with parts.lanes.enter(cart_id):
+        return await once(parts.pool, key, 200, lambda tx: put_line(tx, ADD_LINE, cart_id, product_id, quantity))
 
 
 async def set_item(parts: Parts, cart_id: UUID, product_id: int, quantity: int) -> Answer:
     """200 with the Cart, its line set to `quantity` units."""
-    return await once(parts.pool, None, 200, lambda tx: put_line(tx, SET_LINE, cart_id, product_id, quantity))
+    async with parts.lanes.enter(cart_id):
+        return await once(parts.pool, None, 200, lambda tx: put_line(tx, SET_LINE, cart_id, product_id, quantity))
 
 
 async def remove_item(parts: Parts, cart_id: UUID, product_id: int) -> Answer:
     """200 with the Cart, without a line for the product; there may have been none."""
-    return await once(parts.pool, None, 200, lambda tx: remove_line(tx, cart_id, product_id))
+    async with parts.lanes.enter(cart_id):
+        return await once(parts.pool, None, 200, lambda tx: remove_line(tx, cart_id, product_id))
 
 
 async def put_line(tx: Connection, statement: Statement[NoRow], cart_id: UUID, product_id: int, quantity: int) -> Cart:

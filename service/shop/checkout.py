@@ -1,5 +1,7 @@
 """Checkout: reserve the stock in one transaction, create the Stripe session without one, attach it in a second."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -29,6 +31,20 @@ class ClosedCart:
 
 
 @dataclass(slots=True)
+class LockedClient:
+    """The advisory lock is ours."""
+
+    locked: str
+
+
+@dataclass(slots=True)
+class Pending:
+    """How many orders of a client wait for their payment."""
+
+    pending: int
+
+
+@dataclass(slots=True)
 class Reserved:
     """An order just placed: the session to create, and whether it took the last unit of something."""
 
@@ -44,6 +60,13 @@ class CartOrder:
 
     cart_status: str
     order_id: UUID | None
+
+
+@dataclass(slots=True)
+class LineProduct:
+    """The product of a line."""
+
+    product_id: int
 
 
 @dataclass(slots=True)
@@ -79,7 +102,10 @@ class Checkout:
     checkout_url: str | None
 
 
+LIST_PRODUCTS = Statement("checkout/list_products", LineProduct)
 CLOSE_CART = Statement("checkout/close_cart", ClosedCart)
+LOCK_CLIENT = Statement("checkout/lock_client", LockedClient)
+COUNT_PENDING = Statement("checkout/count_pending", Pending)
 RESERVE = Statement("checkout/reserve", Reserved)
 FIND_ORDER = Statement("checkout/find_order", CartOrder)
 EXPLAIN_REFUSAL = Statement("checkout/explain_refusal", RefusedLine)
@@ -89,28 +115,37 @@ class NotReserved(Exception):
     """Some line could not be had; raised to roll the cart's closing back."""
 
 
-async def checkout(parts: Parts, key: Key | None, cart_id: UUID, expected_total_minor: int | None) -> Answer:
+async def checkout(
+    parts: Parts,
+    key: Key | None,
+    cart_id: UUID,
+    expected_total_minor: int | None,
+    *,
+    client: bytes | None = None,
+) -> Answer:
     """201 with the Checkout of a new order, or 200 with that of the pending one.
 
-    Raises what the contract lists for checkout: `cart_empty`, `cart_not_open`, `insufficient_stock`,
-    `product_inactive`, `price_changed`, `amount_out_of_range`, `checkout_in_progress`, `payment_refused`,
-    `payment_unavailable`, and the idempotency key's.
+    `client` stands for who is asking, where that is to be limited. Raises what the contract lists for checkout:
+    `cart_empty`, `cart_not_open`, `insufficient_stock`, `product_inactive`, `price_changed`, `amount_out_of_range`,
+    `checkout_in_progress`, `rate_limited`, `payment_refused`, `payment_unavailable`, and the idempotency key's.
     """
     for _ in range(ATTEMPTS):
         order_id = uuid4()
         try:
-            placed = await transact(
-                parts.pool,
-                partial(
-                    reserve,
-                    parts=parts,
-                    key=key,
-                    cart_id=cart_id,
-                    order_id=order_id,
-                    expected_total_minor=expected_total_minor,
-                ),
-                repeatable=True,
-            )
+            async with queue(parts, cart_id, client):
+                placed = await transact(
+                    parts.pool,
+                    partial(
+                        reserve,
+                        parts=parts,
+                        key=key,
+                        cart_id=cart_id,
+                        order_id=order_id,
+                        expected_total_minor=expected_total_minor,
+                        client=client,
+                    ),
+                    repeatable=True,
+                )
         except NotReserved:
             if refused := await refusal(parts, cart_id, expected_total_minor):
                 raise refused from None
@@ -131,6 +166,19 @@ async def checkout(parts: Parts, key: Key | None, cart_id: UUID, expected_total_
     raise ShopError("busy", "The cart or its products keep changing; try again.")
 
 
+@asynccontextmanager
+async def queue(parts: Parts, cart_id: UUID, client: bytes | None) -> AsyncIterator[None]:
+    """Wait for a turn as this client and at each of the cart's products, with no connection held.
+
+    Else the buyers of one product that everybody wants would wait for its lock in all connections there are, and
+    nobody could buy anything else.
+    """
+    async with connection(parts.pool) as reader:
+        lines = await LIST_PRODUCTS.all(reader, cart_id)
+    async with parts.lanes.enter(*([client] if client else []), *(line.product_id for line in lines)):
+        yield
+
+
 async def reserve(
     tx: Connection,
     parts: Parts,
@@ -138,6 +186,7 @@ async def reserve(
     cart_id: UUID,
     order_id: UUID,
     expected_total_minor: int | None,
+    client: bytes | None = None,
 ) -> Reserved | UUID | Answer | None:
     """Close the cart, take the stock, write the order.
 
@@ -152,6 +201,8 @@ async def reserve(
             raise not_found("cart")
         return found.order_id
     settings = parts.settings
+    if client is not None:
+        await limit(tx, client, settings.max_pending_per_client)
     reserved = await RESERVE.maybe(
         tx,
         order_id,
@@ -163,11 +214,19 @@ async def reserve(
         session.claim_seconds(settings),
         session.template(settings, order_id),
         cause.get(),
+        client,
     )
     if reserved is None:
         raise NotReserved
     await idempotency.finish(tx, key, None, order_id)
     return reserved
+
+
+async def limit(tx: Connection, client: bytes, most: int) -> None:
+    """Hold the client; `rate_limited` when it has `most` pending orders, for which it has paid nothing yet."""
+    await LOCK_CLIENT.one(tx, int.from_bytes(client[:8], "big", signed=True))
+    if (await COUNT_PENDING.one(tx, client)).pending >= most:
+        raise ShopError("rate_limited", f"At most {most} orders may wait for their payment; pay or cancel one.")
 
 
 async def refusal(parts: Parts, cart_id: UUID, expected_total_minor: int | None) -> ShopError | None:

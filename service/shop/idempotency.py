@@ -45,9 +45,9 @@ class Key:
 
     @classmethod
     def of(cls, method: str, path: str, authorization: str, key: str, body: bytes) -> "Key":
-        """Scoped by method, path and authorization; no body is the same as `{}`."""
+        """Scoped by method, path and authorization."""
         scope = orjson.dumps([method, path, authorization, key])
-        return cls(hashlib.sha256(scope).digest(), hashlib.sha256(body.strip() or b"{}").digest())
+        return cls(hashlib.sha256(scope).digest(), hashlib.sha256(body).digest())
 
 
 @dataclass(slots=True, frozen=True)

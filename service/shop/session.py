@@ -72,7 +72,11 @@ async def release(parts: Parts, order_id: UUID) -> None:
 
 async def create(parts: Parts, order_id: UUID, held: Claim) -> Session:
     """The first call for this claim's session. Raises StripeRefused or StripeUnknown."""
-    return await parts.stripe.create_session(held.session_parameters, _key(order_id, held))
+    session = await parts.stripe.create_session(held.session_parameters, _key(order_id, held))
+    if session.order_id != str(order_id):
+        # Nothing of ours answers so. Whatever did, another order's session must not be paid for this one.
+        raise StripeUnknown("another order's session")
+    return session
 
 
 async def resume(parts: Parts, order_id: UUID, held: Claim) -> Session | None:

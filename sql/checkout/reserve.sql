@@ -13,6 +13,7 @@
 -- param    $7 claim_seconds double precision
 -- param    $8 session_template jsonb
 -- param    $9 cause text
+-- param    $10 client bytea
 -- returns  one or none; none = checkout/explain_refusal says why
 -- locks    products NO KEY UPDATE by id; carts KEY SHARE; new orders, stock_movements, order_items, payments,
 --          order_events; to commit
@@ -59,10 +60,11 @@ total AS MATERIALIZED (
 ),
 
 placed AS (
-    INSERT INTO orders (id, cart_id, total_minor, currency, expires_at, next_attempt_at)
+    INSERT INTO orders (id, cart_id, client, total_minor, currency, expires_at, next_attempt_at)
     SELECT
         $1,
         $2,
+        $10,
         total_minor,
         currency,
         now() + make_interval(secs => $5::integer),

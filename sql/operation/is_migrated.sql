@@ -1,4 +1,4 @@
--- operation/is_migrated: whether the newest table is there.
+-- operation/is_migrated: whether the newest index is there.
 --
 -- caller   service.infra.health._postgresql
 -- returns  one
@@ -7,4 +7,4 @@
 -- index    none
 -- rows     1
 -- guards   none
-SELECT to_regclass('worker_heartbeats') IS NOT NULL AS migrated;
+SELECT to_regclass('orders_pending_by_client') IS NOT NULL AS migrated;

@@ -61,7 +61,7 @@ class TestWithoutRedis:
 
 
 async def test_an_unmigrated_database_is_not_ready(shop: Shop, database: asyncpg.Connection) -> None:
-    await database.execute("DROP TABLE worker_heartbeats")
+    await database.execute("DROP INDEX orders_pending_by_client")
     ready = await shop.call("GET", "/health/ready", 503)
     assert (ready["postgresql"], ready["detail"]) == ("not migrated", "PostgreSQL is not migrated.")
 

@@ -211,7 +211,7 @@ async def test_a_checkout_that_died_after_its_reserve_goes_on(
 ) -> None:
     cart, order_id = await shop.cart(((await shop.product())["id"], 1)), uuid4()
     path = f"/carts/{cart}/checkout"
-    key = Key.of("POST", path, "", "a key", b"")
+    key = Key.of("POST", path, "", "a key", b"{}")
     await transact(api_parts.pool, lambda tx: checkout.reserve(tx, api_parts, key, UUID(cart), order_id, None))
 
     # Nobody knows that it is dead until its claim ends.
@@ -248,7 +248,7 @@ async def test_a_key_whose_order_was_cancelled_unanswered_makes_a_new_one(
 
 async def test_an_answer_once_given_stays(api_parts: Parts) -> None:
     """Two checkouts with one key can both be answering; the first stays true."""
-    key = Key.of("POST", "/carts", "", "a key", b"")
+    key = Key.of("POST", "/carts", "", "a key", b"{}")
     for answer in (None, Answer(201, b"first"), Answer(200, b"second")):
         await transact(api_parts.pool, lambda tx, answer=answer: idempotency.finish(tx, key, answer))
     replay = await transact(api_parts.pool, lambda tx: idempotency.begin(tx, key))

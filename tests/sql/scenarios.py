@@ -142,6 +142,7 @@ def does(
 LAST = 2**62
 LONG_AGO, SOON = datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
 KEY, NEW_KEY, BODY = (hashlib.sha256(text).digest() for text in (b"new", b"unused", b"body"))
+CLIENT = BODY[:16]
 
 SCENARIOS = {
     "audit/history_is_legal": does(run(before="DELETE FROM order_events"), none=run()),
@@ -197,14 +198,17 @@ SCENARIOS = {
     "checkout/attach_session": does(run(PENDING, "cs_x", "url"), none=run(CANCELLED, "cs_x", "url")),
     "checkout/claim_session": does(run(PENDING, 60.0), none=run(PAID, 60.0)),
     "checkout/close_cart": does(run(OPEN), none=run(PENDING)),
+    "checkout/count_pending": does(run(CLIENT)),
     "checkout/explain_refusal": does(run(OPEN), none=run(EMPTY)),
     "checkout/find_order": does(run(PENDING), run(OPEN), none=run(NEW)),
+    "checkout/list_products": does(run(OPEN), none=run(EMPTY)),
+    "checkout/lock_client": does(run(7)),
     "checkout/new_attempt": does(run(PENDING, 1, 1800, 60.0), none=run(PENDING, 2, 1800, 60.0)),
     "checkout/release_claim": does(run(PENDING), none=run(PAID)),
     "checkout/reserve": does(
-        run(NEW, OPEN, NEW, None, 1800, 2100, 60.0, "{}", "x"),
-        none=run(NEW, OPEN, NEW, 1, 1800, 2100, 60.0, "{}", "x"),
-        refused={"orders_one_live_per_cart": run(NEW, PAID, NEW, None, 1800, 2100, 60.0, "{}", "x")},
+        run(NEW, OPEN, NEW, None, 1800, 2100, 60.0, "{}", "x", CLIENT),
+        none=run(NEW, OPEN, NEW, 1, 1800, 2100, 60.0, "{}", "x", CLIENT),
+        refused={"orders_one_live_per_cart": run(NEW, PAID, NEW, None, 1800, 2100, 60.0, "{}", "x", CLIENT)},
         held=(OPEN,),
     ),
     "fulfilment/mark_fulfilled": does(run(PAID, "x"), none=run(PENDING, "x"), held=(PAID,)),

@@ -93,6 +93,7 @@ NONSENSE = [
     ("orders_total_range", "UPDATE orders SET total_minor = 100000000"),
     ("orders_currency_form", "UPDATE orders SET currency = ''"),
     ("orders_email_length", "UPDATE orders SET email = repeat('x', 801)"),
+    ("orders_client_form", "UPDATE orders SET client = ''"),
     ("orders_hold_positive", "UPDATE orders SET hold = 0"),
     ("orders_times_match_status", "UPDATE orders SET status = 'PAID'"),
     ("orders_times_match_status", "UPDATE orders SET status = 'FULFILLED', paid_at = now()"),
@@ -276,7 +277,7 @@ GUARDS = {
     "reserve: currency": (
         MIXED,
         "checkout/reserve",
-        (THIRD, SECOND, THIRD, None, 1800, 2100, 1.0, "{}", "x"),
+        (THIRD, SECOND, THIRD, None, 1800, 2100, 1.0, "{}", "x", None),
         BOOKS,
     ),
 }

@@ -38,7 +38,7 @@ ALLOWED = {
         "cart_items": {**READ, "INSERT": "cart_id product_id quantity", "UPDATE": "quantity", "DELETE": ALL},
         "orders": {
             **READ,
-            "INSERT": "id cart_id total_minor currency expires_at next_attempt_at",
+            "INSERT": "id cart_id client total_minor currency expires_at next_attempt_at",
             "UPDATE": "status email hold paid_at cancelled_at next_attempt_at attempts",
         },
         "order_items": {**READ, "INSERT": "order_id product_id name quantity unit_price_minor"},
@@ -153,8 +153,11 @@ WORKERS = {
 APPS = {
     "checkout/attach_session",
     "checkout/close_cart",
+    "checkout/count_pending",
     "checkout/explain_refusal",
     "checkout/find_order",
+    "checkout/list_products",
+    "checkout/lock_client",
     "checkout/new_attempt",
     "checkout/reserve",
     "idempotency/find_key",

@@ -1,0 +1,61 @@
+"""Who is asking: the address behind the proxies that are ours, as something to count by."""
+
+import hmac
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
+
+from starlette.types import Scope
+
+from service.settings import Settings
+
+
+class Clients:
+    """Tells clients apart, by an IPv4 address or the /64 that one IPv6 customer has."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._trusted = [ip_network(proxy) for proxy in settings.trusted_proxies]
+        # There are few enough addresses to try them all, so a digest without a secret would be as good as the address.
+        self._secret = settings.stripe_api_key.encode()
+
+    def digest(self, scope: Scope) -> bytes | None:
+        """16 bytes that stand for the client; None where nothing is known of it."""
+        address = self.address(scope)
+        return None if address is None else hmac.digest(self._secret, address.encode(), "sha256")[:16]
+
+    def address(self, scope: Scope) -> str | None:
+        """The first hop, from here on, that is no proxy of ours. Only a proxy of ours is asked for the hop before it.
+
+        Whoever has no address came through a Unix socket, which is a proxy on this machine.
+        """
+        peer = scope.get("client")
+        address = _parse(peer[0]) if peer else None
+        if peer and address is None:
+            return None
+        hops = [
+            hop
+            for name, value in scope["headers"]
+            if name == b"x-forwarded-for"
+            for hop in value.decode("latin-1").split(",")
+        ]
+        while hops and (address is None or any(address in network for network in self._trusted)):
+            further = _parse(hops.pop())
+            if further is None:
+                break
+            address = further
+        if isinstance(address, IPv6Address):
+            return str(IPv6Network((int(address), 64), strict=False))
+        return None if address is None else str(address)
+
+
+def _parse(hop: str) -> IPv4Address | IPv6Address | None:
+    """An address as proxies write it, with or without a port; None for anything else."""
+    hop = hop.strip()
+    if hop.startswith("["):
+        hop = hop[1:].partition("]")[0]
+    elif hop.count(":") == 1:
+        hop = hop.partition(":")[0]
+    try:
+        address = ip_address(hop)
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address

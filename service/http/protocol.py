@@ -1,0 +1,101 @@
+"""HTTP before it is a request: uvicorn's protocol, with bounds of ours and our answers to what is no request."""
+
+from asyncio import BaseTransport, TimerHandle
+from http import HTTPStatus
+from typing import Any, cast
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from service.errors import ShopError
+from service.http.middleware import dress, new_request_id
+from service.http.responses import problem
+
+# A request line with its headers. uvicorn and its parser would take gigabytes of them.
+HEAD_LIMIT = 32 * 1024
+# How long it may take to come. Else whoever sends a byte now and then holds a connection for ever.
+HEAD_SECONDS = 20.0
+
+
+class Protocol(HttpToolsProtocol):
+    """One connection."""
+
+    _reads_head = False
+    _head_size = 0
+    _head_timer: TimerHandle | None = None
+
+    def connection_made(self, transport: BaseTransport) -> None:
+        """Wait for the first request, but not for ever."""
+        super().connection_made(cast(Any, transport))
+        self._arm()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the timer, which would keep the connection in memory."""
+        self._disarm()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the parser; answer 431 when a head that is still to end is too large already."""
+        if self._reads_head:
+            self._head_size += len(data)
+        super().data_received(data)
+        if self._reads_head and self._head_size > HEAD_LIMIT and not self.transport.is_closing():
+            self.send_400_response("")
+        if self._idle and self._head_timer is None:
+            self._arm()
+
+    def on_message_begin(self) -> None:
+        """A head begins; of what it came with nothing is counted, as it may hold the request before too."""
+        super().on_message_begin()
+        self._reads_head, self._head_size = True, 0
+
+    def on_headers_complete(self) -> None:
+        """A head has ended. What is raised here, by uvicorn too where the address is none, the parser passes on."""
+        self._head_size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        if self._head_size > HEAD_LIMIT:
+            raise ValueError
+        self._reads_head = False
+        self._disarm()
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no request, or too large a one, and hang up."""
+        if self._head_size > HEAD_LIMIT:
+            error = ShopError("headers_too_large", f"A request line and its headers hold at most {HEAD_LIMIT} bytes.")
+        else:
+            error = ShopError("malformed", "This is not a request in HTTP.")
+        answer = problem(error)
+        dress(answer.headers, new_request_id())
+        answer.headers["Connection"] = "close"
+        status = HTTPStatus(answer.status_code)
+        head = [f"HTTP/1.1 {status} {status.phrase}".encode(), *(b": ".join(header) for header in answer.raw_headers)]
+        self.transport.write(b"\r\n".join([*head, b"", bytes(answer.body)]))
+        self.transport.close()
+
+    @property
+    def _idle(self) -> bool:
+        """Whether no request is being answered."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def _arm(self) -> None:
+        self._head_timer = self.loop.call_later(HEAD_SECONDS, self._too_slow)
+
+    def _disarm(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _too_slow(self) -> None:
+        self._head_timer = None
+        self.transport.close()
+
+
+# How the API is served, by `serve` and in the tests.
+UVICORN: dict[str, Any] = {
+    "http": Protocol,
+    "ws": "none",
+    "log_config": None,
+    "access_log": False,
+    "server_header": False,
+    # It would believe X-Forwarded-For of whoever comes from 127.0.0.1. `clients.py` reads it, by TRUSTED_PROXIES.
+    "proxy_headers": False,
+}

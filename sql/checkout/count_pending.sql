@@ -1,0 +1,13 @@
+-- checkout/count_pending: how many orders a client holds units with, unpaid.
+--
+-- caller   service.shop.checkout.limit
+-- param    $1 client bytea
+-- returns  one
+-- locks    none
+-- waits    none
+-- index    orders_pending_by_client
+-- rows     1
+-- guards   none
+SELECT count(*) AS pending
+FROM orders
+WHERE client = $1 AND status = 'PENDING_PAYMENT';

@@ -1,0 +1,15 @@
+-- checkout/list_products: the products that a checkout is going to lock.
+-- Read before its transaction, to queue for them; what the cart holds is read again under its lock.
+--
+-- caller   service.shop.checkout.queue
+-- param    $1 cart_id uuid
+-- returns  many by product_id; none = the cart is empty, or there is none
+-- locks    none
+-- waits    none
+-- index    cart_items_pkey
+-- rows     0..100 by service.shop.cart.MAX_LINES, usually 3
+-- guards   none
+SELECT product_id
+FROM cart_items
+WHERE cart_id = $1
+ORDER BY product_id;

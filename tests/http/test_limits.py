@@ -1,0 +1,202 @@
+"""What one client may have: who that is behind proxies, requests a minute, and orders without paying."""
+
+import asyncio
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+
+from service.app import create_app
+from service.dev.servers import free_port
+from service.dev.stripe_standin import StripeStandin
+from service.http.clients import Clients
+from service.http.middleware import RateLimit
+from service.infra.parts import Parts
+from service.settings import Settings
+from tests.books import deliver, event, hold_ends
+from tests.client import Shop, is_problem, waiting
+from tests.conftest import served
+
+ONE, OTHER = {"X-Forwarded-For": "192.0.2.1"}, {"X-Forwarded-For": "192.0.2.2"}
+PROXIES = "10.0.0.0/8, 127.0.0.1, fd00::/8"
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "client"),
+    [
+        ("203.0.113.5", [], "203.0.113.5"),
+        # Whoever is no proxy of ours may say what it likes.
+        ("203.0.113.5", ["192.0.2.1"], "203.0.113.5"),
+        ("10.1.2.3", [], "10.1.2.3"),
+        ("10.1.2.3", ["192.0.2.1"], "192.0.2.1"),
+        ("10.1.2.3", ["198.51.100.9, 192.0.2.1"], "192.0.2.1"),
+        ("10.1.2.3", ["198.51.100.9,192.0.2.1 , 10.9.9.9"], "192.0.2.1"),
+        ("10.1.2.3", ["198.51.100.9", "192.0.2.1", "10.9.9.9"], "192.0.2.1"),
+        ("10.1.2.3", ["10.7.7.7, 10.9.9.9"], "10.7.7.7"),
+        ("10.1.2.3", ["192.0.2.1:4711"], "192.0.2.1"),
+        ("10.1.2.3", ["192.0.2.1, unknown"], "10.1.2.3"),
+        ("10.1.2.3", ["192.0.2.1, ,10.9.9.9"], "10.9.9.9"),
+        ("10.1.2.3", ["192.0.2.1, 10.9.9.999"], "10.1.2.3"),
+        ("10.1.2.3", ["\xe9\x00"], "10.1.2.3"),
+        ("fd00::1", ["2001:db8:1:2:3:4:5:6"], "2001:db8:1:2::/64"),
+        ("fd00::1", ["[2001:db8:1:2::7]:443"], "2001:db8:1:2::/64"),
+        ("fd00::1", ["[2001:db8:1:2::7]"], "2001:db8:1:2::/64"),
+        ("2001:db8:1:2:ffff::1", ["192.0.2.1"], "2001:db8:1:2::/64"),
+        ("::ffff:10.1.2.3", ["::ffff:192.0.2.1"], "192.0.2.1"),
+        (None, ["198.51.100.9, 192.0.2.1"], "192.0.2.1"),
+        (None, ["192.0.2.1, 10.9.9.9"], "192.0.2.1"),
+        (None, [], None),
+        ("testclient", ["192.0.2.1"], None),
+    ],
+)
+def test_a_client_is_the_first_hop_that_is_no_proxy_of_ours(
+    peer: str | None, forwarded: list[str], client: str | None
+) -> None:
+    headers = [(b"host", b"shop"), *((b"x-forwarded-for", hops.encode("latin-1")) for hops in forwarded)]
+    scope = {"type": "http", "client": peer and (peer, 4711), "headers": headers}
+    clients, others = (
+        Clients(Settings.load({"DATABASE_URL": "postgresql://db", "TRUSTED_PROXIES": PROXIES, "STRIPE_API_KEY": key}))
+        for key in ("sk_test_one", "sk_test_other")
+    )
+    assert clients.address(scope) == client
+    digest = clients.digest(scope)
+    if client is None:
+        assert digest is None
+    else:
+        assert digest is not None
+        assert len(digest) == 16
+        assert digest != others.digest(scope)
+
+
+async def test_nothing_is_limited_or_kept_unless_it_is_asked_for(
+    shop: Shop, settings: Settings, database: asyncpg.Connection
+) -> None:
+    assert RateLimit not in [middleware.cls for middleware in create_app(settings).user_middleware]
+    answer = await shop.http.get("/products", headers=ONE)
+    assert [name for name in answer.headers if name.startswith("ratelimit")] == []
+    await shop.placed(((await shop.product())["id"], 1))
+    assert await database.fetchval("SELECT client FROM orders") is None
+
+
+class TestRequests:
+    @pytest.fixture
+    def changed_settings(self) -> dict[str, str]:
+        return {"RATE_LIMIT_PER_MINUTE": "5", "TRUSTED_PROXIES": "127.0.0.1", "ADMIN_TOKEN": "token"}
+
+    async def test_are_counted_for_each_client(self, shop: Shop, settings: Settings) -> None:
+        async with served(create_app(settings)) as second, httpx.AsyncClient(base_url=second) as elsewhere:
+            for left in (4, 3, 2, 1, 0):
+                # Two processes count as one.
+                answer = await (elsewhere if left % 2 else shop.http).get("/nope", headers=ONE)
+                assert answer.status_code == 404
+                assert answer.headers["ratelimit-limit"] == "5"
+                assert answer.headers["ratelimit-remaining"] == str(left)
+                assert 0 < int(answer.headers["ratelimit-reset"]) <= 60
+            for client in (elsewhere, shop.http):
+                refused = await client.post("/carts", headers=ONE)
+                assert is_problem(refused, 429, "rate_limited")
+                assert refused.headers["ratelimit-remaining"] == "0"
+                assert refused.headers["retry-after"] == refused.headers["ratelimit-reset"]
+        assert (await shop.http.get("/products", headers=OTHER)).headers["ratelimit-remaining"] == "4"
+
+    async def test_of_some_are_not(self, shop: Shop) -> None:
+        for _ in range(6):
+            await shop.http.get("/products", headers=ONE)
+        wrong = {**ONE, "Authorization": "Bearer other"}
+        assert is_problem(await shop.http.get("/orders", headers=wrong), 429, "rate_limited")
+        staff = {**ONE, "Authorization": "bearer token"}
+        assert (await shop.http.get("/orders", headers=staff)).status_code == 200
+        for path in ("/health/live", "/health/ready", "/metrics"):
+            assert (await shop.http.get(path, headers=ONE)).status_code == 200
+        assert is_problem(await shop.http.post("/webhooks/stripe", headers=ONE), 400, "invalid_signature")
+        assert await deliver(shop, event("charge.captured", {})) == "ignored"
+
+
+class TestRequestsWithoutProxies:
+    @pytest.fixture
+    def changed_settings(self) -> dict[str, str]:
+        return {"RATE_LIMIT_PER_MINUTE": "1"}
+
+    async def test_are_all_of_who_sends_them(self, shop: Shop) -> None:
+        assert (await shop.http.get("/products", headers=ONE)).status_code == 200
+        assert is_problem(await shop.http.get("/products", headers=OTHER), 429, "rate_limited")
+
+
+class TestRequestsWithoutRedis:
+    @pytest.fixture
+    def changed_settings(self) -> dict[str, str]:
+        return {"RATE_LIMIT_PER_MINUTE": "1", "REDIS_URL": f"redis://127.0.0.1:{free_port()}/0"}
+
+    async def test_are_not_limited(self, shop: Shop) -> None:
+        for _ in range(3):
+            answer = await shop.http.get("/products")
+            assert answer.status_code == 200
+            assert "ratelimit-limit" not in answer.headers
+
+
+async def test_a_crowd_waits_for_redis_and_is_not_told_that_it_is_gone(parts: Parts) -> None:
+    # Each keeps a connection for a while, and there are fewer of them.
+    assert set(await asyncio.gather(*(parts.redis.blpop(["nothing"], timeout=0.1) for _ in range(100)))) == {None}
+
+
+class TestPendingOrders:
+    @pytest.fixture
+    def changed_settings(self) -> dict[str, str]:
+        return {"MAX_PENDING_PER_CLIENT": "2", "TRUSTED_PROXIES": "127.0.0.1", "DB_POOL_SIZE": "6"}
+
+    async def order(self, shop: Shop, product: int, client: dict[str, str]) -> Any:
+        return await shop.http.post(f"/carts/{await shop.cart((product, 1))}/checkout", headers=client)
+
+    async def test_of_one_client_are_bounded(
+        self, shop: Shop, stripe: StripeStandin, parts: Parts, database: asyncpg.Connection, worker: None
+    ) -> None:
+        tent = (await shop.product())["id"]
+        held = [(await self.order(shop, tent, ONE)).json() for _ in range(2)]
+        cart = await shop.cart((tent, 1))
+
+        async def refused() -> None:
+            answer = await shop.http.post(f"/carts/{cart}/checkout", headers=ONE)
+            assert is_problem(answer, 429, "rate_limited")
+            assert int(answer.headers["retry-after"]) > 0
+            assert (await shop.call("GET", f"/carts/{cart}", 200))["status"] == "OPEN"
+
+        await refused()
+        assert await shop.stock(tent) == 8
+        # Who asks again for what they have gets it; others have their own.
+        again = (await shop.order(held[0]["order_id"]))["cart_id"]
+        assert (await shop.http.post(f"/carts/{again}/checkout", headers=ONE)).status_code == 200
+        assert (await self.order(shop, tent, OTHER)).status_code == 201
+        # Cancelled, expired, paid: each makes room for one.
+        await shop.call("POST", f"/orders/{held[0]['order_id']}/cancel", 200)
+        held.append((await self.order(shop, tent, ONE)).json())
+        await refused()
+        await hold_ends(database, held[1]["order_id"])
+        await shop.until(held[1]["order_id"], "CANCELLED")
+        held.append((await self.order(shop, tent, ONE)).json())
+        await refused()
+        stripe.pay(held[2]["payment"]["stripe_session_id"])
+        await shop.until(held[2]["order_id"], "FULFILLED")
+        assert (await self.order(shop, tent, ONE)).status_code == 201
+        await refused()
+        stored = {row["client"] for row in await database.fetch("SELECT client FROM orders")}
+        assert {len(client) for client in stored} == {16}
+        assert len(stored) == 2
+
+    async def test_of_two_at_once_one_waits_for_the_other(self, shop: Shop, database: asyncpg.Connection) -> None:
+        products = [(await shop.product())["id"] for _ in range(3)]
+        assert (await self.order(shop, products[0], ONE)).status_code == 201
+        async with database.transaction():
+            await database.execute("SELECT FROM products WHERE id = $1 FOR NO KEY UPDATE", products[1])
+            first = asyncio.create_task(self.order(shop, products[1], ONE))
+            await waiting(database)
+            second = asyncio.create_task(self.order(shop, products[2], ONE))
+            await waiting(database, 2)
+        assert (await first).status_code == 201
+        assert is_problem(await second, 429, "rate_limited")
+
+    async def test_of_many_at_once_only_so_many_are_placed(self, shop: Shop, database: asyncpg.Connection) -> None:
+        products = [(await shop.product())["id"] for _ in range(20)]
+        answers = await asyncio.gather(*(self.order(shop, product, ONE) for product in products))
+        assert sorted(answer.status_code for answer in answers) == [201] * 2 + [429] * 18
+        assert await database.fetchval("SELECT count(*) FROM orders") == 2

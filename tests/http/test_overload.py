@@ -1,0 +1,297 @@
+"""More than can be done: who is let in is served, who is not learns at once, and no queue blocks the others."""
+
+import asyncio
+import json
+import socket
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+from uuid import UUID
+
+import aiohttp
+import asyncpg
+import httpx
+import pytest
+from starlette.requests import ClientDisconnect
+from starlette.types import Message, Receive, Scope, Send
+
+from service.app import create_app
+from service.dev.stripe_standin import StripeStandin
+from service.errors import ShopError
+from service.http.middleware import Gate
+from service.infra.turns import Lanes, Turns
+from service.settings import Settings
+from tests.client import Shop, eventually, is_problem, waiting
+from tests.conftest import WEBHOOK_SECRET, served
+from tests.shop.test_races import carts
+
+Outcomes = Counter[tuple[int, str | None]]
+
+
+class HeldStripe(StripeStandin):
+    """A Stripe that takes calls and answers none before it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__(webhook_secret=WEBHOOK_SECRET)
+        self.asked = 0
+        self.go = asyncio.Event()
+        answer = self.app
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "http" and scope["path"].startswith("/v1/"):
+                self.asked += 1
+                await self.go.wait()
+            await answer(scope, receive, send)
+
+        self.app = app
+
+
+@pytest.fixture
+async def stripe() -> AsyncIterator[HeldStripe]:
+    standin = HeldStripe()
+    async with served(standin.app) as url:
+        standin.api_base = url  # type: ignore[attr-defined]
+        yield standin
+
+
+@pytest.fixture
+async def crowd(shop: Shop) -> AsyncIterator[Callable[[list[str]], list[asyncio.Task[tuple[int, str | None]]]]]:
+    """Checkouts of all these carts at once, each over a connection of its own: the status and a problem's code."""
+    async with aiohttp.ClientSession(shop.url, connector=aiohttp.TCPConnector(limit=0)) as client:
+
+        async def check_out(cart: str) -> tuple[int, str | None]:
+            async with client.post(f"/carts/{cart}/checkout") as answer:
+                return answer.status, (await answer.json(content_type=None)).get("code")
+
+        yield lambda wanting: [asyncio.create_task(check_out(cart)) for cart in wanting]
+
+
+async def blocked(database: asyncpg.Connection) -> int:
+    """How many connections wait for a lock."""
+    return int(await database.fetchval("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"))
+
+
+class TestTheGate:
+    """Holds as many requests as there are places."""
+
+    @pytest.fixture
+    def changed_settings(self) -> dict[str, str]:
+        return {"MAX_IN_FLIGHT": "8", "CORS_ORIGINS": "https://shop.example"}
+
+    async def test_refuses_what_is_too_much_and_nothing_afterwards(self, shop: Shop, settings: Settings) -> None:
+        port = int(shop.url.rpartition(":")[2])
+        inside = [await asyncio.open_connection("127.0.0.1", port) for _ in range(8)]
+        for _, writer in inside:
+            writer.write(b"POST /carts HTTP/1.1\r\nHost: shop\r\nContent-Length: 2\r\n\r\n")
+
+        async def full() -> Any:
+            answer = await shop.http.get("/products", headers={"Origin": "https://shop.example"})
+            return answer if answer.status_code != 200 else None
+
+        refused = await eventually(full)
+        assert is_problem(refused, 503, "busy")
+        assert int(refused.headers["retry-after"]) > 0
+        # A shop in the browser may read that too.
+        assert refused.headers["access-control-allow-origin"] == "https://shop.example"
+        for path in ("/carts", "/nope", "/docs", "/webhooks/stripe"):
+            assert is_problem(await shop.http.post(path), 503, "busy"), path
+        for path in ("/health/live", "/health/ready", "/metrics"):
+            assert (await shop.http.get(path)).status_code == 200, path
+        for reader, writer in inside:
+            writer.write(b"{}")
+            assert (await reader.readline()).startswith(b"HTTP/1.1 415")
+            writer.close()
+        assert await eventually(lambda: _open(shop))
+        assert len(await asyncio.gather(*(shop.cart() for _ in range(8)))) == 8
+
+
+async def _open(shop: Shop) -> bool:
+    return (await shop.http.get("/products")).status_code == 200
+
+
+class TestASlowClient:
+    """Loses its place in the gate."""
+
+    async def test_that_does_not_send(self, settings: Settings) -> None:
+        async with served(Gate(create_app(settings), places=1, client_seconds=0.05)) as url:
+            reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+            writer.write(b"POST /carts HTTP/1.1\r\nHost: shop\r\nContent-Length: 2\r\n\r\n{")
+            # To its end: the connection is closed.
+            head, _, body = (await asyncio.wait_for(reader.read(), 20)).decode().partition("\r\n\r\n")
+            assert head.startswith("HTTP/1.1 408 ")
+            assert json.loads(body)["code"] == "request_timeout"
+            writer.close()
+            async with httpx.AsyncClient(base_url=url) as client:
+                assert (await client.post("/carts")).status_code == 201
+
+    async def test_that_does_not_read(self, settings: Settings) -> None:
+        cut, shop = asyncio.Event(), create_app(settings)
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            async def watched(message: Message) -> None:
+                try:
+                    await send(message)
+                except ClientDisconnect:
+                    cut.set()
+                    raise
+
+            await shop(scope, receive, watched)
+
+        # Two, as an answer's place is free only a moment after its last byte, when the next begins.
+        gate = Gate(app, places=2, client_seconds=0.05)
+        async with served(gate) as url:
+            with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as slow:
+                # More than all the buffers on the way can hold.
+                slow.sendall(50 * b"GET /docs/static/swagger-ui-bundle.js HTTP/1.1\r\nHost: shop\r\n\r\n")
+                await asyncio.wait_for(cut.wait(), 20)
+            async with httpx.AsyncClient(base_url=url) as client:
+                assert (await client.get("/products")).status_code == 200
+        assert gate.free == 2
+
+
+class TestASlowStripe:
+    """Hangs, and its callers with it."""
+
+    @pytest.fixture
+    def changed_settings(self) -> dict[str, str]:
+        return {"DB_POOL_SIZE": "3", "MAX_IN_FLIGHT": "120", "STRIPE_TIMEOUT_SECONDS": "60"}
+
+    async def test_does_not_slow_the_catalogue(
+        self, shop: Shop, stripe: HeldStripe, database: asyncpg.Connection, crowd: Any
+    ) -> None:
+        tent = await shop.product(stock=1000)
+        checkouts = crowd(await carts(database, 100, (tent["id"], 1)))
+
+        async def hanging() -> bool:
+            return stripe.asked == 60 and sum(checkout.done() for checkout in checkouts) == 40
+
+        await eventually(hanging)
+        # Half of the places, and no connection to the database.
+        idle = "SELECT bool_and(state = 'idle') FROM pg_stat_activity WHERE application_name = 'commerce-api'"
+        assert await eventually(lambda: database.fetchval(idle))
+        assert await shop.stock(tent["id"]) == 900
+        await shop.call("GET", "/products?limit=3", 200)
+        await shop.cart((tent["id"], 1))
+        stripe.go.set()
+        outcomes: Outcomes = Counter(await asyncio.gather(*checkouts))
+        assert outcomes == {(201, None): 60, (503, "payment_unavailable"): 40}
+        await shop.placed((tent["id"], 1))
+
+
+async def test_a_hot_product_leaves_the_others_alone(
+    shop: Shop, stripe: HeldStripe, database: asyncpg.Connection, crowd: Any
+) -> None:
+    stripe.go.set()
+    tent, mug = await shop.product(stock=100), await shop.product(name="Mug")
+    other = await shop.cart((mug["id"], 1))
+    wanting = await carts(database, 100, (tent["id"], 1))
+    async with database.transaction():
+        await database.execute("SELECT FROM products WHERE id = $1 FOR NO KEY UPDATE", tent["id"])
+        checkouts = crowd(wanting)
+        await waiting(database, 3)
+        for look in (
+            lambda: shop.stock(tent["id"]),
+            lambda: shop.call("GET", "/products?limit=3", 200),
+            lambda: shop.cart((tent["id"], 1)),
+            lambda: shop.checkout(other),
+        ):
+            await look()
+            # With the whole pool waiting for the one row, it came to its turn only when some gave up.
+            assert await blocked(database) <= 3
+    outcomes: Outcomes = Counter(await asyncio.gather(*checkouts))
+    # Some may have given up: how long a lock is waited for is a matter of seconds.
+    assert set(outcomes) <= {(201, None), (503, "busy")}
+    assert await shop.stock(tent["id"]) == 100 - outcomes[201, None]
+
+
+async def test_a_cart_that_everybody_edits_leaves_the_others_alone(
+    shop: Shop, stripe: HeldStripe, database: asyncpg.Connection
+) -> None:
+    tent = await shop.product()
+    cart, other = await shop.cart(), await shop.cart()
+    async with database.transaction():
+        await database.execute("SELECT FROM carts WHERE id = $1 FOR NO KEY UPDATE", UUID(cart))
+        path = f"/carts/{cart}/items"
+        edits = [
+            asyncio.create_task(shop.http.request(method, where, json=body))
+            for method, where, body in (
+                *10 * [("POST", path, {"product_id": tent["id"], "quantity": 1})],
+                *10 * [("PUT", f"{path}/{tent['id']}", {"quantity": 3})],
+                *10 * [("DELETE", f"{path}/{tent['id']}", None)],
+            )
+        ]
+        await waiting(database, 3)
+        await shop.add(other, tent["id"])
+        assert await blocked(database) <= 3
+    assert {answer.status_code for answer in await asyncio.gather(*edits)} <= {200, 503}
+
+
+async def in_line(turns: Turns, served: list[int], number: int) -> None:
+    async with turns:
+        served.append(number)
+
+
+async def queued(count: int, turns: Turns) -> tuple[list[asyncio.Task[None]], list[int]]:
+    """So many behind whoever has the place, in order; and the list that they write themselves into."""
+    order: list[int] = []
+    tasks = [asyncio.create_task(in_line(turns, order, number)) for number in range(count)]
+    await asyncio.sleep(0)
+    return tasks, order
+
+
+async def test_turns_are_first_come_first_served() -> None:
+    turns = Turns(1)
+    async with turns:
+        tasks, order = await queued(50, turns)
+        assert order == []
+        tasks.pop(7).cancel()
+    await asyncio.gather(*tasks)
+    assert order == [number for number in range(50) if number != 7]
+
+
+async def test_a_queue_that_stands_sends_newcomers_away() -> None:
+    turns = Turns(1, waiting=2, rush_seconds=0)
+    async with turns:
+        tasks, order = await queued(2, turns)
+        for _ in range(3):
+            with pytest.raises(ShopError, match=r"^busy: "):
+                await turns.__aenter__()
+    await asyncio.gather(*tasks)
+    assert order == [0, 1]
+    async with turns:
+        tasks, _ = await queued(2, turns)
+    await asyncio.gather(*tasks)
+
+
+async def test_a_rush_is_let_in_whole() -> None:
+    turns = Turns(1, waiting=2, rush_seconds=3600)
+    async with turns:
+        tasks, order = await queued(1000, turns)
+    await asyncio.gather(*tasks)
+    assert order == list(range(1000))
+
+
+async def test_a_queue_that_does_not_move_lets_go() -> None:
+    turns = Turns(1, patience_seconds=0.01)
+    async with turns:
+        with pytest.raises(ShopError, match=r"^busy: "):
+            await turns.__aenter__()
+    async with turns:
+        pass
+
+
+async def test_lanes_are_apart_and_gone_when_empty() -> None:
+    lanes = Lanes(1)
+    inside: list[str] = []
+
+    async def enter(*names: str) -> None:
+        async with lanes.enter(*names):
+            inside.append("".join(names))
+
+    async with lanes.enter("a", "b"):
+        blocked: list[Awaitable[None]] = [asyncio.create_task(enter(*names)) for names in ("a", "b", "bc")]
+        await enter("c")
+        assert inside == ["c"]
+    await asyncio.gather(*blocked)
+    assert sorted(inside) == ["a", "b", "bc", "c"]
+    assert len(lanes._lanes) == 0

@@ -7,6 +7,7 @@ parts that are not named keep the results they have. Nothing is refused for bein
 import argparse
 import sys
 import time
+import traceback
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,10 @@ README = machine.ROOT / "README.md"
 def main() -> int:
     """The exit status: 0 when everything asked for was measured, whatever it came to."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__.partition("\n")[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", choices=[[], *(part.name for part in PARTS)], help="parts")
+    names = [part.name for part in PARTS]
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"parts to measure (default all): {', '.join(names)}")
     parser.add_argument("--rounds", type=int, default=3, help="how often each is measured (default 3, the least)")
-    parser.add_argument("--seconds", type=float, default=5, help="how long each time (default 5)")
+    parser.add_argument("--seconds", type=float, default=4, help="how long each time (default 4)")
     parser.add_argument("--orders", type=int, default=1_000_000, help="rows of the large tables (default a million)")
     parser.add_argument("--results", type=Path, default=FOLDER, metavar="FOLDER", help="where results.json and .svg go")
     parser.add_argument("--readme", action="store_true", help="only write the results into README.md")
@@ -42,7 +44,9 @@ def main() -> int:
     if options.readme:
         README.write_text(readme(README.read_text(), results))
         return 0
-    chosen = [part for part in PARTS if not options.names or part.name in options.names]
+    if unknown := set(options.names) - set(names):
+        parser.error(f"there is no {', '.join(unknown)}; there are {', '.join(names)}")
+    failed = []
     try:
         wrk_command()
         with ExitStack() as stack:
@@ -50,18 +54,26 @@ def main() -> int:
             stage = Stage(stack, folder, options.rounds, options.seconds, options.orders)
             stage.open()
             results["machine"] = {**machine.describe(), **_servers(stage)}
-            for part in chosen:
-                results["parts"][part.name] = _measure(part, stage)
-                # In the order of PARTS, and after every part: a run that is cut short keeps what it has.
-                order = [each.name for each in PARTS]
-                results["parts"] = dict(sorted(results["parts"].items(), key=lambda item: order.index(item[0])))
+            for part in PARTS:
+                if options.names and part.name not in options.names:
+                    continue
+                try:
+                    results["parts"][part.name] = _measure(part, stage)
+                except Exception:
+                    # The others can still be measured; this one keeps what it had.
+                    traceback.print_exc()
+                    failed.append(part.name)
+                    continue
+                results["parts"] = {name: results["parts"][name] for name in names if name in results["parts"]}
                 kept.write_bytes(orjson.dumps(results, option=orjson.OPT_INDENT_2) + b"\n")
                 (options.results / "results.svg").write_text(picture(results))
     except CannotRun as error:
         print(error, file=sys.stderr)
         return 1
     print(f"\n{table(results)}")
-    return 0
+    if failed:
+        print(f"Not measured: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def _measure(part: Part, stage: Stage) -> dict[str, Any]:

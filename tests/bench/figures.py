@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import ceil
 from statistics import median
 from typing import Any, TypeVar
 
@@ -13,7 +14,10 @@ TABLE_START, TABLE_END = "<!-- bench -->", "<!-- /bench -->"
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """A bound on a figure, or on its ratio where it has a reference; `measure` and `words` are what people read."""
+    """A bound on a figure, or on its ratio where it has a reference; `measure` and `words` are what people read.
+
+    Without a bound it is only told.
+    """
 
     measure: str
     words: str
@@ -26,10 +30,14 @@ class Goal:
 
     def share(self, value: float) -> float:
         """How far a value gets: 1 at the bound, more beyond it."""
-        if self.least is not None:
-            return value / self.least
-        assert self.most is not None
-        return self.most / value if value else float("inf")
+        if self.most is not None:
+            return self.most / value
+        return value / (self.least or value)
+
+    @property
+    def bound(self) -> bool:
+        """Whether there is one."""
+        return self.least is not None or self.most is not None
 
 
 @dataclass(slots=True)
@@ -58,6 +66,11 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": median(values), "least": min(values), "most": max(values)}
 
 
+def pairs(values: Sequence[float], others: Sequence[float]) -> list[float]:
+    """Ratios round by round: a machine that is slower for a while is so for both."""
+    return [value / other for value, other in zip(values, others, strict=True)]
+
+
 def rows(figures: Sequence[Figure]) -> list[Row]:
     """The figures as they are kept in results.json, with ratios and verdicts."""
     by_name = {figure.name: figure for figure in figures}
@@ -69,13 +82,14 @@ def rows(figures: Sequence[Figure]) -> list[Row]:
             row["note"] = figure.note
         judged = row["median"]
         if figure.reference:
-            # In pairs of the same round: a machine that is slower for a while is so for both.
-            pairs = zip(figure.rounds, by_name[figure.reference].rounds, strict=True)
-            row |= {"reference": figure.reference, "ratio": spread([value / other for value, other in pairs])}
+            ratio = spread(pairs(figure.rounds, by_name[figure.reference].rounds))
+            row |= {"reference": figure.reference, "ratio": ratio}
             judged = row["ratio"]["median"]
         if goal := figure.goal:
             row["goal"] = {"measure": goal.measure, "words": goal.words, "share": goal.share(judged)}
-            row["reached"] = goal.reached(judged)
+            bounds = {"least": goal.least, "most": goal.most}
+            row["goal"] |= {name: bound for name, bound in bounds.items() if bound is not None}
+            row["reached"] = goal.reached(judged) if goal.bound else None
         made.append(row)
     return made
 
@@ -92,19 +106,19 @@ def alternately(rounds: int, targets: Mapping[str, Callable[[], T]]) -> dict[str
 def percentile(values: Sequence[float], share: float) -> float:
     """The smallest value that at least this share of all values does not exceed."""
     ordered = sorted(values)
-    return ordered[max(0, -(-len(ordered) * share // 1).__int__() - 1)]
+    return ordered[max(0, ceil(len(ordered) * share) - 1)]
 
 
 def number(value: float) -> str:
     """A number with as many digits as mean something."""
-    if abs(value) >= 100:
+    if abs(value) >= 100 or value == round(value):
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
 def amount(value: float, unit: str) -> str:
     """A value with its unit."""
-    return f"{number(value)}{'' if unit.startswith(('/', '×')) else ' '}{unit}".strip()
+    return f"{number(value)}{'' if unit.startswith('/') else ' '}{unit}".strip()
 
 
 def measured(row: Row) -> str:
@@ -119,6 +133,8 @@ def measured(row: Row) -> str:
 
 def verdict(row: Row) -> str:
     """Reached or not, and then by how much it falls short."""
+    if row["reached"] is None:
+        return ""
     if row["reached"]:
         return "reached"
     return f"missed: {row['goal']['share'] * 100:.0f} % of the way"

@@ -10,6 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from service.dev.servers import CannotRun
+
 ROOT = Path(__file__).parents[2]
 LIBRARIES = ("asyncpg", "fastapi", "httptools", "orjson", "redis", "starlette", "stripe", "uvicorn", "uvloop")
 
@@ -54,7 +56,10 @@ def watched(found: dict[str, Any]) -> Iterator[None]:
 
 def resident_mb(process_id: int) -> float:
     """What a process has in memory, in MB of a million bytes."""
-    return int((_field(f"/proc/{process_id}/status", "VmRSS") or "0 kB").split()[0]) * 1024 / 1e6
+    resident = _field(f"/proc/{process_id}/status", "VmRSS")
+    if resident is None:
+        raise CannotRun("What a process has in memory is read from /proc, which is not here.")
+    return int(resident.split()[0]) * 1024 / 1e6
 
 
 def _field(path: str, name: str) -> str | None:

@@ -6,9 +6,11 @@ from typing import Any
 
 from tests.bench.figures import Row, amount
 
-WIDTH, LABEL, BARS, LINE = 900, 390, 330, 24
+WIDTH, LABEL, BARS, LINE = 900, 330, 320, 24
 # A goal twice reached is shown no longer than that; its number stands beside it.
 FARTHEST = 2.0
+
+ENDS = ("median", "least", "most")
 
 STYLE = """
 svg { font: 13px system-ui, sans-serif; fill: #1f2328 }
@@ -26,7 +28,7 @@ svg { font: 13px system-ui, sans-serif; fill: #1f2328 }
 def picture(results: Mapping[str, Any]) -> str:
     """How far each goal is reached, then what was served a second, part by part."""
     drawing = _Drawing()
-    goals = [row for part in results["parts"].values() for row in part["figures"] if "goal" in row]
+    goals = [row for part in results["parts"].values() for row in part["figures"] if row.get("reached") is not None]
     if goals:
         drawing.heading("How far each figure gets; the line is its goal", "longer is better; ranges are of all rounds")
         top = drawing.y
@@ -40,22 +42,20 @@ def picture(results: Mapping[str, Any]) -> str:
             drawing.heading(part["title"], "a second; longer is better")
             most = max(row["most"] for row in rates)
             for row in rates:
-                bounds = [row[name] / most for name in ("median", "least", "most")]
+                bounds = [row[name] / most for name in ENDS]
                 drawing.bar(row["name"], "ours" if row["ours"] else "other", bounds, amount(row["median"], "/s"))
     return drawing.svg()
 
 
 def _goal(drawing: "_Drawing", row: Row) -> None:
-    judged = row.get("ratio", row)
-    share = row["goal"]["share"]
-    # The share is proportional to the value, or to its inverse where less is better.
-    less_is_better = row["goal"]["words"].startswith(("at most", "under"))
-    ends = [judged[end] / judged["median"] if judged["median"] else 1.0 for end in ("least", "most")]
-    shares = sorted(share / end if less_is_better and end else share * end for end in ends)
-    bounds = [min(value, FARTHEST) / FARTHEST for value in (share, *shares)]
-    value = amount(judged["median"], "×" if "ratio" in row else row["unit"])
-    text = f"{value}: {'reached' if row['reached'] else 'missed'}, goal {row['goal']['words'].removeprefix('at ')}"
-    drawing.bar(row["goal"]["measure"].replace("`", ""), "ours" if row["reached"] else "missed", bounds, text)
+    judged, goal = row.get("ratio", row), row["goal"]
+    # As long as its share of the goal, which where less is better is the inverse.
+    shares = [goal["share"] * (judged[end] / judged["median"]) ** (-1 if "most" in goal else 1) for end in ENDS]
+    bounds = [min(share, FARTHEST) / FARTHEST for share in shares]
+    unit = "×" if "ratio" in row else row["unit"]
+    bound = f"≤ {amount(goal['most'], unit)}" if "most" in goal else f"≥ {amount(goal['least'], unit)}"
+    text = f"{amount(judged['median'], unit)}, goal {bound}{'' if row['reached'] else ': missed'}"
+    drawing.bar(row["name"], "ours" if row["reached"] else "missed", bounds, text, LABEL + BARS)
 
 
 class _Drawing:
@@ -72,16 +72,16 @@ class _Drawing:
         self.add(f'<text class="faint" x="{WIDTH - 20}" y="{self.y}" text-anchor="end">{escape(aside)}</text>')
         self.y += 16
 
-    def bar(self, label: str, kind: str, bounds: Sequence[float], text: str) -> None:
-        """A bar as long as the first of `bounds` (of 1), with a range from the second to the third."""
+    def bar(self, label: str, kind: str, bounds: Sequence[float], text: str, text_x: float = 0.0) -> None:
+        """A bar as long as the first of `bounds` (of 1), with a range from the second to the third; text behind it."""
         end, low, high = (LABEL + bound * BARS for bound in bounds)
         middle = self.y + LINE / 2 - 4
-        self.add(f'<text x="20" y="{middle + 4}">{escape(_short(label))}</text>')
+        self.add(f'<text x="20" y="{middle + 4}">{escape(label)}</text>')
         self.add(
             f'<rect class="{kind}" x="{LABEL}" y="{self.y}" width="{end - LABEL:.1f}" height="{LINE - 8}" rx="2"/>'
         )
         self.add(f'<line class="range" x1="{low:.1f}" x2="{high:.1f}" y1="{middle}" y2="{middle}"/>')
-        self.add(f'<text x="{max(end, high) + 8:.1f}" y="{middle + 4}">{escape(text)}</text>')
+        self.add(f'<text x="{max(end, low, high, text_x) + 8:.1f}" y="{middle + 4}">{escape(text)}</text>')
         self.y += LINE
 
     def svg(self) -> str:
@@ -92,8 +92,3 @@ class _Drawing:
             f'<rect class="card" x="0.5" y="0.5" width="{WIDTH - 1}" height="{height - 1:g}" rx="8"/>'
             f"{''.join(self._parts)}</svg>\n"
         )
-
-
-def _short(label: str) -> str:
-    """A label that ends before the bars begin."""
-    return label if len(label) <= 56 else f"{label[:55].rstrip()}…"

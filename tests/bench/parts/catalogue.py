@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 from tests.bench.drivers import WARM_SECONDS, Load, wrk
-from tests.bench.figures import Figure, Goal, Measured, alternately
+from tests.bench.figures import Figure, Goal, Measured, alternately, pairs
 from tests.bench.stage import Stage
 
 MILLION = 1_000_000
@@ -68,7 +68,7 @@ def from_postgresql(stage: Stage) -> Measured:
         Figure(product, PER_SECOND, rates[product], True, rendering, PRODUCT),
         Figure(first, PER_SECOND, rates[first], True, rendering),
         Figure(deep, PER_SECOND, rates[deep], True, rendering, DEEP),
-        Figure("deep against first", "/s", rates[deep], True, first, AS_FIRST),
+        Figure("the deep page against the first", "×", pairs(rates[deep], rates[first]), True, "", AS_FIRST),
     ]
     p99 = {f"{name}: p99": [load.p99_ms for load in found[name]] for name in (product, first, deep)}
     figures += [Figure(name, "ms", values, True) for name, values in p99.items()]

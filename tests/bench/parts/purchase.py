@@ -45,8 +45,8 @@ def whole(stage: Stage) -> Measured:
     stage.audit(url)
     figures = [
         Figure(f"purchases, {AT_ONCE} customers at once", "/s", rates, True, "", RATE),
-        Figure("at half that rate: median", "ms", p50, True),
-        Figure("at half that rate: p99", "ms", p99, True, "", P99),
+        Figure("purchases at half that rate: median", "ms", p50, True),
+        Figure("purchases at half that rate: p99", "ms", p99, True, "", P99),
         Figure("CPU that this client itself takes, a purchase", "ms", cpu),
     ]
     return Measured(figures)

@@ -10,7 +10,7 @@ import psycopg
 
 from service.shop import checkout
 from tests.bench.drivers import WARM_SECONDS, Load, pgbench, wrk
-from tests.bench.figures import Figure, Goal, Measured, alternately
+from tests.bench.figures import Figure, Goal, Measured, alternately, pairs
 from tests.bench.load import CART_ID, Tables
 from tests.bench.stage import Stage
 
@@ -31,6 +31,7 @@ FAR = Goal(
     "at least 3 × the transaction in eight round trips under the same delay",
     least=3,
 )
+LIMIT = Goal("the same against the limit, 1 / (round trip + commit)", "reported")
 
 # The arguments of checkout/reserve for pgbench, whose variables are numbers.
 ARGUMENTS = {
@@ -107,8 +108,8 @@ def at_a_distance(stage: Stage) -> Measured:
         Figure("FastAPI + asyncpg, eight round trips", "/s", eight_rates),
         Figure("FastAPI + asyncpg, one statement without BEGIN", "/s", one_rates),
         Figure("the limit, 1 / (round trip + commit)", "/s", limits),
-        Figure("reserve", "/s", our_rates, True, "FastAPI + asyncpg, eight round trips", FAR),
-        Figure("reserve against the limit", "/s", our_rates, True, "the limit, 1 / (round trip + commit)"),
+        Figure("reserve, hot, 1 ms away", "/s", our_rates, True, "FastAPI + asyncpg, eight round trips", FAR),
+        Figure("reserve against the limit", "×", pairs(our_rates, limits), True, "", LIMIT),
         Figure("round trip through the delay", "ms", [trip * 1000 for trip in trips["far"]]),
         Figure("round trip without", "ms", [trip * 1000 for trip in trips["near"]]),
         Figure("a commit of one row, over a round trip", "ms", [commit * 1000 for commit in commits]),

@@ -63,10 +63,10 @@ def slow(stage: Stage) -> Measured:
         quick = [_catalogue(tables, shop, stage.seconds, CHECKOUT_RATE) for _ in range(stage.rounds)]
     stage.audit(url)
     figures = [
-        Figure("checkouts begun", "/s", found["begun"], True, "", CHECKOUTS),
+        Figure("checkouts begun, Stripe at 300 ms", "/s", found["begun"], True, "", CHECKOUTS),
         Figure("catalogue's p99 alone", "ms", found["catalogue alone"], True),
         Figure(
-            f"catalogue's p99 beside {CHECKOUT_RATE} checkouts a second",
+            f"catalogue's p99 beside {CHECKOUT_RATE} checkouts/s",
             "ms",
             found["catalogue beside checkouts"],
             True,
@@ -222,7 +222,10 @@ def sweep(stage: Stage) -> Measured:
             assert left == 0, f"{left} orders were left"
     stage.audit(url)
     return Measured(
-        [Figure("time in PostgreSQL", "s", database, True, "", SWEPT), Figure("time in all", "s", wall, True)],
+        [
+            Figure("10,000 orders swept: in PostgreSQL", "s", database, True, "", SWEPT),
+            Figure("10,000 orders swept: in all", "s", wall, True),
+        ],
         {"calls and seconds of the last round": statements},
     )
 

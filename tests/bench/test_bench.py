@@ -61,7 +61,7 @@ def test_targets_take_turns() -> None:
 def test_the_table_has_every_goal(results: dict[str, Any]) -> None:
     lines = table(results).splitlines()
     assert len(lines) == 2 + 3
-    measured = "2,000/s (1,250 to 2,500), 2.50 × the reference (1.00 to 2.50)"
+    measured = "2,000/s (1,250 to 2,500), 2.50 × the reference (1 to 2.50)"
     assert lines[2] == f"| pages & more | at least 2 × the reference | {measured} | reached |"
 
 

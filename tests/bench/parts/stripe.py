@@ -129,10 +129,10 @@ def webhooks(stage: Stage) -> Measured:
             count = int(EVENTS_A_SECOND * stage.seconds)
             first = tables.add_orders(count + EVENTS_A_SECOND * WARM_SECONDS)
             tables.settle()
-            _write(events, first + count, EVENTS_A_SECOND * WARM_SECONDS)
+            write_events(events, first + count, EVENTS_A_SECOND * WARM_SECONDS)
             wrk(api.url, WARM_SECONDS, events, script="webhooks")
             before = tables.value("SELECT count(*) FROM stripe_events WHERE outcome = 'applied'")
-            _write(events, first, count)
+            write_events(events, first, count)
             load = wrk(api.url, stage.seconds, events, script="webhooks")
             assert load.taken < count, "too few events"
             applied = tables.value("SELECT count(*) FROM stripe_events WHERE outcome = 'applied'") - before
@@ -145,7 +145,7 @@ def webhooks(stage: Stage) -> Measured:
     )
 
 
-def _write(path: Path, first: int, count: int) -> None:
+def write_events(path: Path, first: int, count: int) -> None:
     """Events for `webhooks.lua`, signed now: a signature is good for 300 s."""
     now = int(time.time())
     with path.open("wb") as file:

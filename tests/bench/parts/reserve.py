@@ -106,7 +106,7 @@ def at_a_distance(stage: Stage) -> Measured:
     limits = [1 / (trip + commit) for trip, commit in zip(trips["far"], commits, strict=True)]
     figures = [
         Figure("FastAPI + asyncpg, eight round trips", "/s", eight_rates),
-        Figure("FastAPI + asyncpg, one statement without BEGIN", "/s", one_rates),
+        Figure("FastAPI + asyncpg, one statement", "/s", one_rates),
         Figure("the limit, 1 / (round trip + commit)", "/s", limits),
         Figure("reserve, hot, 1 ms away", "/s", our_rates, True, "FastAPI + asyncpg, eight round trips", FAR),
         Figure("reserve against the limit", "×", pairs(our_rates, limits), True, "", LIMIT),

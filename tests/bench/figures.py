@@ -1,0 +1,170 @@
+"""Figures and goals: what was measured, round by round, and whether it is what it was to be. Without clock or files."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import ceil
+from statistics import median
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+Row = dict[str, Any]
+
+TABLE_START, TABLE_END = "<!-- bench -->", "<!-- /bench -->"
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """A bound on a figure, or on its ratio where it has a reference; `measure` and `words` are what people read.
+
+    Without a bound it is only told.
+    """
+
+    measure: str
+    words: str
+    least: float | None = None
+    most: float | None = None
+
+    def reached(self, value: float) -> bool:
+        """Whether a value lies within the bound."""
+        return (self.least is None or value >= self.least) and (self.most is None or value <= self.most)
+
+    def share(self, value: float) -> float:
+        """How far a value gets: 1 at the bound, more beyond it."""
+        if self.most is not None:
+            return self.most / value
+        return value / (self.least or value)
+
+    @property
+    def bound(self) -> bool:
+        """Whether there is one."""
+        return self.least is not None or self.most is not None
+
+
+@dataclass(slots=True)
+class Figure:
+    """One value a round; `reference` names the figure of the same part that it is divided by, round by round."""
+
+    name: str
+    unit: str
+    rounds: Sequence[float]
+    ours: bool = False
+    reference: str = ""
+    goal: Goal | None = None
+    note: str = ""
+
+
+@dataclass(slots=True)
+class Measured:
+    """What a part found, and whatever else it has to say, as rows for a reader."""
+
+    figures: list[Figure]
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, least and most."""
+    return {"median": median(values), "least": min(values), "most": max(values)}
+
+
+def pairs(values: Sequence[float], others: Sequence[float]) -> list[float]:
+    """Ratios round by round: a machine that is slower for a while is so for both."""
+    return [value / other for value, other in zip(values, others, strict=True)]
+
+
+def rows(figures: Sequence[Figure]) -> list[Row]:
+    """The figures as they are kept in results.json, with ratios and verdicts."""
+    by_name = {figure.name: figure for figure in figures}
+    made = []
+    for figure in figures:
+        row: Row = {"name": figure.name, "unit": figure.unit, "ours": figure.ours, **spread(figure.rounds)}
+        row["rounds"] = list(figure.rounds)
+        if figure.note:
+            row["note"] = figure.note
+        judged = row["median"]
+        if figure.reference:
+            ratio = spread(pairs(figure.rounds, by_name[figure.reference].rounds))
+            row |= {"reference": figure.reference, "ratio": ratio}
+            judged = row["ratio"]["median"]
+        if goal := figure.goal:
+            row["goal"] = {"measure": goal.measure, "words": goal.words, "share": goal.share(judged)}
+            bounds = {"least": goal.least, "most": goal.most}
+            row["goal"] |= {name: bound for name, bound in bounds.items() if bound is not None}
+            row["reached"] = goal.reached(judged) if goal.bound else None
+        made.append(row)
+    return made
+
+
+def alternately(rounds: int, targets: Mapping[str, Callable[[], T]]) -> dict[str, list[T]]:
+    """Each target once a round, forwards and backwards in turn, so that none has the better moments."""
+    found: dict[str, list[T]] = {name: [] for name in targets}
+    for number in range(rounds):
+        for name in list(targets)[:: -1 if number % 2 else 1]:
+            found[name].append(targets[name]())
+    return found
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest value that at least this share of all values does not exceed."""
+    ordered = sorted(values)
+    return ordered[max(0, ceil(len(ordered) * share) - 1)]
+
+
+def number(value: float) -> str:
+    """A number with as many digits as mean something."""
+    if abs(value) >= 100 or value == round(value):
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def amount(value: float, unit: str) -> str:
+    """A value with its unit."""
+    return f"{number(value)}{'' if unit.startswith('/') else ' '}{unit}".strip()
+
+
+def measured(row: Row) -> str:
+    """A row's median with its range, and its ratio with that one's."""
+    text = f"{amount(row['median'], row['unit'])} ({number(row['least'])} to {number(row['most'])})"
+    if "ratio" in row:
+        ratio = row["ratio"]
+        text += f", {number(ratio['median'])} × {row['reference']}"
+        text += f" ({number(ratio['least'])} to {number(ratio['most'])})"
+    return text
+
+
+def verdict(row: Row) -> str:
+    """Reached or not, and then by how much it falls short."""
+    if row["reached"] is None:
+        return ""
+    if row["reached"]:
+        return "reached"
+    return f"missed: {row['goal']['share'] * 100:.0f} % of the way"
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """The README's table: every goal that was measured."""
+    lines = ["| measure | goal | measured: median (range) | |", "| --- | --- | --- | --- |"]
+    for part in results["parts"].values():
+        for row in part["figures"]:
+            if "goal" in row:
+                goal = row["goal"]
+                lines.append(f"| {goal['measure']} | {goal['words']} | {measured(row)} | {verdict(row)} |")
+    return "\n".join(lines)
+
+
+def readme(text: str, results: Mapping[str, Any]) -> str:
+    """The README with what stands between its markers replaced. Raises ValueError where they are not there once."""
+    if text.count(TABLE_START) != 1 or text.count(TABLE_END) != 1:
+        raise ValueError(f"README.md needs {TABLE_START} and {TABLE_END} once each")
+    before, _, rest = text.partition(TABLE_START)
+    after = rest.partition(TABLE_END)[2]
+    machine = results["machine"]
+    parts = results["parts"].values()
+    commits = ", ".join(sorted({part["commit"] for part in parts}))
+    busy = min(part["idle_before"] for part in parts)
+    where = (
+        f"{machine['cores']} cores ({machine['cpu']}), {machine['memory_gb']} GB, Python {machine['python']}, "
+        f"PostgreSQL {machine['postgresql']}, everything on this one machine; at {commits}, "
+        f"{min(part['rounds'] for part in parts)} rounds, the CPUs at least {busy:.0f} % idle before each part."
+    )
+    section = f"\n{table(results)}\n\n![How far each figure gets](tests/bench/results.svg)\n\n{where}\n"
+    return f"{before}{TABLE_START}{section}{TABLE_END}{after}"

@@ -1,0 +1,70 @@
+"""From an empty cart to FULFILLED, with everything on this machine: API, worker, Stripe, PostgreSQL, Valkey, client."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import uvloop
+
+from tests.bench.client import Customers, closed_loop, open_loop, with_customers
+from tests.bench.figures import Figure, Goal, Measured, percentile
+from tests.bench.stage import Shop, Stage
+
+AT_ONCE = 32
+WARM_SECONDS = 2
+
+RATE = Goal("whole purchase: cart, line, checkout through the SDK, webhook, FULFILLED", "at least 150/s", least=150)
+P99 = Goal("the same at half that rate: p99", "under 250 ms", most=250)
+
+
+def whole(stage: Stage) -> Measured:
+    """As many as can be, then half as many a second to see how long one takes."""
+    url, tables = stage.database("purchase", 1000)
+    seconds = 2 * stage.seconds
+    first, rates, cpu, p50, p99 = [], [], [], [], []
+    for _ in range(stage.rounds):
+        tables.settle()
+        with stage.shop(url, worker=True) as shop:
+
+            def run(work: Callable[[Customers], Awaitable[list[float]]], shop: Shop = shop) -> list[float]:
+                return uvloop.run(with_customers(shop, url, tables.products, work))
+
+            # By all at once, on a service that has only just started: every connection is still to be opened.
+            first.append(max(run(_one_each)) * 1000)
+            began = time.process_time()
+            took = run(partial(_as_many_as_can_be, seconds=seconds))
+            # Its warming up was work of the same kind.
+            share = seconds / (seconds + WARM_SECONDS)
+            cpu.append((time.process_time() - began) * 1000 * share / max(1, len(took)))
+            rates.append(rate := len(took) / seconds)
+            took = run(partial(_at_a_rate, rate=max(1.0, rate / 2), seconds=seconds))
+            p50.append(percentile(took, 0.5) * 1000)
+            p99.append(percentile(took, 0.99) * 1000)
+    stage.audit(url)
+    figures = [
+        Figure(f"purchases, {AT_ONCE} customers at once", "/s", rates, True, "", RATE),
+        Figure("purchases at half that rate: median", "ms", p50, True),
+        Figure("purchases at half that rate: p99", "ms", p99, True, "", P99),
+        Figure(f"the slowest of {AT_ONCE} first purchases after a start", "ms", first, True),
+        Figure("CPU that this client itself takes, a purchase", "ms", cpu),
+    ]
+    return Measured(figures)
+
+
+async def _one_each(customers: Customers) -> list[float]:
+    began = time.monotonic()
+
+    async def one() -> float:
+        await customers.purchase()
+        return time.monotonic() - began
+
+    return await asyncio.gather(*(one() for _ in range(AT_ONCE)))
+
+
+async def _as_many_as_can_be(customers: Customers, seconds: float) -> list[float]:
+    return await closed_loop(customers.purchase, AT_ONCE, WARM_SECONDS, seconds)
+
+
+async def _at_a_rate(customers: Customers, rate: float, seconds: float) -> list[float]:
+    return await open_loop(customers.purchase, rate, WARM_SECONDS, seconds)

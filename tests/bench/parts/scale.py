@@ -1,0 +1,95 @@
+"""Whether a purchase costs the same in large tables: the buffers that each of its statements touches."""
+
+import asyncio
+import time
+
+import uvloop
+
+from tests.bench.client import Customers, with_customers
+from tests.bench.figures import Figure, Goal, Measured, alternately
+from tests.bench.load import Tables
+from tests.bench.parts.catalogue import MILLION
+from tests.bench.stage import Shop, Stage
+
+WARMING, PURCHASES = 40, 200
+BATCH = 100_000
+THOUSANDTH = 1000
+
+
+def buffers(stage: Stage) -> Measured:
+    """The same purchases in both, and each statement's buffers by pg_stat_statements."""
+    large_url, large = stage.database("million", MILLION + 100)
+    small_url, small = stage.database("thousandth", (MILLION + 100) // THOUSANDTH)
+    began = time.monotonic()
+    for tables, count in ((small, stage.orders // THOUSANDTH), (large, stage.orders)):
+        if tables.orders == 0:
+            _add_history(tables, count)
+    loading = time.monotonic() - began
+    with stage.shop(large_url, worker=True) as large_shop, stage.shop(small_url, worker=True) as small_shop:
+        found = alternately(
+            stage.rounds,
+            {
+                "large": lambda: _buffers(large_shop, large_url, large),
+                "small": lambda: _buffers(small_shop, small_url, small),
+            },
+        )
+    # All that both have run: one that only one has run is none of the purchase's.
+    names = sorted(set.intersection(*(set(touched) for side in found.values() for touched in side)))
+    assert {"cart/add_line", "checkout/reserve", "orders/mark_paid", "fulfilment/mark_fulfilled"} <= set(names), names
+    sides = {side: {name: [touched[name] for touched in runs] for name in names} for side, runs in found.items()}
+    worst = [
+        max(sides["large"][name][number] / sides["small"][name][number] for name in names)
+        for number in range(stage.rounds)
+    ]
+    goal = Goal(
+        f"every statement of a purchase, a million products and {stage.orders:,} orders: buffers touched",
+        "at most 1.1 × those at a thousandth of the rows",
+        most=1.1,
+    )
+    figures = []
+    for name in names:
+        figures.append(Figure(f"{name}, a thousandth", "buffers", sides["small"][name]))
+        figures.append(Figure(name, "buffers", sides["large"][name], True, f"{name}, a thousandth"))
+    figures.append(Figure("buffers of the statement that grows most", "×", worst, True, "", goal))
+    return Measured(figures, {"products": large.products, "orders": stage.orders, "loading_seconds": round(loading)})
+
+
+def _add_history(tables: Tables, count: int) -> None:
+    """Orders of the past, each bought, paid and fulfilled, with all their rows."""
+    # Checked when they were made: here a foreign key would be looked up fifty million times.
+    tables.connection.execute("SET session_replication_role = replica")
+    for first in range(0, count, BATCH):
+        tables.add_orders(min(BATCH, count - first), done=True)
+    tables.connection.execute("SET session_replication_role = origin")
+    tables.settle()
+
+
+def _buffers(shop: Shop, url: str, tables: Tables) -> dict[str, float]:
+    """Buffers touched by a call of each statement, on average."""
+
+    async def buy(customers: Customers) -> list[float]:
+        # A connection reads the catalogue with its first statements.
+        await _purchases(customers, WARMING)
+        tables.forget_costs()
+        await _purchases(customers, PURCHASES)
+        return []
+
+    uvloop.run(with_customers(shop, url, tables.products, buy))
+    # The purchase's own, not what the sweep does now and then.
+    return {
+        name: touched / calls
+        for name, calls, _, touched in tables.costs()
+        if name and calls > PURCHASES / 2 and touched
+    }
+
+
+async def _purchases(customers: Customers, count: int) -> None:
+    left = iter(range(count))
+
+    async def one() -> None:
+        for _ in left:
+            await customers.purchase()
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(4):
+            group.create_task(one())

@@ -1,0 +1,280 @@
+"""What Stripe's pace, its events and unpaid orders cost."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+from uuid import UUID
+
+import orjson
+import uvloop
+
+from service.dev.stripe_standin.objects import API_VERSION, new_id
+from service.dev.stripe_standin.webhooks import signature
+from service.infra.parts import open_parts
+from service.settings import Settings
+from service.shop import sweep as sweeper
+from tests.bench.client import Failed, Http, open_loop
+from tests.bench.drivers import WARM_SECONDS, wrk
+from tests.bench.figures import Figure, Goal, Measured, alternately, percentile
+from tests.bench.load import PRICE_MINOR, Tables, cart_id, order_id, session_id
+from tests.bench.stage import WEBHOOK_SECRET, Child, Shop, Stage, control
+
+STRIPE_SECONDS = 0.3
+# Enough to keep 1000 checkouts a second waiting for Stripe.
+CALLERS = 320
+CARTS_A_SECOND = 3000
+CATALOGUE_RATE = 100
+CHECKOUT_RATE = 300
+EVENTS_A_SECOND = 5000
+DUE = 10_000
+
+ATTACH = """
+UPDATE payments SET stripe_session_id = given.session_id
+FROM unnest(%s::uuid[], %s::text[]) AS given (order_id, session_id) WHERE payments.order_id = given.order_id
+"""
+
+CHECKOUTS = Goal(
+    "Stripe answering in 300 ms: checkouts begun, one process, 10 connections", "at least 300/s", least=300
+)
+CATALOGUE = Goal(
+    f"the catalogue's p99 beside {CHECKOUT_RATE} such checkouts a second", "at most twice that without them", most=2
+)
+WEBHOOKS = Goal("webhooks signed, stored and applied", "at least 800/s", least=800)
+SWEPT = Goal("10,000 due orders found, cancelled, restocked: time in PostgreSQL", "at most 3 s", most=3)
+
+
+def slow(stage: Stage) -> Measured:
+    """Checkouts while each waits for Stripe, and what that does to who only looks."""
+    url, tables = stage.database("stripe", 1000)
+    with stage.shop(url, worker=False) as shop:
+        rule = {"action": "delay", "path": "/v1/checkout/session[s]", "method": "POST", "seconds": STRIPE_SECONDS}
+        control(shop.stripe, "PUT", "/faults", [rule])
+        found: dict[str, list[Any]] = alternately(
+            stage.rounds,
+            {
+                "begun": lambda: _checkouts(tables, shop.api, stage.seconds),
+                "catalogue alone": lambda: _catalogue(tables, shop, stage.seconds, 0),
+                "catalogue beside checkouts": lambda: _catalogue(tables, shop, stage.seconds, CHECKOUT_RATE),
+            },
+        )
+        control(shop.stripe, "DELETE", "/faults", [])
+        quick = [_catalogue(tables, shop, stage.seconds, CHECKOUT_RATE) for _ in range(stage.rounds)]
+    stage.audit(url)
+    alone, beside = found["catalogue alone"], found["catalogue beside checkouts"]
+    name = "catalogue's p99 alone"
+    figures = [
+        Figure("checkouts begun, Stripe at 300 ms", "/s", found["begun"], True, "", CHECKOUTS),
+        Figure(name, "ms", [p99 for p99, _ in alone], True),
+        Figure(
+            f"catalogue's p99 beside {CHECKOUT_RATE} checkouts/s",
+            "ms",
+            [p99 for p99, _ in beside],
+            True,
+            name,
+            CATALOGUE,
+        ),
+        Figure("checkouts that began beside it", "in a second", [begun for _, begun in beside], True),
+        Figure("catalogue's p99 beside them, Stripe answering at once", "ms", [p99 for p99, _ in quick], True, name),
+        Figure("checkouts that began beside that", "in a second", [begun for _, begun in quick], True),
+    ]
+    return Measured(figures)
+
+
+def _checkouts(tables: Tables, api: Child, seconds: float) -> float:
+    """As many as can be: how many a second."""
+    first = tables.add_carts(int(CARTS_A_SECOND * seconds) + CALLERS)
+    tables.settle()
+    load = wrk(api.url, seconds + WARM_SECONDS, first, "/carts/", "/checkout", script="carts", connections=CALLERS)
+    assert load.taken < CARTS_A_SECOND * seconds, "too few carts"
+    # What wrk left in flight still goes on.
+    before = -1
+    while (now := tables.value("SELECT count(*) FROM payments WHERE stripe_session_id IS NOT NULL")) != before:
+        before = now
+        time.sleep(2 * STRIPE_SECONDS)
+    return load.rate
+
+
+def _catalogue(tables: Tables, shop: Shop, seconds: float, checkouts: float) -> tuple[float, float]:
+    """The p99 in milliseconds of steady reading, half the cached page and half single products.
+
+    And how many of the `checkouts` tried a second began: a service that is too slow for them refuses some.
+    """
+    seconds *= 2
+    first = tables.add_carts(int(checkouts * (seconds + 2 * WARM_SECONDS)) + 1)
+    tables.settle()
+
+    async def run() -> tuple[float, float]:
+        api, counts = Http(shop.api.url), {"looks": 0, "carts": 0, "begun": 0}
+        # Where the service cannot keep up, the rest waits here and does not fill its sockets.
+        callers = asyncio.Semaphore(CALLERS)
+
+        async def look() -> None:
+            counts["looks"] += 1
+            number = counts["looks"]
+            path = "/products" if number % 2 else f"/products/{1 + number * 7919 % tables.products}"
+            await api.call("GET", path, 200)
+
+        async def check_out() -> None:
+            cart = cart_id(first + counts["carts"])
+            counts["carts"] += 1
+            async with callers:
+                with suppress(Failed):
+                    await api.call("POST", f"/carts/{cart}/checkout", 201)
+                    counts["begun"] += 1
+
+        began = time.monotonic()
+        async with asyncio.TaskGroup() as group:
+            if checkouts:
+                group.create_task(open_loop(check_out, checkouts, WARM_SECONDS, seconds))
+            looking = group.create_task(open_loop(look, CATALOGUE_RATE, WARM_SECONDS, seconds))
+        api.close()
+        return percentile(looking.result(), 0.99) * 1000, counts["begun"] / (time.monotonic() - began)
+
+    return uvloop.run(run())
+
+
+def webhooks(stage: Stage) -> Measured:
+    """Payments reported by signed events; the API alone, as a worker has its own process and row."""
+    url, tables = stage.database("webhooks", 1000)
+    events = stage.folder / "events"
+    rates, p99 = [], []
+    with stage.api(url) as api:
+        for _ in range(stage.rounds):
+            count = int(EVENTS_A_SECOND * stage.seconds)
+            first = tables.add_orders(count + EVENTS_A_SECOND * WARM_SECONDS)
+            tables.settle()
+            write_events(events, first + count, EVENTS_A_SECOND * WARM_SECONDS)
+            wrk(api.url, WARM_SECONDS, events, script="webhooks")
+            before = tables.value("SELECT count(*) FROM stripe_events WHERE outcome = 'applied'")
+            write_events(events, first, count)
+            load = wrk(api.url, stage.seconds, events, script="webhooks")
+            assert load.taken < count, "too few events"
+            applied = tables.value("SELECT count(*) FROM stripe_events WHERE outcome = 'applied'") - before
+            # What was in flight at an end is applied too, but nobody was told.
+            assert applied >= load.requests, (load, applied)
+            rates.append(load.rate)
+            p99.append(load.p99_ms)
+    return Measured(
+        [Figure("webhooks", "/s", rates, True, "", WEBHOOKS), Figure("webhooks: p99", "ms", p99, True)],
+    )
+
+
+def write_events(path: Path, first: int, count: int) -> None:
+    """Events for `webhooks.lua`, signed now: a signature is good for 300 s."""
+    now = int(time.time())
+    with path.open("wb") as file:
+        for body in _events(first, count, now):
+            file.write(signature(body, WEBHOOK_SECRET, now).encode() + b"\t" + body + b"\n")
+
+
+def _events(first: int, count: int, now: int) -> Iterator[bytes]:
+    """Sessions completed and paid, with what Stripe sends along."""
+    for number in range(first, first + count):
+        session = {
+            "id": session_id(number),
+            "object": "checkout.session",
+            "amount_subtotal": PRICE_MINOR,
+            "amount_total": PRICE_MINOR,
+            "automatic_tax": {"enabled": False, "liability": None, "provider": None, "status": None},
+            "cancel_url": "http://localhost:8080/payments/cancel?session_id={CHECKOUT_SESSION_ID}",
+            "client_reference_id": str(order_id(number)),
+            "created": now - 60,
+            "currency": "eur",
+            "custom_fields": [],
+            "custom_text": {"after_submit": None, "shipping_address": None, "submit": None},
+            "customer_details": {"address": None, "email": "shopper@example.com", "name": None, "phone": None},
+            "expires_at": now + 2040,
+            "livemode": False,
+            "metadata": {"order_id": str(order_id(number))},
+            "mode": "payment",
+            "payment_intent": new_id("pi_"),
+            "payment_method_options": {},
+            "payment_method_types": ["card"],
+            "payment_status": "paid",
+            "status": "complete",
+            "success_url": "http://localhost:8080/payments/success?session_id={CHECKOUT_SESSION_ID}",
+            "total_details": {"amount_discount": 0, "amount_shipping": 0, "amount_tax": 0},
+            "ui_mode": "hosted_page",
+            "url": None,
+        }
+        yield orjson.dumps(
+            {
+                "id": new_id("evt_"),
+                "object": "event",
+                "api_version": API_VERSION,
+                "created": now,
+                "data": {"object": session},
+                "livemode": False,
+                "pending_webhooks": 1,
+                "request": {"id": None, "idempotency_key": None},
+                "type": "checkout.session.completed",
+            }
+        )
+
+
+def sweep(stage: Stage) -> Measured:
+    """Orders whose hold has ended, each with an open session that Stripe is asked to expire first."""
+    url, tables = stage.database("sweep", 1000)
+    wall, database, statements = [], [], {}
+    with stage.shop(url, worker=False) as shop:
+        settings = Settings.load(stage.environ(url, STRIPE_API_BASE=shop.stripe.url))
+        # Their webhooks would be applied meanwhile: other work, which has a row of its own.
+        control(shop.stripe, "PUT", "/webhooks", {"drop": True})
+        for _ in range(stage.rounds):
+            first = tables.add_orders(DUE, expires=-1)
+            sessions = uvloop.run(_sessions(shop.stripe, first))
+            tables.connection.execute(ATTACH, (list(sessions), list(sessions.values())))
+            tables.settle()
+            tables.forget_costs()
+            began = time.monotonic()
+            uvloop.run(_sweep(settings))
+            wall.append(time.monotonic() - began)
+            costs = tables.costs()
+            database.append(sum(seconds for _, _, seconds, _ in costs))
+            statements = {name: [calls, round(seconds, 3)] for name, calls, seconds, _ in costs if name}
+            left = tables.value("SELECT count(*) FROM orders WHERE status <> 'CANCELLED'")
+            assert left == 0, f"{left} orders were left"
+    stage.audit(url)
+    return Measured(
+        [
+            Figure("10,000 orders swept: in PostgreSQL", "s", database, True, "", SWEPT),
+            Figure("10,000 orders swept: in all", "s", wall, True),
+        ],
+        {"calls and seconds of the last round": statements},
+    )
+
+
+async def _sweep(settings: Settings) -> None:
+    async with open_parts(settings, "commerce-bench") as parts:
+        await sweeper.sweep(parts)
+
+
+async def _sessions(stripe: Child, first: int) -> dict[UUID, str]:
+    """An open session for each order, made at the stand-in as the service would."""
+    api, numbers = Http(stripe.url, "Authorization: Bearer sk_test_bench"), iter(range(first, first + DUE))
+    made: dict[UUID, str] = {}
+
+    async def lane() -> None:
+        for number in numbers:
+            form = {
+                "mode": "payment",
+                "success_url": "http://localhost:8080/payments/success",
+                "client_reference_id": order_id(number),
+                "metadata[order_id]": order_id(number),
+                "line_items[0][quantity]": 1,
+                "line_items[0][price_data][currency]": "eur",
+                "line_items[0][price_data][unit_amount]": PRICE_MINOR,
+                "line_items[0][price_data][product_data][name]": "Halden Storm-Proof Trekking Tent, Forest",
+            }
+            answer = await api.call("POST", "/v1/checkout/sessions", 200, urlencode(form).encode())
+            made[order_id(number)] = orjson.loads(answer)["id"]
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(8):
+            group.create_task(lane())
+    api.close()
+    return made

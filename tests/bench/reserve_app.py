@@ -1,0 +1,39 @@
+"""The service with one route more: checkout less the call to Stripe and what follows it."""
+
+from functools import partial
+from uuid import uuid4
+
+from fastapi import FastAPI, Request, Response
+
+import service.app
+from service.http import responses
+from service.http.carts import CheckoutRequest
+from service.http.requests import CartId, parts_of, read, uuid_id
+from service.infra.db import transact
+from service.shop import checkout
+
+
+def create_app() -> FastAPI:
+    """For uvicorn's `--factory`."""
+    app = service.app.create_app()
+    app.add_api_route("/bench/reserve/{cart_id}", reserve, methods=["POST"])
+    return app
+
+
+async def reserve(request: Request, cart_id: CartId) -> Response:
+    """The first of checkout's transactions, decoded, retried and answered as the service does it."""
+    wanted, key = await read(request, CheckoutRequest)
+    parts, order_id = parts_of(request), uuid4()
+    placed = await transact(
+        parts.pool,
+        partial(
+            checkout.reserve,
+            parts=parts,
+            key=key,
+            cart_id=uuid_id(cart_id, "cart"),
+            order_id=order_id,
+            expected_total_minor=wanted.expected_total_minor,
+        ),
+    )
+    assert isinstance(placed, checkout.Reserved)
+    return responses.json({"order_id": order_id}, 201)

@@ -87,7 +87,8 @@ async def test_plan_is_the_committed_one(name: str, catalogue: asyncpg.Connectio
         text.parent.mkdir(parents=True, exist_ok=True)
         text.write_text(now)
     assert text.exists(), f"{name} has no plan beside the tests: `make plans`, and review what it writes"
-    if same_major:
+    # In which order the audit joins whole tables hangs on ANALYZE's sample.
+    if same_major and not name.startswith("audit/"):
         committed = text.read_text()
         difference = difflib.unified_diff(committed.splitlines(), now.splitlines(), "committed", "now", lineterm="")
         assert now == committed, "another plan than the committed one; `make plans` renews it:\n" + "\n".join(

@@ -3,26 +3,29 @@
 import re
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request, Response
-from pydantic import Field, field_validator
+from fastapi import APIRouter, Depends, Request, Response
+from pydantic import Field, StringConstraints, field_validator
 
 from service.errors import invalid
 from service.http import responses
 from service.http.requests import (
     BIGINT_MAX,
+    NO_NUL,
     Body,
     CategoryId,
     Description,
     Name,
     Number,
     ProductId,
+    Query,
     Slug,
     integer_id,
     parts_of,
     read,
+    read_query,
     staff,
 )
-from service.http.responses import BODY_PROBLEMS, ETAG_HEADER, KEY_PROBLEMS, problems, request_header, takes
+from service.http.responses import BODY_PROBLEMS, ETAG_HEADER, KEY_PROBLEMS, asks, problems, request_header, takes
 from service.shop import catalog, money
 
 router = APIRouter()
@@ -31,12 +34,28 @@ STAFF = [Depends(staff)]
 Id = Annotated[int, Field(ge=1, le=BIGINT_MAX)]
 Price = Annotated[int, Field(ge=1, le=99_999_999, description="In the currency's minor unit")]
 MAX_STOCK = 1_000_000_000
-AfterId = Annotated[Number, Query(ge=0, le=BIGINT_MAX, description="The `next_cursor` of the page before")]
+AfterId = Annotated[Number, Field(ge=0, le=BIGINT_MAX, description="The `next_cursor` of the page before")]
+CategorySlug = Annotated[str, StringConstraints(max_length=200, pattern=NO_NUL), Field(description="A category's slug")]
 
 
 def _left_out() -> Any:
     """What a member is that was left out; sent as null it is refused, and its schema does not offer a null."""
     return None
+
+
+class CategoriesQuery(Query):
+    """Which page of the categories."""
+
+    after_id: AfterId = 0
+    limit: Annotated[Number, Field(ge=1, le=1000)] = 1000
+
+
+class ProductsQuery(Query):
+    """Which page of which products."""
+
+    limit: Annotated[Number, Field(ge=1, le=100)] = catalog.DEFAULT_LIMIT
+    after_id: AfterId = 0
+    category: CategorySlug | None = None
 
 
 class NewCategory(Body):
@@ -103,12 +122,16 @@ async def create_category(request: Request) -> Response:
     return responses.answer(await catalog.create_category(parts_of(request), key, new.name, new.slug))
 
 
-@router.get("/categories", response_model=catalog.Page[catalog.Category], responses=problems("invalid"))
-async def list_categories(
-    request: Request, after_id: AfterId = 0, limit: Annotated[Number, Query(ge=1, le=1000)] = 1000
-) -> Response:
+@router.get(
+    "/categories",
+    response_model=catalog.Page[catalog.Category],
+    responses=problems("invalid"),
+    openapi_extra=asks(CategoriesQuery),
+)
+async def list_categories(request: Request) -> Response:
     """The categories by id."""
-    return responses.json(await catalog.list_categories(parts_of(request), after_id, limit))
+    query = read_query(request, CategoriesQuery)
+    return responses.json(await catalog.list_categories(parts_of(request), query.after_id, query.limit))
 
 
 @router.patch(
@@ -155,17 +178,12 @@ async def create_product(request: Request) -> Response:
     "/products",
     response_model=catalog.Page[catalog.ListedProduct],
     responses=problems("not_found", "invalid"),
+    openapi_extra=asks(ProductsQuery),
 )
-async def list_products(
-    request: Request,
-    limit: Annotated[Number, Query(ge=1, le=100)] = catalog.DEFAULT_LIMIT,
-    after_id: AfterId = 0,
-    category: Annotated[str | None, Query(description="A category's slug", max_length=200)] = None,
-) -> Response:
+async def list_products(request: Request) -> Response:
     """What is for sale, by id, a page at a time."""
-    if category is not None and "\x00" in category:
-        raise invalid("/category", "holds a NUL")
-    page = await catalog.list_products(parts_of(request), limit, after_id, category)
+    query = read_query(request, ProductsQuery)
+    page = await catalog.list_products(parts_of(request), query.limit, query.after_id, query.category)
     return Response(page, media_type="application/json")
 
 

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import re
 import time
-from uuid import uuid4
+from os import urandom
 
 from redis.asyncio import Redis
 from starlette.datastructures import Headers, MutableHeaders
@@ -17,14 +17,16 @@ from service.http.pages import NOTHING
 from service.http.requests import is_staff
 from service.http.responses import problem
 from service.infra import rates
-from service.infra.logs import cause
-from service.infra.metrics import LATENCY, REQUESTS
+from service.infra.logs import cause, note
+from service.infra.metrics import of_route
 from service.infra.parts import Parts
 from service.infra.patience import Patience
 
+RawHeaders = list[tuple[bytes, bytes]]
+
 # What has to answer however much there is to do.
 OPERATORS = ("/health/", "/metrics")
-# How long a client may take to send its body, or to take a part of the answer, before its place goes to another.
+# How long a client may take to send its body before its place goes to another; `protocol.py` bounds the rest.
 CLIENT_SECONDS = 30.0
 
 # What browsers of other origins may read of an answer besides its body.
@@ -33,30 +35,31 @@ EXPOSED += ["RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset"]
 # What anybody may see may be stored, but is asked for again: it has an ETag, or changes at any time.
 PUBLIC = ("/products", "/categories", "/docs", "/openapi.json", "/problems")
 # HSTS is for the proxy to say, which has the certificate.
-SAFE = {
-    "X-Content-Type-Options": "nosniff",
-    "Content-Security-Policy": NOTHING,
-    "X-Frame-Options": "DENY",
+SAFE: RawHeaders = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"content-security-policy", NOTHING.encode()),
+    (b"x-frame-options", b"DENY"),
     # Addresses hold the ids of carts and orders, which are all that it takes to see them.
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cache-control", b"no-store"),
+]
+SAFE_PUBLIC: RawHeaders = [*SAFE[:-1], (b"cache-control", b"no-cache")]
+REQUEST_ID = re.compile(rb"[\w.:/+=-]{1,128}")
 
 logger = logging.getLogger("service.http")
 
 
 def new_request_id() -> str:
     """The id of a request that brought none."""
-    return uuid4().hex
+    return urandom(16).hex()
 
 
-def dress(headers: MutableHeaders, request_id: str) -> None:
-    """What every answer carries, and what it is to a browser unless it says otherwise itself: data, for nobody else."""
-    headers["X-Request-ID"] = request_id
-    for name, value in SAFE.items():
-        headers.setdefault(name, value)
+def dress(headers: RawHeaders, request_id: str, safe: RawHeaders = SAFE) -> RawHeaders:
+    """With what every answer carries, and what it is to a browser unless it says otherwise: data, for nobody else."""
+    said = {name for name, _ in headers}
+    return [*headers, *(header for header in safe if header[0] not in said), (b"x-request-id", request_id.encode())]
 
 
 class Envelope:
@@ -73,20 +76,17 @@ class Envelope:
         # A HEAD is answered like its GET; the server leaves the body out, as it still knows what was asked.
         if scope["method"] == "HEAD":
             scope = {**scope, "method": "GET"}
-        given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if re.fullmatch(r"[\w.:/+=-]{1,128}", given, re.ASCII) else new_request_id()
+        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+        request_id = given.decode() if REQUEST_ID.fullmatch(given) else new_request_id()
         token = cause.set(f"request {request_id}")
-        public = scope["path"].startswith(PUBLIC)
+        safe = SAFE_PUBLIC if scope["path"].startswith(PUBLIC) else SAFE
         started, status = time.perf_counter(), 0
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                if public:
-                    headers.setdefault("Cache-Control", "no-cache")
-                dress(headers, request_id)
+                message["headers"] = dress(message["headers"], request_id, safe)
             await send(message)
 
         try:
@@ -96,13 +96,11 @@ class Envelope:
         finally:
             seconds = time.perf_counter() - started
             # The template, not the path: ids would make a time series each.
-            route = getattr(scope.get("route"), "path", "unknown")
-            REQUESTS.labels(scope["method"], route, status).inc()
-            LATENCY.labels(scope["method"], route).observe(seconds)
-            logger.info(
-                "request",
-                extra={"method": scope["method"], "route": route, "status": status, "seconds": round(seconds, 5)},
-            )
+            method, route = scope["method"], getattr(scope.get("route"), "path", "unknown")
+            requests, latency = of_route(method, route, status)
+            requests.inc()
+            latency.observe(seconds)
+            note(logger, "request", method=method, route=route, status=status, seconds=round(seconds, 5))
             cause.reset(token)
 
 
@@ -137,16 +135,9 @@ class Gate:
                 deadline = None
             return message
 
-        async def send_in_time(message: Message) -> None:
-            try:
-                async with asyncio.timeout(self.client_seconds):
-                    await send(message)
-            except TimeoutError:
-                raise ClientDisconnect from None
-
         self.free -= 1
         try:
-            await self.app(scope, receive_in_time, send_in_time)
+            await self.app(scope, receive_in_time, send)
         finally:
             self.free += 1
 

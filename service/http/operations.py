@@ -15,7 +15,7 @@ router = APIRouter()
 
 
 @router.get("/health/live")
-async def live() -> Response:
+async def live(request: Request) -> Response:
     """Whether the process answers at all."""
     return responses.json({"status": "ok"})
 
@@ -33,13 +33,13 @@ async def ready(request: Request) -> Response:
 
 
 @router.get("/metrics", response_class=PlainTextResponse)
-async def show_metrics() -> Response:
+async def show_metrics(request: Request) -> Response:
     """Prometheus' text format."""
     return Response(metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 @router.get("/problems/{code}", response_class=HTMLResponse, responses=problems("not_found"))
-async def explain_problem(code: str) -> Response:
+async def explain_problem(request: Request, code: str) -> Response:
     """What an error code means."""
     if code not in KINDS:
         raise not_found("error code")

@@ -2,18 +2,40 @@
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from pydantic import Field
 
 from service.http import responses
-from service.http.requests import BIGINT_MAX, Body, Nothing, Number, OrderId, parts_of, read, staff, uuid_id
-from service.http.responses import BODY_PROBLEMS, KEY_PROBLEMS, problems, takes
+from service.http.requests import (
+    BIGINT_MAX,
+    Body,
+    Nothing,
+    Number,
+    OrderId,
+    Query,
+    parts_of,
+    read,
+    read_query,
+    staff,
+    uuid_id,
+)
+from service.http.responses import BODY_PROBLEMS, KEY_PROBLEMS, asks, problems, takes
 from service.shop import expiry, orders, refunds
 
 router = APIRouter()
 STAFF = [Depends(staff)]
 
 Status = Literal["PENDING_PAYMENT", "PAID", "FULFILLED", "CANCELLED"]
+
+
+class OrdersQuery(Query):
+    """Which page of which orders."""
+
+    status: Status | None = None
+    limit: Annotated[Number, Field(ge=1, le=100)] = 20
+    after: Annotated[Number, Field(ge=1, le=BIGINT_MAX, description="The `next_cursor` of the page before")] = (
+        BIGINT_MAX
+    )
 
 
 class RefundRequest(Body):
@@ -24,18 +46,16 @@ class RefundRequest(Body):
 
 
 @router.get(
-    "/orders", dependencies=STAFF, response_model=orders.OrderPage, responses=problems("unauthorized", "invalid")
+    "/orders",
+    dependencies=STAFF,
+    response_model=orders.OrderPage,
+    responses=problems("unauthorized", "invalid"),
+    openapi_extra=asks(OrdersQuery),
 )
-async def list_orders(
-    request: Request,
-    status: Annotated[Status | None, Query()] = None,
-    limit: Annotated[Number, Query(ge=1, le=100)] = 20,
-    after: Annotated[
-        Number, Query(ge=1, le=BIGINT_MAX, description="The `next_cursor` of the page before")
-    ] = BIGINT_MAX,
-) -> Response:
+async def list_orders(request: Request) -> Response:
     """All orders, newest first."""
-    return responses.json(await orders.list_orders(parts_of(request), status, after, limit))
+    query = read_query(request, OrdersQuery)
+    return responses.json(await orders.list_orders(parts_of(request), query.status, query.after, query.limit))
 
 
 @router.get("/orders/{order_id}", response_model=orders.Order, responses=problems("not_found"))

@@ -3,20 +3,25 @@
 from html import escape
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse
+from pydantic import Field
 
 from service.errors import ShopError
 from service.http import pages, responses
-from service.http.requests import WEBHOOK_LIMIT, parts_of, read_bytes, uuid_id
-from service.http.responses import problems
+from service.http.requests import WEBHOOK_LIMIT, Query, parts_of, read_bytes, read_query, uuid_id
+from service.http.responses import asks, problems
 from service.shop import money, orders, payment
 from service.shop.orders import Order
 
 router = APIRouter()
 
-# Of any length: whatever a customer comes back with, there is a page for it.
-OrderQuery = Annotated[str, Query(description="The order that the customer comes back from")]
+
+class ReturnQuery(Query):
+    """What a customer comes back with, of any form: there is a page for it."""
+
+    order_id: Annotated[str, Field(description="The order that the customer comes back from")] = ""
+    session_id: Annotated[str, Field(description="Stripe's session; not looked at")] = ""
 
 
 @router.post(
@@ -34,19 +39,20 @@ async def receive(request: Request) -> Response:
     return responses.json({"received": True, "outcome": outcome})
 
 
-@router.get("/payments/success", response_class=HTMLResponse, responses=problems())
-async def success(request: Request, order_id: OrderQuery = "", session_id: OrderQuery = "") -> Response:
+@router.get("/payments/success", response_class=HTMLResponse, responses=problems(), openapi_extra=asks(ReturnQuery))
+async def success(request: Request) -> Response:
     """Where Stripe sends who has paid; shows what the order really is."""
-    return await _page(request, order_id, "Thank you")
+    return await _page(request, "Thank you")
 
 
-@router.get("/payments/cancel", response_class=HTMLResponse, responses=problems())
-async def cancel(request: Request, order_id: OrderQuery = "", session_id: OrderQuery = "") -> Response:
+@router.get("/payments/cancel", response_class=HTMLResponse, responses=problems(), openapi_extra=asks(ReturnQuery))
+async def cancel(request: Request) -> Response:
     """Where Stripe sends who went back; shows what the order really is."""
-    return await _page(request, order_id, "Payment not completed")
+    return await _page(request, "Payment not completed")
 
 
-async def _page(request: Request, order_id: str, neutral: str) -> Response:
+async def _page(request: Request, neutral: str) -> Response:
+    order_id = read_query(request, ReturnQuery).order_id
     try:
         order = await orders.get_order(parts_of(request), uuid_id(order_id, "order"))
     except ShopError as error:

@@ -2,6 +2,7 @@
 
 from asyncio import BaseTransport, TimerHandle
 from http import HTTPStatus
+from math import inf
 from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -14,6 +15,8 @@ from service.http.responses import problem
 HEAD_LIMIT = 32 * 1024
 # How long it may take to come. Else whoever sends a byte now and then holds a connection for ever.
 HEAD_SECONDS = 20.0
+# How long a client may leave an answer untaken, once the buffers on the way are full.
+TAKE_SECONDS = 30.0
 
 
 class Protocol(HttpToolsProtocol):
@@ -21,7 +24,10 @@ class Protocol(HttpToolsProtocol):
 
     _reads_head = False
     _head_size = 0
+    # When the head that is waited for is late. One timer looks again and again, rather than one being set each time.
+    _head_due = inf
     _head_timer: TimerHandle | None = None
+    _take_timer: TimerHandle | None = None
 
     def connection_made(self, transport: BaseTransport) -> None:
         """Wait for the first request, but not for ever."""
@@ -29,9 +35,22 @@ class Protocol(HttpToolsProtocol):
         self._arm()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the timer, which would keep the connection in memory."""
-        self._disarm()
+        """Forget the timers, which would keep the connection in memory."""
+        for timer in (self._head_timer, self._take_timer):
+            if timer is not None:
+                timer.cancel()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Hang up on who takes no answer: it holds a place in the gate."""
+        super().pause_writing()
+        self._take_timer = self.loop.call_later(TAKE_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """It is taken after all."""
+        super().resume_writing()
+        if self._take_timer is not None:
+            self._take_timer.cancel()
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser; answer 431 when a head that is still to end is too large already."""
@@ -40,7 +59,7 @@ class Protocol(HttpToolsProtocol):
         super().data_received(data)
         if self._reads_head and self._head_size > HEAD_LIMIT and not self.transport.is_closing():
             self.send_400_response("")
-        if self._idle and self._head_timer is None:
+        if self._idle and self._head_due == inf:
             self._arm()
 
     def on_message_begin(self) -> None:
@@ -53,8 +72,7 @@ class Protocol(HttpToolsProtocol):
         self._head_size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
         if self._head_size > HEAD_LIMIT:
             raise ValueError
-        self._reads_head = False
-        self._disarm()
+        self._reads_head, self._head_due = False, inf
         super().on_headers_complete()
 
     def send_400_response(self, msg: str) -> None:
@@ -64,10 +82,10 @@ class Protocol(HttpToolsProtocol):
         else:
             error = ShopError("malformed", "This is not a request in HTTP.")
         answer = problem(error)
-        dress(answer.headers, new_request_id())
         answer.headers["Connection"] = "close"
+        headers = dress(answer.raw_headers, new_request_id())
         status = HTTPStatus(answer.status_code)
-        head = [f"HTTP/1.1 {status} {status.phrase}".encode(), *(b": ".join(header) for header in answer.raw_headers)]
+        head = [f"HTTP/1.1 {status} {status.phrase}".encode(), *(b": ".join(header) for header in headers)]
         self.transport.write(b"\r\n".join([*head, b"", bytes(answer.body)]))
         self.transport.close()
 
@@ -77,16 +95,16 @@ class Protocol(HttpToolsProtocol):
         return self.cycle is None or self.cycle.response_complete
 
     def _arm(self) -> None:
-        self._head_timer = self.loop.call_later(HEAD_SECONDS, self._too_slow)
+        self._head_due = self.loop.time() + HEAD_SECONDS
+        if self._head_timer is None:
+            self._look()
 
-    def _disarm(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-
-    def _too_slow(self) -> None:
+    def _look(self) -> None:
         self._head_timer = None
-        self.transport.close()
+        if self.loop.time() >= self._head_due:
+            self.transport.close()
+        elif self._head_due < inf:
+            self._head_timer = self.loop.call_at(self._head_due, self._look)
 
 
 # How the API is served, by `serve` and in the tests.

@@ -6,7 +6,7 @@ from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
 from fastapi import Depends, Path, Request
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import HTTPBearer
 from pydantic import BaseModel, BeforeValidator, ConfigDict, StringConstraints, ValidationError
 from pydantic_core import from_json
 
@@ -35,9 +35,9 @@ def _in_digits(text: object) -> object:
 Number = Annotated[int, BeforeValidator(_in_digits)]
 
 # PostgreSQL's text cannot hold a NUL.
-_NO_NUL = r"^[^\x00]*$"
-Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=_NO_NUL)]
-Description = Annotated[str, StringConstraints(max_length=10_000, pattern=_NO_NUL)]
+NO_NUL = r"^[^\x00]*$"
+Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=NO_NUL)]
+Description = Annotated[str, StringConstraints(max_length=10_000, pattern=NO_NUL)]
 # Whatever `catalog.slug_of` makes fits: letters but for capitals, and digits, with single dashes between.
 _SLUG = r"[\p{Ll}\p{Lo}\p{Lm}\p{N}]+"
 Slug = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=rf"^{_SLUG}(-{_SLUG})*$")]
@@ -49,11 +49,18 @@ class Body(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", hide_input_in_errors=True)
 
 
+class Query(BaseModel):
+    """The base of every query: what is not known is not looked at; of what is given twice, the last counts."""
+
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
+
+
 class Nothing(Body):
     """A body that may be empty or `{}`."""
 
 
 Model = TypeVar("Model", bound=Body)
+Asked = TypeVar("Asked", bound=Query)
 
 
 def client_of(request: Request) -> bytes | None:
@@ -70,11 +77,8 @@ def parts_of(request: Request) -> Parts:
     return parts
 
 
-# For the OpenAPI document; what it finds is looked at by `is_staff`.
-Bearer = Annotated[
-    HTTPAuthorizationCredentials | None,
-    Depends(HTTPBearer(scheme_name="staff", description="The ADMIN_TOKEN, where one is set.", auto_error=False)),
-]
+# For the OpenAPI document; what it would find is looked at by `is_staff`.
+_BEARER = Depends(HTTPBearer(scheme_name="staff", description="The ADMIN_TOKEN, where one is set.", auto_error=False))
 
 
 def is_staff(authorization: str, token: str) -> bool:
@@ -83,7 +87,7 @@ def is_staff(authorization: str, token: str) -> bool:
     return scheme.lower() == "bearer" and hmac.compare_digest(given.strip(" ").encode("latin-1"), token.encode())
 
 
-async def staff(request: Request, bearer: Bearer) -> None:
+async def staff(request: Request, _: object = _BEARER) -> None:
     """Refuse whoever does not bring the ADMIN_TOKEN, where there is one."""
     token = parts_of(request).settings.admin_token
     if token and not is_staff(request.headers.get("authorization", ""), token):
@@ -125,7 +129,17 @@ async def read(request: Request, model: type[Model]) -> tuple[Model, Key | None]
     return data, _key(request, body)
 
 
-def _refusal(error: ValidationError, model: type[Body]) -> ShopError:
+def read_query(request: Request, model: type[Asked]) -> Asked:
+    """The query as `model`; `invalid` where it does not fit."""
+    if not request.scope["query_string"]:
+        return model()
+    try:
+        return model.model_validate(dict(request.query_params))
+    except ValidationError as error:
+        raise _refusal(error, model) from None
+
+
+def _refusal(error: ValidationError, model: type[BaseModel]) -> ShopError:
     """Which members are wrong and how, in the validator's words and without what was sent."""
     problems = error.errors(include_input=False, include_url=False, include_context=False)
     known = ", ".join(model.model_fields)

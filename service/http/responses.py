@@ -6,7 +6,7 @@ from fastapi import Response
 from pydantic import BaseModel
 
 from service.errors import KINDS, ShopError
-from service.http.requests import Body
+from service.http.requests import Body, Query
 from service.infra.encoding import encode
 from service.shop.idempotency import Answer
 
@@ -95,6 +95,12 @@ def request_header(name: str, description: str, **schema: int) -> dict[str, Any]
 _KEY = request_header(
     "Idempotency-Key", "Repeat a request with the same key to get the first one's answer.", minLength=1, maxLength=255
 )
+
+
+def asks(model: type[Query]) -> dict[str, Any]:
+    """The `openapi_extra` of a route that reads the query `model` itself."""
+    members = model.model_json_schema()["properties"]
+    return {"parameters": [{"name": name, "in": "query", "schema": schema} for name, schema in members.items()]}
 
 
 def takes(model: type[Body], *headers: dict[str, Any], key: bool = False, required: bool = True) -> dict[str, Any]:

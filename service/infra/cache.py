@@ -25,6 +25,8 @@ class PageCache:
     def __init__(self, redis: Redis, patience: Patience) -> None:
         self._redis = redis
         self._patience = patience
+        self._asking: asyncio.Task[bytes | None] | None = None
+        self._to_ask: asyncio.Task[bytes | None] | None = None
         self._refill: asyncio.Task[bytes] | None = None
         self._renewal: asyncio.Task[None] | None = None
         # What this process sent last: its generation, the end of its life (monotonic), its bytes.
@@ -38,7 +40,7 @@ class PageCache:
         if self._renewal and not self._renewal.done():
             # Redis may answer, but does not know of a change made here.
             return await render()
-        generation = await self._patience.ask(self._generation)
+        generation = await self._learn_generation()
         held_generation, end, held = self._held
         if generation is None:
             return await render()
@@ -55,6 +57,21 @@ class PageCache:
         """
         if not await self._renew() and (self._renewal is None or self._renewal.done()):
             self._renewal = asyncio.create_task(self._renew_later())
+
+    async def _learn_generation(self) -> bytes | None:
+        """Redis's answer to a question that is sent after this was called; one serves all who wait for it by then.
+
+        Whoever comes while one is under way waits for the next: that one may have been answered before a change.
+        """
+        if self._to_ask is None:
+            self._to_ask = asyncio.create_task(self._ask_next(self._asking))
+        return await asyncio.shield(self._to_ask)
+
+    async def _ask_next(self, before: asyncio.Task[bytes | None] | None) -> bytes | None:
+        if before is not None and not before.done():
+            await asyncio.wait((before,))
+        self._asking, self._to_ask = self._to_ask, None
+        return await self._patience.ask(self._generation)
 
     async def _generation(self) -> bytes:
         generation = await self._redis.get(_GENERATION)

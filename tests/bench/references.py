@@ -126,6 +126,7 @@ async def reserve(request: Request, cart_id: UUID) -> Response:
         session.claim_seconds(settings),
         template(order_id),
         "bench",
+        None,
     )
     assert placed is not None
     return Response(orjson.dumps({"order_id": str(order_id)}), 201, media_type="application/json")

@@ -11,7 +11,6 @@ from service.app import create_app
 from service.dev.servers import free_port
 from service.dev.stripe_standin import StripeStandin
 from service.http.clients import Clients
-from service.http.middleware import RateLimit
 from service.infra.parts import Parts
 from service.settings import Settings
 from tests.books import deliver, event, hold_ends
@@ -70,11 +69,11 @@ def test_a_client_is_the_first_hop_that_is_no_proxy_of_ours(
 
 
 async def test_nothing_is_limited_or_kept_unless_it_is_asked_for(
-    shop: Shop, settings: Settings, database: asyncpg.Connection
+    shop: Shop, parts: Parts, database: asyncpg.Connection
 ) -> None:
-    assert RateLimit not in [middleware.cls for middleware in create_app(settings).user_middleware]
     answer = await shop.http.get("/products", headers=ONE)
     assert [name for name in answer.headers if name.startswith("ratelimit")] == []
+    assert await parts.redis.keys("rate:*") == []
     await shop.placed(((await shop.product())["id"], 1))
     assert await database.fetchval("SELECT client FROM orders") is None
 

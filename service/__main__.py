@@ -130,6 +130,7 @@ def _standin(options: argparse.Namespace) -> int:
         options.port,
         webhook_url=options.webhook_url,
         webhook_secret=environment().get("STRIPE_WEBHOOK_SECRET", "whsec_standin"),
+        webhook_events=options.events,
         public_url=options.public_url,
         database=options.data,
     )
@@ -172,6 +173,8 @@ def _parser() -> argparse.ArgumentParser:
     standin.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
     standin.add_argument("--port", type=int, default=12111, help="port to listen on (default 12111)")
     standin.add_argument("--webhook-url", default=None, help="where its events go")
+    needed = ["checkout.session.*", "refund.*", "charge.refunded", "charge.dispute.*"]
+    standin.add_argument("--events", nargs="+", default=needed, help="which (default: those that the service needs)")
     standin.add_argument("--public-url", default=None, help="how browsers reach it (default: as it was called)")
     standin.add_argument("--data", type=Path, default=None, help="SQLite file that keeps its state")
     return parser

@@ -139,7 +139,9 @@ async def connection(pool: Pool) -> AsyncIterator[Connection]:
         raise shop_error(error) from error
 
 
-async def transact(pool: Pool, work: Callable[[Connection], Awaitable[T]], *, repeatable: bool = False) -> T:
+async def transact(
+    pool: Pool, work: Callable[[Connection], Awaitable[T]], *, repeatable: bool = False, single: bool = False
+) -> T:
     """Run `work(tx)` in one explicit READ COMMITTED transaction, and again when that came to nothing.
 
     `work` must have no effect but on the database. It came to nothing when it lost to another, and when the
@@ -147,6 +149,7 @@ async def transact(pool: Pool, work: Callable[[Connection], Awaitable[T]], *, re
     that `work` looks for what an earlier run has done, by its idempotency key, event or order: so it is run again,
     which waits for the locks of the lost transaction should that still be at its end, and costs those that are not
     lost no round trip for a transaction id to ask about. Other work ends with what is true: that it is not known.
+    `single` says that `work` writes by one statement, which the server makes a transaction of without being told.
 
     Raises ShopError: `busy` when retries are used up, `unavailable` without a server, or what a violated constraint
     means.
@@ -155,6 +158,9 @@ async def transact(pool: Pool, work: Callable[[Connection], Awaitable[T]], *, re
         committing = False
         async with connection(pool) as tx:
             try:
+                if single:
+                    committing = True
+                    return await work(tx)
                 await tx.execute("BEGIN")
                 result = await work(tx)
                 committing = True
@@ -166,7 +172,7 @@ async def transact(pool: Pool, work: Callable[[Connection], Awaitable[T]], *, re
                 lost = _is_loss(error)
                 if lost:
                     _abandon(tx)
-                else:
+                elif not single:
                     await _roll_back(tx)
                 if lost and committing and not repeatable:
                     raise ShopError(

@@ -46,6 +46,7 @@ async def open_parts(
         try:
             yield Parts(settings, pool, lanes, redis, patience, cache, queue, stripe)
         finally:
+            await queue.close()
             # A server that hangs says no goodbye.
             with suppress(TimeoutError):
                 async with asyncio.timeout(CLOSE_SECONDS):

@@ -23,12 +23,14 @@ class Patience:
     def __init__(self) -> None:
         self._rest_until = 0.0
 
-    async def ask(self, question: Callable[[], Awaitable[T]], *, urgent: bool = False) -> T | None:
+    async def ask(
+        self, question: Callable[[], Awaitable[T]], *, urgent: bool = False, seconds: float = PATIENCE_SECONDS
+    ) -> T | None:
         """Redis's answer, or None when it gives none; after that it is not asked for a while, unless urgent."""
         if time.monotonic() < self._rest_until and not urgent:
             return None
         try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
+            async with asyncio.timeout(seconds):
                 return await question()
         except (RedisError, OSError, TimeoutError) as error:
             self._rest_until = time.monotonic() + REST_SECONDS

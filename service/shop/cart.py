@@ -85,7 +85,7 @@ async def create_cart(parts: Parts, key: Key | None) -> Answer:
         await CREATE_CART.run(tx, cart_id)
         return Cart(cart_id, "OPEN", [], 0, None)
 
-    return await once(parts.pool, key, 201, create, lambda cart: f"/carts/{cart.id}")
+    return await once(parts.pool, key, 201, create, lambda cart: f"/carts/{cart.id}", single=True)
 
 
 async def get_cart(parts: Parts, cart_id: UUID) -> Cart:

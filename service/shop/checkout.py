@@ -168,11 +168,14 @@ async def checkout(
 
 @asynccontextmanager
 async def queue(parts: Parts, cart_id: UUID, client: bytes | None) -> AsyncIterator[None]:
-    """Wait for a turn as this client and at each of the cart's products, with no connection held.
+    """While connections are waited for, wait for a turn as this client and at each of the cart's products first.
 
     Else the buyers of one product that everybody wants would wait for its lock in all connections there are, and
     nobody could buy anything else.
     """
+    if not parts.pool.turns.crowded:
+        yield
+        return
     async with connection(parts.pool) as reader:
         lines = await LIST_PRODUCTS.all(reader, cart_id)
     async with parts.lanes.enter(*([client] if client else []), *(line.product_id for line in lines)):
@@ -294,7 +297,10 @@ async def _pay_for(parts: Parts, key: Key | None, order_id: UUID, held: session.
     if found.status != "open":
         await orders.transition(parts, lambda tx, after: payment.settle(tx, after, order_id, found))
     answer = await transact(
-        parts.pool, lambda tx: _attach(tx, key, order_id, found, 201 if new else 200), repeatable=True
+        parts.pool,
+        lambda tx: _attach(tx, key, order_id, found, 201 if new else 200),
+        repeatable=True,
+        single=key is None,
     )
     if answer is None:
         # Cancelled meanwhile: nobody may pay this session any more.
@@ -305,8 +311,14 @@ async def _pay_for(parts: Parts, key: Key | None, order_id: UUID, held: session.
 
 
 async def _attach(tx: Connection, key: Key | None, order_id: UUID, found: Session, status: int) -> Answer | None:
-    await session.attach(tx, order_id, found)
-    return await _answer(tx, key, order_id, status)
+    attached = await session.attach(tx, order_id, found)
+    if attached is None:
+        return await _answer(tx, key, order_id, status)
+    payment = CheckoutPayment(attached.payment_id, attached.payment_status, found.id)
+    total, currency, expires_at = attached.total_minor, attached.currency, attached.expires_at
+    return await _keep(
+        tx, key, status, Checkout(order_id, "PENDING_PAYMENT", total, currency, expires_at, payment, found.url)
+    )
 
 
 async def _answer(tx: Connection, key: Key | None, order_id: UUID, status: int) -> Answer | None:
@@ -325,8 +337,12 @@ async def _answer(tx: Connection, key: Key | None, order_id: UUID, status: int) 
         CheckoutPayment(order.payment_id, order.payment_status, order.stripe_session_id),
         order.checkout_url,
     )
-    answer = Answer(status, encode(body), f"/orders/{order_id}")
-    await idempotency.finish(tx, key, answer, order_id)
+    return await _keep(tx, key, status, body)
+
+
+async def _keep(tx: Connection, key: Key | None, status: int, body: Checkout) -> Answer:
+    answer = Answer(status, encode(body), f"/orders/{body.order_id}")
+    await idempotency.finish(tx, key, answer, body.order_id)
     return answer
 
 

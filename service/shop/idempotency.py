@@ -96,10 +96,13 @@ async def once(
     status: int,
     work: Callable[[Connection], Awaitable[Any]],
     location: Callable[[Any], str] | None = None,
+    *,
+    single: bool = False,
 ) -> Answer:
     """`work(tx)` in a transaction of its own, its result as JSON; or what it answered the first time.
 
-    Lost in its COMMIT, it is looked up by its key. Without one there is nothing to know it by.
+    Lost in its COMMIT, it is looked up by its key. Without one there is nothing to know it by. `single` as `transact`
+    has it, where there is no key to be kept too.
     """
 
     async def attempt(tx: Connection) -> Answer:
@@ -110,4 +113,4 @@ async def once(
             await finish(tx, key, answer)
         return answer
 
-    return await transact(pool, attempt, repeatable=key is not None)
+    return await transact(pool, attempt, repeatable=key is not None, single=single and key is None)

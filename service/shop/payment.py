@@ -78,7 +78,9 @@ EVENT_TYPES = (
 )
 
 
-# A NUL, which jsonb does not take; not the same letters behind an escaped backslash.
+# A NUL, which jsonb does not take; not the same letters behind an escaped backslash. Hardly any body has the letters,
+# and to look for these alone takes a fiftieth of the time.
+NUL = rb"\u0000"
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 
@@ -131,7 +133,7 @@ def parse(body: bytes) -> dict[str, Any]:
             isinstance(payload["data"]["object"], dict) and 0 < len(event_id) <= 255 and 0 < len(event_type) <= 255
         ):
             raise ValueError
-        if not (isinstance(event_id, str) and isinstance(event_type, str)) or _NUL.search(body):
+        if not (isinstance(event_id, str) and isinstance(event_type, str)) or (NUL in body and _NUL.search(body)):
             raise ValueError
     except (ValueError, KeyError, TypeError):
         raise ShopError("malformed", "The body is not a Stripe event.") from None

@@ -27,10 +27,21 @@ class Claim:
     created_at: datetime
 
 
+@dataclass(slots=True)
+class Attached:
+    """The pending order that a session was attached to."""
+
+    payment_id: UUID
+    payment_status: str
+    total_minor: int
+    currency: str
+    expires_at: datetime
+
+
 CLAIM_SESSION = Statement("checkout/claim_session", Claim)
 RELEASE_CLAIM = Statement("checkout/release_claim", NoRow)
 NEW_ATTEMPT = Statement("checkout/new_attempt", Claim)
-ATTACH_SESSION = Statement("checkout/attach_session", NoRow)
+ATTACH_SESSION = Statement("checkout/attach_session", Attached)
 
 
 def template(settings: Settings, order_id: UUID) -> dict[str, Any]:
@@ -113,9 +124,9 @@ async def next_attempt(parts: Parts, order_id: UUID, held: Claim) -> Claim | Non
     )
 
 
-async def attach(tx: Connection, order_id: UUID, session: Session) -> None:
-    """Keep an open session with its order; nothing when that is no longer pending."""
-    await ATTACH_SESSION.run(tx, order_id, session.id, session.url)
+async def attach(tx: Connection, order_id: UUID, session: Session) -> Attached | None:
+    """Keep an open session with its order; None when that is no longer pending."""
+    return await ATTACH_SESSION.maybe(tx, order_id, session.id, session.url)
 
 
 async def close(parts: Parts, order_id: UUID, stripe_session_id: str | None) -> Session | None:

@@ -125,7 +125,7 @@ async def test_a_payment_is_looked_up_by_its_event(
     assert await deliver(shop, event) == "duplicate"
     assert (await shop.order(placed["order_id"]))["status"] == "PAID"
     # What follows a commit has followed it, seen or not.
-    assert await parts.redis.exists(f"arq:job:post_payment_pipeline:{placed['order_id']}")
+    assert await eventually(lambda: parts.redis.exists(f"arq:job:post_payment_pipeline:{placed['order_id']}"))
     await balance(parts, stripe)
 
 

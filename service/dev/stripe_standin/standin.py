@@ -33,7 +33,7 @@ class StripeStandin(Payments):
     `refund_status`, `dispute`, `set_faults`, `set_webhooks`, `advance_clock`, `ledger` and `requests`. Call
     them in the event loop that runs `app`; they raise ApiError when the state forbids the change.
 
-    `webhook_url` and `webhook_secret` may be set at any time. `public_url` is the base of payment pages as a
+    `webhook_url` and `webhook_secret` may be set at any time; `webhook_events` are patterns of the events' types. `public_url` is the base of payment pages as a
     browser reaches them; None takes the Host that the API was called by. `settle_seconds`: when money
     promised on the page as a bank transfer arrives, None for never. `database` None keeps all in memory.
     """
@@ -43,6 +43,7 @@ class StripeStandin(Payments):
         *,
         webhook_url: str | None = None,
         webhook_secret: str = "whsec_standin",  # noqa: S107 - known to everyone, and meant to be
+        webhook_events: Sequence[str] = ("*",),
         public_url: str | None = None,
         database: Path | None = None,
         settle_seconds: float | None = 10.0,
@@ -51,7 +52,9 @@ class StripeStandin(Payments):
         self.webhook_secret = webhook_secret
         self.public_url = public_url
         store = Store(database)
-        self._deliverer = Deliverer(store, lambda: self.events, lambda: (self.webhook_url, self.webhook_secret))
+        self._deliverer = Deliverer(
+            store, lambda: self.events, lambda: (self.webhook_url, self.webhook_secret), webhook_events
+        )
         super().__init__(store, self._deliverer.deliver)
         self._faults = Faults()
         api = Api(self, self._faults, self._base_url)
@@ -113,12 +116,17 @@ def serve(
     *,
     webhook_url: str | None,
     webhook_secret: str,
+    webhook_events: Sequence[str],
     public_url: str | None,
     database: Path | None,
 ) -> None:
     """Run the stand-in until SIGTERM or SIGINT, then return. For the main thread of a process of its own."""
     standin = StripeStandin(
-        webhook_url=webhook_url, webhook_secret=webhook_secret, public_url=public_url, database=database
+        webhook_url=webhook_url,
+        webhook_secret=webhook_secret,
+        webhook_events=webhook_events,
+        public_url=public_url,
+        database=database,
     )
     # uvicorn raises the signal again once it has stopped; unheeded, this function can return.
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -6,8 +6,9 @@ import asyncio
 import hmac
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from hashlib import sha256
 
 import aiohttp
@@ -46,11 +47,20 @@ def signature(body: bytes, secret: str, timestamp: int) -> str:
 class Deliverer:
     """One task for each event that the endpoint has still to take. `endpoint`: its (url or None, secret).
 
+    Of `enabled` the endpoint gets what one of these patterns fits, as one that is set up at Stripe does.
+
     What is undelivered is stored, and taken up again by `start`.
     """
 
-    def __init__(self, store: Store, events: Callable[[], Collection], endpoint: Callable[[], tuple[str | None, str]]):
+    def __init__(
+        self,
+        store: Store,
+        events: Callable[[], Collection],
+        endpoint: Callable[[], tuple[str | None, str]],
+        enabled: Sequence[str],
+    ):
         self.settings = Delivery()
+        self._enabled = enabled
         self._store = store
         self._events = events
         self._endpoint = endpoint
@@ -86,7 +96,8 @@ class Deliverer:
 
     def deliver(self, event: Json) -> None:
         """Take an event on. Without a webhook URL there is nobody to deliver it to, as at Stripe."""
-        if self.settings.drop or self._endpoint()[0] is None:
+        wanted = any(fnmatchcase(event["type"], pattern) for pattern in self._enabled)
+        if self.settings.drop or not wanted or self._endpoint()[0] is None:
             return
         event["pending_webhooks"] = 1
         self._events().save(event)

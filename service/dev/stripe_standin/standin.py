@@ -33,9 +33,10 @@ class StripeStandin(Payments):
     `refund_status`, `dispute`, `set_faults`, `set_webhooks`, `advance_clock`, `ledger` and `requests`. Call
     them in the event loop that runs `app`; they raise ApiError when the state forbids the change.
 
-    `webhook_url` and `webhook_secret` may be set at any time; `webhook_events` are patterns of the events' types. `public_url` is the base of payment pages as a
-    browser reaches them; None takes the Host that the API was called by. `settle_seconds`: when money
-    promised on the page as a bank transfer arrives, None for never. `database` None keeps all in memory.
+    `webhook_url` and `webhook_secret` may be set at any time; `webhook_events` are patterns of the types of events
+    that are sent there. `public_url` is the base of payment pages as a browser reaches them; None takes the Host that
+    the API was called by. `settle_seconds`: when money promised on the page as a bank transfer arrives, None for
+    never. `database` None keeps all in memory.
     """
 
     def __init__(

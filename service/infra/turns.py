@@ -40,7 +40,10 @@ class Turns:
     async def __aenter__(self) -> None:
         if not self._places.locked():
             self._free_at = time.monotonic()
-        elif self._waiting >= self._most and time.monotonic() > self._free_at + self._rush:
+            # At once, and without the cost of a time limit.
+            await self._places.acquire()
+            return
+        if self._waiting >= self._most and time.monotonic() > self._free_at + self._rush:
             raise _busy()
         self._waiting += 1
         try:

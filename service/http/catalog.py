@@ -10,11 +10,11 @@ from service.errors import invalid
 from service.http import responses
 from service.http.requests import (
     BIGINT_MAX,
+    DIGITS,
     Body,
     CategoryId,
     Description,
     Name,
-    Number,
     ProductId,
     Slug,
     integer_id,
@@ -31,7 +31,7 @@ STAFF = [Depends(staff)]
 Id = Annotated[int, Field(ge=1, le=BIGINT_MAX)]
 Price = Annotated[int, Field(ge=1, le=99_999_999, description="In the currency's minor unit")]
 MAX_STOCK = 1_000_000_000
-AfterId = Annotated[Number, Query(ge=0, le=BIGINT_MAX, description="The `next_cursor` of the page before")]
+AfterId = Annotated[int, Field(ge=0, le=BIGINT_MAX), DIGITS, Query(description="The `next_cursor` of the page before")]
 
 
 def _left_out() -> Any:
@@ -60,7 +60,7 @@ class NewProduct(Body):
     description: Description = ""
     category_id: Id | None = None
     price_minor: Price
-    currency: str = Field(pattern="^[A-Z]{3}$", description="ISO 4217")
+    currency: str = Field(description="ISO 4217", json_schema_extra={"enum": [*money.EXPONENTS]})
     stock: int = Field(ge=0, le=MAX_STOCK)
     active: bool = True
 
@@ -105,7 +105,7 @@ async def create_category(request: Request) -> Response:
 
 @router.get("/categories", response_model=catalog.Page[catalog.Category], responses=problems("invalid"))
 async def list_categories(
-    request: Request, after_id: AfterId = 0, limit: Annotated[Number, Query(ge=1, le=1000)] = 1000
+    request: Request, after_id: AfterId = 0, limit: Annotated[int, Field(ge=1, le=1000), DIGITS] = 1000
 ) -> Response:
     """The categories by id."""
     return responses.json(await catalog.list_categories(parts_of(request), after_id, limit))
@@ -158,7 +158,7 @@ async def create_product(request: Request) -> Response:
 )
 async def list_products(
     request: Request,
-    limit: Annotated[Number, Query(ge=1, le=100)] = catalog.DEFAULT_LIMIT,
+    limit: Annotated[int, Field(ge=1, le=100), DIGITS] = catalog.DEFAULT_LIMIT,
     after_id: AfterId = 0,
     category: Annotated[str | None, Query(description="A category's slug", max_length=200)] = None,
 ) -> Response:

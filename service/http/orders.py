@@ -1,12 +1,14 @@
 """Orders over HTTP, for their customers and for the shop's staff."""
 
+from datetime import datetime
 from typing import Annotated, Literal
+from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from service.http import responses
-from service.http.requests import BIGINT_MAX, Body, Nothing, Number, OrderId, parts_of, read, staff, uuid_id
+from service.http.requests import BIGINT_MAX, DIGITS, Body, Nothing, OrderId, parts_of, read, staff, uuid_id
 from service.http.responses import BODY_PROBLEMS, KEY_PROBLEMS, problems, takes
 from service.shop import expiry, orders, refunds
 
@@ -23,15 +25,32 @@ class RefundRequest(Body):
     restock: bool = False
 
 
+class Transition(BaseModel):
+    """A line of an order's history."""
+
+    at: datetime
+    from_: str | None = Field(alias="from")
+    to: str
+    by: str
+    note: str | None
+
+
+class Timeline(BaseModel):
+    """An order's history, oldest first."""
+
+    order_id: UUID
+    items: list[Transition]
+
+
 @router.get(
     "/orders", dependencies=STAFF, response_model=orders.OrderPage, responses=problems("unauthorized", "invalid")
 )
 async def list_orders(
     request: Request,
     status: Annotated[Status | None, Query()] = None,
-    limit: Annotated[Number, Query(ge=1, le=100)] = 20,
+    limit: Annotated[int, Field(ge=1, le=100), DIGITS] = 20,
     after: Annotated[
-        Number, Query(ge=1, le=BIGINT_MAX, description="The `next_cursor` of the page before")
+        int, Field(ge=1, le=BIGINT_MAX), DIGITS, Query(description="The `next_cursor` of the page before")
     ] = BIGINT_MAX,
 ) -> Response:
     """All orders, newest first."""
@@ -44,7 +63,7 @@ async def get_order(request: Request, order_id: OrderId) -> Response:
     return responses.json(await orders.get_order(parts_of(request), uuid_id(order_id, "order")))
 
 
-@router.get("/orders/{order_id}/timeline", responses=problems("not_found"))
+@router.get("/orders/{order_id}/timeline", response_model=Timeline, responses=problems("not_found"))
 async def get_timeline(request: Request, order_id: OrderId) -> Response:
     """Every transition of an order, oldest first: `at`, `from`, `to`, `by`, `note`."""
     found = uuid_id(order_id, "order")

@@ -5,6 +5,7 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 
+import asyncpg
 import orjson
 
 # Who is at work: "request <id>", "event <id>" or "job <name>". Histories name it too.
@@ -26,8 +27,17 @@ class JsonFormatter(logging.Formatter):
             **{name: value for name, value in vars(record).items() if name not in _OWN},
         }
         if record.exc_info:
+            _forget_rows(record.exc_info[1])
             line["exception"] = self.formatException(record.exc_info)
         return orjson.dumps(line, default=str).decode()
+
+
+def _forget_rows(error: BaseException | None) -> None:
+    """Take out what PostgreSQL says in detail: a row that it refuses, with the customer's address in it."""
+    while error is not None:
+        if isinstance(error, asyncpg.PostgresError):
+            error.detail = None
+        error = error.__cause__ or error.__context__
 
 
 def configure(level: str) -> None:

@@ -50,12 +50,12 @@ lock: $(INSTALLED)  ## renew requirements.txt, the versions that the container i
 	.venv/lock/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 		--custom-compile-command "make lock" --output-file requirements.txt pyproject.toml
 
-audit-deps: $(INSTALLED)  ## look requirements.txt up in PyPI's list of known vulnerabilities
+audit-deps: $(INSTALLED)  ## look requirements.txt up among known vulnerabilities
 	@test -x .venv/audit/bin/pip-audit || { $(BIN)/python -m venv .venv/audit && .venv/audit/bin/pip install --quiet pip-audit; }
 	@# Strict, as it would pass what it could not look up. It writes a table where it found something, else nothing.
 	@found=$$(.venv/audit/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements.txt \
 		--progress-spinner off) && exit; \
-		echo "$${found:-Not audited: no advisories came for what is named above. Is pypi.org within reach?}"; exit 1
+		echo "$${found:-Not audited: no advisories came for what is named above. Is their service within reach?}"; exit 1
 
 clean:  ## remove what was installed and cached; the data stay
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

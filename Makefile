@@ -7,10 +7,10 @@ INSTALLED := .venv/.installed
 MIGRATIONS = $(filter-out %.rollback.sql,$(wildcard migrations/*.sql))
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench plans mutants faults lint format review lock clean
+.PHONY: help run test bench plans mutants faults lint format review lock audit-deps clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
 
 run: $(INSTALLED)  ## start everything: API on :8080, worker, PostgreSQL, Valkey, Stripe stand-in
 	@exec $(BIN)/python -m service run $(if $(PORT),--port $(PORT))
@@ -49,6 +49,13 @@ lock: $(INSTALLED)  ## renew requirements.txt, the versions that the container i
 	@test -x .venv/lock/bin/uv || { $(BIN)/python -m venv .venv/lock && .venv/lock/bin/pip install --quiet uv; }
 	.venv/lock/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 		--custom-compile-command "make lock" --output-file requirements.txt pyproject.toml
+
+audit-deps: $(INSTALLED)  ## look requirements.txt up among known vulnerabilities
+	@test -x .venv/audit/bin/pip-audit || { $(BIN)/python -m venv .venv/audit && .venv/audit/bin/pip install --quiet pip-audit; }
+	@# Strict, as it would pass what it could not look up. It writes a table where it found something, else nothing.
+	@found=$$(.venv/audit/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements.txt \
+		--progress-spinner off) && exit; \
+		echo "$${found:-Not audited: no advisories came for what is named above. Is their service within reach?}"; exit 1
 
 clean:  ## remove what was installed and cached; the data stay
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

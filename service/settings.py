@@ -1,6 +1,7 @@
 """Every setting the service has, read in one place."""
 
 import os
+import re
 from collections.abc import Mapping
 from ipaddress import ip_network
 from typing import Annotated, Self
@@ -32,6 +33,19 @@ def _networks(proxies: tuple[str, ...]) -> tuple[str, ...]:
     return proxies
 
 
+# Who, and where: several servers, for PostgreSQL; none, for a socket.
+_HOST = r"(\[[^\[\]]+\]|[^\[\]:,@]*)(:[0-9]+)?"
+_ADDRESS = re.compile(rf"[^/?#]*://([^/?#\[\]]*@)?{_HOST}(,{_HOST})*([/?#]|$)")
+
+
+def _server_url(url: str) -> str:
+    """Refuse what the drivers would refuse, in words that have a part of the password in them."""
+    if not _ADDRESS.match(url):
+        raise ValueError("is no server's URL; is the password written with its special characters as %2F and so on?")
+    return url
+
+
+ServerUrl = Annotated[str, AfterValidator(_server_url)]
 CommaList = Annotated[tuple[str, ...], BeforeValidator(_comma_list)]
 
 
@@ -40,13 +54,14 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
-    database_url: str = Field(pattern="^postgresql://", repr=False)
-    migrate_database_url: str = Field(default="", pattern="^postgresql://", repr=False)
-    redis_url: str = Field(default="redis://127.0.0.1:6379/0", pattern="^(redis|rediss|unix)://", repr=False)
+    database_url: ServerUrl = Field(pattern="^postgresql://", repr=False)
+    migrate_database_url: ServerUrl = Field(default="", pattern="^postgresql://", repr=False)
+    redis_url: ServerUrl = Field(default="redis://127.0.0.1:6379/0", pattern="^(redis|rediss|unix)://", repr=False)
     db_pool_size: int = Field(default=10, ge=1, le=1000)
     max_in_flight: int = Field(default=1024, ge=1)
 
-    stripe_api_key: str = Field(default="", repr=False)
+    # As a header takes it.
+    stripe_api_key: str = Field(default="", pattern="^[!-~]*$", repr=False)
     stripe_api_base: str = "https://api.stripe.com"
     stripe_timeout_seconds: float = Field(default=10, gt=0, le=60)
     # Several secrets, separated by commas, are all accepted: that is how one is rotated.

@@ -12,6 +12,7 @@ import socket
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -235,6 +236,19 @@ def settings(database_url: str, redis_url: str, stripe: StripeStandin, changed_s
 def worker_settings(settings: Settings, database_url: str) -> Settings:
     """Those of the worker, which runs under its own."""
     return settings.model_copy(update={"database_url": login(database_url, "worker")})
+
+
+@pytest.fixture
+def environ(settings: Settings, tmp_path: Path) -> dict[str, str]:
+    """The environment that makes these settings, those of the API, and a folder for what is temporary."""
+    (tmp_path / "tmp").mkdir()
+    names = {name.upper() for name in Settings.model_fields}
+    given = {
+        name.upper(): ",".join(value) if isinstance(value, tuple) else str(value)
+        for name, value in settings.model_dump().items()
+    }
+    others = {name: value for name, value in os.environ.items() if name not in names}
+    return {**others, **given, "TMPDIR": str(tmp_path / "tmp")}
 
 
 @pytest.fixture

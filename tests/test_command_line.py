@@ -25,19 +25,6 @@ COMMANDS = ["run", "serve", "worker", "migrate", "seed", "audit", "review", "rep
 
 
 @pytest.fixture
-def environ(settings: Settings, tmp_path: Path) -> dict[str, str]:
-    """The environment that makes these settings, those of the API, and a folder for what is temporary."""
-    (tmp_path / "tmp").mkdir()
-    names = {name.upper() for name in Settings.model_fields}
-    given = {
-        name.upper(): ",".join(value) if isinstance(value, tuple) else str(value)
-        for name, value in settings.model_dump().items()
-    }
-    others = {name: value for name, value in os.environ.items() if name not in names}
-    return {**others, **given, "TMPDIR": str(tmp_path / "tmp")}
-
-
-@pytest.fixture
 def readonly(environ: dict[str, str], database_url: str) -> dict[str, str]:
     """The environment of people who only look."""
     return {**environ, "DATABASE_URL": login(database_url, "readonly")}

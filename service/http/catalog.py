@@ -10,12 +10,12 @@ from service.errors import invalid
 from service.http import responses
 from service.http.requests import (
     BIGINT_MAX,
+    DIGITS,
     NO_NUL,
     Body,
     CategoryId,
     Description,
     Name,
-    Number,
     ProductId,
     Query,
     Slug,
@@ -34,7 +34,7 @@ STAFF = [Depends(staff)]
 Id = Annotated[int, Field(ge=1, le=BIGINT_MAX)]
 Price = Annotated[int, Field(ge=1, le=99_999_999, description="In the currency's minor unit")]
 MAX_STOCK = 1_000_000_000
-AfterId = Annotated[Number, Field(ge=0, le=BIGINT_MAX, description="The `next_cursor` of the page before")]
+AfterId = Annotated[int, Field(ge=0, le=BIGINT_MAX, description="The `next_cursor` of the page before"), DIGITS]
 CategorySlug = Annotated[str, StringConstraints(max_length=200, pattern=NO_NUL), Field(description="A category's slug")]
 
 
@@ -47,13 +47,13 @@ class CategoriesQuery(Query):
     """Which page of the categories."""
 
     after_id: AfterId = 0
-    limit: Annotated[Number, Field(ge=1, le=1000)] = 1000
+    limit: Annotated[int, Field(ge=1, le=1000), DIGITS] = 1000
 
 
 class ProductsQuery(Query):
     """Which page of which products."""
 
-    limit: Annotated[Number, Field(ge=1, le=100)] = catalog.DEFAULT_LIMIT
+    limit: Annotated[int, Field(ge=1, le=100), DIGITS] = catalog.DEFAULT_LIMIT
     after_id: AfterId = 0
     category: CategorySlug | None = None
 
@@ -79,7 +79,7 @@ class NewProduct(Body):
     description: Description = ""
     category_id: Id | None = None
     price_minor: Price
-    currency: str = Field(pattern="^[A-Z]{3}$", description="ISO 4217")
+    currency: str = Field(description="ISO 4217", json_schema_extra={"enum": [*money.EXPONENTS]})
     stock: int = Field(ge=0, le=MAX_STOCK)
     active: bool = True
 

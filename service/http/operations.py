@@ -1,9 +1,11 @@
 """What operators and programs look at: health, metrics, and what each error code means."""
 
 from html import escape
+from typing import Literal
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse, PlainTextResponse
+from pydantic import BaseModel
 
 from service.errors import KINDS, ShopError, not_found
 from service.http import pages, responses
@@ -14,13 +16,27 @@ from service.infra import health, metrics
 router = APIRouter()
 
 
-@router.get("/health/live")
+class Live(BaseModel):
+    """The process answers."""
+
+    status: Literal["ok"]
+
+
+class Ready(Live):
+    """It can sell; how each part is."""
+
+    postgresql: str
+    worker: str
+    redis: str
+
+
+@router.get("/health/live", response_model=Live)
 async def live(request: Request) -> Response:
     """Whether the process answers at all."""
     return responses.json({"status": "ok"})
 
 
-@router.get("/health/ready", responses=problems())
+@router.get("/health/ready", response_model=Ready, responses=problems())
 async def ready(request: Request) -> Response:
     """Whether it can sell: PostgreSQL reachable and migrated.
 

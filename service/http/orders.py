@@ -1,16 +1,18 @@
 """Orders over HTTP, for their customers and for the shop's staff."""
 
+from datetime import datetime
 from typing import Annotated, Literal
+from uuid import UUID
 
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from service.http import responses
 from service.http.requests import (
     BIGINT_MAX,
+    DIGITS,
     Body,
     Nothing,
-    Number,
     OrderId,
     Query,
     parts_of,
@@ -32,8 +34,8 @@ class OrdersQuery(Query):
     """Which page of which orders."""
 
     status: Status | None = None
-    limit: Annotated[Number, Field(ge=1, le=100)] = 20
-    after: Annotated[Number, Field(ge=1, le=BIGINT_MAX, description="The `next_cursor` of the page before")] = (
+    limit: Annotated[int, Field(ge=1, le=100), DIGITS] = 20
+    after: Annotated[int, Field(ge=1, le=BIGINT_MAX, description="The `next_cursor` of the page before"), DIGITS] = (
         BIGINT_MAX
     )
 
@@ -43,6 +45,23 @@ class RefundRequest(Body):
 
     amount_minor: int | None = Field(default=None, ge=1, le=BIGINT_MAX)
     restock: bool = False
+
+
+class Transition(BaseModel):
+    """A line of an order's history."""
+
+    at: datetime
+    from_: str | None = Field(alias="from")
+    to: str
+    by: str
+    note: str | None
+
+
+class Timeline(BaseModel):
+    """An order's history, oldest first."""
+
+    order_id: UUID
+    items: list[Transition]
 
 
 @router.get(
@@ -64,7 +83,7 @@ async def get_order(request: Request, order_id: OrderId) -> Response:
     return responses.json(await orders.get_order(parts_of(request), uuid_id(order_id, "order")))
 
 
-@router.get("/orders/{order_id}/timeline", responses=problems("not_found"))
+@router.get("/orders/{order_id}/timeline", response_model=Timeline, responses=problems("not_found"))
 async def get_timeline(request: Request, order_id: OrderId) -> Response:
     """Every transition of an order, oldest first: `at`, `from`, `to`, `by`, `note`."""
     found = uuid_id(order_id, "order")

@@ -1,11 +1,11 @@
 """Stripe's webhooks, and the pages where it sends the customer back."""
 
 from html import escape
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from service.errors import ShopError
 from service.http import pages, responses
@@ -24,11 +24,32 @@ class ReturnQuery(Query):
     session_id: Annotated[str, Field(description="Stripe's session; not looked at")] = ""
 
 
+_WORD = {"type": "string", "minLength": 1, "maxLength": 255}
+# What is read of an event; the rest is Stripe's.
+EVENT: dict[str, Any] = {
+    "type": "object",
+    "required": ["id", "type", "data"],
+    "properties": {
+        "id": _WORD,
+        "type": _WORD,
+        "data": {"type": "object", "required": ["object"], "properties": {"object": {"type": "object"}}},
+    },
+}
+
+
+class Received(BaseModel):
+    """What became of an event."""
+
+    received: Literal[True]
+    outcome: str
+
+
 @router.post(
     "/webhooks/stripe",
+    response_model=Received,
     responses=problems("invalid_signature", "malformed", "request_timeout", "body_too_large"),
     openapi_extra={
-        "requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}},
+        "requestBody": {"required": True, "content": {"application/json": {"schema": EVENT}}},
         "parameters": [{"name": "Stripe-Signature", "in": "header", "schema": {"type": "string"}}],
     },
 )

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from fastapi import Depends, Path, Request
 from fastapi.security import HTTPBearer
-from pydantic import BaseModel, BeforeValidator, ConfigDict, StringConstraints, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, StringConstraints, ValidationError, WithJsonSchema
 from pydantic_core import from_json
 
 from service.errors import ShopError, invalid, not_found
@@ -18,6 +18,8 @@ from service.shop.idempotency import Key
 BODY_LIMIT = 64 * 1024
 WEBHOOK_LIMIT = 1024 * 1024
 BIGINT_MAX = 2**63 - 1
+# Printable ASCII without spaces at its ends.
+IDEMPOTENCY_KEY = "[!-~]([ -~]{0,253}[!-~])?"
 
 ProductId = Annotated[str, Path(description="A product's id")]
 CategoryId = Annotated[str, Path(description="A category's id")]
@@ -31,8 +33,9 @@ def _in_digits(text: object) -> object:
     return text
 
 
-# The validator alone would take `1_0`, `1.0` and `+1` too.
-Number = Annotated[int, BeforeValidator(_in_digits)]
+# A number in a query, beside its type; that alone would take `1_0`, `1.0` and `+1` too. Bounds stand before it, or
+# the OpenAPI document would not have them.
+DIGITS = BeforeValidator(_in_digits)
 
 # PostgreSQL's text cannot hold a NUL.
 NO_NUL = r"^[^\x00]*$"
@@ -40,7 +43,20 @@ Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max
 Description = Annotated[str, StringConstraints(max_length=10_000, pattern=NO_NUL)]
 # Whatever `catalog.slug_of` makes fits: letters but for capitals, and digits, with single dashes between.
 _SLUG = r"[\p{Ll}\p{Lo}\p{Lm}\p{N}]+"
-Slug = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=rf"^{_SLUG}(-{_SLUG})*$")]
+Slug = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=200, pattern=rf"^{_SLUG}(-{_SLUG})*$"),
+    # Few programs that read the document know `\p`.
+    WithJsonSchema(
+        {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": 200,
+            "pattern": r"^[^\s-]+(-[^\s-]+)*$",
+            "description": "Letters, none of them a capital, and digits, with single dashes between",
+        }
+    ),
+]
 
 
 class Body(BaseModel):
@@ -164,7 +180,7 @@ def _key(request: Request, body: bytes) -> Key | None:
     keys = request.headers.getlist("idempotency-key")
     if not keys:
         return None
-    if len(keys) > 1 or not re.fullmatch(r"[\x21-\x7e]([\x20-\x7e]{0,253}[\x21-\x7e])?", keys[0]):
+    if len(keys) > 1 or not re.fullmatch(IDEMPOTENCY_KEY, keys[0]):
         raise invalid("/Idempotency-Key", "is one header of 1 to 255 printable ASCII characters")
     authorization = request.headers.get("authorization", "")
     return Key.of(request.method, request.url.path, authorization, keys[0], body)

@@ -6,7 +6,7 @@ from fastapi import Response
 from pydantic import BaseModel
 
 from service.errors import KINDS, ShopError
-from service.http.requests import Body, Query
+from service.http.requests import IDEMPOTENCY_KEY, Body, Query
 from service.infra.encoding import encode
 from service.shop.idempotency import Answer
 
@@ -87,13 +87,17 @@ KEY_PROBLEMS = ("idempotency_key_in_use", "idempotency_key_reused")
 ETAG_HEADER = {"ETag": {"schema": {"type": "string"}}}
 
 
-def request_header(name: str, description: str, **schema: int) -> dict[str, Any]:
+def request_header(name: str, description: str, **schema: object) -> dict[str, Any]:
     """A header that a route reads itself."""
     return {"name": name, "in": "header", "schema": {"type": "string", **schema}, "description": description}
 
 
 _KEY = request_header(
-    "Idempotency-Key", "Repeat a request with the same key to get the first one's answer.", minLength=1, maxLength=255
+    "Idempotency-Key",
+    "Repeat a request with the same key to get the first one's answer.",
+    minLength=1,
+    maxLength=255,
+    pattern=f"^{IDEMPOTENCY_KEY}$",
 )
 
 

@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 
+import asyncpg
 import orjson
 
 # Who is at work: "request <id>", "event <id>" or "job <name>". Histories name it too.
@@ -25,6 +26,7 @@ class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         more = {name: value for name, value in vars(record).items() if name not in _OWN}
         if record.exc_info:
+            _forget_rows(record.exc_info[1])
             more["exception"] = self.formatException(record.exc_info)
         return _line(record.created, record.levelname, record.name, record.getMessage(), more).decode()
 
@@ -58,6 +60,14 @@ def _write() -> None:
     lines = b"\n".join([*_waiting, b""]).decode()
     _waiting.clear()
     sys.stderr.write(lines)
+
+
+def _forget_rows(error: BaseException | None) -> None:
+    """Take out what PostgreSQL says in detail: a row that it refuses, with the customer's address in it."""
+    while error is not None:
+        if isinstance(error, asyncpg.PostgresError):
+            error.detail = None
+        error = error.__cause__ or error.__context__
 
 
 def configure(level: str) -> None:

@@ -32,11 +32,6 @@ class Turns:
         self._waiting = 0
         self._free_at = time.monotonic()
 
-    @property
-    def crowded(self) -> bool:
-        """Whether somebody is waiting."""
-        return self._waiting > 0
-
     async def __aenter__(self) -> None:
         if not self._places.locked():
             self._free_at = time.monotonic()

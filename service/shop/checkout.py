@@ -168,14 +168,11 @@ async def checkout(
 
 @asynccontextmanager
 async def queue(parts: Parts, cart_id: UUID, client: bytes | None) -> AsyncIterator[None]:
-    """While connections are waited for, wait for a turn as this client and at each of the cart's products first.
+    """Wait for a turn as this client and at each of the cart's products, with no connection held.
 
     Else the buyers of one product that everybody wants would wait for its lock in all connections there are, and
     nobody could buy anything else.
     """
-    if not parts.pool.turns.crowded:
-        yield
-        return
     async with connection(parts.pool) as reader:
         lines = await LIST_PRODUCTS.all(reader, cart_id)
     async with parts.lanes.enter(*([client] if client else []), *(line.product_id for line in lines)):

@@ -92,8 +92,11 @@ async def _settle(parts: Parts, page: dict[UUID, Session]) -> int:
         order_id, found = unsettled.order_id, page[unsettled.order_id]
         try:
             outcome = await orders.transition(parts, partial(payment.settle, order_id=order_id, found=found))
+        # One that fails keeps none of the others waiting.
+        except ShopError as error:
+            logger.warning("put off", extra={"order_id": str(order_id), "error": str(error)})
+            continue
         except Exception:
-            # One that fails keeps none of the others waiting.
             logger.exception("not reconciled", extra={"order_id": str(order_id)})
             continue
         changed += outcome != "unchanged"

@@ -22,17 +22,18 @@ def create_app() -> FastAPI:
 async def reserve(request: Request, cart_id: CartId) -> Response:
     """The first of checkout's transactions, decoded, retried and answered as the service does it."""
     wanted, key = await read(request, CheckoutRequest)
-    parts, order_id = parts_of(request), uuid4()
-    placed = await transact(
-        parts.pool,
-        partial(
-            checkout.reserve,
-            parts=parts,
-            key=key,
-            cart_id=uuid_id(cart_id, "cart"),
-            order_id=order_id,
-            expected_total_minor=wanted.expected_total_minor,
-        ),
-    )
+    parts, order_id, found = parts_of(request), uuid4(), uuid_id(cart_id, "cart")
+    async with checkout.queue(parts, found, None):
+        placed = await transact(
+            parts.pool,
+            partial(
+                checkout.reserve,
+                parts=parts,
+                key=key,
+                cart_id=found,
+                order_id=order_id,
+                expected_total_minor=wanted.expected_total_minor,
+            ),
+        )
     assert isinstance(placed, checkout.Reserved)
     return responses.json({"order_id": order_id}, 201)

@@ -132,6 +132,8 @@ async def test_openapi_describes_every_call(shop: Shop) -> None:
         assert {n for kind, n in parameters if kind == "path"} == set(re.findall(r"{(\w+)}", name))
         keyed = name.startswith("POST") and "webhooks" not in name
         assert (("header", "Idempotency-Key") in parameters) == keyed, name
+        for parameter in call.get("parameters", []):
+            assert parameter["schema"].get("type") != "integer" or {"minimum", "maximum"} <= parameter["schema"].keys()
         if "requestBody" in call:
             assert statuses >= {"400", "413", *(() if "webhooks" in name else ("415", "422"))}, name
         assert ("401" in statuses) == ("security" in call), name

@@ -22,7 +22,9 @@ import pytest_asyncio
 from service.dev.stripe_standin import StripeStandin
 from service.dev.stripe_standin.webhooks import signature
 from service.errors import ShopError
+from service.infra.db import Pool
 from service.infra.parts import Parts, open_parts
+from service.infra.turns import Turns
 from service.settings import Settings
 from service.shop import cart, catalog, checkout, expiry, payment, refunds, sweep
 from service.shop.audit import audit
@@ -49,7 +51,7 @@ class Watched:
     `stop` is (transaction, statement), both counted from 0. Stopped, it is `there` until told to `go`.
     """
 
-    pool: asyncpg.Pool
+    pool: Pool
     stop: tuple[int, int] | None = None
     breaks: bool = False
     transactions: list[list[str]] = field(default_factory=list)
@@ -58,9 +60,13 @@ class Watched:
     server_pid: int = 0
     waited_for: bool = False
 
+    @property
+    def turns(self) -> Turns:
+        return self.pool.turns
+
     @asynccontextmanager
-    async def acquire(self, **limits: float) -> AsyncIterator["Connection"]:
-        async with self.pool.acquire(**limits) as connection:
+    async def acquire(self) -> AsyncIterator["Connection"]:
+        async with self.pool.acquire() as connection:
             yield Connection(self, connection)
 
     async def ran(self, connection: asyncpg.Connection, statement: str) -> None:

@@ -1,0 +1,205 @@
+"""What is secret stays in: not in a log, a metric or an answer, whether things go well or not.
+
+The service runs as its operators run it, as talkative as it can be. Every secret holds a word that is looked for in
+all that comes out.
+"""
+
+import asyncio
+import re
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import asyncpg
+import httpx
+import pytest
+import redis
+
+from service.dev import roles
+from service.dev.servers import free_port
+from service.dev.stripe_standin import StripeStandin
+from tests.client import Shop, eventually
+from tests.conftest import served
+from tests.test_command_line import command
+
+CANARY = "c4nary"
+EMAIL = f"{CANARY}@example.com"
+
+
+@pytest.fixture
+async def stripe() -> AsyncIterator[StripeStandin]:
+    standin = StripeStandin(webhook_secret=f"whsec_{CANARY}")
+    async with served(standin.app) as url:
+        standin.api_base = url  # type: ignore[attr-defined]
+        yield standin
+
+
+@pytest.fixture
+async def secrets(
+    environ: dict[str, str], database_url: str, database: asyncpg.Connection, redis_url: str
+) -> AsyncIterator[dict[str, str]]:
+    """The environment with the word in every secret, all of which are the true ones."""
+    role, password = f"canary_{uuid4().hex}", f"{CANARY}-password"
+    await database.execute(
+        f"CREATE ROLE {role} LOGIN PASSWORD '{password}' IN ROLE commerce_owner, commerce_app, commerce_worker"
+    )
+    url = roles.login(database_url, role, password)
+    address = redis_url.partition("://")[2].rpartition("@")[2]
+    with redis.Redis.from_url(redis_url) as server:
+        server.execute_command("ACL", "SETUSER", role, "on", f">{password}", "~*", "&*", "+@all")
+        yield {
+            **environ,
+            "DATABASE_URL": url,
+            "MIGRATE_DATABASE_URL": url,
+            "REDIS_URL": f"redis://{role}:{password}@{address}",
+            "STRIPE_API_KEY": f"sk_test_{CANARY}",
+            "STRIPE_WEBHOOK_SECRET": f"whsec_{CANARY}_old,whsec_{CANARY}",
+            "ADMIN_TOKEN": f"{CANARY}-token",
+            "LOG_LEVEL": "DEBUG",
+            "RECONCILE_SECONDS": "0.5",
+        }
+        server.acl_deluser(role)
+    await database.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+class Running:
+    """An API and a worker, and what came out of them."""
+
+    def __init__(self, url: str, metrics_url: str, log: Path) -> None:
+        self.url, self.metrics_url, self.log = url, metrics_url, log
+        self.answers: list[str] = []
+
+    async def heard(self, answer: httpx.Response) -> None:
+        self.answers.append(f"{answer.headers} {(await answer.aread()).decode()}")
+
+    async def said(self) -> str:
+        """All of it; both are asked for their metrics at the end."""
+        async with httpx.AsyncClient(event_hooks={"response": [self.heard]}) as client:
+            for url in (self.url, self.metrics_url):
+                await client.get(f"{url}/metrics")
+        return "\n".join([*self.answers, self.log.read_text()])
+
+
+@asynccontextmanager
+async def running(environ: dict[str, str], log: Path) -> AsyncIterator[Running]:
+    """Both as processes, writing to a file: a pipe that nobody reads would stop them."""
+    port, metrics_port = free_port(), free_port()
+    commands = (["serve", "--port", str(port)], ["worker"])
+    environ = {**environ, "METRICS_PORT": str(metrics_port)}
+    processes = []
+    try:
+        with log.open("wb") as file:
+            for arguments in commands:
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-m", "service", *arguments),
+                    stdout=file,
+                    stderr=file,
+                    env=environ,
+                    cwd=environ["TMPDIR"],
+                )
+                processes.append(process)
+        yield Running(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{metrics_port}", log)
+    finally:
+        for process in processes:
+            process.send_signal(signal.SIGTERM)
+        await asyncio.wait_for(asyncio.gather(*(process.wait() for process in processes)), 30)
+
+
+def leaks(text: str) -> list[str]:
+    """The places where the word is."""
+    return re.findall(rf".{{0,300}}{CANARY}.{{0,60}}", text)
+
+
+async def test_well_or_not_no_secret_comes_out(
+    secrets: dict[str, str], stripe: StripeStandin, database: asyncpg.Connection, tmp_path: Path
+) -> None:
+    async with running(secrets, tmp_path / "log") as service:
+        async with Shop(service.url) as shop:
+            await eventually(lambda: _live(shop))
+            shop.http.event_hooks["response"].append(service.heard)
+            stripe.webhook_url = f"{service.url}/webhooks/stripe"
+            key = {"Idempotency_Key": f"{CANARY}-key", "Authorization": f"Bearer {secrets['ADMIN_TOKEN']}"}
+            tent = {"name": "Tent", "price_minor": 1250, "currency": "EUR", "stock": 10}
+            product = await shop.call("POST", "/products", 201, tent, **key)
+            await shop.call("POST", "/products", 422, {}, **key)
+            await shop.call("POST", "/products", 401, tent, Authorization=f"Bearer {CANARY}")
+            carts = [await shop.cart((product["id"], 1)) for _ in range(3)]
+            paid, broken = [await shop.checkout(cart, **key) for cart in carts[:2]]
+            stripe.pay(paid["payment"]["stripe_session_id"], email=EMAIL)
+            await shop.until(paid["order_id"], "FULFILLED")
+            assert await database.fetchval("SELECT email FROM orders WHERE email > ''") == EMAIL
+
+            forged = {"Stripe_Signature": f"t=1,v1={CANARY}"}
+            await shop.call("POST", "/webhooks/stripe", 400, {"id": CANARY}, **forged)
+            # What nobody foresaw: PostgreSQL's error has the row in it.
+            await database.execute("ALTER TABLE orders ADD CONSTRAINT broken CHECK (email IS NULL) NOT VALID")
+            stripe.pay(broken["payment"]["stripe_session_id"], email=EMAIL)
+            await eventually(lambda: _logged(service, "unforeseen", "not reconciled"))
+            stripe.set_faults([{"action": "status", "status": 401}])
+            await shop.checkout(carts[2], 503, **key)
+            stripe.set_faults([])
+        said = await service.said()
+    assert leaks(said + service.log.read_text()) == []
+
+
+async def test_without_its_servers_no_secret_comes_out(secrets: dict[str, str], tmp_path: Path) -> None:
+    nowhere = f"127.0.0.1:{free_port()}"
+    away = {
+        **secrets,
+        "DATABASE_URL": f"postgresql://{CANARY}:{CANARY}@{nowhere}/shop",
+        "REDIS_URL": f"redis://:{CANARY}@{nowhere}/0",
+    }
+    async with running(away, tmp_path / "log") as service:
+        async with Shop(service.url) as shop:
+            await eventually(lambda: _live(shop))
+            shop.http.event_hooks["response"].append(service.heard)
+            await shop.call("GET", "/health/ready", 503)
+            await shop.call("POST", "/carts", 503, Idempotency_Key=CANARY)
+            await eventually(lambda: _logged(service, "put off", "redis does not answer"))
+        said = await service.said()
+    assert leaks(said + service.log.read_text()) == []
+    # Nor by the commands that end at once.
+    wrong = {**secrets, "DATABASE_URL": away["DATABASE_URL"], "MIGRATE_DATABASE_URL": away["DATABASE_URL"]}
+    for name in ("migrate", "audit", "seed", "replay evt_1"):
+        status, output, errors = await command(wrong, *name.split())
+        assert status == 2
+        assert leaks(output + errors) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DATABASE_URL", f"mysql://shop:{CANARY}@localhost/shop"),
+        # A password that should have been quoted; what follows its slash is taken for the path.
+        ("DATABASE_URL", f"postgresql://shop:{CANARY}/x@localhost/shop"),
+        ("DATABASE_URL", f"postgresql://shop:[{CANARY}@localhost/shop"),
+        ("MIGRATE_DATABASE_URL", f"postgresql://shop:{CANARY}/x@localhost/shop"),
+        ("REDIS_URL", f"http://:{CANARY}@localhost"),
+        ("REDIS_URL", f"redis://:{CANARY}/x@localhost/0"),
+        ("STRIPE_API_KEY", f"sk_live_{CANARY}"),
+        ("STRIPE_API_KEY", f"sk_test_{CANARY}\n{CANARY}"),
+    ],
+)
+async def test_a_refusal_names_the_setting_only(secrets: dict[str, str], name: str, value: str) -> None:
+    given = {**secrets, "ADMIN_TOKEN": ""} if value.startswith("sk_live") else secrets
+    for process in ("serve", "worker"):
+        status, output, errors = await command({**given, name: value}, process)
+        assert (status, output, errors.count("\n")) == (2, "", 1), errors
+        assert errors.startswith("Refusing to start: ")
+        assert (name if given is secrets else "ADMIN_TOKEN") in errors
+        assert leaks(errors) == []
+
+
+async def _live(shop: Shop) -> bool:
+    try:
+        return (await shop.http.get("/health/live")).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+async def _logged(service: Running, *messages: str) -> bool:
+    text = service.log.read_text()
+    return all(f'"message":"{message}"' in text for message in messages)

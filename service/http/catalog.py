@@ -1,6 +1,7 @@
 """Categories and products over HTTP."""
 
 import re
+from functools import lru_cache
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -184,7 +185,7 @@ async def list_products(request: Request) -> Response:
     """What is for sale, by id, a page at a time."""
     query = read_query(request, ProductsQuery)
     page = await catalog.list_products(parts_of(request), query.limit, query.after_id, query.category)
-    return Response(page, media_type="application/json")
+    return _shared(page)
 
 
 @router.get(
@@ -252,6 +253,12 @@ async def move_stock(request: Request, product_id: ProductId) -> Response:
     if move.delta == 0:
         raise invalid("/delta", "is not zero")
     return responses.answer(await catalog.move_stock(parts_of(request), key, found, move.delta, move.reason))
+
+
+@lru_cache(maxsize=4)
+def _shared(page: bytes) -> Response:
+    """One answer for all who get the same bytes: nothing about it is theirs alone."""
+    return Response(page, media_type="application/json")
 
 
 def _with_etag(product: catalog.Product) -> Response:

@@ -4,10 +4,11 @@ import asyncio
 import logging
 import re
 import time
+from itertools import count
 from os import urandom
 
 from redis.asyncio import Redis
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -51,9 +52,13 @@ REQUEST_ID = re.compile(rb"[\w.:/+=-]{1,128}")
 logger = logging.getLogger("service.http")
 
 
+# Random once, as asking the system for each request takes longer than the rest of its name.
+_PROCESS, _NUMBER = urandom(12).hex(), count()
+
+
 def new_request_id() -> str:
     """The id of a request that brought none."""
-    return urandom(16).hex()
+    return f"{_PROCESS}{next(_NUMBER):08x}"
 
 
 def dress(headers: RawHeaders, request_id: str, safe: RawHeaders = SAFE) -> RawHeaders:
@@ -167,20 +172,22 @@ class RateLimit:
             await self.app(scope, receive, send)
             return
         used, left = counted
-        limits = {
-            "RateLimit-Limit": str(self.per_minute),
-            "RateLimit-Remaining": str(max(0, self.per_minute - used)),
-            "RateLimit-Reset": str(left),
-        }
+        limits: RawHeaders = [
+            (b"ratelimit-limit", b"%d" % self.per_minute),
+            (b"ratelimit-remaining", b"%d" % max(0, self.per_minute - used)),
+            (b"ratelimit-reset", b"%d" % left),
+        ]
         if used > self.per_minute:
             answer = problem(ShopError("rate_limited", f"Only {self.per_minute} requests a minute are answered."))
-            answer.headers.update({**limits, "Retry-After": str(left)})
+            answer.headers["Retry-After"] = str(left)
+            answer.raw_headers += limits
             await answer(scope, receive, send)
             return
 
         async def send_with_limits(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(limits)
+                # Not into the list that came: another answer may share it.
+                message["headers"] = [*message["headers"], *limits]
             await send(message)
 
         await self.app(scope, receive, send_with_limits)

@@ -9,7 +9,6 @@ from typing import Generic, TypeVar
 
 from service.errors import ShopError, invalid, not_found
 from service.infra.db import Connection, connection, transact
-from service.infra.encoding import encode
 from service.infra.parts import Parts
 from service.infra.statements import Statement
 from service.shop.idempotency import Answer, Key, once
@@ -77,6 +76,13 @@ class Page(Generic[Item]):
     next_cursor: int | None
 
 
+@dataclass(slots=True)
+class RenderedPage:
+    """A Page of ListedProducts as JSON."""
+
+    page: str
+
+
 @dataclass(slots=True, kw_only=True)
 class ProductChange:
     """An edit by staff; None leaves a field as it is, and `set_category` says whether `category_id` counts."""
@@ -96,8 +102,8 @@ DELETE_CATEGORY = Statement("catalog/delete_category", Id)
 FIND_CATEGORY = Statement("catalog/find_category", Id)
 CREATE_PRODUCT = Statement("catalog/create_product", Product)
 GET_PRODUCT = Statement("catalog/get_product", Product)
-LIST_PRODUCTS = Statement("catalog/list_products", ListedProduct)
-LIST_CATEGORY_PRODUCTS = Statement("catalog/list_category_products", ListedProduct)
+LIST_PRODUCTS = Statement("catalog/list_products", RenderedPage)
+LIST_CATEGORY_PRODUCTS = Statement("catalog/list_category_products", RenderedPage)
 UPDATE_PRODUCT = Statement("catalog/update_product", Product)
 DEACTIVATE_PRODUCT = Statement("catalog/deactivate_product", Id)
 MOVE_STOCK = Statement("catalog/move_stock", Product)
@@ -190,13 +196,13 @@ async def list_products(parts: Parts, limit: int, after_id: int, category: str |
 async def _read_page(parts: Parts, limit: int, after_id: int, category: str | None) -> bytes:
     async with connection(parts.pool) as reader:
         if category is None:
-            found = await LIST_PRODUCTS.all(reader, after_id, limit + 1)
+            found = await LIST_PRODUCTS.one(reader, after_id, limit)
         else:
             filed = await FIND_CATEGORY.maybe(reader, category)
             if filed is None:
                 raise not_found("category")
-            found = await LIST_CATEGORY_PRODUCTS.all(reader, filed.id, after_id, limit + 1)
-    return encode(Page(found[:limit], found[limit - 1].id if len(found) > limit else None))
+            found = await LIST_CATEGORY_PRODUCTS.one(reader, filed.id, after_id, limit)
+    return found.page.encode()
 
 
 async def update_product(

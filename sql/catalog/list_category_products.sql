@@ -6,23 +6,55 @@
 -- param    $1 category_id bigint
 -- param    $2 after_id bigint
 -- param    $3 limit bigint
--- returns  many by category_id, active, id; none = nothing is for sale in it after $2
+-- returns  one
 -- locks    none
 -- waits    none
 -- index    products_by_category
--- rows     0..101 by LIMIT $3, usually 21
+-- rows     1
 -- guards   none
+WITH item AS (
+    SELECT
+        id,
+        name,
+        category_id,
+        price_minor,
+        currency,
+        stock > 0 AS available
+    FROM products
+    WHERE (category_id, active, id) > ($1, true, $2) AND category_id <= $1
+    ORDER BY
+        category_id,
+        active,
+        id
+    LIMIT $3
+),
+
+page AS (
+    SELECT
+        json_agg(item ORDER BY id) AS items,
+        max(id) AS last_id,
+        count(*) AS size
+    FROM item
+)
+
 SELECT
-    id,
-    name,
-    category_id,
-    price_minor,
-    currency,
-    stock > 0 AS available
-FROM products
-WHERE (category_id, active, id) > ($1, true, $2) AND category_id <= $1
-ORDER BY
-    category_id,
-    active,
-    id
-LIMIT $3;
+    json_build_object(
+        'items', coalesce(items, '[]'),
+        'next_cursor', CASE
+            WHEN
+                size = $3
+                -- Its first row and not EXISTS, for which a plan may read the table.
+                AND (
+                    SELECT id
+                    FROM products
+                    WHERE (category_id, active, id) > ($1, true, last_id) AND category_id <= $1
+                    ORDER BY
+                        category_id,
+                        active,
+                        id
+                    LIMIT 1
+                ) IS NOT NULL
+                THEN last_id
+        END
+    )::text AS page
+FROM page;

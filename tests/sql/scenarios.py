@@ -183,8 +183,8 @@ SCENARIOS = {
     "catalog/find_category": does(run("tents"), none=run("pots")),
     "catalog/get_product": does(run(TENT), none=run(NO_PRODUCT)),
     "catalog/list_categories": does(run(0, 10), none=run(LAST, 10)),
-    "catalog/list_category_products": does(run(TENTS, 0, 10), none=run(UNUSED, 0, 10)),
-    "catalog/list_products": does(run(0, 10), none=run(LAST, 10)),
+    "catalog/list_category_products": does(run(TENTS, 0, 10), run(TENTS, 0, 1), run(UNUSED, 0, 10)),
+    "catalog/list_products": does(run(0, 10), run(0, 1), run(LAST, 10)),
     "catalog/move_stock": does(run(TENT, 1, "x"), none=run(TENT, -1000, "x")),
     "catalog/update_category": does(
         run(TENTS, None, "shelters"),

@@ -1,6 +1,6 @@
 """HTTP before it is a request: uvicorn's protocol, with bounds of ours and our answers to what is no request."""
 
-from asyncio import BaseTransport, TimerHandle
+from asyncio import AbstractEventLoop, BaseTransport, TimerHandle, Transport
 from http import HTTPStatus
 from math import inf
 from typing import Any, cast
@@ -19,6 +19,34 @@ HEAD_SECONDS = 20.0
 TAKE_SECONDS = 30.0
 
 
+class Joined:
+    """A transport that sends what is written in one turn of the loop by one system call, an answer's head and body."""
+
+    def __init__(self, transport: Transport, loop: AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._written: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send `data` before the loop waits again."""
+        if not self._written:
+            self._loop.call_soon(self._flush)
+        self._written.append(data)
+
+    def close(self) -> None:
+        """Send what is written, and hang up."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._written:
+            self._transport.write(b"".join(self._written))
+            self._written.clear()
+
+
 class Protocol(HttpToolsProtocol):
     """One connection."""
 
@@ -31,7 +59,7 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: BaseTransport) -> None:
         """Wait for the first request, but not for ever."""
-        super().connection_made(cast(Any, transport))
+        super().connection_made(cast(Any, Joined(cast(Transport, transport), self.loop)))
         self._arm()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -1,20 +1,26 @@
-"""The service with one route more: checkout less the call to Stripe and what follows it."""
+"""The service with one route more: checkout less the call to Stripe and what follows it.
 
+`python -m tests.bench.reserve_app PORT` serves it as `serve` does.
+"""
+
+import sys
 from functools import partial
 from uuid import uuid4
 
+import uvicorn
 from fastapi import FastAPI, Request, Response
 
 import service.app
 from service.http import carts, responses
 from service.http.carts import CheckoutRequest
+from service.http.protocol import UVICORN
 from service.http.requests import CartId, parts_of, read, uuid_id
 from service.infra.db import transact
 from service.shop import checkout
 
 
 def create_app() -> FastAPI:
-    """For uvicorn's `--factory`."""
+    """The application, by the environment's settings."""
     carts.router.add_api_route("/bench/reserve/{cart_id}", reserve, methods=["POST"])
     return service.app.create_app()
 
@@ -37,3 +43,7 @@ async def reserve(request: Request, cart_id: CartId) -> Response:
         )
     assert isinstance(placed, checkout.Reserved)
     return responses.json({"order_id": order_id}, 201)
+
+
+if __name__ == "__main__":
+    uvicorn.run(create_app(), port=int(sys.argv[1]), loop="uvloop", **UVICORN)

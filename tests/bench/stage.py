@@ -138,7 +138,7 @@ class Stage:
     def reserving(self, database_url: str) -> Iterator[Child]:
         """The API with a route that only reserves, served as `serve` does."""
         port = free_port()
-        command = (*UVICORN, *QUIET, "--port", str(port), "--factory", "tests.bench.reserve_app:create_app")
+        command = (sys.executable, "-m", "tests.bench.reserve_app", str(port))
         with self.child("reserving", command, local(port), "/health/ready", self.environ(database_url)) as child:
             yield child
 

@@ -44,6 +44,7 @@ ARGUMENTS = {
     7: "45",
     8: """'{"mode": "payment", "success_url": "http://localhost/payments/success", "metadata": {}}'::jsonb""",
     9: "'bench'",
+    10: "NULL",
 }
 
 

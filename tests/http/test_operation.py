@@ -1,5 +1,6 @@
 """What operators, browsers and programs look at beside the shop itself."""
 
+import asyncio
 import re
 from html.parser import HTMLParser
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from service.dev.servers import free_port
 from service.dev.stripe_standin import StripeStandin
 from service.errors import KINDS
+from service.http.protocol import Joined
 from tests.client import Shop, eventually
 
 
@@ -238,3 +240,26 @@ async def test_every_code_has_its_page(shop: Shop) -> None:
         assert f"Status {kind.status}, <code>{code}</code>" in answer.text
         assert ("Try again" in answer.text) == (kind.retry_after is not None)
     await shop.call("GET", "/problems/nope", 404)
+
+
+async def test_what_is_written_in_one_turn_goes_out_by_one_call() -> None:
+    class Transport:
+        said: list[bytes | str] = []  # noqa: RUF012 - one for the test
+
+        def write(self, data: bytes) -> None:
+            self.said.append(data)
+
+        def close(self) -> None:
+            self.said.append("closed")
+
+    transport = Transport()
+    joined = Joined(transport, asyncio.get_running_loop())  # type: ignore[arg-type]
+    joined.write(b"head ")
+    joined.write(b"body")
+    assert transport.said == []
+    await asyncio.sleep(0)
+    assert transport.said == [b"head body"]
+    joined.write(b"last")
+    joined.close()
+    await asyncio.sleep(0)
+    assert transport.said == [b"head body", b"last", "closed"]

@@ -307,3 +307,46 @@ class TestRedisTroubled:
             assert time.monotonic() - started < 20
             assert await listing(shop) == [(tent, "Big tent", True)]
         assert time.monotonic() - started > 1.5
+
+
+class Held:
+    """A Redis whose answers are on their way for a while."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self.answered, self.go = asyncio.Event(), asyncio.Event()
+        self.go.set()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._redis, name)
+
+    async def get(self, key: bytes) -> bytes | None:
+        answer = await self._redis.get(key)
+        self.answered.set()
+        await self.go.wait()
+        return answer
+
+
+async def test_one_question_serves_all_who_came_before_it_and_nobody_after(redis: Redis) -> None:
+    held, page = Held(redis), b"old"
+    pages = PageCache(held, Patience())  # type: ignore[arg-type]
+
+    async def render() -> bytes:
+        return page
+
+    assert await pages.page(render) == b"old"
+    before = (await redis.info("commandstats"))["cmdstat_get"]["calls"]
+    assert await asyncio.gather(*(pages.page(render) for _ in range(20))) == 20 * [b"old"]
+    assert (await redis.info("commandstats"))["cmdstat_get"]["calls"] == before + 1
+    held.answered.clear()
+    held.go.clear()
+    early = asyncio.create_task(pages.page(render))
+    await held.answered.wait()
+    page = b"new"
+    await pages.invalidate()
+    # The question that is under way was answered before the change.
+    late = asyncio.create_task(pages.page(render))
+    await asyncio.sleep(0)
+    held.go.set()
+    assert await early in (b"old", b"new")
+    assert await late == b"new"

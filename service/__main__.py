@@ -30,7 +30,7 @@ def _serve(options: argparse.Namespace) -> int:
         from service.http.protocol import UVICORN
 
         uvicorn.run(
-            "service.app:create_app",
+            "service.app:create_process_app",
             factory=True,
             host=options.host,
             port=options.port,

@@ -22,7 +22,7 @@ from service.shop import checkout
 def create_app() -> FastAPI:
     """The application, by the environment's settings."""
     carts.router.add_api_route("/bench/reserve/{cart_id}", reserve, methods=["POST"])
-    return service.app.create_app()
+    return service.app.create_process_app()
 
 
 async def reserve(request: Request, cart_id: CartId) -> Response:

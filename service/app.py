@@ -1,4 +1,4 @@
-"""The ASGI application: parts opened at start, routes mounted, and the one place where errors become HTTP."""
+"""The ASGI application: parts opened at start, routes mounted, and our own edge before FastAPI."""
 
 import gc
 import re

@@ -1,6 +1,7 @@
 """The worker: jobs that arq brings, and the repairers that need nobody to wake them."""
 
 import asyncio
+import gc
 import logging
 import signal
 from collections.abc import Awaitable, Callable
@@ -65,6 +66,9 @@ async def run(settings: Settings) -> None:
     """`work` as a process: until SIGTERM or SIGINT."""
     settings.refuse_unsafe()
     logs.configure(settings.log_level)
+    # As the API does.
+    gc.collect()
+    gc.freeze()
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)

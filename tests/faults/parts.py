@@ -1,8 +1,10 @@
 """The faults. Each part does to a stage what its name says, under load, and answers what came of it."""
 
 import asyncio
+import json
 import random
 import resource
+import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -21,6 +23,8 @@ from tests.client import eventually
 from tests.faults.load import Json, Load, settle
 from tests.faults.proxy import Proxy, When, calls, statements
 from tests.faults.stage import Stage
+
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass
@@ -303,53 +307,55 @@ async def _webhooks(load: Load) -> int:
     return sum(int(float(line.split()[-1])) for line in lines if 'route="/webhooks/stripe",status="200"' in line[:99])
 
 
-async def overload(stage: Stage, seconds: float, calm: float = 3.0, clients: int = 32) -> Outcome:
+async def overload(stage: Stage, seconds: float, calm: float = 3.0) -> Outcome:
     """Three times the requests that can be done arrive, whether or not those before them are answered."""
     async with trial(stage, f"{seconds:g} s", shoppers=0) as attempt:
         load = attempt.load
         carts = [await load.cart(0) for _ in range(200)]
-        took: list[float] = []
+        requests = []
+        for cart in carts:
+            product = random.choice(load.products)
+            requests.append(("GET", f"/products/{product}", ""))
+            requests.append(("POST", f"/carts/{cart}/items", f'{{"product_id": {product}, "quantity": 1}}'))
 
-        async def request() -> None:
+        async def flood(rate: float, connections: int, seconds: float) -> Json:
+            command = (sys.executable, "-m", "tests.faults.flood", stage.api, rate, connections, seconds)
+            process = await asyncio.create_subprocess_exec(
+                *map(str, command), cwd=ROOT, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+            )
+            said, _ = await process.communicate(json.dumps(requests).encode())
+            became: Json = json.loads(said)
+            for number, times in became["done"].items():
+                _, path, body = requests[int(number)]
+                if body:
+                    cart, product = path.split("/")[2], json.loads(body)["product_id"]
+                    load.ledger.lines[cart][product] += times
+                    load.ledger.unsure[cart] += became["unsure"][number]
+                    load.ledger.acknowledged += times
+            return became
+
+        async def took() -> float:
+            """The seconds of one purchase's first two requests, when nothing else is going on."""
             since = time.monotonic()
-            if random.random() < 0.5:
-                await load.send("GET", f"/products/{random.choice(load.products)}")
-            else:
-                await load.add_once(random.choice(carts), random.choice(load.products))
-            took.append(time.monotonic() - since)
+            await load.cart(1)
+            return time.monotonic() - since
 
-        async def closed_loop(until: float) -> float:
-            """So many clients that wait for their answers; how long half of those took at most."""
-            took.clear()
-
-            async def client() -> None:
-                while time.monotonic() < until:
-                    await request()
-
-            await asyncio.gather(*(client() for _ in range(clients)))
-            return median(took)
-
-        await closed_loop(time.monotonic() + calm / 3)
-        normal = await closed_loop(time.monotonic() + calm)
-        capacity = len(took) / calm
-        start, sent, arrived = time.monotonic(), 0, set()
-        before = Counter(load.ledger.answers)
-        while (passed := time.monotonic() - start) < seconds:
-            while sent < passed * capacity * 3:
-                arrived.add(task := asyncio.create_task(request()))
-                task.add_done_callback(arrived.discard)
-                sent += 1
-            await asyncio.sleep(0.002)
+        normal = median([await took() for _ in range(20)])
+        await flood(0, 32, calm / 3)
+        capacity = (await flood(0, 32, calm))["sent"] / calm
+        became = await flood(3 * capacity, 4096, seconds)
         end = time.monotonic()
-        await asyncio.gather(*arrived)
-        while await closed_loop(time.monotonic() + 0.5) > 2 * normal:
+        while await took() > 2 * normal + 0.01:
             assert time.monotonic() < end + 60, "it does not get back to normal"
         attempt.recoveries.append(time.monotonic() - end)
-        answers = load.ledger.answers - before
-    if answers[0]:
-        attempt.outcome.unexpected.append(f"{answers[0]} requests were not answered")
-    refused = answers[429] + answers[503]
-    attempt.outcome.note = f"{capacity:.0f}/s can be done; of {sent} that came in that time {refused} were refused"
+    answers = Counter({int(status): times for status, times in became["statuses"].items()})
+    wrong = {status: times for status, times in answers.items() if status not in (200, 429, 503) and times}
+    if wrong or became["abrupt"]:
+        attempt.outcome.unexpected.append(f"{wrong} by status, {became['abrupt']} refused without Retry-After")
+    attempt.outcome.note = (
+        f"{capacity:.0f}/s can be done; of {became['sent']:,} that came in that time {answers[200]:,} were done and"
+        f" {answers[429] + answers[503]:,} refused; {became['held']:,} found no connection left of 4,096"
+    )
     return attempt.outcome
 
 

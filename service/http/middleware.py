@@ -117,6 +117,7 @@ class Gate:
         self.app = app
         self.free = places
         self.client_seconds = client_seconds
+        self._full = problem(ShopError("busy", "Too many requests at once; try again."))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer `busy` when all places are taken."""
@@ -124,7 +125,7 @@ class Gate:
             await self.app(scope, receive, send)
             return
         if not self.free:
-            await problem(ShopError("busy", "Too many requests at once; try again."))(scope, receive, send)
+            await self._full(scope, receive, send)
             return
         deadline: float | None = asyncio.get_running_loop().time() + self.client_seconds
 
@@ -186,7 +187,7 @@ class RateLimit:
 
         async def send_with_limits(message: Message) -> None:
             if message["type"] == "http.response.start":
-                # Not into the list that came: another answer may share it.
+                # Not into the list that came: other answers may share it.
                 message["headers"] = [*message["headers"], *limits]
             await send(message)
 

@@ -63,9 +63,9 @@ _LOST = (
 class Pool(asyncpg.Pool):  # type: ignore[misc]
     """asyncpg's, with a bounded queue before it."""
 
-    def __init__(self, *url: str, max_size: int, **options: Any) -> None:
+    def __init__(self, *url: str, max_size: int, waiting: int, **options: Any) -> None:
         super().__init__(*url, max_size=max_size, **options)
-        self.turns = Turns(max_size)
+        self.turns = Turns(max_size, waiting=waiting)
         self.silent_until = 0.0
 
 
@@ -96,6 +96,8 @@ def open_pool(settings: Settings, name: str, statement_seconds: int = STATEMENT_
         record_class=asyncpg.Record,
         min_size=0,
         max_size=settings.db_pool_size,
+        # All that the API lets in: to refuse some of it here would cost more than to refuse it there.
+        waiting=settings.max_in_flight,
         max_queries=50_000,
         max_inactive_connection_lifetime=300,
         # Twice what we have statements, so that none is ever prepared a second time.

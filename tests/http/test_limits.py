@@ -97,7 +97,10 @@ class TestRequests:
                 assert is_problem(refused, 429, "rate_limited")
                 assert refused.headers["ratelimit-remaining"] == "0"
                 assert refused.headers["retry-after"] == refused.headers["ratelimit-reset"]
-        assert (await shop.http.get("/products", headers=OTHER)).headers["ratelimit-remaining"] == "4"
+        # Of an answer that many share, each has its own.
+        for left in ("4", "3"):
+            answer = await shop.http.get("/products", headers=OTHER)
+            assert answer.headers.get_list("ratelimit-remaining") == [left]
 
     async def test_of_some_are_not(self, shop: Shop) -> None:
         for _ in range(6):

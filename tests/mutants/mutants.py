@@ -162,8 +162,8 @@ MUTANTS = [
     Mutant(
         "lock_order: order",
         "sql/orders/lock_order.sql",
-        "    WHERE id = $1 AND cart_id = (SELECT id FROM cart)\n    FOR NO KEY UPDATE\n",
-        "    WHERE id = $1 AND cart_id = (SELECT id FROM cart)\n",
+        "    WHERE id = $1 AND (SELECT id FROM cart) IS NOT NULL\n    FOR NO KEY UPDATE\n",
+        "    WHERE id = $1 AND (SELECT id FROM cart) IS NOT NULL\n",
         HOLDS,
     ),
     Mutant(
@@ -296,7 +296,27 @@ MUTANTS = [
         guards("attach_session: order"),
     ),
     Mutant("attach_session: lock", ATTACH, "    FOR NO KEY UPDATE\n", "", CANCELLED_MEANWHILE),
-    Mutant("attach_session: payment", ATTACH, " AND status = 'INITIATED'", "", guards("attach_session: payment")),
+    Mutant(
+        "attach_session: payment",
+        ATTACH,
+        " AND payments.status = 'INITIATED'",
+        "",
+        guards("attach_session: payment"),
+    ),
+    Mutant(
+        "limit: the client is held",
+        "service/shop/checkout.py",
+        "    await LOCK_CLIENT.one(tx, int.from_bytes(client[:8], \"big\", signed=True))\n",
+        "",
+        at("http/test_limits", "TestPendingOrders::test_of_many_at_once_only_so_many_are_placed"),
+    ),
+    Mutant(
+        "limit: as many as are allowed",
+        "service/shop/checkout.py",
+        ".pending >= most:",
+        ".pending > most:",
+        at("http/test_limits", "TestPendingOrders::test_of_one_client_are_bounded"),
+    ),
     Mutant(
         "create: what is paid counts as it is now",
         "service/shop/session.py",

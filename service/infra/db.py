@@ -33,9 +33,6 @@ LIMITS = {
     # Every statement is written for its indexes; compiling it, or starting workers for a page, would only cost time.
     "jit": "off",
     "max_parallel_workers_per_gather": "0",
-    # The plans that tests/sql proves are the generic ones. Left to choose, the server plans what has a LIMIT of its
-    # own number anew each time, which takes twice as long as to run it.
-    "plan_cache_mode": "force_generic_plan",
 }
 
 # Gone for a moment: another transaction was in the way, or a migration made an old plan void.

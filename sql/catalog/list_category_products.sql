@@ -1,6 +1,6 @@
 -- catalog/list_category_products: a keyset page of what is for sale in one category.
 -- A range of products_by_category rather than `category_id = $1`: for that a plan may walk all that is for sale, past
--- a million others when the category has little.
+-- a million others when the category has little. The inner LIMIT as in catalog/list_products.
 --
 -- caller   service.shop.catalog._read_page
 -- param    $1 category_id bigint
@@ -20,8 +20,23 @@ WITH item AS (
         price_minor,
         currency,
         stock > 0 AS available
-    FROM products
-    WHERE (category_id, active, id) > ($1, true, $2) AND category_id <= $1
+    FROM (
+        SELECT
+            id,
+            name,
+            category_id,
+            price_minor,
+            currency,
+            stock,
+            active
+        FROM products
+        WHERE (category_id, active, id) > ($1, true, $2) AND category_id <= $1
+        ORDER BY
+            category_id,
+            active,
+            id
+        LIMIT 100
+    ) AS longest
     ORDER BY
         category_id,
         active,

@@ -421,6 +421,6 @@ PARTS = {
     "stripe": Part("Stripe: refuses, hangs, fails, garbles, is gone", stripe, {"seconds": 0.5}, {"seconds": 5}),
     "crowd": Part("one product for 100 units, all buyers at once", crowd, None, {"buyers": 20_000}),
     "duplicates": Part("webhooks: each several times, shuffled", duplicates, FEW, MANY),
-    "overload": Part("requests: three times what can be done", overload, {"seconds": 15}, {"seconds": 120}),
+    "overload": Part("requests: three times what can be done", overload, {"seconds": 15, "calm": 1}, {"seconds": 120}),
     "soak": Part("nothing but load", soak, None, {"minutes": 20}),
 }

@@ -37,7 +37,7 @@ CHECKS = [
     checks.response_headers_conformance,
 ]
 BOUNDS = bounds(
-    max_examples=20, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=12, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
 )
 
 

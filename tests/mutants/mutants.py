@@ -306,7 +306,7 @@ MUTANTS = [
     Mutant(
         "limit: the client is held",
         "service/shop/checkout.py",
-        "    await LOCK_CLIENT.one(tx, int.from_bytes(client[:8], \"big\", signed=True))\n",
+        '    await LOCK_CLIENT.one(tx, int.from_bytes(client[:8], "big", signed=True))\n',
         "",
         at("http/test_limits", "TestPendingOrders::test_of_many_at_once_only_so_many_are_placed"),
     ),

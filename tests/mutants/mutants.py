@@ -308,7 +308,7 @@ MUTANTS = [
         "service/shop/checkout.py",
         '    await LOCK_CLIENT.one(tx, int.from_bytes(client[:8], "big", signed=True))\n',
         "",
-        at("http/test_limits", "TestPendingOrders::test_of_many_at_once_only_so_many_are_placed"),
+        at("http/test_limits", "TestPendingOrders::test_of_two_at_once_one_waits_for_the_other"),
     ),
     Mutant(
         "limit: as many as are allowed",

@@ -209,13 +209,13 @@ class Unforeseen:
         """Log what nobody foresaw, and answer 500 unless an answer has begun."""
         begun = False
 
-        async def note(message: Message) -> None:
+        async def send_noted(message: Message) -> None:
             nonlocal begun
             begun = True
             await send(message)
 
         try:
-            await self.app(scope, receive, note)
+            await self.app(scope, receive, send_noted)
         except ClientDisconnect:
             raise
         except Exception:

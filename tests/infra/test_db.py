@@ -78,10 +78,18 @@ async def test_a_plan_made_void_by_a_migration_is_made_anew(parts: Parts, databa
     assert len(await db.transact(parts.pool, work)) == 3
 
 
-async def test_without_a_server_it_is_unavailable_and_recovers_by_itself(settings: Settings) -> None:
-    async def ask(tx: db.Connection) -> int:
-        return int(await tx.fetchval("SELECT 1"))
+async def ask(tx: db.Connection) -> int:
+    return int(await tx.fetchval("SELECT 1"))
 
+
+async def answers(pool: db.Pool) -> bool:
+    try:
+        return await db.transact(pool, ask) == 1
+    except ShopError:
+        return False
+
+
+async def test_without_a_server_it_is_unavailable_and_recovers_by_itself(settings: Settings) -> None:
     with scratch_folder() as folder:
         with postgres(folder, durable=False) as url:
             port = int(url.rpartition(":")[2].partition("/")[0])
@@ -93,14 +101,7 @@ async def test_without_a_server_it_is_unavailable_and_recovers_by_itself(setting
         assert refused.value.code == "unavailable"
         assert refused.value.kind.retry_after
         with postgres(folder, port=port, durable=False):
-
-            async def answers() -> bool:
-                try:
-                    return await db.transact(pool, ask) == 1
-                except ShopError:
-                    return False
-
-            assert await eventually(answers)
+            assert await eventually(lambda: answers(pool))
             await pool.close()
 
 
@@ -114,9 +115,6 @@ async def test_time_limits_and_names_are_set_on_the_server(parts: Parts) -> None
 
 
 async def test_a_server_that_hangs_is_told_to_everybody_while_it_hangs(settings: Settings) -> None:
-    async def ask(tx: db.Connection) -> int:
-        return int(await tx.fetchval("SELECT 1"))
-
     with scratch_folder() as folder, postgres(folder, durable=False) as url:
         port = int(url.rpartition(":")[2].partition("/")[0])
         async with Proxy(port, statements) as proxy:
@@ -138,14 +136,7 @@ async def test_a_server_that_hangs_is_told_to_everybody_while_it_hangs(settings:
             finally:
                 for pid in server:
                     os.kill(pid, SIGCONT)
-
-            async def answers() -> bool:
-                try:
-                    return await db.transact(pool, ask) == 1
-                except ShopError:
-                    return False
-
-            assert await eventually(answers)
+            assert await eventually(lambda: answers(pool))
             await pool.close()
 
 

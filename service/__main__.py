@@ -124,13 +124,14 @@ def _run(options: argparse.Namespace) -> int:
 
 def _standin(options: argparse.Namespace) -> int:
     from service.dev.stripe_standin import serve
+    from service.shop.payment import EVENT_TYPES
 
     serve(
         options.host,
         options.port,
         webhook_url=options.webhook_url,
         webhook_secret=environment().get("STRIPE_WEBHOOK_SECRET", "whsec_standin"),
-        webhook_events=options.events,
+        webhook_events=options.events or EVENT_TYPES,
         public_url=options.public_url,
         database=options.data,
     )
@@ -173,8 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     standin.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
     standin.add_argument("--port", type=int, default=12111, help="port to listen on (default 12111)")
     standin.add_argument("--webhook-url", default=None, help="where its events go")
-    needed = ["checkout.session.*", "refund.*", "charge.refunded", "charge.dispute.*"]
-    standin.add_argument("--events", nargs="+", default=needed, help="which (default: those that the service needs)")
+    standin.add_argument("--events", nargs="+", help="which of them (default: those that the service looks at)")
     standin.add_argument("--public-url", default=None, help="how browsers reach it (default: as it was called)")
     standin.add_argument("--data", type=Path, default=None, help="SQLite file that keeps its state")
     return parser

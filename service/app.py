@@ -21,6 +21,7 @@ from service.errors import ShopError, not_found
 from service.http import carts, catalog, operations, orders, payments
 from service.http.clients import Clients
 from service.http.dispatch import Dispatch
+from service.http.first_page import FirstPage
 from service.http.middleware import EXPOSED, Envelope, Gate, RateLimit, Unforeseen
 from service.http.pages import NOTHING, source
 from service.http.responses import Problem, problem
@@ -41,6 +42,7 @@ class Service(FastAPI):
     """FastAPI behind our own edge: what it does around each request takes longer than all that ours does."""
 
     edge: ASGIApp
+    first_page: FirstPage | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer at the edge, or by `inside`."""
@@ -95,7 +97,10 @@ def _edge(app: Service, settings: Settings, routes: list[APIRoute]) -> ASGIApp:
     """What stands before FastAPI, the innermost first."""
     app.state.clients = Clients(settings)
     edge: ASGIApp = Unforeseen(Dispatch(app.inside, routes))
-    if settings.rate_limit_per_minute:
+    if not settings.rate_limit_per_minute:
+        # Where each is to be counted, by Redis, none is answered before that.
+        app.first_page = FirstPage(app.state)
+    else:
         edge = RateLimit(edge, settings.rate_limit_per_minute, app.state.clients, settings.admin_token)
     edge = Gate(edge, settings.max_in_flight)
     if settings.cors_origins:

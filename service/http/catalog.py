@@ -185,7 +185,7 @@ async def list_products(request: Request) -> Response:
     """What is for sale, by id, a page at a time."""
     query = read_query(request, ProductsQuery)
     page = await catalog.list_products(parts_of(request), query.limit, query.after_id, query.category)
-    return _shared(page)
+    return shared(page)
 
 
 @router.get(
@@ -256,7 +256,7 @@ async def move_stock(request: Request, product_id: ProductId) -> Response:
 
 
 @lru_cache(maxsize=4)
-def _shared(page: bytes) -> Response:
+def shared(page: bytes) -> Response:
     """One answer for all who get the same bytes: nothing about it is theirs alone."""
     return Response(page, media_type="application/json")
 

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import re
 import time
+from collections.abc import Iterable
 from itertools import count
 from os import urandom
 
@@ -61,6 +62,20 @@ def new_request_id() -> str:
     return f"{_PROCESS}{next(_NUMBER):08x}"
 
 
+def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """The id that a request brought, or one of ours."""
+    given = next((value for name, value in headers if name == b"x-request-id"), b"")
+    return given.decode() if REQUEST_ID.fullmatch(given) else new_request_id()
+
+
+def told(method: str, route: str, status: int, seconds: float) -> None:
+    """Count an answered request and write its line into the log."""
+    requests, latency = of_route(method, route, status)
+    requests.inc()
+    latency.observe(seconds)
+    note(logger, "request", method=method, route=route, status=status, seconds=round(seconds, 5))
+
+
 def dress(headers: RawHeaders, request_id: str, safe: RawHeaders = SAFE) -> RawHeaders:
     """With what every answer carries, and what it is to a browser unless it says otherwise: data, for nobody else."""
     said = {name for name, _ in headers}
@@ -81,8 +96,7 @@ class Envelope:
         # A HEAD is answered like its GET; the server leaves the body out, as it still knows what was asked.
         if scope["method"] == "HEAD":
             scope = {**scope, "method": "GET"}
-        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-        request_id = given.decode() if REQUEST_ID.fullmatch(given) else new_request_id()
+        request_id = request_id_of(scope["headers"])
         token = cause.set(f"request {request_id}")
         safe = SAFE_PUBLIC if scope["path"].startswith(PUBLIC) else SAFE
         started, status = time.perf_counter(), 0
@@ -99,13 +113,9 @@ class Envelope:
         except ClientDisconnect:
             status = status or 499
         finally:
-            seconds = time.perf_counter() - started
             # The template, not the path: ids would make a time series each.
-            method, route = scope["method"], getattr(scope.get("route"), "path", "unknown")
-            requests, latency = of_route(method, route, status)
-            requests.inc()
-            latency.observe(seconds)
-            note(logger, "request", method=method, route=route, status=status, seconds=round(seconds, 5))
+            route = getattr(scope.get("route"), "path", "unknown")
+            told(scope["method"], route, status, time.perf_counter() - started)
             cause.reset(token)
 
 

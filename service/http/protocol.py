@@ -1,11 +1,12 @@
 """HTTP before it is a request: uvicorn's protocol, with bounds of ours and our answers to what is no request."""
 
 from asyncio import AbstractEventLoop, BaseTransport, TimerHandle, Transport
+from functools import partial
 from http import HTTPStatus
 from math import inf
 from typing import Any, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service.errors import ShopError
 from service.http.middleware import dress, new_request_id
@@ -102,6 +103,14 @@ class Protocol(HttpToolsProtocol):
             raise ValueError
         self._reads_head, self._head_due = False, inf
         super().on_headers_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """A request's turn has come: the first page is answered at once, whatever else there is by the application."""
+        otherwise = partial(super()._start_asgi_task, cycle, app)
+        if first_page := getattr(app, "first_page", None):
+            first_page.answer(cycle, otherwise)
+        else:
+            otherwise()
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no request, or too large a one, and hang up."""

@@ -32,19 +32,28 @@ class PageCache:
         # What this process sent last: its generation, the end of its life (monotonic), its bytes.
         self._held: tuple[bytes, float, bytes] = (b"", 0.0, b"")
 
+    def when_fresh(self, tell: Callable[[bytes | None], None]) -> None:
+        """Call `tell` with the page once Redis has said that the one held here is fresh; with None where it is not.
+
+        For who answers so many that a task to wait in would cost each more than its answer.
+        """
+        if self._unheard():
+            tell(None)
+        else:
+            self._next_question().add_done_callback(lambda question: tell(self._confirmed(question)))
+
     async def page(self, render: Callable[[], Awaitable[bytes]]) -> bytes:
         """The cached page; `render` reads it from the tables where there is none or no Redis.
 
         One refill at a time: whoever misses while one is under way gets what that one reads.
         """
-        if self._renewal and not self._renewal.done():
-            # Redis may answer, but does not know of a change made here.
+        if self._unheard():
             return await render()
-        generation = await self._learn_generation()
-        held_generation, end, held = self._held
+        generation = await asyncio.shield(self._next_question())
         if generation is None:
             return await render()
-        if generation == held_generation and time.monotonic() < end:
+        held = self._held_under(generation)
+        if held is not None:
             return held
         if self._refill is None or self._refill.done() or self._refill.get_name() != generation.hex():
             self._refill = asyncio.create_task(self._fill(generation, render), name=generation.hex())
@@ -58,14 +67,26 @@ class PageCache:
         if not await self._renew() and (self._renewal is None or self._renewal.done()):
             self._renewal = asyncio.create_task(self._renew_later())
 
-    async def _learn_generation(self) -> bytes | None:
-        """Redis's answer to a question that is sent after this was called; one serves all who wait for it by then.
+    def _unheard(self) -> bool:
+        """Whether Redis may answer, but does not know of a change made here."""
+        return self._renewal is not None and not self._renewal.done()
+
+    def _held_under(self, generation: bytes) -> bytes | None:
+        held_generation, end, held = self._held
+        return held if generation == held_generation and time.monotonic() < end else None
+
+    def _confirmed(self, question: asyncio.Task[bytes | None]) -> bytes | None:
+        generation = None if question.cancelled() or question.exception() else question.result()
+        return None if generation is None else self._held_under(generation)
+
+    def _next_question(self) -> asyncio.Task[bytes | None]:
+        """Learns the generation by a question that is sent after this was called; one serves all who wait by then.
 
         Whoever comes while one is under way waits for the next: that one may have been answered before a change.
         """
         if self._to_ask is None:
             self._to_ask = asyncio.create_task(self._ask_next(self._asking))
-        return await asyncio.shield(self._to_ask)
+        return self._to_ask
 
     async def _ask_next(self, before: asyncio.Task[bytes | None] | None) -> bytes | None:
         if before is not None and not before.done():

@@ -65,7 +65,21 @@ WITH given AS MATERIALIZED (
     INSERT INTO stock_movements (product_id, delta, reason, order_id, hold)
     SELECT product_id, -1, 'hold', id, 1 FROM given
 ), history AS (
-    INSERT INTO order_events (order_id, to_status, cause) SELECT id, 'PENDING_PAYMENT', 'bench' FROM given
+    INSERT INTO order_events (order_id, from_status, to_status, cause)
+    SELECT id, step.from_status, step.to_status, 'bench'
+    FROM given CROSS JOIN (
+        VALUES (1, NULL, 'PENDING_PAYMENT'), (2, 'PENDING_PAYMENT', 'PAID'), (3, 'PAID', 'FULFILLED')
+    ) AS step (number, from_status, to_status)
+    WHERE step.number = 1 OR %(done)s
+    ORDER BY n, step.number
+), event AS (
+    INSERT INTO stripe_events (id, type, payload, order_id, outcome, handled_at)
+    SELECT
+        'evt_bench_' || md5(n::text), 'checkout.session.completed',
+        jsonb_build_object('data', jsonb_build_object('object', jsonb_build_object('payment_intent', 'pi_' || n))),
+        id, 'applied', now()
+    FROM given
+    WHERE %(done)s
 ), taken AS (
     UPDATE products SET stock = stock - units.taken
     FROM (SELECT product_id, count(*)::integer AS taken FROM given GROUP BY product_id) AS units
@@ -112,7 +126,6 @@ class Tables:
         """Products with so many units each. Only of a new database: their ids are 1 to `count`."""
         self.connection.execute(PRODUCTS, {"count": count, "stock": stock, "price": PRICE_MINOR})
         self.products = count
-        self.settle()
 
     def add_carts(self, count: int, *, hot: bool = False) -> int:
         """Open carts of one unit each, of products spread evenly or all of product 1; the first one's number."""

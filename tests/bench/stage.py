@@ -22,6 +22,8 @@ from tests.bench.machine import ROOT
 # Durable as delivered: fsync, synchronous_commit and full_page_writes stay on. Set is what any operator would.
 POSTGRES = {"shared_buffers": "512MB", "max_wal_size": "8GB", "checkpoint_timeout": "30min"}
 TEMPLATE = "bench_template"
+# Orders of a shop that is open for a while.
+HISTORY = 10_000
 WEBHOOK_SECRET = "whsec_of_the_bench"
 READY_SECONDS = 60
 UVICORN = (sys.executable, "-m", "uvicorn", "--loop", "uvloop", "--http", "httptools", "--no-access-log")
@@ -69,13 +71,19 @@ class Stage:
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute("CREATE EXTENSION pg_stat_statements")
 
-    def database(self, name: str, products: int) -> tuple[str, Tables]:
-        """A migrated database with so many products, made when first asked for: its URL and its tables."""
+    def database(self, name: str, products: int, history: int = HISTORY) -> tuple[str, Tables]:
+        """A migrated database with so many products and past orders, made when first asked for: URL and tables.
+
+        Without a past, PostgreSQL would plan for tables that have no rows, and keep those plans while they fill.
+        """
         if name not in self._made:
             url = self._create(name, TEMPLATE)
             connection = self.stack.enter_context(psycopg.connect(url, autocommit=True))
             tables = Tables(connection)
             tables.add_products(products)
+            if history:
+                tables.add_orders(history, done=True)
+            tables.settle()
             self._made[name] = (url, tables)
         return self._made[name]
 

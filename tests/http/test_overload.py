@@ -106,7 +106,7 @@ class TestTheGate:
 
 
 async def _open(shop: Shop) -> bool:
-    return (await shop.http.get("/products")).status_code == 200
+    return (await shop.http.get("/products?limit=1")).status_code == 200
 
 
 class TestASlowClient:
@@ -172,6 +172,27 @@ class TestASlowStripe:
         outcomes: Outcomes = Counter(await asyncio.gather(*checkouts))
         assert outcomes == {(201, None): 60, (503, "payment_unavailable"): 40}
         await shop.placed((tent["id"], 1))
+
+
+class TestManyWhoBuy:
+    """Wait for each other, and nobody who looks waits for them."""
+
+    @pytest.fixture
+    def changed_settings(self) -> dict[str, str]:
+        return {"DB_POOL_SIZE": "4"}
+
+    async def test_they_leave_connections_to_those_who_look(self, shop: Shop, database: asyncpg.Connection) -> None:
+        tent = await shop.product()
+        open_carts = [await shop.cart((tent["id"], 1)) for _ in range(6)]
+        async with database.transaction():
+            await database.execute("SELECT FROM carts FOR NO KEY UPDATE")
+            buying = [asyncio.create_task(shop.add(cart, tent["id"])) for cart in open_carts]
+            await waiting(database, 2)
+            for _ in range(3):
+                await shop.stock(tent["id"])
+                await shop.call("GET", "/products?limit=3", 200)
+            assert await blocked(database) == 2
+        await asyncio.gather(*buying)
 
 
 async def test_a_hot_product_leaves_the_others_alone(

@@ -64,6 +64,10 @@ class Watched:
     def turns(self) -> Turns:
         return self.pool.turns
 
+    @property
+    def writers(self) -> Turns:
+        return self.pool.writers
+
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator["Connection"]:
         async with self.pool.acquire() as connection:

@@ -132,5 +132,15 @@ def serve(
     # uvicorn raises the signal again once it has stopped; unheeded, this function can return.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    # A call that a fault keeps hanging must not keep the server from stopping.
-    uvicorn.run(standin.app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=2)
+    uvicorn.run(
+        standin.app,
+        host=host,
+        port=port,
+        log_level="warning",
+        access_log=False,
+        proxy_headers=False,
+        # As long as Stripe's: a client that takes up a connection just as it is closed would have to try again.
+        timeout_keep_alive=75,
+        # A call that a fault keeps hanging must not keep the server from stopping.
+        timeout_graceful_shutdown=2,
+    )

@@ -69,7 +69,6 @@ class Pool(asyncpg.Pool):  # type: ignore[misc]
         self.writers = Turns(max(1, max_size - READERS), waiting=waiting)
         self.silent_until = 0.0
 
-
     async def release(self, connection: Connection, *, timeout: float | None = None) -> None:  # noqa: ASYNC109 - its name there
         """asyncpg's, less a task of its own, by which who is cancelled still gives it back.
 

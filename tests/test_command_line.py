@@ -18,7 +18,7 @@ from service.dev.servers import free_port
 from service.infra.migrations import MIGRATIONS
 from service.infra.statements import SQL, files
 from service.settings import Settings
-from tests.client import Shop, eventually, psql, waiting
+from tests.client import NO_TLS, Shop, eventually, psql, waiting
 from tests.conftest import login
 
 COMMANDS = ["run", "serve", "worker", "migrate", "seed", "audit", "review", "replay", "standin"]
@@ -298,7 +298,7 @@ async def test_review_since_a_revision_prints_what_a_change_touched(environ: dic
 
 
 async def answers(url: str, process: asyncio.subprocess.Process) -> None:
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(verify=NO_TLS) as client:
 
         async def ready() -> bool:
             assert process.returncode is None, (await process.communicate())[1]
@@ -319,14 +319,14 @@ async def test_two_workers_answer_and_their_metrics_add_up(environ: dict[str, st
 
         async def both_have_counted() -> bool:
             # A connection each, for the two share the port and not the connections.
-            async with httpx.AsyncClient() as client:
+            async with httpx.AsyncClient(verify=NO_TLS) as client:
                 asked.append((await client.get(f"{url}/categories")).status_code)
             return len(left_in(environ, "*/counter_*.db")) == 2
 
         await eventually(both_have_counted)
 
         async def summed() -> bool:
-            async with httpx.AsyncClient() as client:
+            async with httpx.AsyncClient(verify=NO_TLS) as client:
                 text = (await client.get(f"{url}/metrics")).text
             return f'http_requests_total{{method="GET",route="/categories",status="200"}} {len(asked)}.0\n' in text
 
@@ -369,7 +369,7 @@ async def test_the_worker_stops(environ: dict[str, str], worker_settings: Settin
     port = free_port()
     environ = {**environ, "DATABASE_URL": worker_settings.database_url, "METRICS_PORT": str(port)}
     async with started(environ, "worker") as process:
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(verify=NO_TLS) as client:
 
             async def audited() -> bool:
                 try:

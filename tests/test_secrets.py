@@ -21,7 +21,7 @@ import redis
 from service.dev import roles
 from service.dev.servers import free_port
 from service.dev.stripe_standin import StripeStandin
-from tests.client import Shop, eventually
+from tests.client import NO_TLS, Shop, eventually
 from tests.conftest import served
 from tests.test_command_line import command
 
@@ -77,7 +77,7 @@ class Running:
 
     async def said(self) -> str:
         """All of it; both are asked for their metrics at the end."""
-        async with httpx.AsyncClient(event_hooks={"response": [self.heard]}) as client:
+        async with httpx.AsyncClient(event_hooks={"response": [self.heard]}, verify=NO_TLS) as client:
             for url in (self.url, self.metrics_url):
                 await client.get(f"{url}/metrics")
         return "\n".join([*self.answers, self.log.read_text()])

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 import asyncpg
@@ -23,10 +24,12 @@ def _serve(options: argparse.Namespace) -> int:
     settings.refuse_unsafe()
     # uvicorn raises the signal that stopped it again once all is finished: that is a success, and cleans up here.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    with tempfile.TemporaryDirectory(prefix="commerce-metrics-") as folder:
+    with ExitStack() as stack:
         if options.workers > 1:
-            # Before the first import of the metrics: it is how the processes put their numbers together.
-            os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+            # Before the first import of the metrics: it is how the processes put their numbers together. A kill -9
+            # would leave it behind, and so one process alone has none.
+            folder = tempfile.TemporaryDirectory(prefix="commerce-metrics-")
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = stack.enter_context(folder)
         from service.http.protocol import UVICORN
 
         uvicorn.run(

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from importlib.util import find_spec
@@ -15,6 +16,9 @@ import orjson
 
 T = TypeVar("T")
 
+# For clients that speak no TLS: to read the certificates of the world, as each would, takes 50 ms.
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
 
 class Shop:
     """The API over HTTP. `expect` is the status that a call must have, where it is not the usual one."""
@@ -22,7 +26,7 @@ class Shop:
     def __init__(self, url: str) -> None:
         self.url = url
         limits = httpx.Limits(max_connections=200, max_keepalive_connections=200)
-        self.http = httpx.AsyncClient(base_url=url, limits=limits, timeout=60)
+        self.http = httpx.AsyncClient(base_url=url, limits=limits, timeout=60, verify=NO_TLS)
 
     async def __aenter__(self) -> Self:
         return self

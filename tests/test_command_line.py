@@ -18,7 +18,7 @@ from service.dev.servers import free_port
 from service.infra.migrations import MIGRATIONS
 from service.infra.statements import SQL, files
 from service.settings import Settings
-from tests.client import Shop, eventually, psql, waiting
+from tests.client import NO_TLS, Shop, eventually, psql, waiting
 from tests.conftest import login
 
 COMMANDS = ["run", "serve", "worker", "migrate", "seed", "audit", "review", "replay", "standin"]
@@ -65,18 +65,21 @@ def left_in(environ: dict[str, str], pattern: str = "*") -> list[Path]:
 
 
 async def test_every_command_has_help(environ: dict[str, str]) -> None:
-    status, overview, _ = await command(environ, "--help")
+    # Each without any settings too, and all at once.
+    bare = {"TMPDIR": environ["TMPDIR"]}
+    (status, overview, _), *helps = await asyncio.gather(
+        command(environ, "--help"), *(command(bare, name, "--help") for name in COMMANDS)
+    )
     assert status == 0
-    for name in COMMANDS:
+    texts = {}
+    for name, (status, text, errors) in zip(COMMANDS, helps, strict=True):
         assert f"\n    {name} " in overview
-        # Without any settings too.
-        status, text, errors = await command({"TMPDIR": environ["TMPDIR"]}, name, "--help")
         assert (status, errors) == (0, ""), name
         assert f"usage: python -m service {name}" in text
+        texts[name] = text
     options = {"serve": ("--host", "--port", "--workers"), "seed": ("--products",), "replay": ("EVENT_ID",)}
     for name, expected in options.items():
-        _, text, _ = await command(environ, name, "--help")
-        assert all(option in text for option in expected)
+        assert all(option in texts[name] for option in expected)
 
 
 @pytest.mark.parametrize("arguments", ["", "nope", "serve --workers 0", "seed --products -1", "replay"])
@@ -88,16 +91,19 @@ async def test_what_makes_no_sense_is_a_usage_error(environ: dict[str, str], arg
 
 async def test_refusals_are_one_line(environ: dict[str, str]) -> None:
     unsafe = {**environ, "STRIPE_WEBHOOK_SECRET": ""}
-    for name in ("serve", "worker"):
-        status, output, errors = await command(unsafe, name)
-        assert (status, output) == (2, "")
-        assert errors.startswith("Refusing to start: STRIPE_WEBHOOK_SECRET is empty")
     nowhere = f"postgresql://nobody:x@127.0.0.1:{free_port()}/nothing"
     away = {**environ, "DATABASE_URL": nowhere, "MIGRATE_DATABASE_URL": nowhere}
-    for name in ("migrate", "audit", "seed", "replay evt_1"):
-        status, output, errors = await command(away, *name.split())
+    *answers, last = await asyncio.gather(
+        *(command(unsafe, name) for name in ("serve", "worker")),
+        *(command(away, *name.split()) for name in ("migrate", "audit", "seed", "replay evt_1")),
+        command(environ, "replay", "evt_404"),
+    )
+    for status, output, errors in answers[:2]:
+        assert (status, output) == (2, "")
+        assert errors.startswith("Refusing to start: STRIPE_WEBHOOK_SECRET is empty")
+    for status, output, errors in answers[2:]:
         assert (status, output, errors.count("\n")) == (2, "", 1), errors
-    status, _, errors = await command(environ, "replay", "evt_404")
+    status, _, errors = last
     assert (status, errors) == (2, "not_found: There is no such event.\n")
 
 
@@ -298,7 +304,7 @@ async def test_review_since_a_revision_prints_what_a_change_touched(environ: dic
 
 
 async def answers(url: str, process: asyncio.subprocess.Process) -> None:
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(verify=NO_TLS) as client:
 
         async def ready() -> bool:
             assert process.returncode is None, (await process.communicate())[1]
@@ -319,14 +325,14 @@ async def test_two_workers_answer_and_their_metrics_add_up(environ: dict[str, st
 
         async def both_have_counted() -> bool:
             # A connection each, for the two share the port and not the connections.
-            async with httpx.AsyncClient() as client:
+            async with httpx.AsyncClient(verify=NO_TLS) as client:
                 asked.append((await client.get(f"{url}/categories")).status_code)
             return len(left_in(environ, "*/counter_*.db")) == 2
 
         await eventually(both_have_counted)
 
         async def summed() -> bool:
-            async with httpx.AsyncClient() as client:
+            async with httpx.AsyncClient(verify=NO_TLS) as client:
                 text = (await client.get(f"{url}/metrics")).text
             return f'http_requests_total{{method="GET",route="/categories",status="200"}} {len(asked)}.0\n' in text
 
@@ -342,6 +348,8 @@ async def test_serve_finishes_what_it_has_begun(environ: dict[str, str], databas
     port = free_port()
     async with started(environ, "serve", "--port", str(port)) as process:
         await answers(f"http://127.0.0.1:{port}", process)
+        # Nothing that a kill -9 would leave behind.
+        assert left_in(environ) == []
         async with Shop(f"http://127.0.0.1:{port}") as shop:
             tent = await shop.product()
             async with database.transaction():
@@ -369,7 +377,7 @@ async def test_the_worker_stops(environ: dict[str, str], worker_settings: Settin
     port = free_port()
     environ = {**environ, "DATABASE_URL": worker_settings.database_url, "METRICS_PORT": str(port)}
     async with started(environ, "worker") as process:
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(verify=NO_TLS) as client:
 
             async def audited() -> bool:
                 try:

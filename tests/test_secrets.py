@@ -21,7 +21,7 @@ import redis
 from service.dev import roles
 from service.dev.servers import free_port
 from service.dev.stripe_standin import StripeStandin
-from tests.client import Shop, eventually
+from tests.client import NO_TLS, Shop, eventually
 from tests.conftest import served
 from tests.test_command_line import command
 
@@ -77,7 +77,7 @@ class Running:
 
     async def said(self) -> str:
         """All of it; both are asked for their metrics at the end."""
-        async with httpx.AsyncClient(event_hooks={"response": [self.heard]}) as client:
+        async with httpx.AsyncClient(event_hooks={"response": [self.heard]}, verify=NO_TLS) as client:
             for url in (self.url, self.metrics_url):
                 await client.get(f"{url}/metrics")
         return "\n".join([*self.answers, self.log.read_text()])
@@ -163,8 +163,8 @@ async def test_without_its_servers_no_secret_comes_out(secrets: dict[str, str], 
     assert leaks(said + service.log.read_text()) == []
     # Nor by the commands that end at once.
     wrong = {**secrets, "DATABASE_URL": away["DATABASE_URL"], "MIGRATE_DATABASE_URL": away["DATABASE_URL"]}
-    for name in ("migrate", "audit", "seed", "replay evt_1"):
-        status, output, errors = await command(wrong, *name.split())
+    commands = (command(wrong, *name.split()) for name in ("migrate", "audit", "seed", "replay evt_1"))
+    for status, output, errors in await asyncio.gather(*commands):
         assert status == 2
         assert leaks(output + errors) == []
 
@@ -185,8 +185,8 @@ async def test_without_its_servers_no_secret_comes_out(secrets: dict[str, str], 
 )
 async def test_a_refusal_names_the_setting_only(secrets: dict[str, str], name: str, value: str) -> None:
     given = {**secrets, "ADMIN_TOKEN": ""} if value.startswith("sk_live") else secrets
-    for process in ("serve", "worker"):
-        status, output, errors = await command({**given, name: value}, process)
+    commands = (command({**given, name: value}, process) for process in ("serve", "worker"))
+    for status, output, errors in await asyncio.gather(*commands):
         assert (status, output, errors.count("\n")) == (2, "", 1), errors
         assert errors.startswith("Refusing to start: ")
         assert (name if given is secrets else "ADMIN_TOKEN") in errors

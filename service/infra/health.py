@@ -18,7 +18,7 @@ HEARTBEAT, REPAIRERS = "heartbeat", ("sweep", "reconcile", "audit", "tidy")
 
 @dataclass(slots=True)
 class Migrated:
-    """Whether the newest index is there."""
+    """Whether the newest index is there, and what the newest migration grants."""
 
     migrated: bool
 

@@ -55,6 +55,7 @@ class Live:
     live: bool
 
 
+RECORD_EVENT = Statement("payment/record_event", EventId)
 STORE_EVENT = Statement("payment/store_event", EventId)
 FINISH_EVENT = Statement("payment/finish_event", NoRow)
 READ_EVENT = Statement("payment/read_event", Event)
@@ -106,12 +107,11 @@ async def receive(parts: Parts, body: bytes, signature: str | None) -> str:
     cause.set(f"event {payload['id']}")
 
     async def work(tx: Connection, after: AfterCommit) -> str:
-        if not await _store(tx, payload):
-            stored = await READ_EVENT.one(tx, payload["id"])
-            # Stored but never applied is what a failure here leaves behind.
-            if stored.handled or stored.outcome is not None:
-                return "duplicate"
-        return (await _apply(tx, after, parts, payload)).outcome
+        # Of one that came before nothing comes: applied twice is the same as once.
+        verdict = await _judge(tx, after, parts, payload)
+        event = (payload["id"], payload["type"], payload)
+        recorded = await RECORD_EVENT.maybe(tx, *event, verdict.outcome, verdict.order_id, verdict.handled)
+        return verdict.outcome if recorded else "duplicate"
 
     try:
         outcome = await orders.transition(parts, work)
@@ -142,18 +142,7 @@ def parse(body: bytes) -> dict[str, Any]:
 
 async def store(parts: Parts, payload: dict[str, Any]) -> None:
     """Keep an event that is not there yet, for the sweep to apply."""
-    await transact(parts.pool, lambda tx: _store(tx, payload))
-
-
-async def _store(tx: Connection, payload: dict[str, Any]) -> bool:
-    return await STORE_EVENT.maybe(tx, payload["id"], payload["type"], payload) is not None
-
-
-async def _apply(tx: Connection, after: AfterCommit, parts: Parts, payload: dict[str, Any]) -> Verdict:
-    """Apply a stored event and write down what became of it."""
-    verdict = await _judge(tx, after, parts, payload)
-    await FINISH_EVENT.run(tx, payload["id"], verdict.outcome, verdict.order_id, verdict.handled)
-    return verdict
+    await transact(parts.pool, lambda tx: STORE_EVENT.maybe(tx, payload["id"], payload["type"], payload))
 
 
 async def _judge(tx: Connection, after: AfterCommit, parts: Parts, payload: dict[str, Any]) -> Verdict:
@@ -260,7 +249,13 @@ async def handle(parts: Parts, event_id: str) -> str:
     if event is None:
         raise not_found("event")
     cause.set(f"event {event_id}")
-    verdict = await orders.transition(parts, lambda tx, after: _apply(tx, after, parts, event.payload))
+
+    async def apply(tx: Connection, after: AfterCommit) -> Verdict:
+        verdict = await _judge(tx, after, parts, event.payload)
+        await FINISH_EVENT.run(tx, event_id, verdict.outcome, verdict.order_id, verdict.handled)
+        return verdict
+
+    verdict = await orders.transition(parts, apply)
     if verdict.handled:
         EVENTS.labels(verdict.outcome).inc()
         return verdict.outcome

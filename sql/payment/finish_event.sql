@@ -1,7 +1,7 @@
 -- payment/finish_event: what became of an event; with $4 false a job still has to look into it.
 -- One that had its effect keeps its outcome when it is applied again and changes nothing.
 --
--- caller   service.shop.payment._apply
+-- caller   service.shop.payment.handle
 -- param    $1 id text
 -- param    $2 outcome text
 -- param    $3 order_id uuid

@@ -1,7 +1,7 @@
 -- payment/store_event: keep an event, once.
 -- The same event arriving at once in another transaction is waited for: it is either there then, or ours.
 --
--- caller   service.shop.payment._store
+-- caller   service.shop.payment.store
 -- param    $1 id text
 -- param    $2 type text
 -- param    $3 payload jsonb

@@ -62,8 +62,16 @@ class TestWithoutRedis:
         assert ready == {"status": "ok", "postgresql": "ok", "worker": "not seen", "redis": "unreachable"}
 
 
-async def test_an_unmigrated_database_is_not_ready(shop: Shop, database: asyncpg.Connection) -> None:
-    await database.execute("DROP INDEX orders_pending_by_client")
+@pytest.mark.parametrize(
+    "missing",
+    [
+        "DROP INDEX orders_pending_by_client",
+        "REVOKE INSERT (outcome) ON stripe_events FROM commerce_app",
+        "DROP TABLE stripe_events CASCADE; DROP INDEX orders_pending_by_client",
+    ],
+)
+async def test_an_unmigrated_database_is_not_ready(shop: Shop, database: asyncpg.Connection, missing: str) -> None:
+    await database.execute(missing)
     ready = await shop.call("GET", "/health/ready", 503)
     assert (ready["postgresql"], ready["detail"]) == ("not migrated", "PostgreSQL is not migrated.")
 

@@ -421,13 +421,20 @@ MUTANTS = [
         "sql/payment/store_event.sql",
         "ON CONFLICT (id) DO NOTHING\n",
         "",
+        at("shop/test_payment", "test_an_event_that_could_not_be_applied_is_kept_and_finished_later"),
+    ),
+    Mutant(
+        "record_event: once",
+        "sql/payment/record_event.sql",
+        "\n    WHERE stripe_events.outcome IS NULL",
+        "",
         at("shop/test_payment", "test_a_payment_is_applied_once_and_its_email_kept"),
     ),
     Mutant(
         "receive: what failed is applied when it comes again",
-        "service/shop/payment.py",
-        "if stored.handled or stored.outcome is not None:",
-        "if True:",
+        "sql/payment/record_event.sql",
+        "WHERE stripe_events.outcome IS NULL",
+        "WHERE false",
         at("shop/test_payment", "test_an_event_that_could_not_be_applied_is_kept_and_finished_later"),
     ),
     Mutant(

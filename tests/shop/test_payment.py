@@ -374,8 +374,9 @@ async def test_an_event_that_could_not_be_applied_is_kept_and_finished_later(
     lost.pay(placed["payment"]["stripe_session_id"])
     await database.execute(BREAK.format(constraint))
     sent = emitted(lost, COMPLETED)
-    assert await deliver(shop, sent, status) == code
-    assert await stored(database) == [(None, False)]
+    for _ in range(2):
+        assert await deliver(shop, sent, status) == code
+        assert await stored(database) == [(None, False)]
 
     await database.execute(MEND.format(constraint))
     if repair == "delivery":

@@ -256,6 +256,11 @@ SCENARIOS = {
         held=(CANCELLED,),
     ),
     "payment/read_event": does(run("evt_1"), none=run("evt_x")),
+    "payment/record_event": does(
+        run("evt_x", "x", "{}", "applied", PENDING, True),
+        run("evt_1", "x", "{}", "applied", PENDING, True),
+        none=run("evt_old", "x", "{}", "applied", PENDING, True),
+    ),
     "payment/retake_stock": does(
         run(CANCELLED, 2),
         none=run(CANCELLED, 2, before="UPDATE products SET stock = 0"),

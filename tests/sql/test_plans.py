@@ -159,7 +159,7 @@ async def test_a_deep_page_costs_what_the_first_costs(page: str, catalogue: asyn
 # What a purchase runs, from the cart to its fulfilment.
 PURCHASE = re.compile(
     "cart/|checkout/|fulfilment/|idempotency/(lock|find|store)_key"
-    "|orders/(lock_order|mark_paid|read_order|list_items)|payment/(store|read|finish)_event"
+    "|orders/(lock_order|mark_paid|read_order|list_items)|payment/(record|store|read|finish)_event"
 )
 
 

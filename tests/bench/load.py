@@ -6,8 +6,6 @@ from uuid import UUID
 
 import psycopg
 
-from service.infra.statements import SQL, files, split
-
 # Scrambled, as real ids are: a counter would spare the indexes. Exact in Lua's doubles to three million.
 CART_ID = "(lpad(to_hex(mod(n * 2654435761, 4294967296)), 8, '0') || lpad(to_hex(n), 24, '0'))::uuid"
 ORDER_ID, ORDER_CART_ID = "md5('order ' || n)::uuid", "md5('cart ' || n)::uuid"
@@ -149,25 +147,22 @@ class Tables:
     def costs(self) -> list[tuple[str, int, float, int]]:
         """Since `forget_costs`, each statement's file, calls, seconds and buffers touched.
 
-        By its query id and not its text: PostgreSQL 18 keeps none of the comment that names the file. What is of no
-        file has the name "".
+        By the name in its text, and not its query id: a connection that has to analyze a statement again, after tables
+        were vacuumed and analyzed, may give it another one. What is of no file has the name "".
         """
-        names = {self._query_id(name): name for name in files()}
         query = """
-        SELECT queryid, calls, total_exec_time / 1000, shared_blks_hit + shared_blks_read FROM pg_stat_statements
-        WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) ORDER BY total_exec_time DESC
+        SELECT
+            coalesce(substring(query FROM '^\\w+ /\\* (\\w+/\\w+) \\*/'), '') AS name, sum(calls)::bigint,
+            sum(total_exec_time) / 1000 AS seconds, sum(shared_blks_hit + shared_blks_read)::bigint
+        FROM pg_stat_statements
+        WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+        GROUP BY name ORDER BY seconds DESC
         """
-        found = self.connection.execute(query).fetchall()
-        return [(names.get(query_id, ""), calls, seconds, touched) for query_id, calls, seconds, touched in found]
+        return self.connection.execute(query).fetchall()
 
     def forget_costs(self) -> None:
         """Count from here on."""
         self.connection.execute("SELECT pg_stat_statements_reset()")
-
-    def _query_id(self, name: str) -> int:
-        _, statement = split((SQL / f"{name}.sql").read_text())
-        plan = self.connection.execute(f"EXPLAIN (VERBOSE, GENERIC_PLAN) {statement}").fetchall()
-        return next(int(line.rpartition(" ")[2]) for (line,) in plan if line.startswith("Query Identifier"))
 
     def value(self, query: str, *parameters: object) -> int:
         """The one number that a query answers."""

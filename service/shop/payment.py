@@ -56,7 +56,7 @@ class Live:
 
 
 RECORD_EVENT = Statement("payment/record_event", EventId)
-STORE_EVENT = Statement("payment/store_event", EventId)
+STORE_EVENT = Statement("payment/store_event", NoRow)
 FINISH_EVENT = Statement("payment/finish_event", NoRow)
 READ_EVENT = Statement("payment/read_event", Event)
 MARK_PROCESSING = Statement("orders/mark_processing", orders.OrderId)
@@ -142,7 +142,7 @@ def parse(body: bytes) -> dict[str, Any]:
 
 async def store(parts: Parts, payload: dict[str, Any]) -> None:
     """Keep an event that is not there yet, for the sweep to apply."""
-    await transact(parts.pool, lambda tx: STORE_EVENT.maybe(tx, payload["id"], payload["type"], payload))
+    await transact(parts.pool, lambda tx: STORE_EVENT.run(tx, payload["id"], payload["type"], payload))
 
 
 async def _judge(tx: Connection, after: AfterCommit, parts: Parts, payload: dict[str, Any]) -> Verdict:

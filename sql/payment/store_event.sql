@@ -5,7 +5,7 @@
 -- param    $1 id text
 -- param    $2 type text
 -- param    $3 payload jsonb
--- returns  one or none; none = it is stored already
+-- returns  none
 -- locks    new stripe_events; to commit
 -- waits    on stripe_events for the same event being stored elsewhere; 55P03 after lock_timeout -> busy
 -- index    stripe_events_pkey
@@ -13,5 +13,4 @@
 -- guards   none
 INSERT INTO stripe_events (id, type, payload, next_attempt_at)
 VALUES ($1, $2, $3, now())
-ON CONFLICT (id) DO NOTHING
-RETURNING id;
+ON CONFLICT (id) DO NOTHING;

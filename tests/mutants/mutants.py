@@ -419,7 +419,7 @@ MUTANTS = [
     Mutant(
         "store_event: once",
         "sql/payment/store_event.sql",
-        "ON CONFLICT (id) DO NOTHING\n",
+        "\nON CONFLICT (id) DO NOTHING",
         "",
         at("shop/test_payment", "test_an_event_that_could_not_be_applied_is_kept_and_finished_later"),
     ),

@@ -139,7 +139,7 @@ def serve(
         log_level="warning",
         access_log=False,
         proxy_headers=False,
-        # As long as Stripe's: a client that takes up a connection just as it is closed would have to try again.
+        # A client that takes up a connection just as it is closed would have to try again.
         timeout_keep_alive=75,
         # A call that a fault keeps hanging must not keep the server from stopping.
         timeout_graceful_shutdown=2,

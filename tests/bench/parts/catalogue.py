@@ -48,7 +48,7 @@ def cached_list(stage: Stage) -> Measured:
 def from_postgresql(stage: Stage) -> Measured:
     """One product at random of a million, the first page, and the last."""
     # More than the last page needs, so that it is full.
-    url, tables = stage.database("million", MILLION + 100, 0)
+    url, tables = stage.database("million", MILLION + 100, history=0)
     with stage.references(url) as references, stage.api(url) as api:
         rendered = f"{references.url}/list/postgresql"
         targets = {

@@ -18,8 +18,8 @@ THOUSANDTH = 1000
 
 def buffers(stage: Stage) -> Measured:
     """The same purchases in both, and each statement's buffers by pg_stat_statements."""
-    large_url, large = stage.database("million", MILLION + 100, 0)
-    small_url, small = stage.database("thousandth", (MILLION + 100) // THOUSANDTH, 0)
+    large_url, large = stage.database("million", MILLION + 100, history=0)
+    small_url, small = stage.database("thousandth", (MILLION + 100) // THOUSANDTH, history=0)
     began = time.monotonic()
     for tables, count in ((small, stage.orders // THOUSANDTH), (large, stage.orders)):
         if tables.orders == 0:

@@ -349,6 +349,6 @@ async def _undo(parts: Parts, order_id: UUID, attempt: int) -> None:
     async def work(tx: Connection, after: orders.AfterCommit) -> None:
         order = await orders.lock(tx, order_id)
         if (order.status, order.attempt, order.stripe_session_id) == ("PENDING_PAYMENT", attempt, None):
-            await orders.cancel(tx, after, order, "FAILED", "Stripe refused the payment session")
+            await orders.cancel(tx, after, [order], "FAILED", "Stripe refused the payment session")
 
     await orders.transition(parts, work)

@@ -1,5 +1,6 @@
 """The end of orders that are not paid: the hold runs out, or the customer cancels. Stripe is asked first."""
 
+from collections.abc import Mapping
 from functools import partial
 from uuid import UUID
 
@@ -37,6 +38,17 @@ async def expire(parts: Parts, order_id: UUID) -> None:
         await orders.transition(parts, lambda tx, after: _cancel_unasked(tx, after, order, "Stripe did not answer"))
 
 
+async def close(parts: Parts, order_id: UUID, stripe_session_id: str) -> bool:
+    """Close an order's session at Stripe; whether that leaves nothing but to cancel the order. Raises as `expire`."""
+    found = await session.close(parts, order_id, stripe_session_id)
+    return found is not None and found.status == "expired" and found.payment_status != "paid"
+
+
+async def cancel_closed(parts: Parts, closed: Mapping[UUID, str]) -> None:
+    """Cancel in one transaction all orders whose sessions were closed unpaid, but those that moved on since."""
+    await orders.transition(parts, partial(_cancel_closed, closed=closed))
+
+
 async def cancel(parts: Parts, key: Key | None, order_id: UUID) -> Answer:
     """Cancel a pending order for its customer; 200 with the Order. Twice is the same as once.
 
@@ -49,6 +61,17 @@ async def cancel(parts: Parts, key: Key | None, order_id: UUID) -> Answer:
     if order.status == "PENDING_PAYMENT" and order.payment_status != "PROCESSING":
         await _end(parts, order)
     return await once(parts.pool, key, 200, lambda tx: _cancelled(tx, order_id))
+
+
+async def _cancel_closed(tx: Connection, after: AfterCommit, closed: Mapping[UUID, str]) -> None:
+    held = await orders.lock_all(tx, list(closed))
+    unpaid = [
+        order
+        for order in held
+        if (order.status, order.payment_status) == ("PENDING_PAYMENT", "INITIATED")
+        and order.stripe_session_id == closed[order.id]
+    ]
+    await orders.cancel(tx, after, unpaid, "EXPIRED", payment.SESSION_EXPIRED)
 
 
 async def _cancelled(tx: Connection, order_id: UUID) -> Order:
@@ -79,7 +102,7 @@ async def _cancel_unasked(tx: Connection, after: AfterCommit, order: OrderRow, n
         return
     if (held.attempt, held.stripe_session_id) != (order.attempt, order.stripe_session_id):
         raise session.in_progress()
-    await orders.cancel(tx, after, held, "FAILED" if held.payment_status == "PROCESSING" else "EXPIRED", note)
+    await orders.cancel(tx, after, [held], "FAILED" if held.payment_status == "PROCESSING" else "EXPIRED", note)
 
 
 async def _recheck(parts: Parts, order: OrderRow) -> None:

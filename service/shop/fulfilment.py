@@ -21,4 +21,4 @@ async def _fulfil(tx: Connection, after: AfterCommit, order_id: UUID) -> None:
     order = await orders.lock(tx, order_id)
     paid = order.status == "PAID" and order.payment_status == "SUCCEEDED"
     if paid and await MARK_FULFILLED.maybe(tx, order_id, cause.get()):
-        after.reached("FULFILLED")
+        after.reached(order.id, "FULFILLED")

@@ -175,6 +175,7 @@ LIST_ORDERS = Statement("orders/list_orders", ListedOrder)
 LIST_ORDERS_BY_STATUS = Statement("orders/list_orders_by_status", ListedOrder)
 LIST_EVENTS = Statement("orders/list_events", EventRow)
 LOCK_ORDER = Statement("orders/lock_order", Locked)
+LOCK_ORDERS = Statement("orders/lock_orders", Locked)
 ADD_NOTE = Statement("orders/add_note", NoRow)
 MARK_PAID = Statement("orders/mark_paid", OrderId)
 MARK_CANCELLED = Statement("orders/mark_cancelled", OrderId)
@@ -190,11 +191,11 @@ class AfterCommit:
 
     def __init__(self) -> None:
         self._actions: list[Callable[[Parts], Awaitable[None]]] = []
-        self._statuses: set[str] = set()
+        self._reached: set[tuple[UUID, str]] = set()
 
-    def reached(self, status: str) -> None:
+    def reached(self, order_id: UUID, status: str) -> None:
         """Count an order that reached a status."""
-        self._statuses.add(status)
+        self._reached.add((order_id, status))
 
     def add(self, action: Callable[[Parts], Awaitable[None]]) -> None:
         """Run `action(parts)` after the commit."""
@@ -202,7 +203,7 @@ class AfterCommit:
 
     async def run(self, parts: Parts) -> None:
         """Do it all."""
-        for status in self._statuses:
+        for _, status in self._reached:
             TRANSITIONS.labels(status).inc()
         for action in self._actions:
             await action(parts)
@@ -284,6 +285,11 @@ async def lock(tx: Connection, order_id: UUID) -> Locked:
     return order
 
 
+async def lock_all(tx: Connection, order_ids: Sequence[UUID]) -> list[Locked]:
+    """`lock` for many, by their ids; those that there are."""
+    return await LOCK_ORDERS.all(tx, order_ids)
+
+
 async def note(tx: Connection, order: Locked, text: str) -> None:
     """Write into the history of an order in its present status."""
     await ADD_NOTE.run(tx, order.id, order.status, cause.get(), text)
@@ -297,18 +303,22 @@ async def note_once(tx: Connection, order: Locked, text: str) -> None:
 
 
 async def cancel(
-    tx: Connection, after: AfterCommit, order: Locked, payment_status: str, note: str | None = None
+    tx: Connection, after: AfterCommit, held: Sequence[Locked], payment_status: str, note: str | None = None
 ) -> None:
-    """Cancel a pending or refunded order, give its units back, and open its cart again."""
-    if await MARK_CANCELLED.maybe(tx, order.id, order.status, payment_status, cause.get(), note) is None:
-        raise ShopError("busy", "The order changed while it was held.")
-    await return_stock(tx, after, order)
-    after.reached("CANCELLED")
+    """Cancel orders, all pending or all refunded, give their units back, and open their carts again."""
+    if not held:
+        return
+    ids = [order.id for order in held]
+    if len(await MARK_CANCELLED.all(tx, ids, held[0].status, payment_status, cause.get(), note)) < len(held):
+        raise ShopError("busy", "An order changed while it was held.")
+    await return_stock(tx, after, held)
+    for order in held:
+        after.reached(order.id, "CANCELLED")
 
 
-async def return_stock(tx: Connection, after: AfterCommit, order: Locked) -> None:
-    """Give back the units of the order's last hold."""
-    moved = await RETURN_STOCK.all(tx, order.id, order.hold)
+async def return_stock(tx: Connection, after: AfterCommit, held: Sequence[Locked]) -> None:
+    """Give back the units of each order's last hold."""
+    moved = await RETURN_STOCK.all(tx, [order.id for order in held], [order.hold for order in held])
     if any(units.stock == units.quantity for units in moved):
         after.add(lambda parts: parts.cache.invalidate())
 
@@ -328,5 +338,5 @@ async def mark_paid(
     )
     if paid is None:
         raise ShopError("busy", "The order changed while it was held.")
-    after.reached("PAID")
+    after.reached(order.id, "PAID")
     after.add(lambda parts: parts.queue.post_payment_pipeline(order.id))

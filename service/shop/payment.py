@@ -21,6 +21,7 @@ from service.shop.orders import AfterCommit, Locked
 
 # A payment on its way may take days; the sweep asks for it this often, in case its event is lost.
 RECHECK_SECONDS = 600.0
+SESSION_EXPIRED = "payment session expired"
 
 
 @dataclass(slots=True)
@@ -188,10 +189,10 @@ async def settle(tx: Connection, after: AfterCommit, order_id: UUID, found: Sess
     if order.status != "PENDING_PAYMENT" or order.stripe_session_id not in (None, found.id):
         return "unchanged"
     if failed:
-        await orders.cancel(tx, after, order, "FAILED", "payment failed")
+        await orders.cancel(tx, after, [order], "FAILED", "payment failed")
     elif found.status == "expired":
         ended = "FAILED" if order.payment_status == "PROCESSING" else "EXPIRED"
-        await orders.cancel(tx, after, order, ended, "payment session expired")
+        await orders.cancel(tx, after, [order], ended, SESSION_EXPIRED)
     elif found.status != "complete" or not await MARK_PROCESSING.maybe(
         tx, order_id, found.id, cause.get(), RECHECK_SECONDS
     ):

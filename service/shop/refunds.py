@@ -189,9 +189,9 @@ async def _balance(tx: Connection, after: AfterCommit, order: Locked) -> None:
     if status != "REFUNDED":
         return
     if order.status == "PAID":
-        await orders.cancel(tx, after, order, status, "refunded before it was fulfilled")
+        await orders.cancel(tx, after, [order], status, "refunded before it was fulfilled")
     elif order.status == "FULFILLED" and any(row.restock and row.status == "SUCCEEDED" for row in rows):
-        await orders.return_stock(tx, after, order)
+        await orders.return_stock(tx, after, [order])
 
 
 async def _try_again(tx: Connection, order: Locked, rows: Sequence[Refund]) -> None:

@@ -1,17 +1,17 @@
--- orders/mark_cancelled: an order ends without being delivered, and its cart opens again.
+-- orders/mark_cancelled: orders end without being delivered, and their carts open again.
 -- A payment still open takes $3; one already captured keeps its status, its refund decides it.
 --
 -- caller   service.shop.orders.cancel
--- param    $1 id uuid
+-- param    $1 ids uuid[]
 -- param    $2 from_status text
 -- param    $3 payment_status text
 -- param    $4 cause text
 -- param    $5 note text
--- returns  one or none; none = it is no longer in $2
--- locks    orders, carts, payments NO KEY UPDATE; new order_events; to commit
--- waits    for nothing: orders/lock_order holds the rows
+-- returns  many in no order; none = they are no longer in $2
+-- locks    orders, carts, payments NO KEY UPDATE by id; new order_events; to commit
+-- waits    for nothing: orders/lock_orders holds the rows
 -- index    orders_pkey, payments_one_per_order, carts_pkey
--- rows     0..1
+-- rows     0..100 by service.shop.sweep.BATCH, usually 1
 -- guards   never orders_one_live_per_cart -> cart_not_open
 WITH cancelled AS (
     UPDATE orders
@@ -20,7 +20,7 @@ WITH cancelled AS (
         cancelled_at = now(),
         next_attempt_at = NULL,
         attempts = 0
-    WHERE id = $1 AND status = $2 AND $2 IN ('PENDING_PAYMENT', 'PAID')
+    WHERE id = any($1) AND status = $2 AND $2 IN ('PENDING_PAYMENT', 'PAID')
     RETURNING
         id,
         cart_id

@@ -1,4 +1,5 @@
 -- sweep/claim_orders: take orders on which something is due, each put off before it is tried.
+-- session_to_close is of an order whose hold has ended and of whose payment nothing has been heard.
 -- Nothing stays locked while Stripe is asked. An order that keeps failing comes back ever later, up to a minute:
 -- an outage of Stripe must not keep its units for much longer than it lasts. A payment on its way may take days.
 --
@@ -31,4 +32,12 @@ FROM payments
 WHERE orders.id = any(array(SELECT id FROM due)) AND payments.order_id = orders.id
 RETURNING
     orders.id,
-    orders.status;
+    orders.status,
+    CASE
+        WHEN
+            orders.status = 'PENDING_PAYMENT'
+            AND payments.status = 'INITIATED'
+            AND orders.expires_at <= now()
+            AND payments.session_expires_at + interval '10 minutes' >= now()
+            THEN payments.stripe_session_id
+    END AS session_to_close;

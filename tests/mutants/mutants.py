@@ -139,8 +139,8 @@ MUTANTS = [
     Mutant(
         "return_stock: once",
         RETURN,
-        "    INNER JOIN movement ON line.product_id = movement.product_id\n",
-        "",
+        "    FROM movement\n    GROUP BY",
+        "    FROM line\n    GROUP BY",
         RESTOCK,
     ),
     Mutant(
@@ -150,7 +150,13 @@ MUTANTS = [
         "",
         RESTOCK,
     ),
-    Mutant("return_stock: order of locks", RETURN, SORTED_LOCK, UNSORTED_LOCK, locks("return_stock")),
+    Mutant(
+        "return_stock: order of locks",
+        RETURN,
+        "ORDER BY products.id, given.order_id\n    FOR NO KEY UPDATE OF products",
+        UNSORTED_LOCK,
+        locks("return_stock"),
+    ),
     # Transitions
     Mutant(
         "lock_order: cart",
@@ -197,8 +203,8 @@ MUTANTS = [
     Mutant(
         "mark_cancelled: status",
         MARK_CANCELLED,
-        "WHERE id = $1 AND status = $2 AND $2 IN",
-        "WHERE id = $1 AND $2 IN",
+        "WHERE id = any($1) AND status = $2 AND $2 IN",
+        "WHERE id = any($1) AND $2 IN",
         guards("mark_cancelled: status"),
     ),
     Mutant(

@@ -196,7 +196,7 @@ async def test_an_order_that_ends_while_its_checkout_is_asked_again(
         await waiting(database)
         order, after = await orders.lock(database, UUID(first["order_id"])), orders.AfterCommit()
         if becomes == "CANCELLED":
-            await orders.cancel(database, after, order, "EXPIRED")
+            await orders.cancel(database, after, [order], "EXPIRED")
         else:
             await orders.mark_paid(database, after, order, order.hold, "cs_test", "pi_test", None)
     answer = (await asking).json()
@@ -441,7 +441,7 @@ async def test_an_order_cancelled_while_its_session_is_created_leaves_none(
         assert len(payable(stripe)) == 1
         await ask(shop, cart, 409, "checkout_in_progress")
         order = await orders.lock(database, UUID(order_id))
-        await orders.cancel(database, orders.AfterCommit(), order, "EXPIRED")
+        await orders.cancel(database, orders.AfterCommit(), [order], "EXPIRED")
     assert (await asking)["retry_after"] > 0
     assert payable(stripe) == []
     assert (await shop.order(order_id))["payment"]["stripe_session_id"] is None

@@ -66,6 +66,34 @@ async def test_the_end_of_the_hold_closes_the_session_and_gives_all_back(
     await balance(parts, stripe)
 
 
+@pytest.mark.parametrize(
+    "since",
+    [
+        "UPDATE payments SET status = 'PROCESSING' WHERE order_id = $1",
+        "UPDATE payments SET stripe_session_id = 'cs_other' WHERE order_id = $1",
+        "UPDATE orders SET status = 'PAID', paid_at = now() WHERE id = $1",
+    ],
+    ids=["processing", "another session", "paid"],
+)
+async def test_of_orders_cancelled_together_one_that_moved_on_is_left(
+    shop: Shop, stripe: StripeStandin, parts: Parts, database: asyncpg.Connection, since: str
+) -> None:
+    # Of the closed sessions, which would cancel the orders one by one.
+    stripe.set_webhooks(drop=True)
+    product = await shop.product(stock=5)
+    placed = [await shop.placed((product["id"], 1)) for _ in range(3)]
+    closed = {UUID(order["order_id"]): order["payment"]["stripe_session_id"] for order in placed}
+    for order_id, session_id in closed.items():
+        assert await expiry.close(parts, order_id, session_id)
+    moved = UUID(placed[1]["order_id"])
+    await database.execute(since, moved)
+    for _ in range(2):
+        await expiry.cancel_closed(parts, closed)
+    cancelled = await database.fetch("SELECT id FROM orders WHERE status = 'CANCELLED'")
+    assert {row["id"] for row in cancelled} == set(closed) - {moved}
+    assert await shop.stock(product["id"]) == 4
+
+
 @pytest.mark.parametrize("changed_settings", [{"HOLD_SECONDS": "1"}, {"HOLD_SECONDS": "1", "REDIS_URL": DEAD_REDIS}])
 async def test_the_hold_is_a_setting_and_ends_by_itself(
     shop: Shop, stripe: StripeStandin, parts: Parts, worker: None

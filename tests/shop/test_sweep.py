@@ -239,7 +239,7 @@ async def test_with_every_webhook_lost_what_no_session_of_the_last_hours_tells_i
         UUID(late["order_id"]),
     )
     async with parts.pool.acquire() as tx, tx.transaction():
-        await orders.cancel(tx, orders.AfterCommit(), await orders.lock(tx, UUID(late["order_id"])), "EXPIRED")
+        await orders.cancel(tx, orders.AfterCommit(), [await orders.lock(tx, UUID(late["order_id"]))], "EXPIRED")
     await shop.call("POST", f"/products/{product['id']}/stock", 200, {"delta": -1, "reason": "broken"})
     paid = lost.pay(refunded["payment"]["stripe_session_id"])
     await shop.until(refunded["order_id"], "FULFILLED", "SUCCEEDED")

@@ -230,10 +230,11 @@ SCENARIOS = {
     "orders/list_orders": does(run(LAST, 10), none=run(0, 10)),
     "orders/list_orders_by_status": does(run("CANCELLED", LAST, 10), none=run("CANCELLED", 0, 10)),
     "orders/lock_order": does(run(PENDING), none=run(NEW)),
+    "orders/lock_orders": does(run([REORDER, PENDING]), none=run([NEW])),
     "orders/mark_cancelled": does(
-        run(PENDING, "PENDING_PAYMENT", "EXPIRED", "x", None),
-        none=run(PENDING, "PAID", "EXPIRED", "x", None),
-        held=(PENDING,),
+        run([REORDER, PENDING], "PENDING_PAYMENT", "EXPIRED", "x", None),
+        none=run([REORDER, PENDING], "PAID", "EXPIRED", "x", None),
+        held=([REORDER, PENDING],),
     ),
     "orders/mark_paid": does(
         run(CANCELLED, "CANCELLED", 2, "cs_x", "pi_x", None, "x"),
@@ -246,7 +247,7 @@ SCENARIOS = {
     ),
     "orders/mark_processing": does(run(PENDING, "cs_x", "x", 60.0), none=run(PAID, "cs_x", "x", 60.0), held=(PENDING,)),
     "orders/read_order": does(run(PENDING), none=run(NEW)),
-    "orders/return_stock": does(run(PENDING, 1), none=run(CANCELLED, 1)),
+    "orders/return_stock": does(run([REORDER, PENDING], [1, 1]), none=run([CANCELLED], [1])),
     "payment/cart_has_live_order": does(run(PENDING), run(OPEN)),
     "payment/finish_event": does(run("evt_1", "applied", PENDING, True), none=run("evt_x", "applied", None, True)),
     "payment/keep_late_money": does(

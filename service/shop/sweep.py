@@ -106,7 +106,7 @@ async def tidy(parts: Parts) -> None:
 
 
 async def _cancel(parts: Parts, closed: dict[UUID, str]) -> None:
-    """Cancel all in one transaction, which takes PostgreSQL a fifth of the time; should one of them hinder it, each alone."""
+    """Cancel all in one transaction, a fifth of the work for PostgreSQL; should one of them hinder it, each alone."""
     try:
         await expiry.cancel_closed(parts, closed)
     except Exception as error:

@@ -1,4 +1,5 @@
 -- orders/lock_orders: hold many orders for one transition, as orders/lock_order holds one.
+-- That stays beside it: every payment runs it, and this takes up to twice as long for a single order.
 -- All carts by id, then all orders by id, then their payments: in a line with whoever holds one of them.
 --
 -- caller   service.shop.orders.lock_all

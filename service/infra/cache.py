@@ -4,6 +4,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from redis.asyncio import Redis
 
@@ -27,6 +28,8 @@ class PageCache:
         self._patience = patience
         self._asking: asyncio.Task[bytes | None] | None = None
         self._to_ask: asyncio.Task[bytes | None] | None = None
+        # Who is to be told what `_to_ask` learns.
+        self._to_tell: list[Callable[[bytes | None], None]] = []
         self._refill: asyncio.Task[bytes] | None = None
         self._renewal: asyncio.Task[None] | None = None
         # What this process sent last: its generation, the end of its life (monotonic), its bytes.
@@ -40,7 +43,8 @@ class PageCache:
         if self._unheard():
             tell(None)
         else:
-            self._next_question().add_done_callback(lambda question: tell(self._confirmed(question)))
+            self._next_question()
+            self._to_tell.append(tell)
 
     async def page(self, render: Callable[[], Awaitable[bytes]]) -> bytes:
         """The cached page; `render` reads it from the tables where there is none or no Redis.
@@ -75,9 +79,11 @@ class PageCache:
         held_generation, end, held = self._held
         return held if generation == held_generation and time.monotonic() < end else None
 
-    def _confirmed(self, question: asyncio.Task[bytes | None]) -> bytes | None:
+    def _tell(self, waiting: list[Callable[[bytes | None], None]], question: asyncio.Task[bytes | None]) -> None:
         generation = None if question.cancelled() or question.exception() else question.result()
-        return None if generation is None else self._held_under(generation)
+        page = None if generation is None else self._held_under(generation)
+        for tell in waiting:
+            tell(page)
 
     def _next_question(self) -> asyncio.Task[bytes | None]:
         """Learns the generation by a question that is sent after this was called; one serves all who wait by then.
@@ -86,6 +92,8 @@ class PageCache:
         """
         if self._to_ask is None:
             self._to_ask = asyncio.create_task(self._ask_next(self._asking))
+            self._to_tell = []
+            self._to_ask.add_done_callback(partial(self._tell, self._to_tell))
         return self._to_ask
 
     async def _ask_next(self, before: asyncio.Task[bytes | None] | None) -> bytes | None:

@@ -255,10 +255,15 @@ async def test_what_is_written_in_one_turn_goes_out_by_one_call() -> None:
         said: list[bytes | str] = []  # noqa: RUF012 - one for the test
 
         def write(self, data: bytes) -> None:
+            # As uvloop has it.
+            assert not self.is_closing(), "the handler is closed"
             self.said.append(data)
 
         def close(self) -> None:
             self.said.append("closed")
+
+        def is_closing(self) -> bool:
+            return "closed" in self.said
 
     transport = Transport()
     joined = Joined(transport, asyncio.get_running_loop())  # type: ignore[arg-type]
@@ -266,8 +271,15 @@ async def test_what_is_written_in_one_turn_goes_out_by_one_call() -> None:
     joined.write(b"body")
     assert transport.said == []
     await asyncio.sleep(0)
-    assert transport.said == [b"head body"]
+    joined.write(b"head of the next")
+    joined.write_whole(b"page")
+    assert transport.said == [b"head body", b"head of the next", b"page"]
     joined.write(b"last")
     joined.close()
     await asyncio.sleep(0)
-    assert transport.said == [b"head body", b"last", "closed"]
+    assert transport.said[3:] == [b"last", "closed"]
+    # Who has gone is written nothing more.
+    joined.write_whole(b"page")
+    joined.write(b"head ")
+    joined._flush()
+    assert transport.said[3:] == [b"last", "closed"]

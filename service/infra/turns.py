@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Hashable
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
 from weakref import WeakValueDictionary
@@ -32,8 +32,13 @@ class Turns:
         self._waiting = 0
         self._free_at = time.monotonic()
 
+    @property
+    def full(self) -> bool:
+        """Whether who enters now has to wait."""
+        return self._places.locked()
+
     async def __aenter__(self) -> None:
-        if not self._places.locked():
+        if not self.full:
             self._free_at = time.monotonic()
             # At once, and without the cost of a time limit.
             await self._places.acquire()
@@ -63,15 +68,43 @@ class Lanes:
         self._places = places
         # A lane is there for as long as somebody is in it.
         self._lanes: WeakValueDictionary[Hashable, Turns] = WeakValueDictionary()
+        self._waiting = 0
+
+    @property
+    def crowded(self) -> bool:
+        """Whether anybody waits for a place."""
+        return self._waiting > 0
 
     @asynccontextmanager
-    async def enter(self, *names: Hashable) -> AsyncIterator[None]:
-        """Have a place in the lane of each name. Callers give several names in one order, as with locks."""
+    async def enter(self, *names: Hashable) -> AsyncIterator[Callable[..., Awaitable[bool]]]:
+        """Have a place in the lane of each name. Callers give several names in one order, as with locks.
+
+        Yields `also(*names)` for who must not wait: it enters those lanes too if each has a place free, and says
+        whether it did.
+        """
         async with AsyncExitStack() as stack:
-            for name in names:
-                lane = self._lanes.setdefault(name, Turns(self._places))
-                await stack.enter_async_context(lane)
-            yield
+            entered: dict[Hashable, Turns] = {}
+
+            async def also(*names: Hashable) -> bool:
+                lanes = {name: self._lane(name) for name in names if name not in entered}
+                if any(lane.full for lane in lanes.values()):
+                    return False
+                for lane in lanes.values():
+                    await stack.enter_async_context(lane)
+                entered.update(lanes)
+                return True
+
+            self._waiting += 1
+            try:
+                for name in names:
+                    entered[name] = self._lane(name)
+                    await stack.enter_async_context(entered[name])
+            finally:
+                self._waiting -= 1
+            yield also
+
+    def _lane(self, name: Hashable) -> Turns:
+        return self._lanes.setdefault(name, Turns(self._places))
 
 
 def _busy() -> ShopError:

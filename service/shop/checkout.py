@@ -1,7 +1,6 @@
 """Checkout: reserve the stock in one transaction, create the Stripe session without one, attach it in a second."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -25,9 +24,9 @@ ATTEMPTS = 3
 
 @dataclass(slots=True)
 class ClosedCart:
-    """The cart that this checkout closed."""
+    """What the cart that this checkout closed is of."""
 
-    id: UUID
+    product_ids: list[int]
 
 
 @dataclass(slots=True)
@@ -115,6 +114,10 @@ class NotReserved(Exception):
     """Some line could not be had; raised to roll the cart's closing back."""
 
 
+class Crowded(NotReserved):
+    """Others wait for one of the products; raised to wait among them with no connection held."""
+
+
 async def checkout(
     parts: Parts,
     key: Key | None,
@@ -132,20 +135,7 @@ async def checkout(
     for _ in range(ATTEMPTS):
         order_id = uuid4()
         try:
-            async with queue(parts, cart_id, client):
-                placed = await transact(
-                    parts.pool,
-                    partial(
-                        reserve,
-                        parts=parts,
-                        key=key,
-                        cart_id=cart_id,
-                        order_id=order_id,
-                        expected_total_minor=expected_total_minor,
-                        client=client,
-                    ),
-                    repeatable=True,
-                )
+            placed = await place(parts, key, cart_id, order_id, expected_total_minor, client)
         except NotReserved:
             if refused := await refusal(parts, cart_id, expected_total_minor):
                 raise refused from None
@@ -166,17 +156,42 @@ async def checkout(
     raise ShopError("busy", "The cart or its products keep changing; try again.")
 
 
-@asynccontextmanager
-async def queue(parts: Parts, cart_id: UUID, client: bytes | None) -> AsyncIterator[None]:
-    """Wait for a turn as this client and at each of the cart's products, with no connection held.
+async def place(
+    parts: Parts,
+    key: Key | None,
+    cart_id: UUID,
+    order_id: UUID,
+    expected_total_minor: int | None,
+    client: bytes | None = None,
+) -> Reserved | UUID | Answer | None:
+    """`reserve` in a transaction of its own, in turn as this client and at each of the cart's products.
 
     Else the buyers of one product that everybody wants would wait for its lock in all connections there are, and
-    nobody could buy anything else.
+    nobody could buy anything else. Which products those are is looked up first only where somebody waits for one.
     """
-    async with connection(parts.pool) as reader:
-        lines = await LIST_PRODUCTS.all(reader, cart_id)
-    async with parts.lanes.enter(*([client] if client else []), *(line.product_id for line in lines)):
-        yield
+
+    async def in_turn(*, look: bool) -> Reserved | UUID | Answer | None:
+        names: list[Hashable] = [client] if client else []
+        if look:
+            async with connection(parts.pool) as reader:
+                names += [line.product_id for line in await LIST_PRODUCTS.all(reader, cart_id)]
+        async with parts.lanes.enter(*names) as also:
+            work = partial(
+                reserve,
+                parts=parts,
+                key=key,
+                cart_id=cart_id,
+                order_id=order_id,
+                expected_total_minor=expected_total_minor,
+                client=client,
+                also=also,
+            )
+            return await transact(parts.pool, work, repeatable=True)
+
+    try:
+        return await in_turn(look=parts.lanes.crowded)
+    except Crowded:
+        return await in_turn(look=True)
 
 
 async def reserve(
@@ -187,19 +202,24 @@ async def reserve(
     order_id: UUID,
     expected_total_minor: int | None,
     client: bytes | None = None,
+    also: Callable[..., Awaitable[bool]] | None = None,
 ) -> Reserved | UUID | Answer | None:
     """Close the cart, take the stock, write the order.
 
     Instead the id of the order that the cart has already, or the answer that the key has; None where the cart
-    opened again in between. Raises NotReserved when a line, the total or the cart does not allow it.
+    opened again in between. Raises NotReserved when a line, the total or the cart does not allow it, Crowded when
+    `also`, of the lanes that the caller is in, finds no place at one of the products.
     """
     if replay := await idempotency.begin(tx, key):
         return replay
-    if await CLOSE_CART.maybe(tx, cart_id) is None:
+    closed = await CLOSE_CART.maybe(tx, cart_id)
+    if closed is None:
         found = await FIND_ORDER.maybe(tx, cart_id)
         if found is None:
             raise not_found("cart")
         return found.order_id
+    if also and not await also(*closed.product_ids):
+        raise Crowded
     settings = parts.settings
     if client is not None:
         await limit(tx, client, settings.max_pending_per_client)

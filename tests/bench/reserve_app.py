@@ -4,7 +4,6 @@
 """
 
 import sys
-from functools import partial
 from uuid import uuid4
 
 import uvicorn
@@ -15,7 +14,6 @@ from service.http import carts, responses
 from service.http.carts import CheckoutRequest
 from service.http.protocol import UVICORN
 from service.http.requests import CartId, parts_of, read, uuid_id
-from service.infra.db import transact
 from service.shop import checkout
 
 
@@ -29,18 +27,7 @@ async def reserve(request: Request, cart_id: CartId) -> Response:
     """The first of checkout's transactions, decoded, retried and answered as the service does it."""
     wanted, key = await read(request, CheckoutRequest)
     parts, order_id, found = parts_of(request), uuid4(), uuid_id(cart_id, "cart")
-    async with checkout.queue(parts, found, None):
-        placed = await transact(
-            parts.pool,
-            partial(
-                checkout.reserve,
-                parts=parts,
-                key=key,
-                cart_id=found,
-                order_id=order_id,
-                expected_total_minor=wanted.expected_total_minor,
-            ),
-        )
+    placed = await checkout.place(parts, key, found, order_id, wanted.expected_total_minor)
     assert isinstance(placed, checkout.Reserved)
     return responses.json({"order_id": order_id}, 201)
 

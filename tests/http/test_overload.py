@@ -312,3 +312,25 @@ async def test_lanes_are_apart_and_gone_when_empty() -> None:
     await asyncio.gather(*blocked)
     assert sorted(inside) == ["a", "b", "bc", "c"]
     assert len(lanes._lanes) == 0
+
+
+async def enter_and_leave(lanes: Lanes, name: str) -> None:
+    async with lanes.enter(name):
+        pass
+
+
+async def test_who_must_not_wait_enters_lanes_that_have_a_place() -> None:
+    lanes = Lanes(1)
+    async with lanes.enter("a") as also:
+        assert await also("a", "b")
+        async with lanes.enter("c") as other:
+            assert not await also("c", "d")
+            # Of those none was entered.
+            assert await other("d")
+            assert not await other("b")
+            assert not lanes.crowded
+            late = asyncio.create_task(enter_and_leave(lanes, "b"))
+            await asyncio.sleep(0)
+            assert lanes.crowded
+    await late
+    assert not lanes.crowded

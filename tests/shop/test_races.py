@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -231,3 +232,23 @@ async def test_a_checkout_under_way_shuts_out_others_but_not_add_to_cart(
         await reserving.rollback()
     await shop.checkout(filling)
     assert await shop.stock(tent["id"]) == 9
+
+
+async def test_who_comes_upon_a_crowd_waits_in_it_without_a_connection(
+    shop: Shop, api_parts: Parts, database: asyncpg.Connection
+) -> None:
+    tent = await shop.product()
+    cart = UUID(await shop.cart((tent["id"], 1)))
+
+    async def waits() -> bool:
+        return api_parts.lanes.crowded and api_parts.pool.get_idle_size() == api_parts.pool.get_size()
+
+    async with AsyncExitStack() as crowd:
+        for _ in range(api_parts.settings.db_pool_size // 3):
+            await crowd.enter_async_context(api_parts.lanes.enter(tent["id"]))
+        placing = asyncio.create_task(checkout.place(api_parts, None, cart, uuid4(), None))
+        assert await eventually(waits)
+        assert not placing.done()
+        assert await database.fetchval("SELECT status FROM carts WHERE id = $1", cart) == "OPEN"
+    assert isinstance(await placing, checkout.Reserved)
+    assert not api_parts.lanes.crowded

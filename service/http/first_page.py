@@ -21,8 +21,8 @@ _TELLING = frozenset({b"content-length", b"transfer-encoding", b"expect", b"orig
 class FirstPage:
     """Writes the page that the cache has as the bytes of an answer, the very ones that the route would give.
 
-    No task, no messages, and a head that is made once: less than half of the processor time that the route takes
-    (tests/bench/README.md). What is not plainly that, or not in the cache, goes the way of every request.
+    No task, no messages, and a head that is made once: tests/bench/README.md has what that saves. What is not plainly
+    that, or not in the cache, goes the way of every request.
     """
 
     def __init__(self, state: State) -> None:

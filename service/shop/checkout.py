@@ -114,7 +114,7 @@ class NotReserved(Exception):
     """Some line could not be had; raised to roll the cart's closing back."""
 
 
-class Crowded(NotReserved):
+class Crowded(Exception):
     """Others wait for one of the products; raised to wait among them with no connection held."""
 
 
@@ -136,6 +136,8 @@ async def checkout(
         order_id = uuid4()
         try:
             placed = await place(parts, key, cart_id, order_id, expected_total_minor, client)
+        except Crowded:
+            continue
         except NotReserved:
             if refused := await refusal(parts, cart_id, expected_total_minor):
                 raise refused from None
@@ -164,14 +166,15 @@ async def place(
     expected_total_minor: int | None,
     client: bytes | None = None,
 ) -> Reserved | UUID | Answer | None:
-    """`reserve` in a transaction of its own, in turn as this client and at each of the cart's products.
+    """`reserve` in a transaction of its own, in turn as this client, with this cart and at each of its products.
 
     Else the buyers of one product that everybody wants would wait for its lock in all connections there are, and
-    nobody could buy anything else. Which products those are is looked up first only where somebody waits for one.
+    nobody could buy anything else. Which products those are is looked up first only where anybody waits in a lane.
+    Raises Crowded where they changed since, and what `reserve` does.
     """
 
     async def in_turn(*, look: bool) -> Reserved | UUID | Answer | None:
-        names: list[Hashable] = [client] if client else []
+        names: list[Hashable] = [client, cart_id] if client else [cart_id]
         if look:
             async with connection(parts.pool) as reader:
                 names += [line.product_id for line in await LIST_PRODUCTS.all(reader, cart_id)]

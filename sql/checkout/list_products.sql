@@ -1,5 +1,5 @@
 -- checkout/list_products: the products that a checkout is going to lock.
--- Read before its transaction where somebody queues for one; what the cart holds is read again under its lock.
+-- Read before its transaction where anybody queues; what the cart holds is read again under its lock.
 --
 -- caller   service.shop.checkout.place
 -- param    $1 cart_id uuid

@@ -243,6 +243,25 @@ async def test_a_cart_that_everybody_edits_leaves_the_others_alone(
     assert {answer.status_code for answer in await asyncio.gather(*edits)} <= {200, 503}
 
 
+async def test_a_cart_that_is_checked_out_again_and_again_leaves_the_others_alone(
+    shop: Shop, stripe: HeldStripe, database: asyncpg.Connection, crowd: Any
+) -> None:
+    stripe.go.set()
+    tent, mug = await shop.product(), await shop.product(name="Mug")
+    cart, other = await shop.cart((tent["id"], 1)), await shop.cart()
+    async with database.transaction():
+        await database.execute("SELECT FROM products WHERE id = $1 FOR NO KEY UPDATE", tent["id"])
+        checkouts = crowd(20 * [cart])
+        await waiting(database, 3)
+        await shop.add(other, mug["id"])
+        assert await blocked(database) <= 3
+    outcomes: Outcomes = Counter(await asyncio.gather(*checkouts))
+    # While one of them creates the session the others are told so.
+    assert set(outcomes) <= {(201, None), (200, None), (409, "checkout_in_progress"), (503, "busy")}
+    assert outcomes[201, None] <= 1
+    assert await shop.stock(tent["id"]) == 9
+
+
 async def in_line(turns: Turns, served: list[int], number: int) -> None:
     async with turns:
         served.append(number)

@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -234,21 +234,33 @@ async def test_a_checkout_under_way_shuts_out_others_but_not_add_to_cart(
     assert await shop.stock(tent["id"]) == 9
 
 
+@asynccontextmanager
+async def crowd_at(parts: Parts, product_id: int) -> AsyncIterator[None]:
+    """All places at a product taken."""
+    async with AsyncExitStack() as crowd:
+        for _ in range(parts.settings.db_pool_size // 3):
+            await crowd.enter_async_context(parts.lanes.enter(product_id))
+        yield
+
+
 async def test_who_comes_upon_a_crowd_waits_in_it_without_a_connection(
     shop: Shop, api_parts: Parts, database: asyncpg.Connection
 ) -> None:
-    tent = await shop.product()
-    cart = UUID(await shop.cart((tent["id"], 1)))
+    tent, mug = await shop.product(), await shop.product(name="Mug")
+    cart = await shop.cart((tent["id"], 1))
 
     async def waits() -> bool:
-        return api_parts.lanes.crowded and api_parts.pool.get_idle_size() == api_parts.pool.get_size()
+        status = await database.fetchval("SELECT status FROM carts WHERE id = $1", UUID(cart))
+        pool = api_parts.pool
+        return api_parts.lanes.crowded and pool.get_idle_size() == pool.get_size() and status == "OPEN"
 
-    async with AsyncExitStack() as crowd:
-        for _ in range(api_parts.settings.db_pool_size // 3):
-            await crowd.enter_async_context(api_parts.lanes.enter(tent["id"]))
-        placing = asyncio.create_task(checkout.place(api_parts, None, cart, uuid4(), None))
+    async with crowd_at(api_parts, mug["id"]):
+        async with crowd_at(api_parts, tent["id"]):
+            placing = asyncio.create_task(checkout.checkout(api_parts, None, UUID(cart), None))
+            assert await eventually(waits)
+            # Whoever looked what the cart held before it waited, comes upon another crowd.
+            await shop.add(cart, mug["id"])
         assert await eventually(waits)
         assert not placing.done()
-        assert await database.fetchval("SELECT status FROM carts WHERE id = $1", cart) == "OPEN"
-    assert isinstance(await placing, checkout.Reserved)
+    assert (await placing).status == 201
     assert not api_parts.lanes.crowded

@@ -143,7 +143,9 @@ async def _serve_jobs(parts: Parts, stopping: asyncio.Event) -> None:
             ctx={"parts": parts},
             handle_signals=False,
             job_timeout=JOB_SECONDS,
-            poll_delay=0.1,
+            # What is woken waits for half of it. Asking Redis so often takes 2 % of a core; 0.1 s made a purchase three
+            # times as long.
+            poll_delay=0.02,
             max_jobs=10,
             job_serializer=orjson.dumps,
             job_deserializer=orjson.loads,

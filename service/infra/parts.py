@@ -40,9 +40,12 @@ async def open_parts(
     redis, patience, stripe = open_redis(settings), Patience(), Stripe(settings)
     # A third of the connections keeps a lock busy: while one commits, the next waits at the server already.
     lanes = Lanes(max(1, settings.db_pool_size // 3))
+    # Redis is asked for the page's generation all the time: by a connection of its own, as one of the pool is first
+    # looked at for what it might have to read, which takes two turns of the loop.
+    asking = redis.client()
     try:
         pool = await db.open_pool(settings, name, statement_seconds)
-        cache, queue = PageCache(redis, patience), Queue(redis, patience)
+        cache, queue = PageCache(asking, patience), Queue(redis, patience)
         try:
             yield Parts(settings, pool, lanes, redis, patience, cache, queue, stripe)
         finally:
@@ -53,4 +56,5 @@ async def open_parts(
                     await pool.close()
     finally:
         await stripe.close()
+        await asking.aclose()
         await redis.aclose(close_connection_pool=True)

@@ -11,6 +11,7 @@ from arq.constants import job_key_prefix
 from arq.jobs import serialize_job
 from arq.utils import timestamp_ms
 from redis.asyncio import BlockingConnectionPool, ConnectionPool
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from service.infra.patience import Patience
 from service.settings import Settings
@@ -27,7 +28,14 @@ def open_redis(settings: Settings) -> ArqRedis:
     """A client that connects when first used, speaks bytes, and sends jobs as JSON instead of pickles."""
     # One that lets a crowd wait: an error there would be taken for a Redis that is gone.
     pool: ConnectionPool = BlockingConnectionPool.from_url(
-        settings.redis_url, max_connections=64, timeout=1, socket_connect_timeout=1, health_check_interval=0
+        settings.redis_url,
+        max_connections=64,
+        timeout=1,
+        socket_connect_timeout=1,
+        health_check_interval=0,
+        # Once, on a new connection: Redis may have closed one that nobody used. What is asked may be asked twice, at
+        # worst a request is counted twice.
+        retry_on_error=[RedisConnectionError],
     )
     return ArqRedis(pool, job_serializer=orjson.dumps, job_deserializer=orjson.loads, default_queue_name=QUEUE)
 

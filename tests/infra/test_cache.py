@@ -337,6 +337,17 @@ class TestRedisTroubled:
             assert time.monotonic() - started < 20
             assert await listing(shop) == [(tent, "Tent 2", True)]
 
+    async def test_that_it_closed_what_nobody_used_is_not_noticed(
+        self, shop: Shop, redis: Redis, tried: Tried, database: asyncpg.Connection
+    ) -> None:
+        tent = (await shop.product())["id"]
+        assert await listing(shop) == [(tent, "Tent", True)]
+        await database.execute("UPDATE products SET name = 'changed behind its back'")
+        await redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        # Still by the cache.
+        assert await listing(shop) == [(tent, "Tent", True)]
+        assert tried.errors == []
+
     async def test_full_it_still_forgets(self, shop: Shop, other: Shop, redis: Redis) -> None:
         tent = (await shop.product())["id"]
         for who in (shop, other):

@@ -3,7 +3,6 @@
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -179,17 +178,11 @@ async def place(
             async with connection(parts.pool) as reader:
                 names += [line.product_id for line in await LIST_PRODUCTS.all(reader, cart_id)]
         async with parts.lanes.enter(*names) as also:
-            work = partial(
-                reserve,
-                parts=parts,
-                key=key,
-                cart_id=cart_id,
-                order_id=order_id,
-                expected_total_minor=expected_total_minor,
-                client=client,
-                also=also,
+            return await transact(
+                parts.pool,
+                lambda tx: reserve(tx, parts, key, cart_id, order_id, expected_total_minor, client, also),
+                repeatable=True,
             )
-            return await transact(parts.pool, work, repeatable=True)
 
     try:
         return await in_turn(look=parts.lanes.crowded)

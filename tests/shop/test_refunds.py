@@ -16,7 +16,7 @@ from service.infra.parts import Parts
 from service.infra.stripe import Stripe, StripeUnknown
 from service.shop import fulfilment, payment, reconcile, refunds, sweep
 from tests.books import Event, all_due, balance, deliver, emitted, event
-from tests.client import Shop
+from tests.client import Shop, waiting
 
 COMPLETED = "checkout.session.completed"
 DAY = 86_400
@@ -125,12 +125,17 @@ async def test_late_money_goes_back_once_where_nothing_can_stand_for_it(
 
 
 async def test_late_money_for_few_units_left_goes_to_as_many_as_there_are(
-    shop: Shop, stripe: StripeStandin, parts: Parts
+    shop: Shop, stripe: StripeStandin, parts: Parts, database: asyncpg.Connection
 ) -> None:
     product = await shop.product(stock=5)
     orders = [await late(shop, stripe, (product["id"], 1)) for _ in range(5)]
     await take_out(shop, product, 3)
-    outcomes = await asyncio.gather(*(deliver(shop, sent) for _, sent in orders))
+    async with database.transaction():
+        await database.execute("SELECT FROM products FOR NO KEY UPDATE")
+        deliveries = [asyncio.create_task(deliver(shop, sent)) for _, sent in orders]
+        # All have a snapshot by then in which there are two.
+        await waiting(database, 5)
+    outcomes = await asyncio.gather(*deliveries)
     assert sorted(outcomes) == [*["applied"] * 2, *["late_money_refunded"] * 3]
     await sweep.sweep(parts)
     assert await shop.stock(product["id"]) == 0

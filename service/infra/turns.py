@@ -83,7 +83,7 @@ class Lanes:
         whether it did.
         """
         async with AsyncExitStack() as stack:
-            entered: dict[Hashable, Turns] = {}
+            entered = set(names)
 
             async def also(*names: Hashable) -> bool:
                 lanes = {name: self._lane(name) for name in names if name not in entered}
@@ -97,8 +97,7 @@ class Lanes:
             self._waiting += 1
             try:
                 for name in names:
-                    entered[name] = self._lane(name)
-                    await stack.enter_async_context(entered[name])
+                    await stack.enter_async_context(self._lane(name))
             finally:
                 self._waiting -= 1
             yield also

@@ -5,8 +5,8 @@
 -- param    $2 product_id bigint
 -- param    $3 quantity integer
 -- returns  none
--- locks    carts, products KEY SHARE; cart_items NO KEY UPDATE; new cart_items; to commit
--- waits    for nothing: cart/open_for_product holds the cart, and nothing locks a product FOR UPDATE
+-- locks    carts KEY SHARE; cart_items NO KEY UPDATE; new cart_items; to commit
+-- waits    for nothing: cart/open_for_product holds the cart
 -- index    cart_items_pkey
 -- rows     1
 -- guards   cart_items_quantity_range -> invalid

@@ -1,7 +1,8 @@
 -- checkout/reserve: lock the products, check every line, take the stock and write the order, or do nothing.
 -- One statement, as each round trip under these locks is what limits a product that everybody wants.
--- FOR NO KEY UPDATE shuts out every other checkout just as FOR UPDATE would, but lets lines be added to carts
--- meanwhile: their foreign key takes KEY SHARE. Sorted by id, two checkouts never wait for each other in a circle.
+-- FOR NO KEY UPDATE excludes every other checkout, as FOR UPDATE would. Sorted by id, two checkouts never deadlock.
+-- Nothing may take KEY SHARE of a product beside this statement, as a foreign key would: with that lock alive, the
+-- UPDATE starts again at the row's old version and deadlocks with others that wait there.
 --
 -- caller   service.shop.checkout.reserve
 -- param    $1 order_id uuid

@@ -145,6 +145,9 @@ KEY, NEW_KEY, BODY = (hashlib.sha256(text).digest() for text in (b"new", b"unuse
 CLIENT = BODY[:16]
 
 SCENARIOS = {
+    "audit/cart_lines_have_products": does(
+        run(before=f"UPDATE cart_items SET product_id = {NO_PRODUCT} - product_id"), none=run()
+    ),
     "audit/history_is_legal": does(run(before="DELETE FROM order_events"), none=run()),
     "audit/nothing_is_overdue": does(
         run(before="UPDATE orders SET expires_at = '2000-01-01', paid_at = paid_at - interval '1 month'"), none=run()

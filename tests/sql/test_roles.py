@@ -71,7 +71,7 @@ ALLOWED = {
         "products": {**READ, "UPDATE": "stock updated_at"},
         "stock_movements": LEDGER,
         "carts": {**READ, "UPDATE": "status updated_at", "DELETE": ALL},
-        "cart_items": NOTHING,
+        "cart_items": READ,
         "orders": {
             **READ,
             "UPDATE": "status email hold paid_at fulfilled_at cancelled_at next_attempt_at attempts",

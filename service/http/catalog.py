@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import Field, StringConstraints, field_validator
 
-from service.errors import invalid
+from service.errors import invalid, not_found
 from service.http import responses
 from service.http.requests import (
     BIGINT_MAX,
@@ -21,6 +21,7 @@ from service.http.requests import (
     Query,
     Slug,
     integer_id,
+    is_staff_request,
     parts_of,
     read,
     read_query,
@@ -199,8 +200,10 @@ async def list_products(request: Request) -> Response:
     openapi_extra={"parameters": [request_header("If-None-Match", "The `ETag` of the copy at hand.")]},
 )
 async def get_product(request: Request, product_id: ProductId) -> Response:
-    """One product; 304 when `If-None-Match` names what it still is."""
+    """One product; 304 when `If-None-Match` names what it still is. An inactive one is shown to staff only."""
     product = await catalog.get_product(parts_of(request), integer_id(product_id, "product"))
+    if not product.active and not is_staff_request(request):
+        raise not_found("product")
     if _names(request.headers.get("if-none-match", ""), product.etag):
         return Response(status_code=304, headers={"ETag": product.etag})
     return _with_etag(product)

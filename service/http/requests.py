@@ -21,6 +21,8 @@ BIGINT_MAX = 2**63 - 1
 # Printable ASCII without spaces at its ends.
 IDEMPOTENCY_KEY = "[!-~]([ -~]{0,253}[!-~])?"
 
+UUID_FORM = r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
+
 ProductId = Annotated[str, Path(description="A product's id")]
 CategoryId = Annotated[str, Path(description="A category's id")]
 CartId = Annotated[str, Path(description="A cart's UUID")]
@@ -105,9 +107,14 @@ def is_staff(authorization: str, token: str) -> bool:
 
 async def staff(request: Request, _: object = _BEARER) -> None:
     """Refuse whoever does not bring the ADMIN_TOKEN, where there is one."""
-    token = parts_of(request).settings.admin_token
-    if token and not is_staff(request.headers.get("authorization", ""), token):
+    if not is_staff_request(request):
         raise ShopError("unauthorized", "This call is for the shop's staff.")
+
+
+def is_staff_request(request: Request) -> bool:
+    """Whether a request brings the ADMIN_TOKEN; without one everybody is staff."""
+    token = parts_of(request).settings.admin_token
+    return not token or is_staff(request.headers.get("authorization", ""), token)
 
 
 async def read_bytes(request: Request, limit: int = BODY_LIMIT) -> bytes:
@@ -182,8 +189,25 @@ def _key(request: Request, body: bytes) -> Key | None:
         return None
     if len(keys) > 1 or not re.fullmatch(IDEMPOTENCY_KEY, keys[0]):
         raise invalid("/Idempotency-Key", "is one header of 1 to 255 printable ASCII characters")
-    authorization = request.headers.get("authorization", "")
-    return Key.of(request.method, request.url.path, authorization, keys[0], body)
+    # Decoded, and its UUIDs as we write them: a key belongs to a cart or an order, however its id is spelled.
+    path = re.sub(UUID_FORM, lambda found: found[0].lower(), request.scope["path"])
+    principal = _principal(request)
+    return None if principal is None else Key.of(request.method, path, principal, keys[0], body)
+
+
+def _principal(request: Request) -> str | None:
+    """Who else may get the stored response of a key; None if nobody can be told apart.
+
+    Staff calls are one principal, whatever their token. A customer's call names a cart or an order, whose id only its
+    customer knows, except for a new cart: that is the client's.
+    """
+    if any(guard.dependency is staff for guard in request.scope["route"].dependencies):
+        return "admin"
+    if request.scope["path"] == "/carts":
+        client = request.app.state.clients.digest(request.scope)
+        # Without an address, strangers would share the cart. A second, empty cart does no harm.
+        return None if client is None else f"client:{client.hex()}"
+    return ""
 
 
 def integer_id(text: str, what: str) -> int:
@@ -195,6 +219,6 @@ def integer_id(text: str, what: str) -> int:
 
 def uuid_id(text: str, what: str) -> UUID:
     """A cart's or order's id; one of impossible form is simply not there."""
-    if re.fullmatch(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", text):
+    if re.fullmatch(UUID_FORM, text):
         return UUID(text)
     raise not_found(what)

@@ -44,9 +44,9 @@ class Key:
     request_digest: bytes
 
     @classmethod
-    def of(cls, method: str, path: str, authorization: str, key: str, body: bytes) -> "Key":
-        """Scoped by method, path and authorization."""
-        scope = orjson.dumps([method, path, authorization, key])
+    def of(cls, method: str, path: str, principal: str, key: str, body: bytes) -> "Key":
+        """Scoped by method, path (its ids in one spelling) and principal: who may share the key's stored response."""
+        scope = orjson.dumps([method, path, principal, key])
         return cls(hashlib.sha256(scope).digest(), hashlib.sha256(body).digest())
 
 

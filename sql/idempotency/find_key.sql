@@ -1,12 +1,14 @@
 -- idempotency/find_key: what was answered to the first request with this key.
 -- A statement after the lock, as its snapshot must be newer than what the lock waited out.
+-- A checkout's stored response is forgotten once its order was cancelled, also if a late payment then revived it: its
+-- hold is above 1.
 --
 -- caller   service.shop.idempotency.begin
 -- param    $1 id bytea
--- returns  one or none; none = the key is new, or older than 24 hours
+-- returns  one or none; none = the key is new, older than 24 hours, or its order was cancelled
 -- locks    none
 -- waits    none
--- index    idempotency_keys_pkey
+-- index    idempotency_keys_pkey, orders_pkey
 -- rows     0..1
 -- guards   none
 SELECT
@@ -15,4 +17,11 @@ SELECT
     location,
     answer
 FROM idempotency_keys
-WHERE id = $1 AND created_at > now() - interval '24 hours';
+WHERE
+    id = $1
+    AND created_at > now() - interval '24 hours'
+    AND NOT EXISTS (
+        SELECT
+        FROM orders
+        WHERE orders.id = idempotency_keys.order_id AND (orders.status = 'CANCELLED' OR orders.hold > 1)
+    );

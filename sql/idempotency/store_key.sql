@@ -1,5 +1,6 @@
 -- idempotency/store_key: keep a key with its answer; a checkout's comes later than the key, so both may be null.
--- An answer once given stays, until its 24 hours are over: a checkout answers without idempotency/lock_key.
+-- A stored response stays for 24 hours, or until its order was cancelled, as in idempotency/find_key: a checkout stores
+-- it without idempotency/lock_key.
 --
 -- caller   service.shop.idempotency.finish
 -- param    $1 id bytea
@@ -12,7 +13,7 @@
 -- locks    idempotency_keys NO KEY UPDATE; orders KEY SHARE; new idempotency_keys; to commit
 -- waits    on idempotency_keys for a checkout with the same key that is being answered; 55P03 after lock_timeout ->
 --          busy
--- index    idempotency_keys_pkey
+-- index    idempotency_keys_pkey, orders_pkey
 -- rows     0..1
 -- guards   none
 INSERT INTO idempotency_keys (id, request_digest, order_id, status, location, answer)
@@ -25,4 +26,11 @@ ON CONFLICT (id) DO UPDATE
         location = excluded.location,
         answer = excluded.answer,
         created_at = now()
-    WHERE idempotency_keys.status IS NULL OR idempotency_keys.created_at <= now() - interval '24 hours';
+    WHERE
+    idempotency_keys.status IS NULL
+    OR idempotency_keys.created_at <= now() - interval '24 hours'
+    OR EXISTS (
+        SELECT
+        FROM orders
+        WHERE orders.id = idempotency_keys.order_id AND (orders.status = 'CANCELLED' OR orders.hold > 1)
+    );

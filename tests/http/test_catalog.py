@@ -201,6 +201,46 @@ async def test_deactivating_takes_off_sale_and_twice_is_once(shop: Shop) -> None
     await shop.call("DELETE", "/products/404", 404)
 
 
+class TestStaff:
+    """With an ADMIN_TOKEN, what is off sale is theirs alone."""
+
+    @pytest.fixture
+    def changed_settings(self) -> dict[str, str]:
+        return {"ADMIN_TOKEN": "token"}
+
+    async def test_an_inactive_product_is_shown_to_staff_only(self, shop: Shop) -> None:
+        staff = {"Authorization": "Bearer token"}
+        hidden, shown = [
+            await shop.call(
+                "POST",
+                "/products",
+                201,
+                {"name": "Tent", "price_minor": 1250, "currency": "EUR", "stock": 10, "active": active},
+                **staff,
+            )
+            for active in (False, True)
+        ]
+        for name, product, credentials, status in (
+            ("a stranger", hidden, {}, 404),
+            ("a stranger with a guess", hidden, {"Authorization": "Bearer guess"}, 404),
+            ("staff", hidden, staff, 200),
+            ("a stranger", shown, {}, 200),
+        ):
+            for method in ("GET", "HEAD"):
+                for cached in ({}, {"If-None-Match": "*"}, {"If-None-Match": '"1-10"'}):
+                    answer = await shop.http.request(
+                        method, f"/products/{product['id']}", headers={**credentials, **cached}
+                    )
+                    expected = 304 if cached and status == 200 else status
+                    assert answer.status_code == expected, (name, method, cached)
+                    assert "Tent" not in answer.text or status == 200
+        missing = await shop.http.get("/products/404")
+        refused = await shop.http.get(f"/products/{hidden['id']}")
+        assert refused.json() == missing.json()
+        await shop.call("DELETE", f"/products/{shown['id']}", 204, **staff)
+        await shop.call("GET", f"/products/{shown['id']}", 404)
+
+
 async def test_every_stock_move_is_in_the_ledger(shop: Shop, database: asyncpg.Connection) -> None:
     tent = await shop.product()
     path = f"/products/{tent['id']}/stock"

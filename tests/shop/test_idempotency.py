@@ -9,11 +9,14 @@ import asyncpg
 import httpx
 import pytest
 
+from service.app import create_app
 from service.dev.stripe_standin import StripeStandin
 from service.infra.db import transact
 from service.infra.parts import Parts
+from service.settings import Settings
 from service.shop import checkout, idempotency, sweep
 from service.shop.idempotency import Answer, Key
+from tests.books import hold_ends
 from tests.client import Shop, waiting
 
 
@@ -138,14 +141,101 @@ async def test_many_at_once_with_one_key_have_one_effect(shop: Shop, database: a
     assert {problem(answer) for answer in answers if answer.is_error} <= {(409, "idempotency_key_in_use")}
 
 
-async def test_a_key_counts_for_its_path_and_its_bearer(shop: Shop, database: asyncpg.Connection) -> None:
+async def test_a_key_counts_for_its_path(shop: Shop, database: asyncpg.Connection) -> None:
     body = b'{"delta": 1, "reason": "delivery"}'
     paths = [f"/products/{(await shop.product(stock=0))['id']}/stock" for _ in range(2)]
     for path in paths:
-        for bearer in ("", "Bearer one", "Bearer two"):
-            answer = await send(shop, path, body, "a key", **({"Authorization": bearer} if bearer else {}))
-            assert (answer.status_code, is_replay(answer)) == (200, False)
-    assert await database.fetchval("SELECT array_agg(stock) FROM products") == [3, 3]
+        answer = await send(shop, path, body, "a key")
+        assert (answer.status_code, is_replay(answer)) == (200, False)
+    assert await database.fetchval("SELECT array_agg(stock) FROM products") == [1, 1]
+
+
+@pytest.mark.parametrize("make", [add_item, check_out, cancel, refund], ids=lambda make: make.__name__)
+async def test_a_key_counts_for_an_id_in_any_spelling(
+    shop: Shop, stripe: StripeStandin, database: asyncpg.Connection, make: Make
+) -> None:
+    post = await make(shop, stripe)
+    before = await database.fetchval(post.effects) or 0
+    first = await send(shop, post.path, post.body, "a key")
+    _, kind, own_id, action = post.path.split("/")
+    for spelled in (own_id.upper(), "".join(f"%{ord(letter):02x}" for letter in own_id)):
+        replay = await send(shop, f"/{kind}/{spelled}/{action}", post.body, "a key")
+        assert (is_replay(replay), replay.content) == (True, first.content), spelled
+    assert await database.fetchval(post.effects) == before + 1
+
+
+class TestStrangers:
+    """Clients at different addresses, and staff, with the same key."""
+
+    @pytest.fixture
+    def changed_settings(self) -> dict[str, str]:
+        return {"TRUSTED_PROXIES": "127.0.0.1", "ADMIN_TOKEN": "token"}
+
+    async def test_two_strangers_get_two_carts(self, shop: Shop, database: asyncpg.Connection) -> None:
+        carts: dict[str, str] = {}
+        for _ in range(2):
+            for address in ("192.0.2.1", "192.0.2.2", "2001:db8:1::1"):
+                # What a caller claims to be does not count.
+                for claimed in ({}, {"Authorization": "Bearer other"}):
+                    answer = await send(shop, "/carts", b"", "1", **{"X-Forwarded-For": address}, **claimed)
+                    assert answer.status_code == 201
+                    assert carts.setdefault(address, answer.json()["id"]) == answer.json()["id"]
+        assert len(set(carts.values())) == 3
+        assert await database.fetchval("SELECT count(*) FROM carts") == 3
+
+    async def test_a_client_without_an_address_gets_a_cart_each_time(self, settings: Settings) -> None:
+        """Through a Unix socket, whose proxy does not say who is calling."""
+        app = create_app(settings)
+        transport = httpx.ASGITransport(app, client=None)  # type: ignore[arg-type]
+        async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://s") as own:
+            answers = [await own.post("/carts", headers={"Idempotency-Key": "1"}) for _ in range(2)]
+        assert [answer.status_code for answer in answers] == [201, 201]
+        assert answers[0].json()["id"] != answers[1].json()["id"]
+
+    async def test_staff_is_one_however_it_writes_its_token(self, shop: Shop, database: asyncpg.Connection) -> None:
+        body = b'{"name": "Tent", "price_minor": 1250, "currency": "EUR", "stock": 1}'
+        for number, written in enumerate(("Bearer token", "bearer token", "Bearer  token")):
+            answer = await send(shop, "/products", body, "1", Authorization=written)
+            assert (answer.status_code, is_replay(answer)) == (201, number > 0)
+        assert problem(await send(shop, "/products", body, "1", Authorization="Bearer other")) == (401, "unauthorized")
+        assert await database.fetchval("SELECT count(*) FROM products") == 1
+
+
+@pytest.mark.parametrize("ended", ["cancelled", "hold ended", "paid late"])
+async def test_a_checkout_is_forgotten_once_its_order_was_cancelled(
+    shop: Shop, stripe: StripeStandin, parts: Parts, database: asyncpg.Connection, ended: str
+) -> None:
+    """The README's own checkout: its key is the cart, whose next checkout it must not hide."""
+    tent = await shop.product(stock=1)
+    cart = await shop.cart((tent["id"], 1))
+    path = f"/carts/{cart}/checkout"
+    first = (await send(shop, path, b"", cart)).json()
+    session_id = first["payment"]["stripe_session_id"]
+    if ended == "hold ended":
+        await hold_ends(database, first["order_id"])
+        await sweep.sweep(parts)
+    else:
+        await shop.call("POST", f"/orders/{first['order_id']}/cancel", 200)
+    if ended == "paid late":
+        stripe.session(session_id)["status"] = "open"
+        stripe.pay(session_id)
+        await shop.until(first["order_id"], "PAID")
+        assert problem(await send(shop, path, b"", cart)) == (409, "cart_not_open")
+        return
+
+    # With another body, too: the digest is forgotten with the response.
+    body = b'{"expected_total_minor": 1250}'
+    second = await send(shop, path, body, cart)
+    assert (second.status_code, is_replay(second)) == (201, False)
+    placed = second.json()
+    assert placed["order_id"] != first["order_id"]
+    assert placed["status"] == "PENDING_PAYMENT"
+    replay = await send(shop, path, body, cart)
+    assert (is_replay(replay), replay.content) == (True, second.content)
+    assert problem(await send(shop, path, b"", cart)) == (422, "idempotency_key_reused")
+    stripe.pay(placed["payment"]["stripe_session_id"])
+    await shop.until(placed["order_id"], "PAID")
+    assert await database.fetchval("SELECT count(*) FROM orders") == 2
 
 
 async def test_a_refusal_is_not_kept(shop: Shop) -> None:

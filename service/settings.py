@@ -67,6 +67,8 @@ class Settings(BaseModel):
     # Several secrets, separated by commas, are all accepted: that is how one is rotated.
     stripe_webhook_secret: CommaList = Field(default=(), repr=False)
     allow_insecure_webhook: bool = False
+    # Events that name another account, or any account while this is empty, are not about our payments.
+    stripe_account: str = ""
     stripe_success_url: str = "http://localhost:8080/payments/success"
     stripe_cancel_url: str = "http://localhost:8080/payments/cancel"
 

@@ -93,11 +93,16 @@ class Refund:
 
 @dataclass(slots=True)
 class PaymentIntent:
-    """A payment intent; `order_id` is ours, from its metadata."""
+    """A payment intent; `order_id` is ours, from its metadata.
+
+    `received_minor` has been captured, in minor units of `currency` (upper case).
+    """
 
     id: str
     status: str
     order_id: str | None
+    received_minor: int
+    currency: str
 
 
 def _text(value: object) -> str | None:
@@ -196,10 +201,14 @@ class Stripe:
         """A payment intent as it is now."""
         data = await self._get(f"payment_intents/{_quoted(payment_intent)}")
         try:
-            order_id = _text((data.get("metadata") or {}).get("order_id"))
-        except AttributeError:
+            order_id, received = _text((data.get("metadata") or {}).get("order_id")), _amount(data["amount_received"])
+            if received is None:
+                raise TypeError
+            return PaymentIntent(
+                payment_intent, _needed(data["status"]), order_id, received, _needed(data["currency"]).upper()
+            )
+        except (KeyError, TypeError, AttributeError):
             raise StripeUnknown("not a payment intent") from None
-        return PaymentIntent(payment_intent, str(data.get("status")), order_id)
 
     async def retrieve_event(self, event_id: str) -> dict[str, Any]:
         """An event as Stripe keeps it for 30 days."""

@@ -308,7 +308,7 @@ async def _pay_for(parts: Parts, key: Key | None, order_id: UUID, held: session.
         await session.release(parts, order_id)
         raise session.payment_unavailable() from unknown
     if found.status != "open":
-        await orders.transition(parts, lambda tx, after: payment.settle(tx, after, order_id, found))
+        await payment.settle_retrieved(parts, order_id, found)
     answer = await transact(
         parts.pool,
         lambda tx: _attach(tx, key, order_id, found, 201 if new else 200),

@@ -7,12 +7,10 @@ from uuid import UUID
 from service.errors import ShopError
 from service.infra.db import Connection, connection, transact
 from service.infra.parts import Parts
-from service.infra.stripe import Session, StripeRefused, StripeUnknown
+from service.infra.stripe import StripeRefused, StripeUnknown
 from service.shop import orders, payment, session
 from service.shop.idempotency import Answer, Key, begin, once
 from service.shop.orders import AfterCommit, Order, OrderRow
-
-MISMATCH = "Stripe has a payment of another amount or currency for it"
 
 
 async def expire(parts: Parts, order_id: UUID) -> None:
@@ -35,7 +33,7 @@ async def expire(parts: Parts, order_id: UUID) -> None:
     except ShopError as error:
         if error.code != "payment_unavailable" or not order.given_up:
             raise
-        await orders.transition(parts, lambda tx, after: _cancel_unasked(tx, after, order, "Stripe did not answer"))
+        await orders.transition(parts, partial(_cancel_unasked, order=order, note="Stripe did not answer"))
 
 
 async def close(parts: Parts, order_id: UUID, stripe_session_id: str) -> bool:
@@ -84,15 +82,11 @@ async def _cancelled(tx: Connection, order_id: UUID) -> Order:
 async def _end(parts: Parts, order: OrderRow) -> None:
     """Close the session at Stripe, then make of the order what it came to."""
     found = await session.close(parts, order.id, order.stripe_session_id)
-    await orders.transition(parts, lambda tx, after: _settle(tx, after, order, found))
-
-
-async def _settle(tx: Connection, after: AfterCommit, order: OrderRow, found: Session | None) -> None:
     if found is None:
-        await _cancel_unasked(tx, after, order, None)
-    elif await payment.settle(tx, after, order.id, found) == "mismatch":
+        await orders.transition(parts, partial(_cancel_unasked, order=order, note=None))
+    elif await payment.settle_retrieved(parts, order.id, found) == "mismatch":
         # Not what it was to pay, so it is not paid; the units do not wait for people to look into it.
-        await _cancel_unasked(tx, after, order, MISMATCH)
+        await orders.transition(parts, partial(_cancel_unasked, order=order, note=payment.MISMATCH))
 
 
 async def _cancel_unasked(tx: Connection, after: AfterCommit, order: OrderRow, note: str | None) -> None:
@@ -119,6 +113,6 @@ async def _recheck(parts: Parts, order: OrderRow) -> None:
         return
     except StripeUnknown as unknown:
         raise session.payment_unavailable() from unknown
-    settled = partial(payment.settle, order_id=order.id, found=found, failed=failed)
-    if await orders.transition(parts, settled) == "mismatch" and order.overdue:
-        await orders.transition(parts, partial(_cancel_unasked, order=order, note=MISMATCH))
+    outcome = await payment.settle_retrieved(parts, order.id, found, failed=failed)
+    if outcome == "mismatch" and order.overdue:
+        await orders.transition(parts, partial(_cancel_unasked, order=order, note=payment.MISMATCH))

@@ -133,7 +133,10 @@ class EventRow:
 
 @dataclass(slots=True)
 class Locked:
-    """An order while this transaction holds its cart, itself and its payment."""
+    """An order while this transaction holds its cart, itself and its payment.
+
+    `captured_minor` is what its payment is to be, or was captured: of another amount or currency where that differs.
+    """
 
     id: UUID
     cart_id: UUID
@@ -145,6 +148,7 @@ class Locked:
     attempt: int
     stripe_session_id: str | None
     stripe_payment_intent_id: str | None
+    captured_minor: int
     refunded_minor: int
 
     @property

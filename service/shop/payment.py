@@ -1,8 +1,9 @@
 """What Stripe tells of a payment, and what that makes of an order."""
 
+import logging
 import re
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -15,13 +16,16 @@ from service.infra.logs import cause
 from service.infra.metrics import EVENTS
 from service.infra.parts import Parts
 from service.infra.statements import NoRow, Statement
-from service.infra.stripe import Session, StripeRefused, StripeUnknown, signature_verifies
-from service.shop import orders, refunds
+from service.infra.stripe import PaymentIntent, Session, StripeRefused, StripeUnknown, signature_verifies
+from service.shop import orders, refunds, session
 from service.shop.orders import AfterCommit, Locked
 
 # A payment on its way may take days; the sweep asks for it this often, in case its event is lost.
 RECHECK_SECONDS = 600.0
 SESSION_EXPIRED = "payment session expired"
+MISMATCH = "Stripe has a payment of another amount or currency for it"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -148,6 +152,10 @@ async def store(parts: Parts, payload: dict[str, Any]) -> None:
 
 async def _judge(tx: Connection, after: AfterCommit, parts: Parts, payload: dict[str, Any]) -> Verdict:
     kind, data = payload["type"], payload["data"]["object"]
+    own_account = parts.settings.stripe_account or None
+    if any(payload.get(name) not in (None, own_account) for name in ("account", "context")):
+        # A platform gets the events of the accounts connected to it: their money is not ours.
+        return Verdict("not_ours")
     if bool(payload.get("livemode")) != parts.settings.live:
         return Verdict("livemode_mismatch")
     if kind in SESSION_EVENTS:
@@ -178,7 +186,7 @@ async def settle(tx: Connection, after: AfterCommit, order_id: UUID, found: Sess
     """Make of an order what its session says, whoever says it: an event, expiry, checkout or reconcile.
 
     `failed` when a complete session's payment has failed for good. Answers `applied`, `unchanged`, `mismatch`
-    (another amount or currency), `order_not_found`, `late_money_refunded` or `paid_twice`.
+    (another amount or currency: `settle_retrieved` decides), `order_not_found`, `late_money_refunded` or `paid_twice`.
     """
     try:
         order = await orders.lock(tx, order_id)
@@ -207,13 +215,13 @@ async def _settle_paid(tx: Connection, after: AfterCommit, order: Locked, found:
     if intent is not None and await refunds.find_order(tx, intent) not in (None, order.id):
         # It has paid another order already.
         return "mismatch"
-    if order.captured and intent is not None:
-        # Two sessions of one order were paid. We never leave two open, but money that came is answered for.
-        if await refunds.add_late_money(tx, after, order, intent, found.amount_total or order.total_minor):
-            await orders.note(tx, order, "paid a second time: the second payment is refunded")
-        return "paid_twice"
     if (found.amount_total, found.currency) != (order.total_minor, order.currency):
         return "mismatch"
+    if order.captured and intent is not None:
+        # Two sessions of one order were paid. We never leave two open, but money that came is answered for.
+        if await refunds.add_late_money(tx, after, order, intent, order.total_minor):
+            await orders.note(tx, order, "paid a second time: the second payment is refunded")
+        return "paid_twice"
     if order.status == "PENDING_PAYMENT":
         await orders.mark_paid(tx, after, order, order.hold, found.id, intent, found.email)
         return "applied"
@@ -232,11 +240,76 @@ async def take_late_money(tx: Connection, after: AfterCommit, order: Locked, fou
             return "applied"
     if found.payment_intent is None:
         return "mismatch"
-    if await KEEP_LATE_MONEY.maybe(tx, order.id, found.id, found.payment_intent) is None:
+    if await KEEP_LATE_MONEY.maybe(tx, order.id, found.id, found.payment_intent, None, None) is None:
         return "unchanged"
     await refunds.add_late_money(tx, after, order, found.payment_intent, order.total_minor)
     await orders.note(tx, order, "paid after it was cancelled: the payment is refunded")
     return "late_money_refunded"
+
+
+async def settle_retrieved(parts: Parts, order_id: UUID, found: Session, *, failed: bool = False) -> str:
+    """`settle`, by a session that Stripe was asked for; a payment that does not match the order is given back.
+
+    Answers `unmatched_refunded` then, and `mismatch` only where nothing can be given back. Raises
+    `payment_unavailable` while Stripe does not say what was captured.
+    """
+    outcome = await orders.transition(parts, partial(settle, order_id=order_id, found=found, failed=failed))
+    if outcome != "mismatch":
+        return outcome
+    try:
+        outcome, captured = await _refund_unmatched(parts, order_id, found)
+    except StripeRefused:
+        captured = None
+    except StripeUnknown as unknown:
+        raise session.payment_unavailable() from unknown
+    logger.warning(
+        "payment does not match its order",
+        extra={
+            "order_id": str(order_id),
+            "stripe_session_id": found.id,
+            "payment_intent": found.payment_intent,
+            "captured_minor": captured and captured.received_minor,
+            "currency": captured and captured.currency,
+            "outcome": outcome,
+        },
+    )
+    return outcome
+
+
+async def _refund_unmatched(parts: Parts, order_id: UUID, found: Session) -> tuple[str, PaymentIntent | None]:
+    """Cancel the order that a payment does not match, and give back what was captured less what was refunded before.
+
+    The outcome, and what was captured. Raises StripeRefused or StripeUnknown.
+    """
+    if found.payment_intent is None:
+        return "mismatch", None
+    intent = await parts.stripe.retrieve_payment_intent(found.payment_intent)
+    listed = await parts.stripe.refunds_of(intent.id)
+    refunded = sum(refund.amount_minor for refund in listed if refunds.status_of(refund) != "FAILED")
+
+    async def work(tx: Connection, after: AfterCommit) -> str:
+        order = await orders.lock(tx, order_id)
+        if (intent.received_minor, intent.currency) == (order.total_minor, order.currency):
+            # The money is what the order asked for, whatever the session's total is.
+            fitting = replace(found, amount_total=order.total_minor, currency=order.currency)
+            return await settle(tx, after, order_id, fitting)
+        if known := await refunds.find_order(tx, intent.id):
+            return "unchanged" if known == order_id else "mismatch"
+        if not intent.received_minor:
+            return "mismatch"
+        if not order.captured:
+            if order.status == "PENDING_PAYMENT":
+                ended = "FAILED" if order.payment_status == "PROCESSING" else "EXPIRED"
+                await orders.cancel(tx, after, [order], ended, MISMATCH)
+            await KEEP_LATE_MONEY.one(tx, order.id, found.id, intent.id, intent.received_minor, intent.currency)
+            order = await orders.lock(tx, order_id)
+        owed = intent.received_minor - refunded
+        if owed > 0 and await refunds.add_late_money(tx, after, order, intent.id, owed):
+            await orders.note(tx, order, f"a payment of {intent.received_minor} {intent.currency} is refunded")
+        await refunds.record(tx, after, order, [(intent.id, refund) for refund in listed])
+        return "unmatched_refunded"
+
+    return await orders.transition(parts, work), intent
 
 
 async def handle(parts: Parts, event_id: str) -> str:
@@ -300,8 +373,7 @@ async def _ask_about_session(parts: Parts, stripe_session_id: str, outcome: str)
     order_id = order_id_of(found)
     if order_id is None:
         return Verdict("not_ours")
-    settled = await orders.transition(parts, partial(settle, order_id=order_id, found=found, failed=failed))
-    return Verdict(settled, order_id)
+    return Verdict(await settle_retrieved(parts, order_id, found, failed=failed), order_id)
 
 
 async def _ask_about_refund(parts: Parts, event_id: str, data: dict[str, Any]) -> Verdict:
@@ -323,7 +395,7 @@ async def _ask_about_refund(parts: Parts, event_id: str, data: dict[str, Any]) -
         marked = (event_id, "refund_to_settle", order_id, False)
         await transact(parts.pool, lambda tx: FINISH_EVENT.run(tx, *marked))
         async for found in parts.stripe.sessions_since(0, payment_intent=intent_id):
-            await orders.transition(parts, partial(settle, order_id=order_id, found=found))
+            await settle_retrieved(parts, order_id, found)
     try:
         await refunds.settle(parts, order_id)
     except ShopError as error:

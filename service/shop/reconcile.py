@@ -4,7 +4,6 @@ import logging
 import time
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -16,7 +15,7 @@ from service.infra.logs import cause
 from service.infra.parts import Parts
 from service.infra.statements import NoRow, Statement
 from service.infra.stripe import CLOCK_SKEW_SECONDS, Session
-from service.shop import orders, payment
+from service.shop import payment
 
 PAGE = 100
 # Besides their life, sessions are looked at for as long as a worker may have been down.
@@ -91,7 +90,7 @@ async def _settle(parts: Parts, page: dict[UUID, Session]) -> int:
     for unsettled in behind:
         order_id, found = unsettled.order_id, page[unsettled.order_id]
         try:
-            outcome = await orders.transition(parts, partial(payment.settle, order_id=order_id, found=found))
+            outcome = await payment.settle_retrieved(parts, order_id, found)
         # One that fails keeps none of the others waiting.
         except ShopError as error:
             logger.warning("put off", extra={"order_id": str(order_id), "error": str(error)})

@@ -4,7 +4,7 @@ A refund is a row before Stripe hears of it. One function, `settle`, takes rows 
 and `_balance` makes of both what the payment and its order are.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from uuid import NAMESPACE_URL, UUID, uuid4, uuid5
 
@@ -12,6 +12,7 @@ from service.errors import ShopError, invalid
 from service.infra.db import Connection, connection
 from service.infra.parts import Parts
 from service.infra.statements import NoRow, Statement
+from service.infra.stripe import Refund as StripeRefund
 from service.infra.stripe import StripeRefused, StripeUnknown
 from service.shop import orders
 from service.shop.idempotency import Answer, Key, once
@@ -152,17 +153,26 @@ async def settle(parts: Parts, order_id: UUID) -> None:
         for row in refused:
             if await FAIL_REFUND.run(tx, row.id):
                 await orders.note(tx, held, f"Stripe refused a refund of {row.amount_minor}")
-        ours = {str(row.id): row.id for row in await LIST_REFUNDS.all(tx, order_id)}
-        for intent, refund in listed:
-            # One made in the dashboard gets an id that is the same however often it is listed.
-            row_id = ours.get(refund.refund_id or "") or uuid5(NAMESPACE_URL, refund.id)
-            status = STATUSES.get(refund.status, "PENDING")
-            await RECORD_REFUND.run(tx, row_id, order_id, intent, refund.amount_minor, status, refund.id)
-        await _balance(tx, after, held)
+        await record(tx, after, held, listed)
 
     await orders.transition(parts, work)
     if unanswered:
         raise unanswered
+
+
+async def record(tx: Connection, after: AfterCommit, order: Locked, listed: Iterable[tuple[str, StripeRefund]]) -> None:
+    """Write down the refunds that Stripe lists, each with its payment intent, and what they make of the order."""
+    ours = {str(row.id): row.id for row in await LIST_REFUNDS.all(tx, order.id)}
+    for intent, refund in listed:
+        # One made in the dashboard gets an id that is the same however often it is listed.
+        row_id = ours.get(refund.refund_id or "") or uuid5(NAMESPACE_URL, refund.id)
+        await RECORD_REFUND.run(tx, row_id, order.id, intent, refund.amount_minor, status_of(refund), refund.id)
+    await _balance(tx, after, order)
+
+
+def status_of(refund: StripeRefund) -> str:
+    """Our word for the state of a refund at Stripe."""
+    return STATUSES.get(refund.status, "PENDING")
 
 
 async def _balance(tx: Connection, after: AfterCommit, order: Locked) -> None:
@@ -172,8 +182,8 @@ async def _balance(tx: Connection, after: AfterCommit, order: Locked) -> None:
     rows = await LIST_REFUNDS.all(tx, order.id)
     await _try_again(tx, order, rows)
     refunded, pending = _given_back(order.stripe_payment_intent_id, rows)
-    whole = refunded + pending >= order.total_minor
-    if refunded == order.total_minor:
+    whole = refunded + pending >= order.captured_minor
+    if refunded == order.captured_minor:
         status = "REFUNDED"
     elif whole or order.status == "CANCELLED":
         status = "REFUND_PENDING"
@@ -199,7 +209,7 @@ async def _try_again(tx: Connection, order: Locked, rows: Sequence[Refund]) -> N
     # By payment, as the first decision had it; the order may have been paid twice.
     owed = {row.stripe_payment_intent_id: row.amount_minor for row in reversed(rows) if row.cause == "late_money"}
     if order.status == "CANCELLED" and order.stripe_payment_intent_id is not None:
-        owed[order.stripe_payment_intent_id] = order.total_minor
+        owed[order.stripe_payment_intent_id] = order.captured_minor
     failures = sum(row.status == "FAILED" for row in rows)
     for intent, amount in owed.items():
         left = amount - sum(_given_back(intent, rows))

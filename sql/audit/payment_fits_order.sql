@@ -40,7 +40,7 @@ violation AS MATERIALIZED (
         OR payments.amount_minor <> orders.total_minor
         OR payments.currency <> orders.currency
         OR coalesce(given_back.succeeded_minor, 0) <> payments.refunded_minor
-        OR given_back.made_minor > payments.amount_minor
+        OR given_back.made_minor > coalesce(payments.captured_minor, payments.amount_minor)
         OR CASE orders.status
             WHEN 'PENDING_PAYMENT' THEN payments.status NOT IN ('INITIATED', 'PROCESSING')
             WHEN 'CANCELLED' THEN payments.status NOT IN ('FAILED', 'EXPIRED', 'REFUND_PENDING', 'REFUNDED')
@@ -50,7 +50,7 @@ violation AS MATERIALIZED (
         END
         OR (
             payments.status IN ('REFUND_PENDING', 'REFUNDED')
-            AND coalesce(given_back.decided_minor, 0) < payments.amount_minor
+            AND coalesce(given_back.decided_minor, 0) < coalesce(payments.captured_minor, payments.amount_minor)
         )
     UNION ALL
     SELECT

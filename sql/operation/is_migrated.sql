@@ -1,4 +1,4 @@
--- operation/is_migrated: whether the newest index is there, and the right that the newest migration grants.
+-- operation/is_migrated: whether the newest index is there, and the right that the newest grant gives.
 --
 -- caller   service.infra.health._postgresql
 -- returns  one
@@ -9,6 +9,6 @@
 -- guards   none
 SELECT
     CASE
-        WHEN to_regclass('orders_pending_by_client') IS NULL THEN false
-        ELSE has_column_privilege('stripe_events', 'outcome', 'INSERT')
+        WHEN to_regclass('payments_captured_otherwise') IS NULL THEN false
+        ELSE has_column_privilege('payments', 'captured_minor', 'UPDATE')
     END AS migrated;

@@ -37,7 +37,8 @@ payment AS MATERIALIZED (
         attempt,
         stripe_session_id,
         stripe_payment_intent_id,
-        refunded_minor
+        refunded_minor,
+        coalesce(captured_minor, amount_minor) AS captured_minor
     FROM payments
     WHERE order_id = (SELECT id FROM held)
     FOR NO KEY UPDATE
@@ -54,5 +55,6 @@ SELECT
     payment.attempt,
     payment.stripe_session_id,
     payment.stripe_payment_intent_id,
+    payment.captured_minor,
     payment.refunded_minor
 FROM held, payment;

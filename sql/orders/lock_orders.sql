@@ -41,7 +41,8 @@ payment AS MATERIALIZED (
         attempt,
         stripe_session_id,
         stripe_payment_intent_id,
-        refunded_minor
+        refunded_minor,
+        coalesce(captured_minor, amount_minor) AS captured_minor
     FROM payments
     WHERE order_id = any(array(SELECT id FROM held))
     ORDER BY order_id
@@ -59,6 +60,7 @@ SELECT
     payment.attempt,
     payment.stripe_session_id,
     payment.stripe_payment_intent_id,
+    payment.captured_minor,
     payment.refunded_minor
 FROM held
 INNER JOIN payment ON held.id = payment.order_id

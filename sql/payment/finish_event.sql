@@ -15,7 +15,10 @@
 UPDATE stripe_events
 SET
     outcome = CASE
-        WHEN $2 = 'unchanged' AND outcome IN ('applied', 'late_money_refunded', 'paid_twice') THEN outcome
+        WHEN
+            $2 = 'unchanged'
+            AND outcome IN ('applied', 'late_money_refunded', 'paid_twice', 'unmatched_refunded')
+            THEN outcome
         ELSE $2
     END,
     order_id = (SELECT id FROM orders WHERE orders.id = $3),

@@ -160,25 +160,18 @@ async def test_a_payment_on_its_way_keeps_its_units(
     await balance(parts, stripe)
 
 
-@pytest.mark.parametrize("why", ["another amount", "no such session"])
 async def test_a_payment_on_its_way_that_can_become_no_payment_holds_no_units_for_ever(
-    shop: Shop, stripe: StripeStandin, parts: Parts, database: asyncpg.Connection, why: str
+    shop: Shop, stripe: StripeStandin, parts: Parts, database: asyncpg.Connection
 ) -> None:
     stripe.set_webhooks(drop=True)
     product = await shop.product(stock=1)
     placed = await shop.placed((product["id"], 1))
-    session_id = placed["payment"]["stripe_session_id"]
-    if why == "another amount":
-        stripe.session(session_id)["amount_total"] = 1
-    stripe.pay(session_id, later=True)
+    stripe.pay(placed["payment"]["stripe_session_id"], later=True)
     assert await deliver(shop, emitted(stripe, "checkout.session.completed")) == "applied"
-    if why == "another amount":
-        stripe.settle(session_id)
-    else:
-        stripe.set_faults([{"action": "status", "status": 404, "path": "/v1/checkout/sessions/*"}])
-        await all_due(database)
-        await sweep.sweep(parts)
-        assert (await shop.order(placed["order_id"]))["status"] == "PENDING_PAYMENT", "not before its time"
+    stripe.set_faults([{"action": "status", "status": 404, "path": "/v1/checkout/sessions/*"}])
+    await all_due(database)
+    await sweep.sweep(parts)
+    assert (await shop.order(placed["order_id"]))["status"] == "PENDING_PAYMENT", "not before its time"
     await hold_ends(database, placed["order_id"])
     await database.execute("UPDATE payments SET session_expires_at = now() - interval '11 minutes'")
     await sweep.sweep(parts)

@@ -20,7 +20,7 @@ from service.errors import ShopError
 from service.infra.parts import Parts
 from service.settings import Settings, UnsafeSettings
 from service.shop import payment, sweep
-from tests.books import all_due, balance, deliver, emitted, event, hold_ends, post
+from tests.books import all_due, balance, deliver, emitted, event, post
 from tests.client import Shop
 from tests.conftest import WEBHOOK_SECRET
 
@@ -307,26 +307,6 @@ async def test_a_body_that_says_paid_does_not_pay_what_stripe_says_is_open(
     await balance(parts, lost)
 
 
-@pytest.mark.parametrize("changes", [{"amount_total": 1}, {"currency": "usd"}])
-async def test_money_that_does_not_fit_pays_nothing_and_holds_no_stock_for_ever(
-    shop: Shop, lost: StripeStandin, parts: Parts, database: asyncpg.Connection, changes: dict[str, Any]
-) -> None:
-    product = await shop.product(stock=1)
-    placed = await shop.placed((product["id"], 1))
-    lost.session(placed["payment"]["stripe_session_id"]).update(changes)
-    session = lost.pay(placed["payment"]["stripe_session_id"])
-    assert await deliver(shop, event(COMPLETED, session)) == "mismatch"
-    await sweep.sweep(parts)
-    assert await stored(database) == [("mismatch", True)]
-    assert (await shop.order(placed["order_id"]))["status"] == "PENDING_PAYMENT"
-
-    await hold_ends(database, placed["order_id"])
-    await sweep.sweep(parts)
-    order = await shop.order(placed["order_id"])
-    assert (order["status"], order["payment"]["status"]) == ("CANCELLED", "EXPIRED")
-    assert await shop.stock(product["id"]) == 1
-
-
 async def test_the_other_mode_is_not_ours(shop: Shop, lost: StripeStandin, database: asyncpg.Connection) -> None:
     placed = await shop.placed(((await shop.product())["id"], 1))
     session = lost.pay(placed["payment"]["stripe_session_id"])
@@ -335,6 +315,52 @@ async def test_the_other_mode_is_not_ours(shop: Shop, lost: StripeStandin, datab
     assert await counted(shop, "livemode_mismatch") == before + 1
     assert await stored(database) == [("livemode_mismatch", True)]
     assert (await shop.order(placed["order_id"]))["status"] == "PENDING_PAYMENT"
+
+
+@pytest.mark.parametrize(
+    "where", [{"account": "acct_1Other"}, {"context": "acct_1Other"}, {"account": ""}, {"account": []}]
+)
+async def test_an_event_of_another_account_pays_nothing(
+    shop: Shop, lost: StripeStandin, parts: Parts, database: asyncpg.Connection, where: dict[str, Any]
+) -> None:
+    placed = await shop.placed(((await shop.product())["id"], 1))
+    session = lost.pay(placed["payment"]["stripe_session_id"])
+    kinds = (COMPLETED, EXPIRED, "refund.created", "charge.refunded", "charge.dispute.created")
+    for kind in kinds:
+        assert await deliver(shop, {**event(kind, session), **where}) == "not_ours", kind
+    assert await stored(database) == [("not_ours", True)] * len(kinds)
+    assert await sweep.sweep(parts) == 0
+    assert (await shop.order(placed["order_id"]))["status"] == "PENDING_PAYMENT"
+    # The same without an account is ours.
+    assert await deliver(shop, event(COMPLETED, session)) == "applied"
+
+
+class TestWithAnAccount:
+    """STRIPE_ACCOUNT names the connected account whose payments these are."""
+
+    @pytest.fixture
+    def changed_settings(self) -> dict[str, str]:
+        return {"STRIPE_ACCOUNT": "acct_1Ours"}
+
+    @pytest.mark.parametrize(
+        ("where", "outcome"),
+        [
+            ({"account": "acct_1Ours"}, "applied"),
+            ({"context": "acct_1Ours"}, "applied"),
+            ({"account": "acct_1Ours", "context": "acct_1Ours"}, "applied"),
+            ({"account": None}, "applied"),
+            ({"account": "acct_1ours"}, "not_ours"),
+            ({"account": "acct_1Ours", "context": "acct_1Other"}, "not_ours"),
+        ],
+    )
+    async def test_its_events_are_ours(
+        self, shop: Shop, lost: StripeStandin, where: dict[str, Any], outcome: str
+    ) -> None:
+        placed = await shop.placed(((await shop.product())["id"], 1))
+        session = lost.pay(placed["payment"]["stripe_session_id"])
+        assert await deliver(shop, {**event(COMPLETED, session), **where}) == outcome
+        status = "PAID" if outcome == "applied" else "PENDING_PAYMENT"
+        assert (await shop.order(placed["order_id"]))["status"] == status
 
 
 async def test_a_dispute_is_written_into_the_timeline(shop: Shop, stripe: StripeStandin, parts: Parts) -> None:

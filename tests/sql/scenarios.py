@@ -153,6 +153,13 @@ SCENARIOS = {
         run(before="UPDATE orders SET expires_at = '2000-01-01', paid_at = paid_at - interval '1 month'"), none=run()
     ),
     "audit/payment_fits_order": does(run(before="UPDATE payments SET currency = 'CHF'"), none=run()),
+    "audit/payments_of_another_amount_are_refunded": does(
+        run(
+            before="UPDATE payments SET status = 'REFUND_PENDING', captured_minor = 1, captured_currency = 'EUR'"
+            " WHERE stripe_session_id IS NOT NULL"
+        ),
+        none=run(),
+    ),
     "audit/stock_matches_ledger": does(run(before="UPDATE products SET stock = stock + 1"), none=run()),
     "audit/units_add_up": does(run(before="DELETE FROM stock_movements"), none=run()),
     "cart/add_line": does(
@@ -254,9 +261,9 @@ SCENARIOS = {
     "payment/cart_has_live_order": does(run(PENDING), run(OPEN)),
     "payment/finish_event": does(run("evt_1", "applied", PENDING, True), none=run("evt_x", "applied", None, True)),
     "payment/keep_late_money": does(
-        run(CANCELLED, "cs_x", "pi_x"),
-        none=run(PAID, "cs_x", "pi_x"),
-        refused={"payments_payment_intent_once": run(CANCELLED, "cs_x", f"pi_{PAID}")},
+        run(CANCELLED, "cs_x", "pi_x", 1, "EUR"),
+        none=run(PAID, "cs_x", "pi_x", None, None),
+        refused={"payments_payment_intent_once": run(CANCELLED, "cs_x", f"pi_{PAID}", None, None)},
         held=(CANCELLED,),
     ),
     "payment/read_event": does(run("evt_1"), none=run("evt_x")),

@@ -57,6 +57,8 @@ NEW_PRODUCT = "INSERT INTO products (id, name, price_minor, currency, stock)"
 NEW_MOVEMENT = "INSERT INTO stock_movements (product_id, delta, reason, order_id, hold)"
 OWN_ID = "OVERRIDING SYSTEM VALUE"
 
+CAPTURED = f"UPDATE payments SET captured_minor = {{}} WHERE id = {TWO}"
+
 NONSENSE = [
     ("categories_pkey", f"INSERT INTO categories (id, name, slug) {OWN_ID} VALUES (1, 'x', 'x')"),
     ("categories_slug_unique", "UPDATE categories SET slug = 'tents'"),
@@ -115,6 +117,12 @@ NONSENSE = [
     ("payments_refunded_whole", f"UPDATE payments SET status = 'REFUNDED', refunded_minor = 1 WHERE id = {TWO}"),
     ("payments_refunded_only_captured", f"UPDATE payments SET refunded_minor = 1 WHERE id = {ONE}"),
     ("payments_captured_has_session", f"UPDATE payments SET status = 'SUCCEEDED' WHERE id = {ONE}"),
+    ("payments_captured_form", CAPTURED.format("0, captured_currency = 'EUR'")),
+    ("payments_captured_form", CAPTURED.format("1190, captured_currency = 'eur'")),
+    ("payments_captured_form", CAPTURED.format("1190, captured_currency = NULL")),
+    ("payments_captured_form", CAPTURED.format("NULL, captured_currency = 'EUR'")),
+    ("payments_captured_form", CAPTURED.format("amount_minor, captured_currency = currency")),
+    ("payments_captured_form", CAPTURED.format("1190, captured_currency = 'EUR', status = 'SUCCEEDED'")),
     ("payments_attempt_positive", "UPDATE payments SET attempt = 0"),
     ("refunds_pkey", f"{NEW_REFUND} VALUES ({ONE}, {TWO}, 'pi_3', 1, 'staff')"),
     ("reconcile_positions_pkey", "INSERT INTO reconcile_positions (list) VALUES ('events')"),
@@ -257,7 +265,7 @@ GUARDS = {
         (FIRST, "x"),
         BOOKS,
     ),
-    "keep_late_money: status": ("SELECT", "payment/keep_late_money", (SECOND, "cs", "pi"), BOOKS),
+    "keep_late_money: status": ("SELECT", "payment/keep_late_money", (SECOND, "cs", "pi", None, None), BOOKS),
     "claim_session: claim": (CLAIMED, "checkout/claim_session", (FIRST, 1.0), BOOKS),
     "claim_session: status": (ENDED, "checkout/claim_session", (FIRST, 1.0), BOOKS),
     "claim_session: session": (ATTACHED, "checkout/claim_session", (FIRST, 1.0), BOOKS),

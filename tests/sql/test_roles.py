@@ -47,7 +47,7 @@ ALLOWED = {
             **READ,
             "INSERT": "id order_id amount_minor currency session_parameters session_expires_at claimed_until",
             "UPDATE": "status refunded_minor attempt session_parameters session_expires_at claimed_until"
-            " stripe_session_id checkout_url stripe_payment_intent_id updated_at",
+            " stripe_session_id checkout_url stripe_payment_intent_id captured_minor captured_currency updated_at",
         },
         "refunds": {
             **READ,
@@ -81,7 +81,7 @@ ALLOWED = {
         "payments": {
             **READ,
             "UPDATE": "status refunded_minor claimed_until stripe_session_id checkout_url stripe_payment_intent_id"
-            " updated_at",
+            " captured_minor captured_currency updated_at",
         },
         "refunds": {
             **READ,

@@ -22,7 +22,7 @@ import redis.asyncio
 from tests.client import eventually
 from tests.faults.load import Json, Load, settle
 from tests.faults.proxy import Proxy, When, calls, statements
-from tests.faults.stage import Stage
+from tests.faults.stage import SETTINGS, Stage
 
 ROOT = Path(__file__).parents[2]
 
@@ -260,6 +260,52 @@ async def crowd(stage: Stage, buyers: int, units: int = 100, at_once: int = 400)
     return attempt.outcome
 
 
+async def hot(stage: Stage, seconds: float, shoppers: int = 16) -> Outcome:
+    """Carts are filled with one product, checked out, paid, cancelled and expired; staff edits and restocks it."""
+    for name in ("api", "worker"):
+        await stage.restart(name, HOLD_SECONDS="2")
+    async with trial(stage, f"{seconds:g} s", shoppers=0, moment=0.005) as attempt:
+        load, end = attempt.load, time.monotonic() + seconds
+        product = load.products[0]
+
+        async def shopper() -> None:
+            while time.monotonic() < end:
+                cart = await load.cart(0)
+                for _ in range(random.randint(1, 3)):
+                    await load.ask("POST", f"/carts/{cart}/items", {"product_id": product, "quantity": 1})
+                    load.ledger.lines[cart][product] += 1
+                if random.random() < 0.3:
+                    await load.ask("PUT", f"/carts/{cart}/items/{product}", {"quantity": 2})
+                    load.ledger.lines[cart][product] = 2
+                placed, fate = await load.place(cart), random.random()
+                if fate < 0.4:
+                    await load.pay(placed)
+                elif fate < 0.7:
+                    # Some come too late: the hold has ended.
+                    await load.ask("POST", f"/orders/{placed['order_id']}/cancel")
+
+        async def staff() -> None:
+            while time.monotonic() < end:
+                await load.ask("PATCH", f"/products/{product}", {"price_minor": random.randint(1000, 2000)})
+                move = {"delta": 1, "reason": f"found {uuid4().hex}"}
+                await load.ask("POST", f"/products/{product}/stock", move)
+                load.ledger.moves.add(move["reason"])
+
+        await asyncio.gather(*(shopper() for _ in range(shoppers)), staff(), staff())
+    async with stage.parts() as parts:
+        # A session tells what it has met at its end.
+        others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        await parts.pool.execute(f"SELECT pg_terminate_backend(pid, 5000) {others}")
+        query = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+        deadlocks = await parts.pool.fetchval(query)
+    for name in ("api", "worker"):
+        await stage.restart(name, HOLD_SECONDS=SETTINGS["HOLD_SECONDS"])
+    attempt.outcome.note = f"{len(load.ledger.orders)} orders, {deadlocks} deadlocks"
+    if deadlocks:
+        attempt.outcome.unexpected.append(f"{deadlocks} deadlocks")
+    return attempt.outcome
+
+
 async def duplicates(stage: Stage, orders: int, copies: int) -> Outcome:
     """Every webhook comes several times, in any order."""
 
@@ -420,6 +466,7 @@ PARTS = {
     "points": Part("API: kill -9 at each point of checkout and webhook", points, {"names": COMMITS}, {}),
     "stripe": Part("Stripe: refuses, hangs, fails, garbles, is gone", stripe, {"seconds": 0.5}, {"seconds": 5}),
     "crowd": Part("one product for 100 units, all buyers at once", crowd, None, {"buyers": 20_000}),
+    "hot": Part("one product: carts filled, sold, expired, edited at once", hot, {"seconds": 5}, {"seconds": 120}),
     "duplicates": Part("webhooks: each several times, shuffled", duplicates, FEW, MANY),
     "overload": Part("requests: three times what can be done", overload, {"seconds": 15, "calm": 1}, {"seconds": 120}),
     "soak": Part("nothing but load", soak, None, {"minutes": 20}),

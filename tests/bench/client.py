@@ -5,6 +5,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -90,12 +91,16 @@ class Customers:
     products: int
     count: int = 0
 
-    async def purchase(self) -> None:
+    async def place(self) -> Any:
+        """A cart with a line, checked out: what that answers."""
         self.count += 1
         product = 1 + self.count * 7919 % self.products
         cart = orjson.loads(await self.api.call("POST", "/carts", 201))["id"]
         await self.api.call("POST", f"/carts/{cart}/items", 200, b'{"product_id": %d, "quantity": 1}' % product)
-        placed = orjson.loads(await self.api.call("POST", f"/carts/{cart}/checkout", 201))
+        return orjson.loads(await self.api.call("POST", f"/carts/{cart}/checkout", 201))
+
+    async def purchase(self) -> None:
+        placed = await self.place()
         session = placed["payment"]["stripe_session_id"]
         # The customer's browser at Stripe; the webhook is Stripe's own business.
         await self.stripe.call("POST", f"/_control/sessions/{session}/pay", 200)
@@ -121,7 +126,9 @@ async def with_customers(
         customers.stripe.close()
 
 
-async def closed_loop(action: Callable[[], Awaitable[None]], at_once: int, warm: float, seconds: float) -> list[float]:
+async def closed_loop(
+    action: Callable[[], Awaitable[object]], at_once: int, warm: float, seconds: float
+) -> list[float]:
     """So many at a time, each beginning anew when it has ended: the seconds of each that ended in the measured time."""
     start = time.monotonic() + warm
     end = start + seconds

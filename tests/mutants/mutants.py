@@ -52,6 +52,7 @@ OLDER_ATTEMPT = at("shop/test_checkout", "test_what_was_concluded_of_an_older_at
 CANCELLED_MEANWHILE = at("shop/test_checkout", "test_an_order_cancelled_while_its_session_is_created_leaves_none")
 CLAIM = at("sql/test_constraints", "test_a_claim_passes_by_what_another_holds")
 BROKEN_OFF = at("shop/test_sweep", "test_a_list_that_breaks_off_is_gone_through_again")
+FORGOTTEN = at("shop/test_idempotency", "test_a_checkout_is_forgotten_once_its_order_was_cancelled")
 HOLDS = at("sql/test_constraints", "test_a_transition_holds_its_cart_order_and_payment")
 
 RESERVE = "sql/checkout/reserve.sql"
@@ -60,7 +61,7 @@ RETURN, RETAKE = "sql/orders/return_stock.sql", "sql/payment/retake_stock.sql"
 CLAIM_SESSION, NEW_ATTEMPT = "sql/checkout/claim_session.sql", "sql/checkout/new_attempt.sql"
 MOVE_POSITION = "sql/reconcile/move_position.sql"
 ATTACH = "sql/checkout/attach_session.sql"
-CATALOG, CARTS, ORDERS, STOCK, EVENTS, KEYS = (
+CATALOG, CARTS, ORDERS, STOCK, EVENTS, KEYS, CAPTURED = (
     f"migrations/{name}.sql"
     for name in (
         "0001.catalog",
@@ -69,6 +70,7 @@ CATALOG, CARTS, ORDERS, STOCK, EVENTS, KEYS = (
         "0004.stock_movements",
         "0005.stripe_events",
         "0006.idempotency_keys",
+        "0019.captured_amounts",
     )
 )
 SORTED_LOCK = "ORDER BY products.id\n    FOR NO KEY UPDATE OF products"
@@ -666,8 +668,8 @@ MUTANTS = [
     Mutant(
         "store_key: an answer stays",
         "sql/idempotency/store_key.sql",
-        "\n    WHERE idempotency_keys.status IS NULL OR idempotency_keys.created_at <= now() - interval '24 hours'",
-        "",
+        "    idempotency_keys.status IS NULL\n    OR",
+        "    true OR",
         at("shop/test_idempotency", "test_an_answer_once_given_stays"),
     ),
     Mutant(
@@ -687,9 +689,45 @@ MUTANTS = [
     Mutant(
         "find_key: a day",
         "sql/idempotency/find_key.sql",
-        " AND created_at > now() - interval '24 hours'",
+        "    AND created_at > now() - interval '24 hours'\n",
         "",
         at("shop/test_idempotency", "test_a_key_is_forgotten_after_a_day"),
+    ),
+    Mutant(
+        "find_key: a cancelled order",
+        "sql/idempotency/find_key.sql",
+        "orders.status = 'CANCELLED' OR ",
+        "",
+        FORGOTTEN,
+    ),
+    Mutant("find_key: an order paid late", "sql/idempotency/find_key.sql", " OR orders.hold > 1", "", FORGOTTEN),
+    Mutant(
+        "store_key: a cancelled order",
+        "sql/idempotency/store_key.sql",
+        "(orders.status = 'CANCELLED' OR orders.hold > 1)",
+        "false",
+        FORGOTTEN,
+    ),
+    Mutant(
+        "key: an id in one spelling",
+        "service/http/requests.py",
+        "found[0].lower()",
+        "found[0]",
+        at("shop/test_idempotency", "test_a_key_counts_for_an_id_in_any_spelling"),
+    ),
+    Mutant(
+        "key: the client of a new cart",
+        "service/http/requests.py",
+        'f"client:{client.hex()}"',
+        '"client"',
+        at("shop/test_idempotency", "TestStrangers::test_two_strangers_get_two_carts"),
+    ),
+    Mutant(
+        "key: a client without an address",
+        "service/http/requests.py",
+        "return None if client is None else",
+        'return "client" if client is None else',
+        at("shop/test_idempotency", "TestStrangers::test_a_client_without_an_address_gets_a_cart_each_time"),
     ),
     Mutant(
         "delete_expired: a day",
@@ -727,6 +765,65 @@ MUTANTS = [
         "",
         at("http/test_carts", "test_a_cart_checked_out_is_read_only_until_its_order_is_cancelled"),
     ),
+    Mutant(
+        "add_line: no lock on its product",
+        "migrations/0018.cart_items_without_product_fkey.sql",
+        "ALTER TABLE cart_items DROP CONSTRAINT cart_items_product_fkey;",
+        "",
+        at("shop/test_deadlocks", "test_four_sessions_do_not_deadlock[checkout-checkout-checkout-add]"),
+    ),
+    # What is not ours, or not for everybody
+    Mutant(
+        "event: another account",
+        "service/shop/payment.py",
+        'if any(payload.get(name) not in (None, own_account) for name in ("account", "context")):',
+        "if False:",
+        at("shop/test_payment", "test_an_event_of_another_account_pays_nothing"),
+    ),
+    Mutant(
+        "event: our own account",
+        "service/shop/payment.py",
+        "own_account = parts.settings.stripe_account or None",
+        "own_account = None",
+        at("shop/test_payment", "TestWithAnAccount"),
+    ),
+    Mutant(
+        "product: an inactive one",
+        "service/http/catalog.py",
+        "if not product.active and not is_staff_request(request):",
+        "if False:",
+        at("http/test_catalog", "TestStaff::test_an_inactive_product_is_shown_to_staff_only"),
+    ),
+    # Payments that match no order
+    *(
+        Mutant(f"unmatched: {name}", "service/shop/payment.py", find, instead, at("shop/test_unmatched_payments", test))
+        for name, find, instead, test in (
+            (
+                "is refunded",
+                "outcome, captured = await _refund_unmatched(parts, order_id, found)",
+                "captured = None",
+                "test_what_was_captured_goes_back_once_however_it_is_learned",
+            ),
+            (
+                "less what was refunded",
+                "owed = intent.received_minor - refunded",
+                "owed = intent.received_minor",
+                "test_what_the_dashboard_gave_back_is_not_given_back_again",
+            ),
+            (
+                "the second payment",
+                "        if not order.captured:\n            if order.status",
+                "        if True:\n            if order.status",
+                "test_a_second_payment_of_another_amount_goes_back_and_the_order_stays",
+            ),
+            (
+                "the intent decides",
+                "if (intent.received_minor, intent.currency) == (order.total_minor, order.currency):",
+                "if False:",
+                "test_a_payment_of_the_right_amount_pays_though_its_session_says_another",
+            ),
+        )
+    ),
     # The last nets
     *(
         Mutant(name, file, f"{name} CHECK ({rule}", f"{name} CHECK (true OR {rule}", refuses(*cases or (name,)))
@@ -737,13 +834,14 @@ MUTANTS = [
             (CARTS, "cart_items_quantity_range", "", ("cart_items_quantity_range0", "cart_items_quantity_range1")),
             (ORDERS, "orders_total_range", "", ("orders_total_range0", "orders_total_range1")),
             (ORDERS, "orders_times_match_status", "", tuple(f"orders_times_match_status{n}" for n in range(3))),
+            (CAPTURED, "payments_captured_form", "", tuple(f"payments_captured_form{n}" for n in range(6))),
             (
-                ORDERS,
+                CAPTURED,
                 "payments_refunded_within_amount",
                 "",
                 tuple(f"payments_refunded_within_amount{n}" for n in (0, 1)),
             ),
-            (ORDERS, "payments_refunded_whole", "", ()),
+            (CAPTURED, "payments_refunded_whole", "", ()),
             (ORDERS, "payments_refunded_only_captured", "", ()),
             (ORDERS, "payments_captured_has_session", "", ()),
             (ORDERS, "refunds_amount_positive", "", ()),

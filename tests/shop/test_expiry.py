@@ -160,15 +160,22 @@ async def test_a_payment_on_its_way_keeps_its_units(
     await balance(parts, stripe)
 
 
+@pytest.mark.parametrize("why", ["another amount that is not there", "no such session"])
 async def test_a_payment_on_its_way_that_can_become_no_payment_holds_no_units_for_ever(
-    shop: Shop, stripe: StripeStandin, parts: Parts, database: asyncpg.Connection
+    shop: Shop, stripe: StripeStandin, parts: Parts, database: asyncpg.Connection, why: str
 ) -> None:
     stripe.set_webhooks(drop=True)
     product = await shop.product(stock=1)
     placed = await shop.placed((product["id"], 1))
-    stripe.pay(placed["payment"]["stripe_session_id"], later=True)
+    session_id = placed["payment"]["stripe_session_id"]
+    stripe.pay(session_id, later=True)
     assert await deliver(shop, emitted(stripe, "checkout.session.completed")) == "applied"
-    stripe.set_faults([{"action": "status", "status": 404, "path": "/v1/checkout/sessions/*"}])
+    unknown = "/v1/checkout/sessions/*"
+    if why == "another amount that is not there":
+        stripe.settle(session_id)
+        stripe.session(session_id)["amount_total"] = 1
+        unknown = "/v1/payment_intents/*"
+    stripe.set_faults([{"action": "status", "status": 404, "path": unknown}])
     await all_due(database)
     await sweep.sweep(parts)
     assert (await shop.order(placed["order_id"]))["status"] == "PENDING_PAYMENT", "not before its time"

@@ -23,6 +23,7 @@ PARTS = (
     Part("reserve", "Reserving stock", reserve.over_http),
     Part("distance", "Reserving a hot product, the database 1 ms away", reserve.at_a_distance),
     Part("purchase", "Whole purchases", purchase.whole),
+    Part("filling", "Carts filled beside checkouts", purchase.filling),
     Part("stripe", "Stripe answering in 300 ms", stripe.slow),
     Part("webhooks", "Webhooks", stripe.webhooks),
     Part("sweep", "10,000 due orders", stripe.sweep),

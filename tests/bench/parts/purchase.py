@@ -8,7 +8,7 @@ from functools import partial
 import uvloop
 
 from tests.bench.client import Customers, closed_loop, open_loop, with_customers
-from tests.bench.figures import Figure, Goal, Measured, percentile
+from tests.bench.figures import Figure, Goal, Measured, alternately, percentile
 from tests.bench.stage import Shop, Stage
 
 AT_ONCE = 32
@@ -16,6 +16,9 @@ WARM_SECONDS = 2
 
 RATE = Goal("whole purchase: cart, line, checkout through the SDK, webhook, FULFILLED", "at least 150/s", least=150)
 P99 = Goal("the same at half that rate: p99", "under 250 ms", most=250)
+HOT = Goal(
+    "carts filled and checked out, all with one product, 24 clients", "at least 0.8 × spread products", least=0.8
+)
 
 
 def whole(stage: Stage) -> Measured:
@@ -50,6 +53,38 @@ def whole(stage: Stage) -> Measured:
         Figure("CPU that this client itself takes, a purchase", "ms", cpu),
     ]
     return Measured(figures)
+
+
+def filling(stage: Stage) -> Measured:
+    """Carts being filled beside checkouts, of products spread evenly and of one that everybody wants."""
+    url, tables = stage.database("filling", 1000)
+    seconds = 2 * stage.seconds
+    with stage.shop(url, worker=False) as shop:
+
+        def rate(products: int) -> float:
+            tables.settle()
+            work = partial(_place, seconds=seconds)
+            return len(uvloop.run(with_customers(shop, url, products, work))) / seconds
+
+        rates = alternately(stage.rounds, {"spread": partial(rate, tables.products), "one product": partial(rate, 1)})
+    stage.audit(url)
+    deadlocks = tables.value("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+    figures = [
+        Figure("carts filled and checked out, spread", "/s", rates["spread"], True),
+        Figure(
+            "carts filled and checked out, one product",
+            "/s",
+            rates["one product"],
+            True,
+            "carts filled and checked out, spread",
+            HOT,
+        ),
+    ]
+    return Measured(figures, {"deadlocks": deadlocks})
+
+
+async def _place(customers: Customers, seconds: float) -> list[float]:
+    return await closed_loop(customers.place, 24, WARM_SECONDS, seconds)
 
 
 async def _one_each(customers: Customers) -> list[float]:

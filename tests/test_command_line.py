@@ -198,6 +198,16 @@ BROKEN = {
         "order {order}",
         PAID + REFUND.format(2500, "late_money", "FAILED").replace("pi_1", "pi_2"),
     ),
+    "another amount": (
+        "payments_of_another_amount_are_refunded",
+        "order {order}",
+        PAID + " UPDATE payments SET status = 'REFUND_PENDING', captured_minor = 1190, captured_currency = 'EUR';",
+    ),
+    "a line of no product": (
+        "cart_lines_have_products",
+        "cart {cart}",
+        "UPDATE cart_items SET product_id = 404",
+    ),
     "no payment": ("payment_fits_order", "order {order}", "DELETE FROM payments"),
     "unpaid": (
         "payment_fits_order",
@@ -234,12 +244,13 @@ async def test_an_audit_names_what_is_wrong(
     shop: Shop, readonly: dict[str, str], database: asyncpg.Connection, what: str
 ) -> None:
     placed = await shop.placed(((await shop.product())["id"], 2))
+    cart_id = (await shop.order(placed["order_id"]))["cart_id"]
     rule, subject, statement = BROKEN[what]
     await database.execute(statement.format())
     status, output, errors = await command(readonly, "audit")
     assert (status, errors) == (1, "")
     _, _, after = output.partition(f"audit/{rule}: 1\n")
-    assert after.startswith(f"  {subject.format(order=placed['order_id'])}: "), output
+    assert after.startswith(f"  {subject.format(order=placed['order_id'], cart=cart_id)}: "), output
 
 
 async def test_review_loads_into_psql_and_explains(environ: dict[str, str]) -> None:

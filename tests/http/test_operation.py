@@ -65,9 +65,9 @@ class TestWithoutRedis:
 @pytest.mark.parametrize(
     "missing",
     [
-        "DROP INDEX orders_pending_by_client",
-        "REVOKE INSERT (outcome) ON stripe_events FROM commerce_app",
-        "DROP TABLE stripe_events CASCADE; DROP INDEX orders_pending_by_client",
+        "DROP INDEX payments_captured_otherwise",
+        "REVOKE UPDATE (captured_minor) ON payments FROM commerce_app",
+        "DROP TABLE payments CASCADE",
     ],
 )
 async def test_an_unmigrated_database_is_not_ready(shop: Shop, database: asyncpg.Connection, missing: str) -> None:

@@ -1,24 +1,21 @@
-"""The ASGI application: parts opened at start, routes mounted, and our own edge before FastAPI."""
+"""The ASGI application: parts opened at start, FastAPI's routes, and our own edge that answers by them."""
 
 import gc
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.resources import files
-from typing import cast
 
 from fastapi import FastAPI, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import HTMLResponse
-from starlette.routing import Match
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.errors import ShopError, not_found
-from service.http import carts, catalog, operations, orders, payments
+from service.errors import KINDS, ShopError, not_found
+from service.http import carts, catalog, operations, orders, payments, responses
 from service.http.clients import Clients
 from service.http.dispatch import Dispatch
 from service.http.first_page import FirstPage
@@ -39,19 +36,18 @@ Money is an integer in the currency's minor unit. Errors are `application/proble
 
 
 class Service(FastAPI):
-    """FastAPI behind our own edge: what it does around each request takes longer than all that ours does."""
+    """FastAPI, which describes the routes, behind our own edge, which answers by them."""
 
     edge: ASGIApp
     first_page: FirstPage | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer at the edge, or by `inside`."""
-        scope["app"] = self
-        await self.edge(scope, receive, send)
-
-    async def inside(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer as FastAPI does."""
-        await super().__call__(scope, receive, send)
+        """Answer a request at the edge; start and stop as FastAPI does."""
+        if scope["type"] == "http":
+            scope["app"] = self
+            await self.edge(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
 
 def create_process_app() -> Service:
@@ -80,6 +76,7 @@ def create_app(settings: Settings) -> Service:
         description=DESCRIPTION,
         version="0.1.0",
         lifespan=lifespan,
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -88,15 +85,16 @@ def create_app(settings: Settings) -> Service:
     for room in rooms:
         app.include_router(room.router, tags=[room.__name__.rpartition(".")[2]])
     _serve_docs(app)
+    app.add_exception_handler(ShopError, _shop_error)
     app.add_exception_handler(HTTPException, _http_error)
-    app.edge = _edge(app, settings, [cast(APIRoute, route) for room in rooms for route in room.router.routes])
+    app.edge = _edge(app, settings)
     return app
 
 
-def _edge(app: Service, settings: Settings, routes: list[APIRoute]) -> ASGIApp:
-    """What stands before FastAPI, the innermost first."""
+def _edge(app: Service, settings: Settings) -> ASGIApp:
+    """What stands around the routes, the innermost first. Raises UnsupportedRoute."""
     app.state.clients = Clients(settings)
-    edge: ASGIApp = Unforeseen(Dispatch(app.inside, routes))
+    edge: ASGIApp = Unforeseen(Dispatch(app))
     if not settings.rate_limit_per_minute:
         # Where each is to be counted, by Redis, none is answered before that.
         app.first_page = FirstPage(app.state)
@@ -114,38 +112,41 @@ def _edge(app: Service, settings: Settings, routes: list[APIRoute]) -> ASGIApp:
     return Envelope(edge)
 
 
+async def _shop_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ShopError)
+    return problem(error)
+
+
 async def _http_error(request: Request, error: Exception) -> Response:
-    """What the router itself refuses: no such route, or not with this method."""
+    """No such address, or not with this method; of other errors of FastAPI's kind the first code with their status."""
     assert isinstance(error, HTTPException)
-    if error.status_code != 405:
+    if error.status_code == 404:
         return problem(not_found("address"))
-    answer = problem(ShopError("method_not_allowed", "This address does not take that method."))
+    code = next((code for code, kind in KINDS.items() if kind.status == error.status_code), None)
+    if code is None:
+        raise error
+    answer = problem(ShopError(code, f"{KINDS[code].title}."))
     answer.headers.update(error.headers or {})
-    if allowed := _methods(request):
-        answer.headers["Allow"] = ", ".join(allowed)
     return answer
-
-
-def _methods(request: Request) -> list[str]:
-    """All methods that this address takes: the router names only those of the first route that has its path."""
-    taken = [
-        method
-        for method in ("GET", "POST", "PUT", "PATCH", "DELETE")
-        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in request.app.routes)
-    ]
-    return ["HEAD", *taken] if "GET" in taken else taken
 
 
 def _serve_docs(app: FastAPI) -> None:
     """/docs with files of our own, so that it works without internet, and the Problem that every route refers to."""
-    app.mount("/docs/static", StaticFiles(directory=str(files("fastapi_swagger") / "resources")), name="docs")
+    static = StaticFiles(directory=str(files("fastapi_swagger") / "resources"))
+    names = script_file, style_file, icon_file = "swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png"
+
+    @app.get("/docs/static/{name}", include_in_schema=False)
+    async def docs_file(request: Request, name: str) -> Response:
+        if name not in names:
+            raise not_found("file")
+        return await static.get_response(name, request.scope)
 
     page = get_swagger_ui_html(
         openapi_url="/openapi.json",
         title="Commerce core",
-        swagger_js_url="/docs/static/swagger-ui-bundle.js",
-        swagger_css_url="/docs/static/swagger-ui.css",
-        swagger_favicon_url="/docs/static/favicon-32x32.png",
+        swagger_js_url=f"/docs/static/{script_file}",
+        swagger_css_url=f"/docs/static/{style_file}",
+        swagger_favicon_url=f"/docs/static/{icon_file}",
         # Or it would have the document checked by a site of its makers.
         swagger_ui_parameters={"validatorUrl": None},
     ).body
@@ -176,3 +177,7 @@ def _serve_docs(app: FastAPI) -> None:
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def openapi_document() -> Response:
+        return responses.json(app.openapi())

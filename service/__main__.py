@@ -25,13 +25,16 @@ def _serve(options: argparse.Namespace) -> int:
     # uvicorn raises the signal that stopped it again once all is finished: that is a success, and cleans up here.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with ExitStack() as stack:
-        if options.workers > 1:
+        if options.workers > 1 and settings.metrics_port:
             # Before the first import of the metrics: it is how the processes put their numbers together. A kill -9
             # would leave it behind, and so one process alone has none.
             folder = tempfile.TemporaryDirectory(prefix="commerce-metrics-")
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = stack.enter_context(folder)
         from service.http.protocol import UVICORN
+        from service.infra import metrics
 
+        # By this process, which is the parent of several.
+        stack.enter_context(metrics.serving(settings))
         uvicorn.run(
             "service.app:create_process_app",
             factory=True,

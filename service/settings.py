@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Mapping
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from typing import Annotated, Self
 
 from dotenv import dotenv_values
@@ -84,6 +84,7 @@ class Settings(BaseModel):
     cart_days: int = Field(default=30, ge=1, le=3650)
     # Longer than Stripe keeps an event, and so can send it again.
     event_days: int = Field(default=90, ge=31, le=3650)
+    metrics_host: str = "127.0.0.1"
     metrics_port: int = Field(default=0, ge=0, le=65_535)
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
 
@@ -129,11 +130,24 @@ class Settings(BaseModel):
             raise UnsafeSettings("ALLOW_INSECURE_WEBHOOK is not allowed with a live Stripe key.")
         if self.live and not self.admin_token:
             raise UnsafeSettings("ADMIN_TOKEN is empty: staff calls would be open to all, with a live Stripe key.")
+        if self.metrics_port and not is_loopback(self.metrics_host) and not self.admin_token:
+            raise UnsafeSettings(
+                "METRICS_HOST is not an address of this machine alone, and ADMIN_TOKEN is empty: "
+                "the metrics would be open to everybody."
+            )
         if self.hold_seconds > DAY - SESSION_MARGIN_SECONDS:
             raise UnsafeSettings(
                 f"HOLD_SECONDS is over {DAY - SESSION_MARGIN_SECONDS}: a Stripe session lives at most 24 hours "
                 f"and must outlive the hold by {SESSION_MARGIN_SECONDS} seconds."
             )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens on this address."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def environment() -> dict[str, str]:

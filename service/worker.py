@@ -11,10 +11,9 @@ from uuid import UUID
 
 import orjson
 from arq.worker import Worker, func
-from prometheus_client import start_http_server
 
 from service.errors import ShopError
-from service.infra import health, logs
+from service.infra import health, logs, metrics
 from service.infra.logs import cause
 from service.infra.metrics import REPAIRED
 from service.infra.parts import Parts, open_parts
@@ -72,9 +71,8 @@ async def run(settings: Settings) -> None:
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    if settings.metrics_port:
-        start_http_server(settings.metrics_port)
-    await work(settings, stopping)
+    with metrics.serving(settings):
+        await work(settings, stopping)
 
 
 async def work(settings: Settings, stopping: asyncio.Event) -> None:

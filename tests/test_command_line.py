@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -328,8 +329,9 @@ async def answers(url: str, process: asyncio.subprocess.Process) -> None:
 
 
 async def test_two_workers_answer_and_their_metrics_add_up(environ: dict[str, str]) -> None:
-    port = free_port()
+    port, metrics_port = free_port(), free_port()
     url = f"http://127.0.0.1:{port}"
+    environ = {**environ, "METRICS_PORT": str(metrics_port)}
     async with started(environ, "serve", "--workers", "2", "--port", str(port)) as process:
         await answers(url, process)
         asked: list[int] = []
@@ -344,14 +346,46 @@ async def test_two_workers_answer_and_their_metrics_add_up(environ: dict[str, st
 
         async def summed() -> bool:
             async with httpx.AsyncClient(verify=NO_TLS) as client:
-                text = (await client.get(f"{url}/metrics")).text
+                text = (await client.get(f"http://127.0.0.1:{metrics_port}/metrics")).text
             return f'http_requests_total{{method="GET",route="/categories",status="200"}} {len(asked)}.0\n' in text
 
-        # Whichever is asked.
-        for _ in range(5):
-            await eventually(summed)
+        await eventually(summed)
         process.send_signal(signal.SIGTERM)
         assert await asyncio.wait_for(process.wait(), 15) == 0
+    assert left_in(environ) == []
+
+
+async def test_one_process_shows_its_metrics_and_leaves_no_files(environ: dict[str, str]) -> None:
+    port, metrics_port = free_port(), free_port()
+    url = f"http://127.0.0.1:{port}"
+    environ = {**environ, "METRICS_PORT": str(metrics_port), "METRICS_HOST": "0.0.0.0", "ADMIN_TOKEN": "token"}
+    async with started(environ, "serve", "--port", str(port)) as process:
+        await answers(url, process)
+        assert left_in(environ) == []
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{metrics_port}", verify=NO_TLS) as client:
+            assert (await client.get("/metrics")).status_code == 401
+
+            async def counted() -> bool:
+                answer = await client.get("/metrics", headers={"Authorization": "Bearer token"})
+                assert answer.status_code == 200
+                return 'http_requests_total{method="GET",route="/health/ready",status="200"}' in answer.text
+
+            await eventually(counted)
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), 15) == 0
+
+
+@pytest.mark.parametrize("arguments", ["serve", "serve --workers 2", "worker"])
+async def test_a_metrics_port_that_cannot_be_had_refuses_the_start(environ: dict[str, str], arguments: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        options = ["--port", str(free_port())] if "serve" in arguments else []
+        beside = {**environ, "METRICS_PORT": port}
+        open_to_all = {**beside, "METRICS_HOST": "0.0.0.0", "ADMIN_TOKEN": ""}
+        for given, setting in ((beside, "METRICS_PORT: "), (open_to_all, "METRICS_HOST ")):
+            status, output, errors = await command(given, *arguments.split(), *options)
+            assert (status, output, errors.count("\n")) == (2, "", 1), errors
+            assert errors.startswith(f"Refusing to start: {setting}")
     assert left_in(environ) == []
 
 

@@ -68,8 +68,8 @@ async def secrets(
 class Running:
     """An API and a worker, and what came out of them."""
 
-    def __init__(self, url: str, metrics_url: str, log: Path) -> None:
-        self.url, self.metrics_url, self.log = url, metrics_url, log
+    def __init__(self, url: str, metrics_urls: list[str], log: Path) -> None:
+        self.url, self.metrics_urls, self.log = url, metrics_urls, log
         self.answers: list[str] = []
 
     async def heard(self, answer: httpx.Response) -> None:
@@ -78,30 +78,29 @@ class Running:
     async def said(self) -> str:
         """All of it; both are asked for their metrics at the end."""
         async with httpx.AsyncClient(event_hooks={"response": [self.heard]}, verify=NO_TLS) as client:
-            for url in (self.url, self.metrics_url):
-                await client.get(f"{url}/metrics")
+            for url in self.metrics_urls:
+                assert (await client.get(f"{url}/metrics")).status_code == 200
         return "\n".join([*self.answers, self.log.read_text()])
 
 
 @asynccontextmanager
 async def running(environ: dict[str, str], log: Path) -> AsyncIterator[Running]:
     """Both as processes, writing to a file: a pipe that nobody reads would stop them."""
-    port, metrics_port = free_port(), free_port()
+    port, metrics_ports = free_port(), [free_port(), free_port()]
     commands = (["serve", "--port", str(port)], ["worker"])
-    environ = {**environ, "METRICS_PORT": str(metrics_port)}
     processes = []
     try:
         with log.open("wb") as file:
-            for arguments in commands:
+            for arguments, metrics_port in zip(commands, metrics_ports, strict=True):
                 process = await asyncio.create_subprocess_exec(
                     *(sys.executable, "-m", "service", *arguments),
                     stdout=file,
                     stderr=file,
-                    env=environ,
+                    env={**environ, "METRICS_PORT": str(metrics_port)},
                     cwd=environ["TMPDIR"],
                 )
                 processes.append(process)
-        yield Running(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{metrics_port}", log)
+        yield Running(f"http://127.0.0.1:{port}", [f"http://127.0.0.1:{each}" for each in metrics_ports], log)
     finally:
         for process in processes:
             process.send_signal(signal.SIGTERM)

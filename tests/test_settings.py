@@ -30,6 +30,10 @@ def check(**changed: str) -> Settings:
         ({**LIVE, "ADMIN_TOKEN": ""}, "ADMIN_TOKEN"),
         ({**LIVE, "STRIPE_API_KEY": "rk_live_x", "ADMIN_TOKEN": ""}, "ADMIN_TOKEN"),
         ({"HOLD_SECONDS": "86101"}, "HOLD_SECONDS"),
+        *(
+            ({"METRICS_PORT": "9100", "METRICS_HOST": host}, "METRICS_HOST")
+            for host in ("0.0.0.0", "::", "10.0.0.1", "::ffff:127.0.0.1", "metrics.internal", "127.0.0.1.example")
+        ),
     ],
 )
 def test_what_could_cost_money_is_refused(changed: dict[str, str], why: str) -> None:
@@ -47,6 +51,10 @@ def test_what_could_cost_money_is_refused(changed: dict[str, str], why: str) -> 
         {"STRIPE_WEBHOOK_SECRET": "", "ALLOW_INSECURE_WEBHOOK": "true"},
         {"ALLOW_INSECURE_WEBHOOK": "true"},
         {"HOLD_SECONDS": "86100"},
+        {"METRICS_PORT": "9100"},
+        *({"METRICS_PORT": "9100", "METRICS_HOST": host} for host in ("127.0.0.1", "127.9.9.9", "::1", "localhost")),
+        {"METRICS_PORT": "9100", "METRICS_HOST": "0.0.0.0", "ADMIN_TOKEN": "token"},
+        {"METRICS_HOST": "0.0.0.0"},
     ],
 )
 def test_what_is_safe_is_taken(changed: dict[str, str]) -> None:

@@ -117,12 +117,16 @@ class Everything:
         self.environ.setdefault("STRIPE_API_KEY", "sk_test_standin")
         for outcome in ("success", "cancel"):
             self.environ.setdefault(f"STRIPE_{outcome.upper()}_URL", f"{api}/payments/{outcome}")
-        Settings.load(self.environ).refuse_unsafe()
+        settings = Settings.load(self.environ)
+        settings.refuse_unsafe()
         for command in (("migrate",), ("seed", "--products", "300")):
             complete([*SERVICE, *command], self._log(command[0]), environ=self.environ)
         service: list[Child] = []
         self.stack.callback(lambda: stop(*service))  # both at once
         service.append(api_process := self._spawn("serve", "--host", self.host, "--port", str(self.port)))
+        if settings.metrics_port:
+            # The port itself is the API's.
+            workers["METRICS_PORT"] = str(settings.metrics_port + 1)
         service.append(self._spawn("worker", environ={**self.environ, **workers}))
         self._await_answer(api_process, local, self.port, "/health/ready")
         self.addresses["data, logs"] = str(self.data)

@@ -16,18 +16,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.errors import ShopError
 from service.http.clients import Clients
 from service.http.pages import NOTHING
-from service.http.requests import is_staff
 from service.http.responses import problem
 from service.infra import rates
+from service.infra.credentials import is_staff
 from service.infra.logs import cause, note
-from service.infra.metrics import of_route
+from service.infra.metrics import method_label, of_route
 from service.infra.parts import Parts
 from service.infra.patience import Patience
 
 RawHeaders = list[tuple[bytes, bytes]]
 
 # What has to answer however much there is to do.
-OPERATORS = ("/health/", "/metrics")
+OPERATORS = ("/health/",)
 # How long a client may take to send its body before its place goes to another; `protocol.py` bounds the rest.
 CLIENT_SECONDS = 30.0
 
@@ -69,7 +69,8 @@ def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
 
 
 def told(method: str, route: str, status: int, seconds: float) -> None:
-    """Count an answered request and write its line into the log."""
+    """Count an answered request and write its line into the log. `route` is one of our templates."""
+    method = method_label(method)
     requests, latency = of_route(method, route, status)
     requests.inc()
     latency.observe(seconds)
@@ -93,8 +94,9 @@ class Envelope:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        method = scope["method"]
         # A HEAD is answered like its GET; the server leaves the body out, as it still knows what was asked.
-        if scope["method"] == "HEAD":
+        if method == "HEAD":
             scope = {**scope, "method": "GET"}
         request_id = request_id_of(scope["headers"])
         token = cause.set(f"request {request_id}")
@@ -115,7 +117,7 @@ class Envelope:
         finally:
             # The template, not the path: ids would make a time series each.
             route = getattr(scope.get("route"), "path", "unknown")
-            told(scope["method"], route, status, time.perf_counter() - started)
+            told(method, route, status, time.perf_counter() - started)
             cause.reset(token)
 
 

@@ -1,17 +1,17 @@
-"""What operators and programs look at: health, metrics, and what each error code means."""
+"""What operators and programs look at: health, and what each error code means."""
 
 from html import escape
 from typing import Literal
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import HTMLResponse, PlainTextResponse
+from fastapi.responses import HTMLResponse
 from pydantic import BaseModel
 
 from service.errors import KINDS, ShopError, not_found
 from service.http import pages, responses
 from service.http.requests import parts_of
 from service.http.responses import problems
-from service.infra import health, metrics
+from service.infra import health
 
 router = APIRouter()
 
@@ -46,12 +46,6 @@ async def ready(request: Request) -> Response:
     if parts["postgresql"] != "ok":
         raise ShopError("unavailable", f"PostgreSQL is {parts['postgresql']}.", **parts)
     return responses.json({"status": "ok", **parts})
-
-
-@router.get("/metrics", response_class=PlainTextResponse)
-async def show_metrics(request: Request) -> Response:
-    """Prometheus' text format."""
-    return Response(metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 @router.get("/problems/{code}", response_class=HTMLResponse, responses=problems("not_found"))

@@ -1,6 +1,5 @@
 """What comes in: bodies, ids, keys and credentials, each checked before the shop sees it."""
 
-import hmac
 import re
 from typing import Annotated, Any, TypeVar
 from uuid import UUID
@@ -12,6 +11,7 @@ from pydantic_core import from_json
 
 from service.errors import ShopError, invalid, not_found
 from service.http.clients import Clients
+from service.infra.credentials import is_staff
 from service.infra.parts import Parts
 from service.shop.idempotency import Key
 
@@ -95,14 +95,8 @@ def parts_of(request: Request) -> Parts:
     return parts
 
 
-# For the OpenAPI document; what it would find is looked at by `is_staff`.
+# For the OpenAPI document; what it finds is checked by `is_staff`.
 _BEARER = Depends(HTTPBearer(scheme_name="staff", description="The ADMIN_TOKEN, where one is set.", auto_error=False))
-
-
-def is_staff(authorization: str, token: str) -> bool:
-    """Whether an Authorization header brings this token."""
-    scheme, _, given = authorization.partition(" ")
-    return scheme.lower() == "bearer" and hmac.compare_digest(given.strip(" ").encode("latin-1"), token.encode())
 
 
 async def staff(request: Request, _: object = _BEARER) -> None:

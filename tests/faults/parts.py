@@ -348,7 +348,7 @@ async def duplicates(stage: Stage, orders: int, copies: int) -> Outcome:
 
 async def _webhooks(load: Load) -> int:
     """How many the API has acknowledged since it started."""
-    async with load.http.get(f"{load.stage.api}/metrics") as answer:
+    async with load.http.get(f"http://127.0.0.1:{load.stage.ports['metrics']}/metrics") as answer:
         lines = (await answer.text()).splitlines()
     return sum(int(float(line.split()[-1])) for line in lines if 'route="/webhooks/stripe",status="200"' in line[:99])
 

@@ -52,7 +52,7 @@ class Stage:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.ports = {name: free_port() for name in (*SERVERS, "standin", "api")}
+        self.ports = {name: free_port() for name in (*SERVERS, "standin", "api", "metrics")}
         self.api = f"http://127.0.0.1:{self.ports['api']}"
         self.standin = f"http://127.0.0.1:{self.ports['standin']}"
         self.settings = SETTINGS | {"STRIPE_API_BASE": self.standin}
@@ -163,7 +163,8 @@ class Stage:
             [sys.executable, "-m", "service", *command],
             self.folder / f"{name}.{self._starts:04}.log",
             folder=self.folder,
-            environ=environ | self.settings,
+            # The API's alone: the worker would have them on the same port.
+            environ=environ | self.settings | ({"METRICS_PORT": str(self.ports["metrics"])} if name == "api" else {}),
         )
         self.pids[name] = process.pid
         stack.callback(stop, process)

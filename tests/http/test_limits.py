@@ -1,16 +1,27 @@
 """What one client may have: who that is behind proxies, requests a minute, and orders without paying."""
 
 import asyncio
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import aiohttp
 import asyncpg
 import httpx
 import pytest
+import redis
 
 from service.app import create_app
-from service.dev.servers import free_port
+from service.dev.servers import free_port, scratch_folder, valkey
 from service.dev.stripe_standin import StripeStandin
 from service.http.clients import Clients
+from service.infra import rates
 from service.infra.parts import Parts
 from service.settings import Settings
 from tests.books import deliver, event, hold_ends
@@ -18,6 +29,7 @@ from tests.client import Shop, is_problem, waiting
 from tests.conftest import served
 
 ONE, OTHER = {"X-Forwarded-For": "192.0.2.1"}, {"X-Forwarded-For": "192.0.2.2"}
+ROOT = Path(__file__).parents[2]
 PROXIES = "10.0.0.0/8, 127.0.0.1, fd00::/8"
 
 
@@ -109,7 +121,7 @@ class TestRequests:
         assert is_problem(await shop.http.get("/orders", headers=wrong), 429, "rate_limited")
         staff = {**ONE, "Authorization": "bearer token"}
         assert (await shop.http.get("/orders", headers=staff)).status_code == 200
-        for path in ("/health/live", "/health/ready", "/metrics"):
+        for path in ("/health/live", "/health/ready"):
             assert (await shop.http.get(path, headers=ONE)).status_code == 200
         assert is_problem(await shop.http.post("/webhooks/stripe", headers=ONE), 400, "invalid_signature")
         assert await deliver(shop, event("charge.captured", {})) == "ignored"
@@ -125,16 +137,111 @@ class TestRequestsWithoutProxies:
         assert is_problem(await shop.http.get("/products", headers=OTHER), 429, "rate_limited")
 
 
-class TestRequestsWithoutRedis:
-    @pytest.fixture
-    def changed_settings(self) -> dict[str, str]:
-        return {"RATE_LIMIT_PER_MINUTE": "1", "REDIS_URL": f"redis://127.0.0.1:{free_port()}/0"}
+@asynccontextmanager
+async def trouble_with(redis_url: str, how: str) -> AsyncIterator[str]:
+    """The URL of a Redis that is gone, frozen, too slow, or in the best of health."""
+    port = urlsplit(redis_url).port
+    assert port
+    if how == "slow":
+        near = free_port()
+        arguments = ("-m", "tests.bench.delay", str(near), str(port), "1")
+        pipe = asyncio.subprocess.PIPE
+        relay = await asyncio.create_subprocess_exec(sys.executable, *arguments, cwd=ROOT, stdout=pipe)
+        try:
+            assert relay.stdout
+            assert b"ready" in await relay.stdout.readline()
+            yield f"redis://127.0.0.1:{near}/0"
+        finally:
+            relay.kill()
+            await relay.communicate()
+    elif how == "frozen":
+        with scratch_folder() as folder, valkey(folder / "valkey", durable=False) as url:
+            process = int((folder / "valkey" / "pid").read_text())
+            os.kill(process, signal.SIGSTOP)
+            try:
+                yield url
+            finally:
+                os.kill(process, signal.SIGCONT)
+    else:
+        yield redis_url if how == "well" else f"redis://127.0.0.1:{free_port()}/0"
 
-    async def test_are_not_limited(self, shop: Shop) -> None:
-        for _ in range(3):
-            answer = await shop.http.get("/products")
-            assert answer.status_code == 200
-            assert "ratelimit-limit" not in answer.headers
+
+@pytest.mark.parametrize("how", ["well", "gone", "frozen", "slow"])
+async def test_of_a_crowd_over_its_limit_exactly_the_limit_passes(settings: Settings, redis_url: str, how: str) -> None:
+    async with trouble_with(redis_url, how) as url, AsyncExitStack() as stack:
+        changed = {"redis_url": url, "rate_limit_per_minute": 50, "trusted_proxies": ("127.0.0.1",)}
+        app = create_app(settings.model_copy(update=changed))
+        api = await stack.enter_async_context(served(app))
+        client = await stack.enter_async_context(aiohttp.ClientSession(api, connector=aiohttp.TCPConnector(limit=0)))
+
+        async def ask(headers: dict[str, str]) -> tuple[int, str]:
+            async with client.get("/nope", headers=headers) as answer:
+                assert answer.headers["RateLimit-Limit"] == "50"
+                assert 0 < int(answer.headers["RateLimit-Reset"]) <= 60
+                return answer.status, answer.headers["RateLimit-Remaining"]
+
+        crowd = await asyncio.gather(*(ask(ONE) for _ in range(1000)))
+        assert Counter(status for status, _ in crowd) == {404: 50, 429: 950}
+        assert {int(left) for status, left in crowd if status == 404} <= {*range(50)}
+        # Others have their own.
+        assert await ask(OTHER) == (404, "49")
+        assert (await ask(ONE))[0] == 429
+
+
+async def test_a_limit_that_redis_forgets_holds_in_the_process(
+    settings: Settings, redis_url: str, database: asyncpg.Connection
+) -> None:
+    app = create_app(settings.model_copy(update={"rate_limit_per_minute": 3}))
+    async with served(app) as url, Shop(url) as shop:
+        for left in ("2", "1", "0"):
+            assert (await shop.http.get("/nope")).headers["ratelimit-remaining"] == left
+            with redis.Redis.from_url(redis_url) as client:
+                client.flushdb()
+        assert is_problem(await shop.http.get("/nope"), 429, "rate_limited")
+
+
+async def test_clients_without_an_address_share_one_limit(settings: Settings) -> None:
+    app = create_app(settings.model_copy(update={"rate_limit_per_minute": 2}))
+    transport = httpx.ASGITransport(app, client=("unknown", 1))
+    async with served(app), httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
+        assert [(await client.get("/nope")).status_code for _ in range(4)] == [404, 404, 429, 429]
+
+
+class TestLocalCounts:
+    @pytest.fixture
+    def clock(self, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+        now = [1000.0]
+        monkeypatch.setattr(rates.time, "monotonic", lambda: now[0])
+        return now
+
+    def test_a_minute_begins_with_the_first_request(self, clock: list[float]) -> None:
+        counts = rates.LocalCounts()
+        seen = []
+        for at in (0, 30, 59.9, 60, 119, 120.5, 500):
+            clock[0] = 1000 + at
+            seen.append(counts.count(b"one"))
+        assert seen == [(1, 60), (2, 30), (3, 1), (1, 60), (2, 1), (1, 60), (1, 60)]
+
+    def test_clients_do_not_mix(self, clock: list[float]) -> None:
+        counts = rates.LocalCounts()
+        assert [counts.count(client)[0] for client in (b"one", b"two", b"one", b"two", b"two")] == [1, 1, 2, 2, 3]
+
+    def test_the_oldest_minutes_are_forgotten_first(self, clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(rates, "MAX_CLIENTS", 3)
+        counts = rates.LocalCounts()
+        for client in (b"1", b"2", b"3", b"1", b"1"):
+            clock[0] += 1
+            counts.count(client)
+        # It has asked most and last, but its minute began first.
+        counts.count(b"4")
+        assert [counts.count(client)[0] for client in (b"4", b"3", b"2")] == [2, 2, 2]
+        assert counts.count(b"1")[0] == 1
+        for number in range(1000):
+            counts.count(b"%d" % number)
+            assert len(counts._windows) == 3
+        clock[0] += 61
+        counts.count(b"1")
+        assert len(counts._windows) == 1
 
 
 async def test_a_crowd_waits_for_redis_and_is_not_told_that_it_is_gone(parts: Parts) -> None:

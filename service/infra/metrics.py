@@ -16,7 +16,6 @@ from threading import BoundedSemaphore, Lock, Thread, Timer
 from typing import Any
 
 from prometheus_client import (
-    CONTENT_TYPE_PLAIN_0_0_4,
     CollectorRegistry,
     Counter,
     Gauge,
@@ -169,7 +168,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.path.partition("?")[0] != "/metrics":
             self._answer(404, b"")
         else:
-            self._answer(200, self.server.text(), ("Content-Type", CONTENT_TYPE_PLAIN_0_0_4))
+            self._answer(200, self.server.text(), ("Content-Type", "text/plain; version=0.0.4; charset=utf-8"))
 
     def log_message(self, *_: object) -> None:
         """Nothing: what it would log is what a stranger sent."""

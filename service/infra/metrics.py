@@ -110,9 +110,6 @@ def serving(settings: Settings) -> Iterator[None]:
 class _Server(ThreadingHTTPServer):
     """A thread for each connection, up to CONNECTIONS of them."""
 
-    # Two processes would share the port, each seen by some of the readers.
-    allow_reuse_port = False
-
     def __init__(self, host: str, port: int, token: str) -> None:
         self.token = token
         self._slots = BoundedSemaphore(CONNECTIONS)
@@ -121,7 +118,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__(address[:2], _Handler)  # type: ignore[arg-type]
 
     def server_bind(self) -> None:
-        """Bind, and nothing else: HTTPServer would ask a name server for our name."""
+        """Bind, and nothing else: HTTPServer may share a port that is taken, and asks a name server for our name."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
 

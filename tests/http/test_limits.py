@@ -186,6 +186,10 @@ async def test_of_a_crowd_over_its_limit_exactly_the_limit_passes(settings: Sett
         # Others have their own.
         assert await ask(OTHER) == (404, "49")
         assert (await ask(ONE))[0] == 429
+        if how == "well":
+            # Redis was not asked about those refused here.
+            with redis.Redis.from_url(url) as counts:
+                assert all(int(counts.get(key) or 0) <= 50 for key in counts.keys("rate:*"))
 
 
 async def test_a_limit_that_redis_forgets_holds_in_the_process(

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -87,7 +88,7 @@ def _audit(options: argparse.Namespace) -> int:
 
     async def look() -> dict[str, list[Violation]]:
         # It reads the tables whole, which nobody waits for.
-        async with open_pool(Settings.load(), "commerce-audit", statement_seconds=300) as pool:
+        async with open_pool(Settings.load(), "commerce-audit", statement_seconds=300, read_only=True) as pool:
             return await audit(pool)
 
     found = asyncio.run(look())
@@ -118,7 +119,7 @@ def _replay(options: argparse.Namespace) -> int:
     try:
         print(asyncio.run(replay()))
     except StripeUnknown as error:
-        raise session.payment_unavailable() from error
+        raise session.payment_unavailable(error) from error
     return 0
 
 
@@ -186,9 +187,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _line(error: BaseException) -> str:
+    """What went wrong in a line, with its cause."""
+    line = str(error).partition("\n")[0]
+    return f"{line} ({type(error.__cause__).__name__}: {_line(error.__cause__)})" if error.__cause__ else line
+
+
 def main() -> int:
     """Run the command that the arguments name; its exit status."""
     options = _parser().parse_args()
+    # A command says in its last line why it failed. `serve` and `worker` set up their own logs.
+    logging.basicConfig(level=logging.ERROR, format="%(message)s")
     try:
         status: int = options.does(options)
     except UnsafeSettings as error:
@@ -196,7 +205,7 @@ def main() -> int:
         return 2
     except (ShopError, asyncpg.PostgresError, asyncpg.InterfaceError, psycopg.Error, OSError) as error:
         # Not 1, by which an audit says that something is wrong in the tables.
-        print(str(error).partition("\n")[0], file=sys.stderr)
+        print(_line(error), file=sys.stderr)
         return 2
     return status
 

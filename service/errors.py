@@ -41,6 +41,7 @@ KINDS: dict[str, Kind] = {
     "internal": Kind(500, "Something went wrong on our side"),
     "payment_refused": Kind(502, "Stripe refused the payment session", 60),
     "payment_unavailable": Kind(503, "Stripe does not answer", 5),
+    "payment_misconfigured": Kind(503, "Payment provider refuses our key", 60),
     "busy": Kind(503, "Too much at once", 1),
     "unavailable": Kind(503, "A part of the service is not there", 2),
 }
@@ -68,7 +69,15 @@ SQLSTATES: dict[str, str] = {
     "57P01": "unavailable",  # the server is being stopped
     "57P02": "unavailable",
     "57P03": "unavailable",
-    "25006": "unavailable",  # a read-only standby
+}
+
+# An SQLSTATE with which a server refuses a login. Raised by a statement, the last two mean something else.
+LOGIN_SQLSTATES = {
+    "28000",  # no rule, or no such role
+    "28P01",  # wrong password
+    "3D000",  # no such database
+    "42501",  # no CONNECT privilege
+    "55000",  # a database that takes no connections
 }
 
 

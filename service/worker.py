@@ -145,6 +145,8 @@ async def _serve_jobs(parts: Parts, stopping: asyncio.Event) -> None:
             # times as long.
             poll_delay=0.02,
             max_jobs=10,
+            # How often it writes. A demoted Redis, which nothing is queued in any more, shows itself by refusing that.
+            health_check_interval=5,
             job_serializer=orjson.dumps,
             job_deserializer=orjson.loads,
         )
@@ -158,6 +160,6 @@ async def _serve_jobs(parts: Parts, stopping: asyncio.Event) -> None:
         await redis.aclose(close_connection_pool=True)
         for error in ended:
             if isinstance(error, Exception):
-                logger.warning("redis does not answer", extra={"error": repr(error)})
+                logger.warning("redis call failed", extra={"error": repr(error)})
         if not stopping.is_set():
             await asyncio.sleep(1)

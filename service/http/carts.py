@@ -116,6 +116,7 @@ async def remove_item(request: Request, cart_id: CartId, product_id: ProductId) 
             "checkout_in_progress",
             "payment_refused",
             "payment_unavailable",
+            "payment_misconfigured",
             *BODY_PROBLEMS,
             *KEY_PROBLEMS,
         ),

@@ -44,7 +44,7 @@ async def ready(request: Request) -> Response:
     """
     parts = await health.check(parts_of(request))
     if parts["postgresql"] != "ok":
-        raise ShopError("unavailable", f"PostgreSQL is {parts['postgresql']}.", **parts)
+        raise ShopError("unavailable", f"PostgreSQL: {parts['postgresql']}.", **parts)
     return responses.json({"status": "ok", **parts})
 
 

@@ -98,6 +98,7 @@ async def get_timeline(request: Request, order_id: OrderId) -> Response:
         "order_not_cancellable",
         "checkout_in_progress",
         "payment_unavailable",
+        "payment_misconfigured",
         *BODY_PROBLEMS,
         *KEY_PROBLEMS,
     ),

@@ -1,24 +1,29 @@
 """The connection pool, and transactions that are run again whole when they came to nothing."""
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
+from urllib.parse import urlsplit
 
 import asyncpg
 import orjson
 
-from service.errors import CONSTRAINTS, SQLSTATES, ShopError
+from service.errors import CONSTRAINTS, LOGIN_SQLSTATES, SQLSTATES, ShopError
 from service.infra.turns import Turns
 from service.settings import Settings
 
 # What the pool hands out: a connection, or the proxy of one that it takes back.
 Connection: TypeAlias = Any
 T = TypeVar("T")
+# Why PostgreSQL cannot be used, in the words of readiness.
+Trouble: TypeAlias = Literal["unreachable", "login_refused", "read_only"]
 
 ATTEMPTS = 3
+# All hosts of the URL share it, so that a host that is down leaves time to try the next one.
 CONNECT_SECONDS = 3.0
 # How long a statement may take; a server that has not said so itself a second later is not there.
 STATEMENT_SECONDS = 10
@@ -38,12 +43,16 @@ LIMITS = {
     "max_parallel_workers_per_gather": "0",
 }
 
+logger = logging.getLogger(__name__)
+
 # Gone for a moment: another transaction was in the way, or a migration made an old plan void.
 _AGAIN = (
     asyncpg.DeadlockDetectedError,
     asyncpg.SerializationError,
     asyncpg.LockNotAvailableError,
     asyncpg.InvalidCachedStatementError,
+    # The server was demoted. The statement had no effect, and a new connection finds the new primary.
+    asyncpg.ReadOnlySQLTransactionError,
 )
 # The connection went away, or the server behind it.
 _LOST = (
@@ -59,12 +68,19 @@ _LOST = (
     TimeoutError,
 )
 
+_DETAILS: dict[Trouble, str] = {
+    "unreachable": "PostgreSQL cannot be reached; try again.",
+    "login_refused": "PostgreSQL refuses the login.",
+    "read_only": "PostgreSQL is read-only: no server that takes writes was found.",
+}
+
 
 class Pool(asyncpg.Pool):  # type: ignore[misc]
     """asyncpg's, with bounded queues before it: one for all, and one before that for transactions."""
 
-    def __init__(self, *url: str, max_size: int, waiting: int, **options: Any) -> None:
-        super().__init__(*url, max_size=max_size, **options)
+    def __init__(self, url: str, *, max_size: int, waiting: int, **options: Any) -> None:
+        super().__init__(url, max_size=max_size, **options)
+        self.urls = _one_host_each(url)
         self.turns = Turns(max_size, waiting=waiting)
         self.writers = Turns(max(1, max_size - READERS), waiting=waiting)
         self.silent_until = 0.0
@@ -82,25 +98,37 @@ class Pool(asyncpg.Pool):  # type: ignore[misc]
             await connection._holder.release(timeout)
 
 
-def open_pool(settings: Settings, name: str, statement_seconds: int = STATEMENT_SECONDS) -> Pool:
+def open_pool(
+    settings: Settings, name: str, statement_seconds: int = STATEMENT_SECONDS, *, read_only: bool = False
+) -> Pool:
     """A pool of up to `db_pool_size` connections, for `async with`; connects when first used.
 
-    `name` is what `pg_stat_activity` calls them; a statement may take `statement_seconds`.
+    `name` is what `pg_stat_activity` calls them; a statement may take `statement_seconds`. The server must take
+    writes, unless `read_only`.
     """
 
-    async def connect(*arguments: Any, **options: Any) -> Connection:
+    async def connect(_: str, **options: Any) -> Connection:
         if time.monotonic() < pool.silent_until:
-            raise _silence()
-        opened = None
-        try:
-            async with asyncio.timeout(CONNECT_SECONDS):
-                opened = await asyncpg.connect(*arguments, **options)
-                await _speak_json(opened)
+            raise _unavailable("unreachable")
+        failures: list[Exception] = []
+        for url in list(pool.urls):
+            try:
+                opened = await _connect(url, CONNECT_SECONDS / len(pool.urls), options)
+            except (asyncpg.PostgresError, *_LOST) as error:
+                failures.append(error)
+            else:
+                # The next connection tries this host first.
+                pool.urls.remove(url)
+                pool.urls.insert(0, url)
                 return opened
-        except TimeoutError as error:
-            if opened is not None:
-                opened.terminate()
-            raise _note_silence(pool) from error
+        if any(isinstance(error, TimeoutError) for error in failures):
+            _note_silence(pool)
+        # A server that answered says more than one that did not.
+        telling = next((error for error in failures if not isinstance(error, OSError)), failures[-1])
+        if isinstance(telling, asyncpg.PostgresError) and telling.sqlstate in LOGIN_SQLSTATES:
+            _log(telling)
+            raise _unavailable("login_refused") from telling
+        raise telling
 
     pool = Pool(
         settings.database_url,
@@ -118,12 +146,34 @@ def open_pool(settings: Settings, name: str, statement_seconds: int = STATEMENT_
         max_cached_statement_lifetime=0,
         command_timeout=statement_seconds + 1,
         server_settings={"application_name": name, **LIMITS, "statement_timeout": f"{statement_seconds}s"},
+        # A role may have default_transaction_read_only, as commerce_readonly has: no server would do for it.
+        target_session_attrs="any" if read_only else "read-write",
         connect=connect,
         setup=None,
         init=None,
         reset=_nothing_to_reset,
     )
     return pool
+
+
+def _one_host_each(url: str) -> list[str]:
+    """A URL for each host: asyncpg would wait for the first one for all of the time there is."""
+    parts = urlsplit(url)
+    login, at, hosts = parts.netloc.rpartition("@")
+    return [parts._replace(netloc=f"{login}{at}{host}").geturl() for host in hosts.split(",")]
+
+
+async def _connect(url: str, seconds: float, options: dict[str, Any]) -> Connection:
+    opened = None
+    try:
+        async with asyncio.timeout(seconds):
+            opened = await asyncpg.connect(url, **options)
+            await _speak_json(opened)
+            return opened
+    except BaseException:
+        if opened is not None:
+            opened.terminate()
+        raise
 
 
 async def _speak_json(connection: Connection) -> None:
@@ -147,14 +197,21 @@ async def connection(pool: Pool) -> AsyncIterator[Connection]:
         async with pool.turns, pool.acquire() as acquired:
             try:
                 yield acquired
-            except TimeoutError as error:
+            except TimeoutError:
                 _abandon(acquired)
-                raise _note_silence(pool) from error
+                _note_silence(pool)
+                raise
+            except asyncpg.ReadOnlySQLTransactionError:
+                await _leave_server(pool, acquired)
+                raise
             except (asyncio.CancelledError, asyncpg.InternalClientError):
                 _abandon(acquired)
                 raise
     except (asyncpg.PostgresError, *_LOST) as error:
-        raise shop_error(error) from error
+        refused = shop_error(error)
+        if refused.kind.status >= 500:
+            _log(error)
+        raise refused from error
 
 
 async def transact(
@@ -190,9 +247,12 @@ async def transact(
                 lost = _is_loss(error)
                 if lost:
                     _abandon(tx)
+                elif isinstance(error, asyncpg.ReadOnlySQLTransactionError):
+                    await _leave_server(pool, tx)
                 elif not single:
                     await _roll_back(tx)
                 if lost and committing and not repeatable:
+                    _log(error)
                     raise ShopError(
                         "unavailable",
                         "The database was lost just as this was being done; look whether it was before you try again.",
@@ -224,13 +284,26 @@ def _abandon(connection: Connection) -> None:
         connection.terminate()
 
 
-def _note_silence(pool: Pool) -> ShopError:
+async def _leave_server(pool: Pool, connection: Connection) -> None:
+    """Drop this connection and, when it is next taken, each of the pool's others: their server was demoted too."""
+    _abandon(connection)
+    await pool.expire_connections()
+
+
+def _note_silence(pool: Pool) -> None:
     pool.silent_until = time.monotonic() + REST_SECONDS
-    return _silence()
 
 
-def _silence() -> ShopError:
-    return ShopError("unavailable", "The database does not answer; try again.")
+def _unavailable(trouble: Trouble) -> ShopError:
+    return ShopError("unavailable", _DETAILS[trouble], postgresql=trouble)
+
+
+def _log(error: BaseException) -> None:
+    """Log why a call failed. The message's later lines can hold values of a row, so they are left out."""
+    reason = str(error).partition("\n")[0]
+    sqlstate = getattr(error, "sqlstate", None)
+    extra = {"error": type(error).__name__, "sqlstate": sqlstate, "reason": reason}
+    logger.warning("database call failed", extra=extra)
 
 
 def _is_loss(error: BaseException) -> bool:
@@ -246,12 +319,14 @@ def shop_error(error: BaseException) -> ShopError:
         known = CONSTRAINTS.get(error.constraint_name or "")
         if known:
             return ShopError(*known)
+    if isinstance(error, asyncpg.ReadOnlySQLTransactionError | asyncpg.TargetServerAttributeNotMatched):
+        return _unavailable("read_only")
     if isinstance(error, asyncpg.PostgresError) and error.sqlstate in SQLSTATES:
-        return ShopError(SQLSTATES[error.sqlstate], "The database is busy or restarting; try again.")
+        if SQLSTATES[error.sqlstate] == "unavailable":
+            return _unavailable("unreachable")
+        return ShopError(SQLSTATES[error.sqlstate], "The database is busy; try again.")
     if isinstance(error, asyncpg.InvalidCachedStatementError):
         return ShopError("busy", "The database is being migrated; try again.")
-    if isinstance(error, TimeoutError):
-        return ShopError("busy", "No database connection became free in time; try again.")
     if _is_loss(error):
-        return ShopError("unavailable", "The database cannot be reached; try again.")
+        return _unavailable("unreachable")
     raise error

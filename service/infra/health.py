@@ -5,7 +5,10 @@ that is stuck is connected all the same.
 """
 
 import asyncio
+import logging
 from dataclasses import dataclass
+
+import asyncpg
 
 from service.errors import ShopError
 from service.infra.db import connection
@@ -16,11 +19,15 @@ from service.infra.statements import NoRow, Statement
 HEARTBEAT, REPAIRERS = "heartbeat", ("sweep", "reconcile", "audit", "tidy")
 
 
+logger = logging.getLogger(__name__)
+
+
 @dataclass(slots=True)
 class Migrated:
-    """Whether the newest index is there, and what the newest migration grants."""
+    """Whether the newest index is there, and what the newest migration grants; whether the server takes no writes."""
 
     migrated: bool
+    read_only: bool
 
 
 @dataclass(slots=True)
@@ -36,7 +43,10 @@ LIST_LATE_LOOPS = Statement("operation/list_late_loops", LateLoop)
 
 
 async def check(parts: Parts) -> dict[str, str]:
-    """`ok` or what is wrong, for PostgreSQL, the worker and Redis."""
+    """How PostgreSQL, the worker and Redis are.
+
+    PostgreSQL and Redis are `ok`, `unreachable`, `login_refused` or `read_only`; PostgreSQL may be `not_migrated`.
+    """
     postgresql, worker = await _postgresql(parts)
     return {"postgresql": postgresql, "worker": worker, "redis": await _redis(parts)}
 
@@ -50,10 +60,17 @@ async def beat(parts: Parts, loop: str, seconds: float) -> None:
 async def _postgresql(parts: Parts) -> tuple[str, str]:
     try:
         async with asyncio.timeout(3), connection(parts.pool) as reader:
-            if not (await IS_MIGRATED.one(reader)).migrated:
-                return "not migrated", "not seen"
+            found = await IS_MIGRATED.one(reader)
+            if found.read_only:
+                # As a write would be answered, so that the pool leaves this server though nobody writes.
+                raise asyncpg.ReadOnlySQLTransactionError("transaction_read_only is on")
+            if not found.migrated:
+                return "not_migrated", "not seen"
             late = [late.loop for late in await LIST_LATE_LOOPS.all(reader, [HEARTBEAT, *REPAIRERS])]
-    except (ShopError, TimeoutError):
+    except ShopError as error:
+        return error.extra.get("postgresql", "unreachable"), "not seen"
+    except TimeoutError:
+        logger.warning("readiness check timed out")
         return "unreachable", "not seen"
     if HEARTBEAT in late:
         return "ok", "not seen"
@@ -61,4 +78,6 @@ async def _postgresql(parts: Parts) -> tuple[str, str]:
 
 
 async def _redis(parts: Parts) -> str:
-    return "ok" if await parts.patience.ask(parts.redis.ping, urgent=True) else "unreachable"
+    # A write, which a demoted server refuses. There is nothing under this key.
+    await parts.patience.ask(lambda: parts.redis.delete(b"readiness"), urgent=True)
+    return parts.patience.state

@@ -46,7 +46,10 @@ async def undo(database_url: str, folder: Path = MIGRATIONS) -> list[str]:
 
 
 def _alone(database_url: str, folder: Path, work: Callable[[Any, Any], list[str]]) -> list[str]:
-    """Run `work` while no other migrator does."""
+    """Run `work` while no other migrator does. Raises FileNotFoundError where there is no migration."""
+    migrations = yoyo.read_migrations(str(folder))
+    if not migrations:
+        raise FileNotFoundError(f"There is no migration in {folder}.")
     backend = yoyo.get_backend(_address(database_url))
     try:
         # The session that works holds the lock: it ends with that, also where the client is long dead. It is asked
@@ -56,7 +59,7 @@ def _alone(database_url: str, folder: Path, work: Callable[[Any, Any], list[str]
         # yoyo's own lock is a row, which a killed run leaves behind; whoever is here is alone.
         backend.break_lock()
         with backend.lock():
-            return work(backend, yoyo.read_migrations(str(folder)))
+            return work(backend, migrations)
     finally:
         backend.connection.close()
 

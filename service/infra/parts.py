@@ -37,7 +37,8 @@ async def open_parts(
     settings: Settings, name: str, statement_seconds: int = db.STATEMENT_SECONDS
 ) -> AsyncIterator[Parts]:
     """Open them under the application name `name`; nothing is connected before it is used."""
-    redis, patience, stripe = open_redis(settings), Patience(), Stripe(settings)
+    redis, stripe = open_redis(settings), Stripe(settings)
+    patience = Patience(redis.connection_pool)
     # A third of the connections keeps a lock busy: while one commits, the next waits at the server already.
     lanes = Lanes(max(1, settings.db_pool_size // 3))
     # Redis is asked for the page's generation all the time: by a connection of its own, as one of the pool is first

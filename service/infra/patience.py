@@ -4,11 +4,15 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from contextlib import suppress
+from typing import Literal, TypeAlias, TypeVar
 
-from redis.exceptions import RedisError
+from redis.asyncio import ConnectionPool
+from redis.exceptions import AuthenticationError, NoPermissionError, ReadOnlyError, RedisError
 
 T = TypeVar("T")
+# How Redis answered last, in the words of readiness.
+State: TypeAlias = Literal["ok", "unreachable", "login_refused", "read_only"]
 
 # A Redis that hangs is given this long, then left alone for a while: its callers have work to do.
 PATIENCE_SECONDS = 0.25
@@ -18,10 +22,12 @@ logger = logging.getLogger(__name__)
 
 
 class Patience:
-    """One process's patience with its Redis."""
+    """One process's patience with its Redis, whose connections are all in `pool`."""
 
-    def __init__(self) -> None:
+    def __init__(self, pool: ConnectionPool) -> None:
+        self._pool = pool
         self._rest_until = 0.0
+        self.state: State = "ok"
 
     async def ask(
         self, question: Callable[[], Awaitable[T]], *, urgent: bool = False, seconds: float = PATIENCE_SECONDS
@@ -31,8 +37,21 @@ class Patience:
             return None
         try:
             async with asyncio.timeout(seconds):
-                return await question()
+                answer = await question()
         except (RedisError, OSError, TimeoutError) as error:
             self._rest_until = time.monotonic() + REST_SECONDS
-            logger.warning("redis does not answer", extra={"error": repr(error)})
+            self.state = _state(error)
+            logger.warning("redis call failed", extra={"error": repr(error)})
+            if self.state == "read_only":
+                # The server was demoted. New connections find the new primary, so all are dropped, busy ones too.
+                with suppress(RedisError, OSError):
+                    await self._pool.disconnect()
             return None
+        self.state = "ok"
+        return answer
+
+
+def _state(error: Exception) -> State:
+    if isinstance(error, ReadOnlyError):
+        return "read_only"
+    return "login_refused" if isinstance(error, AuthenticationError | NoPermissionError) else "unreachable"

@@ -10,11 +10,12 @@ from service.infra.statements import SQL, files, split
 def review(since: str | None = None) -> Iterator[str]:
     """Each statement with its header as `PREPARE`, named after its file with `__` for the slash.
 
-    With `since`, a git revision, those that were changed or added since, and a line for each that is gone; raises
-    OSError where git does not know. Parameters whose types the server could not tell by itself are cast in the
-    files, so no types are given.
+    With `since`, a git revision, those that were changed or added since, and a line for each that is gone. Parameters
+    whose types the server could not tell by itself are cast in the files, so no types are given. Raises OSError where
+    git does not know the revision, or where there is no statement.
     """
-    for name in files() if since is None else sorted(_changed(since)):
+    all_names = files()
+    for name in all_names if since is None else sorted(_changed(since)):
         path = SQL / f"{name}.sql"
         if not path.exists():
             yield f"-- {name}: removed\n"

@@ -60,5 +60,8 @@ def split(text: str) -> tuple[str, str]:
 
 
 def files(folder: str = "") -> list[str]:
-    """The names of all statements, or of those in one folder, sorted."""
-    return sorted(str(path.relative_to(SQL).with_suffix("")) for path in (SQL / folder).rglob("*.sql"))
+    """The names of all statements, or of those in one folder, sorted. Raises FileNotFoundError where there is none."""
+    found = sorted(str(path.relative_to(SQL).with_suffix("")) for path in (SQL / folder).rglob("*.sql"))
+    if not found:
+        raise FileNotFoundError(f"There is no SQL statement in {SQL / folder}.")
+    return found

@@ -1,13 +1,16 @@
 """The part of Stripe's API that the shop uses, over the SDK's async client: calls, what they answer, what failed."""
 
 import asyncio
+import logging
 import re
 import ssl
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from urllib.parse import quote
+from uuid import UUID
 
 import aiohttp
 import stripe
@@ -21,30 +24,46 @@ CLOCK_SKEW_SECONDS = 300
 # Stripe allows 100 reads a second with a live key; a listing job stays far from taking them all.
 _SECONDS_BETWEEN_PAGES = 0.1
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
+_CODE = re.compile(r"[\w-]{1,100}", re.ASCII)
+
+T = TypeVar("T")
 
 stripe.enable_telemetry = False
 
-
-class StripeRefused(Exception):
-    """Stripe understood and said no (400, 402, 404): the call had no effect. `param` names what it minded."""
-
-    def __init__(self, message: str, status: int, param: str | None) -> None:
-        super().__init__(message)
-        self.status = status
-        self.param = param
+logger = logging.getLogger(__name__)
 
 
-class StripeUnknown(Exception):
-    """Anything else: time-out, lost or unreadable reply, 409, 429, 401, 403, 5xx. The call may have had its effect.
+class StripeFailed(Exception):
+    """A call that failed: the reply's status, Stripe's error code and request id; each is None where there is none.
 
-    `status` is the reply's, or None where there was none. `replayed` says that the reply is the stored one of an
-    earlier call with this key: Stripe has done with it and will not do it again.
+    `param` names what Stripe minded. `replayed` says that the reply is the stored one of an earlier call with this
+    key: Stripe has done with it and will not do it again.
     """
 
-    def __init__(self, message: str, status: int | None = None, *, replayed: bool = False) -> None:
+    def __init__(
+        self,
+        message: str,
+        status: int | None = None,
+        *,
+        code: str | None = None,
+        request_id: str | None = None,
+        param: str | None = None,
+        replayed: bool = False,
+    ) -> None:
         super().__init__(message)
         self.status = status
+        self.code = code
+        self.request_id = request_id
+        self.param = param
         self.replayed = replayed
+
+
+class StripeRefused(StripeFailed):
+    """Stripe understood and said no (400, 402, 404): the call had no effect."""
+
+
+class StripeUnknown(StripeFailed):
+    """Anything else: time-out, lost or unreadable reply, 409, 429, 401, 403, 5xx. The call may have had its effect."""
 
 
 @dataclass(slots=True)
@@ -130,7 +149,7 @@ def _amount(value: object) -> int | None:
 class Stripe:
     """The calls, each bounded by `stripe_timeout_seconds` and never retried in here: callers know what is safe.
 
-    Every call raises StripeRefused or StripeUnknown.
+    Every call raises StripeRefused or StripeUnknown, and logs that once, with the `order_id` that it is about.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -151,96 +170,126 @@ class Stripe:
         """Close the connections."""
         await self._session.close()
 
-    async def create_session(self, parameters: dict[str, Any], idempotency_key: str) -> Session:
+    async def create_session(
+        self, parameters: dict[str, Any], idempotency_key: str, *, order_id: UUID | str | None = None
+    ) -> Session:
         """Create a session, or get the one that this key created before, as it was then."""
-        made = await self._post("checkout/sessions", **parameters, idempotency_key=idempotency_key)
-        return Session.read(made)
 
-    async def retrieve_session(self, session_id: str) -> Session:
+        def read(data: Mapping[str, Any]) -> Session:
+            made = Session.read(data)
+            if order_id is not None and made.order_id != str(order_id):
+                # Nothing of ours answers so. Whatever did, another order's session must not be paid for this one.
+                raise StripeUnknown("another order's session")
+            return made
+
+        parameters = {**parameters, "idempotency_key": idempotency_key}
+        return await self._ask("post", "checkout/sessions", read, order_id, **parameters)
+
+    async def retrieve_session(self, session_id: str, *, order_id: UUID | str | None = None) -> Session:
         """A session as it is now."""
-        return Session.read(await self._get(f"checkout/sessions/{_quoted(session_id)}"))
+        return await self._ask("get", f"checkout/sessions/{_quoted(session_id)}", Session.read, order_id)
 
-    async def expire_session(self, session_id: str) -> Session:
+    async def expire_session(self, session_id: str, *, order_id: UUID | str | None = None) -> Session:
         """Close an open session for good; of one that is not open, what it is instead."""
         try:
-            return Session.read(await self._post(f"checkout/sessions/{_quoted(session_id)}/expire"))
+            return await self._ask("post", f"checkout/sessions/{_quoted(session_id)}/expire", Session.read, order_id)
         except StripeRefused as refused:
             if refused.status == 404:
                 raise
-            return await self.retrieve_session(session_id)
+            return await self.retrieve_session(session_id, order_id=order_id)
 
-    async def sessions_since(self, created: int, **filters: str) -> AsyncIterator[Session]:
+    async def sessions_since(
+        self, created: int, *, order_id: UUID | str | None = None, **filters: str
+    ) -> AsyncIterator[Session]:
         """All sessions that name an order, created at or after a Unix time, newest first, a page of 100 at a time.
 
         What others sell on the same account is passed over unread: it need not even be readable here.
         """
         parameters: dict[str, Any] = {"limit": 100, "created": {"gte": created}, **filters}
-        async for data in self._pages("checkout/sessions", parameters):
-            if (data.get("metadata") or {}).get("order_id"):
-                yield Session.read(data)
+        async for found in self._pages("checkout/sessions", _session_of_ours, order_id, **parameters):
+            if found is not None:
+                yield found
 
     async def create_refund(
-        self, payment_intent: str, amount_minor: int, metadata: dict[str, str], idempotency_key: str
+        self,
+        payment_intent: str,
+        amount_minor: int,
+        metadata: dict[str, str],
+        idempotency_key: str,
+        *,
+        order_id: UUID | str | None = None,
     ) -> Refund:
         """Give money back."""
-        made = await self._post(
-            "refunds",
-            payment_intent=payment_intent,
-            amount=amount_minor,
-            metadata=metadata,
-            idempotency_key=idempotency_key,
-        )
-        return _refund(made)
+        parameters: dict[str, Any] = {
+            "payment_intent": payment_intent,
+            "amount": amount_minor,
+            "metadata": metadata,
+            "idempotency_key": idempotency_key,
+        }
+        return await self._ask("post", "refunds", _refund, order_id, **parameters)
 
-    async def refunds_of(self, payment_intent: str) -> list[Refund]:
+    async def refunds_of(self, payment_intent: str, *, order_id: UUID | str | None = None) -> list[Refund]:
         """All refunds of a payment, newest first, whoever made them."""
         parameters: dict[str, Any] = {"limit": 100, "payment_intent": payment_intent}
-        return [_refund(data) async for data in self._pages("refunds", parameters)]
+        return [refund async for refund in self._pages("refunds", _refund, order_id, **parameters)]
 
-    async def retrieve_payment_intent(self, payment_intent: str) -> PaymentIntent:
+    async def retrieve_payment_intent(
+        self, payment_intent: str, *, order_id: UUID | str | None = None
+    ) -> PaymentIntent:
         """A payment intent as it is now."""
-        data = await self._get(f"payment_intents/{_quoted(payment_intent)}")
-        try:
-            order_id, received = _text((data.get("metadata") or {}).get("order_id")), _amount(data["amount_received"])
-            if received is None:
-                raise TypeError
-            return PaymentIntent(
-                payment_intent, _needed(data["status"]), order_id, received, _needed(data["currency"]).upper()
-            )
-        except (KeyError, TypeError, AttributeError):
-            raise StripeUnknown("not a payment intent") from None
+
+        def read(data: Mapping[str, Any]) -> PaymentIntent:
+            try:
+                named, received = _text((data.get("metadata") or {}).get("order_id")), _amount(data["amount_received"])
+                if received is None:
+                    raise TypeError
+                return PaymentIntent(
+                    payment_intent, _needed(data["status"]), named, received, _needed(data["currency"]).upper()
+                )
+            except (KeyError, TypeError, AttributeError):
+                raise StripeUnknown("not a payment intent") from None
+
+        return await self._ask("get", f"payment_intents/{_quoted(payment_intent)}", read, order_id)
 
     async def retrieve_event(self, event_id: str) -> dict[str, Any]:
         """An event as Stripe keeps it for 30 days."""
-        return await self._get(f"events/{_quoted(event_id)}")
+        return await self._ask("get", f"events/{_quoted(event_id)}", dict, None)
 
     async def events_since(self, created: int, types: Sequence[str]) -> AsyncIterator[dict[str, Any]]:
         """All events of these types (at most 20) made at or after a Unix time, newest first."""
         parameters: dict[str, Any] = {"limit": 100, "created": {"gte": created}, "types": list(types)}
-        async for data in self._pages("events", parameters):
+        async for data in self._pages("events", dict, None, **parameters):
             yield data
 
-    async def _pages(self, path: str, parameters: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+    async def _pages(
+        self, path: str, read: Callable[[dict[str, Any]], T], order_id: UUID | str | None, **parameters: Any
+    ) -> AsyncIterator[T]:
         while True:
-            page = await self._get(path, **parameters)
-            try:
-                items = page["data"]
-                for item in items:
-                    yield item
-                if not (page["has_more"] and items):
-                    return
-                parameters = {**parameters, "starting_after": items[-1]["id"]}
-            except (KeyError, TypeError):
-                raise StripeUnknown("not a list") from None
+            items, after = await self._ask("get", path, _page, order_id, **parameters)
+            for item in items:
+                # One by one: an item that cannot be read must not keep those before it from being used.
+                with _failure_logged("get", path, order_id):
+                    if not isinstance(item, dict):
+                        raise StripeUnknown("not an object")
+                    found = read(item)
+                yield found
+            if after is None:
+                return
+            parameters["starting_after"] = after
             await asyncio.sleep(_SECONDS_BETWEEN_PAGES)
 
-    async def _get(self, path: str, **parameters: Any) -> dict[str, Any]:
-        return await self._ask("get", path, parameters)
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        read: Callable[[dict[str, Any]], T],
+        order_id: UUID | str | None,
+        **parameters: Any,
+    ) -> T:
+        with _failure_logged(method, path, order_id):
+            return read(await self._reply(method, path, parameters))
 
-    async def _post(self, path: str, **parameters: Any) -> dict[str, Any]:
-        return await self._ask("post", path, parameters)
-
-    async def _ask(self, method: str, path: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    async def _reply(self, method: str, path: str, parameters: dict[str, Any]) -> dict[str, Any]:
         """A reply as it came: the typed objects that the SDK's services make of it take half of a call's time."""
         if not self._free:
             raise StripeUnknown("too many calls at once")
@@ -252,15 +301,16 @@ class Stripe:
                 raise TypeError
             return reply
         except stripe.StripeError as error:
-            # Not str(error), which fails where the reply's message is no text.
-            message = f"request {error.request_id}, status {error.http_status}: {error.user_message}"
+            status, code, request_id = error.http_status, _code(error.code), _code(error.request_id)
+            # Without Stripe's own message: it quotes what was sent, part of the key or a customer's data too.
+            message = f"status {status}, code {code}, request {request_id}"
             # By type, not by status alone: idempotency errors and some rate limits are 400 too, and tell nothing.
-            if isinstance(error, stripe.InvalidRequestError | stripe.CardError) and error.http_status:
-                raise StripeRefused(message, error.http_status, error.param) from error
+            if isinstance(error, stripe.InvalidRequestError | stripe.CardError) and status:
+                raise StripeRefused(message, status, code=code, request_id=request_id, param=error.param) from error
             # The SDK's headers may keep Stripe's case or not.
             headers = {name.lower(): value for name, value in error.headers.items()} if error.headers else {}
             replayed = headers.get("idempotent-replayed") == "true"
-            raise StripeUnknown(message, error.http_status, replayed=replayed) from error
+            raise StripeUnknown(message, status, code=code, request_id=request_id, replayed=replayed) from error
         except TimeoutError as error:
             raise StripeUnknown("no answer in time") from error
         except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
@@ -268,6 +318,49 @@ class Stripe:
             raise StripeUnknown("an unreadable reply") from error
         finally:
             self._free += 1
+
+
+@contextmanager
+def _failure_logged(method: str, path: str, order_id: UUID | str | None) -> Iterator[None]:
+    try:
+        yield
+    except StripeFailed as failed:
+        kind = type(failed.__cause__).__name__ if failed.__cause__ else str(failed)
+        logger.warning(
+            "stripe call failed",
+            extra={
+                "method": method,
+                "path": path[:300],
+                "status": failed.status,
+                "code": failed.code,
+                "request_id": failed.request_id,
+                "order_id": None if order_id is None else str(order_id),
+                "error": kind,
+            },
+        )
+        raise
+
+
+def _code(value: object) -> str | None:
+    """A code or an id of Stripe's; None for what is none, which must not come into a log."""
+    return value if isinstance(value, str) and _CODE.fullmatch(value) else None
+
+
+def _page(data: Mapping[str, Any]) -> tuple[list[Any], str | None]:
+    """A page of a list, and the id after which the next one begins; None for the last."""
+    try:
+        items = list(data["data"])
+        return items, items[-1]["id"] if data["has_more"] and items else None
+    except (KeyError, TypeError):
+        raise StripeUnknown("not a list") from None
+
+
+def _session_of_ours(data: Mapping[str, Any]) -> Session | None:
+    """A session that names an order; None for what others sell."""
+    try:
+        return Session.read(data) if (data.get("metadata") or {}).get("order_id") else None
+    except AttributeError:
+        raise StripeUnknown("not a Checkout session") from None
 
 
 def _quoted(stripe_id: str) -> str:

@@ -19,7 +19,12 @@ RULES = [Statement(name, Violation) for name in files("audit")]
 
 
 async def audit(pool: Pool) -> dict[str, list[Violation]]:
-    """The violations of each rule by its name, up to 1000 each; exported as gauges too."""
+    """The violations of each rule by its name, up to 1000 each; exported as gauges too.
+
+    Raises FileNotFoundError without rules: a check of nothing has found nothing out.
+    """
+    if not RULES:
+        raise FileNotFoundError("There is no audit rule.")
     found: dict[str, list[Violation]] = {}
     for rule in RULES:
         async with connection(pool) as reader:

@@ -129,7 +129,8 @@ async def checkout(
 
     `client` stands for who is asking, where that is to be limited. Raises what the contract lists for checkout:
     `cart_empty`, `cart_not_open`, `insufficient_stock`, `product_inactive`, `price_changed`, `amount_out_of_range`,
-    `checkout_in_progress`, `rate_limited`, `payment_refused`, `payment_unavailable`, and the idempotency key's.
+    `checkout_in_progress`, `rate_limited`, `payment_refused`, `payment_unavailable`, `payment_misconfigured`, and the
+    idempotency key's.
     """
     for _ in range(ATTEMPTS):
         order_id = uuid4()
@@ -306,7 +307,7 @@ async def _pay_for(parts: Parts, key: Key | None, order_id: UUID, held: session.
         raise ShopError("payment_refused", "Stripe refused the payment session.") from refused
     except StripeUnknown as unknown:
         await session.release(parts, order_id)
-        raise session.payment_unavailable() from unknown
+        raise session.payment_unavailable(unknown) from unknown
     if found.status != "open":
         await payment.settle_retrieved(parts, order_id, found)
     answer = await transact(

@@ -16,7 +16,7 @@ from service.shop.orders import AfterCommit, Order, OrderRow
 async def expire(parts: Parts, order_id: UUID) -> None:
     """Cancel an order whose hold has ended, unless Stripe says that it was paid.
 
-    Raises `payment_unavailable` or `checkout_in_progress` when that cannot be told yet: the sweep comes back.
+    Raises one of `session.NO_ANSWER` or `checkout_in_progress` when that cannot be told yet: the sweep comes back.
     Once Stripe has been silent until ten minutes past the session's end, the order is cancelled without it.
     """
     async with connection(parts.pool) as reader:
@@ -31,7 +31,7 @@ async def expire(parts: Parts, order_id: UUID) -> None:
     try:
         await _end(parts, order)
     except ShopError as error:
-        if error.code != "payment_unavailable" or not order.given_up:
+        if error.code not in session.NO_ANSWER or not order.given_up:
             raise
         await orders.transition(parts, partial(_cancel_unasked, order=order, note="Stripe did not answer"))
 
@@ -106,13 +106,13 @@ async def _recheck(parts: Parts, order: OrderRow) -> None:
         found, failed = await payment.ask(parts, order.stripe_session_id)
     except StripeRefused as refused:
         if not order.given_up:
-            raise session.payment_unavailable() from refused
+            raise session.payment_unavailable(refused) from refused
         await orders.transition(
             parts, partial(_cancel_unasked, order=order, note="Stripe knows no such payment session")
         )
         return
     except StripeUnknown as unknown:
-        raise session.payment_unavailable() from unknown
+        raise session.payment_unavailable(unknown) from unknown
     outcome = await payment.settle_retrieved(parts, order.id, found, failed=failed)
     if outcome == "mismatch" and order.overdue:
         await orders.transition(parts, partial(_cancel_unasked, order=order, note=payment.MISMATCH))

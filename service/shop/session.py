@@ -14,7 +14,7 @@ from service.errors import ShopError
 from service.infra.db import Connection, connection, transact
 from service.infra.parts import Parts
 from service.infra.statements import NoRow, Statement
-from service.infra.stripe import CLOCK_SKEW_SECONDS, Session, StripeRefused, StripeUnknown
+from service.infra.stripe import CLOCK_SKEW_SECONDS, Session, StripeFailed, StripeRefused, StripeUnknown
 from service.settings import Settings
 
 
@@ -37,6 +37,9 @@ class Attached:
     currency: str
     expires_at: datetime
 
+
+# The codes by which Stripe has said nothing about the session.
+NO_ANSWER = ("payment_unavailable", "payment_misconfigured")
 
 CLAIM_SESSION = Statement("checkout/claim_session", Claim)
 RELEASE_CLAIM = Statement("checkout/release_claim", NoRow)
@@ -83,11 +86,7 @@ async def release(parts: Parts, order_id: UUID) -> None:
 
 async def create(parts: Parts, order_id: UUID, held: Claim) -> Session:
     """The first call for this claim's session. Raises StripeRefused or StripeUnknown."""
-    session = await parts.stripe.create_session(held.session_parameters, _key(order_id, held))
-    if session.order_id != str(order_id):
-        # Nothing of ours answers so. Whatever did, another order's session must not be paid for this one.
-        raise StripeUnknown("another order's session")
-    return session
+    return await parts.stripe.create_session(held.session_parameters, _key(order_id, held), order_id=order_id)
 
 
 async def resume(parts: Parts, order_id: UUID, held: Claim) -> Session | None:
@@ -112,7 +111,7 @@ async def resume(parts: Parts, order_id: UUID, held: Claim) -> Session | None:
         if found is None:
             raise
         session = found
-    return await parts.stripe.retrieve_session(session.id)
+    return await parts.stripe.retrieve_session(session.id, order_id=order_id)
 
 
 async def next_attempt(parts: Parts, order_id: UUID, held: Claim) -> Claim | None:
@@ -132,7 +131,8 @@ async def attach(tx: Connection, order_id: UUID, session: Session) -> Attached |
 async def close(parts: Parts, order_id: UUID, stripe_session_id: str | None) -> Session | None:
     """Make sure that an order's session can no longer be paid: what it came to, None when there is none.
 
-    Raises `checkout_in_progress` while a request is creating it, `payment_unavailable` while Stripe cannot say.
+    Raises `checkout_in_progress` while a request is creating it, `payment_unavailable` or `payment_misconfigured` while
+    Stripe does not say.
     """
     held = None
     try:
@@ -144,14 +144,14 @@ async def close(parts: Parts, order_id: UUID, stripe_session_id: str | None) -> 
             if session is None or session.status != "open":
                 return session
             stripe_session_id = session.id
-        return await parts.stripe.expire_session(stripe_session_id)
+        return await parts.stripe.expire_session(stripe_session_id, order_id=order_id)
     except StripeRefused:
         # It makes or knows no such session: the key was changed, or Stripe's test data were cleared.
         return None
     except StripeUnknown as unknown:
         if held is not None:
             await release(parts, order_id)
-        raise payment_unavailable() from unknown
+        raise payment_unavailable(unknown) from unknown
 
 
 def in_progress() -> ShopError:
@@ -159,8 +159,10 @@ def in_progress() -> ShopError:
     return ShopError("checkout_in_progress", "Another request is creating the payment session; try again.")
 
 
-def payment_unavailable() -> ShopError:
-    """The 503 while Stripe gives no answer that tells."""
+def payment_unavailable(failed: StripeFailed) -> ShopError:
+    """The 503, one of NO_ANSWER, while Stripe gives no answer that tells."""
+    if failed.status in (401, 403):
+        return ShopError("payment_misconfigured", "Stripe refuses our key; once that is right, asking again goes on.")
     return ShopError("payment_unavailable", "Stripe does not answer; asking again goes on where this stopped.")
 
 
@@ -169,7 +171,8 @@ def _key(order_id: UUID, held: Claim) -> str:
 
 
 async def _look_for(parts: Parts, order_id: UUID, held: Claim) -> Session | None:
-    async for session in parts.stripe.sessions_since(int(held.created_at.timestamp()) - CLOCK_SKEW_SECONDS):
+    since = int(held.created_at.timestamp()) - CLOCK_SKEW_SECONDS
+    async for session in parts.stripe.sessions_since(since, order_id=order_id):
         if session.order_id == str(order_id):
             return session
     return None

@@ -1,4 +1,5 @@
 -- operation/is_migrated: whether the newest index is there, and the right that the newest grant gives.
+-- Also whether the server is read-only, as a standby or a demoted primary is.
 --
 -- caller   service.infra.health._postgresql
 -- returns  one
@@ -11,4 +12,5 @@ SELECT
     CASE
         WHEN to_regclass('payments_captured_otherwise') IS NULL THEN false
         ELSE has_column_privilege('payments', 'captured_minor', 'UPDATE')
-    END AS migrated;
+    END AS migrated,
+    current_setting('transaction_read_only')::boolean AS read_only;

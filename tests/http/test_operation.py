@@ -82,7 +82,7 @@ class TestWithoutRedis:
 async def test_an_unmigrated_database_is_not_ready(shop: Shop, database: asyncpg.Connection, missing: str) -> None:
     await database.execute(missing)
     ready = await shop.call("GET", "/health/ready", 503)
-    assert (ready["postgresql"], ready["detail"]) == ("not migrated", "PostgreSQL is not migrated.")
+    assert (ready["postgresql"], ready["detail"]) == ("not_migrated", "PostgreSQL: not_migrated.")
 
 
 async def test_metrics_count_by_route(shop: Shop) -> None:

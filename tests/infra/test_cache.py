@@ -68,7 +68,7 @@ async def test_a_page_lives_no_longer_than_its_time(redis: Redis, monkeypatch: p
         rendered += 1
         return b"%d" % rendered
 
-    one, two = PageCache(redis, Patience()), PageCache(redis, Patience())
+    one, two = PageCache(redis, Patience(redis.connection_pool)), PageCache(redis, Patience(redis.connection_pool))
     started = time.monotonic()
     assert await one.page(render) == b"1"
     ages: dict[str, float] = {}
@@ -131,7 +131,7 @@ async def test_what_a_page_does_not_show_leaves_it(shop: Shop, redis: Redis) -> 
 async def test_no_reader_leaves_or_gets_a_page_older_than_a_finished_change(redis: Redis) -> None:
     """Readers and writers of two processes interleaved at every await, with a table that is one number."""
     chance = random.Random(4)
-    processes = [PageCache(redis, Patience()) for _ in range(2)]
+    processes = [PageCache(redis, Patience(redis.connection_pool)) for _ in range(2)]
     table = announced = 0
 
     async def pause() -> None:
@@ -167,7 +167,7 @@ async def test_no_reader_leaves_or_gets_a_page_older_than_a_finished_change(redi
 
 
 async def test_a_slow_reader_neither_leaves_nor_lends_its_old_page(redis: Redis) -> None:
-    one, two = PageCache(redis, Patience()), PageCache(redis, Patience())
+    one, two = PageCache(redis, Patience(redis.connection_pool)), PageCache(redis, Patience(redis.connection_pool))
     begun, released = asyncio.Event(), asyncio.Event()
 
     async def slow() -> bytes:
@@ -190,7 +190,7 @@ async def test_a_slow_reader_neither_leaves_nor_lends_its_old_page(redis: Redis)
 
 
 async def test_one_refill_at_a_time(redis: Redis) -> None:
-    pages = PageCache(redis, Patience())
+    pages = PageCache(redis, Patience(redis.connection_pool))
     rendered, begun, released = 0, asyncio.Event(), asyncio.Event()
 
     async def render() -> bytes:
@@ -393,7 +393,7 @@ class Held:
 
 async def test_one_question_serves_all_who_came_before_it_and_nobody_after(redis: Redis) -> None:
     held, page = Held(redis), b"old"
-    pages = PageCache(held, Patience())  # type: ignore[arg-type]
+    pages = PageCache(held, Patience(redis.connection_pool))  # type: ignore[arg-type]
 
     async def render() -> bytes:
         return page

@@ -398,8 +398,8 @@ MUTANTS = [
     Mutant(
         "expiry: given up",
         "service/shop/expiry.py",
-        'if error.code != "payment_unavailable" or not order.given_up:',
-        'if error.code != "payment_unavailable":',
+        'if error.code not in session.NO_ANSWER or not order.given_up:',
+        'if error.code not in session.NO_ANSWER:',
         at("shop/test_expiry", "test_the_end_of_the_hold_closes_the_session_and_gives_all_back"),
     ),
     # Webhooks
@@ -590,8 +590,8 @@ MUTANTS = [
     Mutant(
         "expiry: a session on its way that is not known",
         "service/shop/expiry.py",
-        "if not order.given_up:\n            raise session.payment_unavailable() from refused",
-        "raise session.payment_unavailable() from refused",
+        "if not order.given_up:\n            raise session.payment_unavailable(refused) from refused",
+        "raise session.payment_unavailable(refused) from refused",
         at("shop/test_expiry", "test_a_payment_on_its_way_that_can_become_no_payment_holds_no_units_for_ever"),
     ),
     Mutant(

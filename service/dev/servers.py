@@ -206,8 +206,8 @@ def _serving(command: Command, folder: Path, account: Account | None, first: Sig
     try:
         pid.write_text(str(process.pid))
         deadline = time.monotonic() + START_SECONDS
-        # Both servers say these words when they are; unlike an open port, they cannot be somebody else's.
-        while "ready to accept connections" not in log.read_text(errors="replace").lower():
+        # Each server says these words when it is, a standby too; unlike an open port, they cannot be somebody else's.
+        while "ready to accept" not in log.read_text(errors="replace").lower():
             if process.poll() is not None or time.monotonic() > deadline:
                 raise CannotRun(f"{command[0]} did not start:\n{tail(log)}")
             time.sleep(0.01)

@@ -31,15 +31,15 @@ class Migrated:
 
 
 @dataclass(slots=True)
-class LateLoop:
-    """A loop that no worker has come round with in time."""
+class TimelyLoop:
+    """A loop that a worker has come round with in time."""
 
     loop: str
 
 
 IS_MIGRATED = Statement("operation/is_migrated", Migrated)
 BEAT = Statement("operation/beat", NoRow)
-LIST_LATE_LOOPS = Statement("operation/list_late_loops", LateLoop)
+LIST_TIMELY_LOOPS = Statement("operation/list_timely_loops", TimelyLoop)
 
 
 async def check(parts: Parts) -> dict[str, str]:
@@ -66,7 +66,9 @@ async def _postgresql(parts: Parts) -> tuple[str, str]:
                 raise asyncpg.ReadOnlySQLTransactionError("transaction_read_only is on")
             if not found.migrated:
                 return "not_migrated", "not seen"
-            late = [late.loop for late in await LIST_LATE_LOOPS.all(reader, [HEARTBEAT, *REPAIRERS])]
+            loops = [HEARTBEAT, *REPAIRERS]
+            timely = {timely.loop for timely in await LIST_TIMELY_LOOPS.all(reader, loops)}
+            late = [loop for loop in loops if loop not in timely]
     except ShopError as error:
         return error.extra.get("postgresql", "unreachable"), "not seen"
     except TimeoutError:

@@ -50,6 +50,12 @@ async def calls(reader: asyncio.StreamReader) -> AsyncIterator[tuple[bytes, str 
         yield data, re.sub(r"cs_\w+", "{id}", b" ".join(found.groups()).decode()) if found else None
 
 
+async def anything(reader: asyncio.StreamReader) -> AsyncIterator[tuple[bytes, str | None]]:
+    """A client's bytes, whatever they mean."""
+    while data := await reader.read(65536):
+        yield data, None
+
+
 @dataclass(eq=False)
 class Trap:
     """What is to happen when a point is passed for the `nth` time from now; `sprung` once it has."""
@@ -79,13 +85,13 @@ class Link:
 
 
 class Proxy:
-    """Listens on a port of 127.0.0.1 before the server at `port`.
+    """Listens on a port of 127.0.0.1 before the server at `to`, which can be changed for new connections.
 
     `seen` is what has passed, `accepted` how many connections have come.
     """
 
     def __init__(self, port: int, names: Names) -> None:
-        self._to = port
+        self.to = port
         self._names = names
         self.seen: list[str] = []
         self.links: set[Link] = set()
@@ -121,7 +127,7 @@ class Proxy:
         self._serving.add(task)
         task.add_done_callback(self._serving.discard)
         try:
-            answers, server = await asyncio.open_connection("127.0.0.1", self._to)
+            answers, server = await asyncio.open_connection("127.0.0.1", self.to)
             link.writers.append(server)
             async with asyncio.TaskGroup() as both:
                 both.create_task(self._ask(link, reader, server))

@@ -52,7 +52,8 @@ async def unanswered(shop: Shop, stripe: StripeStandin, fault: Json) -> tuple[st
     tent = await shop.product(stock=3)
     cart = await shop.cart((tent["id"], 2))
     stripe.set_faults([fault])
-    problem = await ask(shop, cart, 503, "payment_unavailable")
+    refuses_the_key = fault.get("status") in (401, 403)
+    problem = await ask(shop, cart, 503, "payment_misconfigured" if refuses_the_key else "payment_unavailable")
     assert problem["retry_after"] > 0
     (order,) = await orders_of(shop)
     assert (order["status"], order["payment_status"]) == ("PENDING_PAYMENT", "INITIATED")

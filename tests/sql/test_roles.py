@@ -166,7 +166,7 @@ APPS = {
     "idempotency/lock_key",
     "idempotency/store_key",
     "operation/is_migrated",
-    "operation/list_late_loops",
+    "operation/list_timely_loops",
     "orders/list_items",
     "orders/list_orders",
     "orders/list_orders_by_status",

@@ -1,0 +1,289 @@
+"""PostgreSQL and Redis change places with their standbys, and sales go on with the new primary by themselves."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+import redis.asyncio
+
+from service.app import create_app
+from service.dev.roles import make_roles
+from service.dev.servers import free_port, scratch_folder, valkey
+from service.dev.stripe_standin import StripeStandin
+from service.infra.migrations import migrate
+from service.infra.queue import QUEUE
+from service.settings import Settings
+from service.worker import work
+from tests.client import Shop, eventually
+from tests.conftest import PASSWORD, WEBHOOK_SECRET, login, served
+from tests.faults.pair import Pair, pair
+from tests.faults.proxy import Proxy, anything
+
+BUYERS = 4
+
+
+@pytest.fixture
+async def databases() -> AsyncIterator[Pair]:
+    """A primary with our tables, and its standby."""
+    with scratch_folder() as folder, pair(folder) as both:
+        make_roles(both.urls["a"], PASSWORD)
+        await migrate(login(both.urls["a"], "owner"))
+        both.copy()
+        yield both
+
+
+def settings_of(stripe: StripeStandin, database_url: str, redis_url: str, **others: str) -> Settings:
+    return Settings.load(
+        {
+            "DATABASE_URL": database_url,
+            "REDIS_URL": redis_url,
+            "STRIPE_API_KEY": "sk_test_tests",
+            "STRIPE_API_BASE": stripe.api_base,  # type: ignore[attr-defined]
+            "STRIPE_WEBHOOK_SECRET": WEBHOOK_SECRET,
+            "DB_POOL_SIZE": "4",
+            **others,
+        }
+    )
+
+
+class Sales:
+    """Buyers at work, and the orders that were acknowledged to them."""
+
+    def __init__(self, shop: Shop, product: int) -> None:
+        self.shop, self.product = shop, product
+        self.orders: list[str] = []
+        self.wrong: list[str] = []
+        self._buyers = [asyncio.create_task(self._buy()) for _ in range(BUYERS)]
+
+    async def end(self) -> None:
+        for buyer in self._buyers:
+            buyer.cancel()
+        await asyncio.gather(*self._buyers, return_exceptions=True)
+
+    async def go_on(self) -> None:
+        """Return once more orders were acknowledged than all buyers can have had under way."""
+        goal = len(self.orders) + 2 * BUYERS
+
+        async def reached() -> bool:
+            return len(self.orders) >= goal
+
+        await eventually(reached, 40)
+
+    async def _buy(self) -> None:
+        while True:
+            cart = await self._ask("/carts")
+            await self._ask(f"/carts/{cart['id']}/items", {"product_id": self.product, "quantity": 1})
+            self.orders.append((await self._ask(f"/carts/{cart['id']}/checkout"))["order_id"])
+
+    async def _ask(self, path: str, body: Any = None) -> Any:
+        key = {"Idempotency-Key": uuid4().hex}
+        while True:
+            answer = await self.shop.http.post(path, json=body, headers=key)
+            if answer.status_code in (200, 201):
+                return answer.json()
+            if answer.status_code != 503 and answer.json()["code"] not in SOON:
+                self.wrong.append(answer.text)
+            await asyncio.sleep(0.05)
+
+
+# While another try of the same request has its claim or its key.
+SOON = ("checkout_in_progress", "idempotency_key_in_use")
+
+
+async def ready(shop: Shop) -> tuple[int, str]:
+    answer = await shop.http.get("/health/ready")
+    return answer.status_code, answer.json()["postgresql"]
+
+
+async def becomes(shop: Shop, *expected: Any) -> None:
+    async def is_so() -> bool:
+        return await ready(shop) == expected
+
+    await eventually(is_so)
+
+
+async def sold(sales: Sales, url: str) -> None:
+    """Every acknowledged order is on this server, and no answer was other than it should be."""
+    await sales.end()
+    server = await asyncpg.connect(url)
+    there = {row["id"] for row in await server.fetch("SELECT id FROM orders")}
+    await server.close()
+    assert {order for order in sales.orders if UUID(order) not in there} == set()
+    assert sales.wrong == []
+
+
+async def test_after_a_switch_over_sales_go_on_at_the_other_host(
+    databases: Pair, stripe: StripeStandin, redis_url: str
+) -> None:
+    """The URL names both hosts. The primary is stopped, the standby promoted, the old primary becomes its standby."""
+    a, b = (f"127.0.0.1:{databases.ports[name]}" for name in ("a", "b"))
+    both = login(databases.urls["a"], "app").replace(a, f"{a},{b}")
+    async with served(create_app(settings_of(stripe, both, redis_url))) as url, Shop(url) as shop:
+        sales = Sales(shop, (await shop.product(stock=1_000_000))["id"])
+        await sales.go_on()
+
+        await asyncio.to_thread(databases.stop, "a")
+        await becomes(shop, 503, "read_only")
+        databases.promote("b")
+        databases.follow("a", "b")
+        await sales.go_on()
+
+        assert await ready(shop) == (200, "ok")
+        await sold(sales, databases.urls["b"])
+
+
+async def test_a_demoted_server_is_left_though_its_connections_live(
+    databases: Pair, stripe: StripeStandin, redis_url: str
+) -> None:
+    """The URL names one address, which moves from the demoted primary to the promoted standby."""
+    async with Proxy(databases.ports["a"], anything) as proxy:
+        one = login(databases.urls["a"], "app").replace(f":{databases.ports['a']}/", f":{proxy.port}/")
+        async with served(create_app(settings_of(stripe, one, redis_url))) as url, Shop(url) as shop:
+            sales = Sales(shop, (await shop.product(stock=1_000_000))["id"])
+            await sales.go_on()
+
+            databases.order("a", "ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()")
+            await becomes(shop, 503, "read_only")
+            refused = (await shop.http.post("/carts")).json()
+            assert (refused["code"], refused["postgresql"]) == ("unavailable", "read_only")
+            assert "read-only" in refused["detail"]
+            databases.promote("b")
+            proxy.to = databases.ports["b"]
+            await sales.go_on()
+
+            assert await ready(shop) == (200, "ok")
+            await sold(sales, databases.urls["b"])
+
+
+async def test_who_only_reads_leaves_a_demoted_server_too(
+    databases: Pair, stripe: StripeStandin, redis_url: str
+) -> None:
+    """Nothing is written, so only readiness can find out; no connection may stay with the demoted server."""
+    async with Proxy(databases.ports["a"], anything) as proxy:
+        one = login(databases.urls["a"], "app").replace(f":{databases.ports['a']}/", f":{proxy.port}/")
+        async with served(create_app(settings_of(stripe, one, redis_url))) as url, Shop(url) as shop:
+            await asyncio.gather(*(shop.call("GET", "/products/1", 404) for _ in range(20)))
+            databases.order("a", "ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()")
+            databases.promote("b")
+            proxy.to = databases.ports["b"]
+
+            await becomes(shop, 200, "ok")
+
+            async def left() -> bool:
+                await asyncio.gather(*(shop.call("GET", "/products/1", 404) for _ in range(20)))
+                return await connections(databases.urls["a"]) == 0
+
+            await eventually(left)
+
+
+async def connections(url: str) -> int:
+    server = await asyncpg.connect(url)
+    try:
+        query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'commerce-api'"
+        return int(await server.fetchval(query))
+    finally:
+        await server.close()
+
+
+class Valkeys:
+    """Two Valkeys, the second a replica of the first, and the one address by which the service knows them."""
+
+    def __init__(self, proxy: Proxy, first: redis.asyncio.Redis, second: redis.asyncio.Redis) -> None:
+        self.proxy, self.first, self.second = proxy, first, second
+        self.url = f"redis://127.0.0.1:{proxy.port}/0"
+
+    async def demote(self) -> None:
+        """Make the first the replica of the second; connections to it live on."""
+        await self.second.replicaof("NO", "ONE")
+        at = self.second.connection_pool.connection_kwargs
+        await self.first.replicaof(at["host"], at["port"])
+
+    async def at_first(self) -> int:
+        """How many connections the service has to the first."""
+        # One is our own.
+        return len(await self.first.client_list(_type="normal")) - 1
+
+
+@pytest.fixture
+async def valkeys() -> AsyncIterator[Valkeys]:
+    ports = [free_port(), free_port()]
+    with (
+        scratch_folder() as folder,
+        valkey(folder / "a", port=ports[0], durable=False) as a,
+        valkey(folder / "b", port=ports[1], durable=False) as b,
+    ):
+        async with (
+            Proxy(ports[0], anything) as proxy,
+            redis.asyncio.Redis.from_url(a) as first,
+            redis.asyncio.Redis.from_url(b) as second,
+        ):
+            await second.replicaof("127.0.0.1", ports[0])
+            yield Valkeys(proxy, first, second)
+
+
+def redis_word(shop: Shop, word: str) -> Callable[[], Any]:
+    async def is_so() -> bool:
+        # Redis is no reason not to be ready.
+        return (await shop.call("GET", "/health/ready", 200))["redis"] == word
+
+    return is_so
+
+
+async def test_every_connection_leaves_a_demoted_redis(
+    valkeys: Valkeys, settings: Settings, stripe: StripeStandin
+) -> None:
+    """The page cache, the queue and rate counting: each reads or writes at the new primary afterwards."""
+    changed = settings.model_copy(update={"redis_url": valkeys.url, "rate_limit_per_minute": 100_000})
+    async with served(create_app(changed)) as url, Shop(url) as shop:
+        tent = await shop.product(stock=100_000)
+        await asyncio.gather(*(shop.call("GET", "/products", 200) for _ in range(20)))
+        assert await valkeys.at_first() >= 2
+
+        await valkeys.demote()
+        await eventually(redis_word(shop, "read_only"))
+        valkeys.proxy.to = valkeys.second.connection_pool.connection_kwargs["port"]
+        await eventually(redis_word(shop, "ok"))
+
+        assert await valkeys.at_first() == 0
+        await valkeys.second.flushall()
+
+        async def written() -> bool:
+            # Redis rests for a second after a failed call, and what is asked of it then is left out.
+            await shop.placed((tent["id"], 1))
+            await shop.call("GET", "/products", 200)
+            keys = b" ".join(await valkeys.second.keys())
+            names = (b"rate:", b"catalogue:generation", b"arq:job:expire_cart_later:")
+            return all(name in keys for name in names)
+
+        await eventually(written)
+        assert await valkeys.at_first() == 0
+
+
+async def test_the_worker_leaves_a_demoted_redis_in_which_nothing_is_queued(
+    valkeys: Valkeys, settings: Settings, worker_settings: Settings, stripe: StripeStandin
+) -> None:
+    # Only a job from Redis can fulfil the order in time: the sweep does not come round again.
+    there = {"redis_url": valkeys.url, "sweep_seconds": 3600}
+    stopping = asyncio.Event()
+    working = asyncio.create_task(work(worker_settings.model_copy(update=there), stopping))
+    try:
+        # Its first write is done.
+        await eventually(lambda: valkeys.first.exists(f"{QUEUE}:health-check"))
+        await valkeys.demote()
+        valkeys.proxy.to = valkeys.second.connection_pool.connection_kwargs["port"]
+
+        async def left() -> bool:
+            return await valkeys.at_first() == 0
+
+        await eventually(left)
+        async with served(create_app(settings.model_copy(update=there))) as url, Shop(url) as shop:
+            stripe.webhook_url = f"{url}/webhooks/stripe"
+            placed = await shop.placed(((await shop.product())["id"], 1))
+            stripe.pay(placed["payment"]["stripe_session_id"])
+            await shop.until(placed["order_id"], "FULFILLED")
+    finally:
+        stopping.set()
+        await working

@@ -24,7 +24,7 @@ CLOCK_SKEW_SECONDS = 300
 # Stripe allows 100 reads a second with a live key; a listing job stays far from taking them all.
 _SECONDS_BETWEEN_PAGES = 0.1
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
-_CODE = re.compile(r"[\w-]{1,100}", re.ASCII)
+_PLAIN = re.compile(r"[\w-]{1,100}", re.ASCII)
 
 T = TypeVar("T")
 
@@ -301,7 +301,7 @@ class Stripe:
                 raise TypeError
             return reply
         except stripe.StripeError as error:
-            status, code, request_id = error.http_status, _code(error.code), _code(error.request_id)
+            status, code, request_id = error.http_status, _error_code(error.json_body), _plain(error.request_id)
             # Without Stripe's own message: it quotes what was sent, part of the key or a customer's data too.
             message = f"status {status}, code {code}, request {request_id}"
             # By type, not by status alone: idempotency errors and some rate limits are 400 too, and tell nothing.
@@ -341,9 +341,15 @@ def _failure_logged(method: str, path: str, order_id: UUID | str | None) -> Iter
         raise
 
 
-def _code(value: object) -> str | None:
-    """A code or an id of Stripe's; None for what is none, which must not come into a log."""
-    return value if isinstance(value, str) and _CODE.fullmatch(value) else None
+def _error_code(reply: object) -> str | None:
+    """Stripe's code in a reply that says no, which the SDK keeps for some classes of error only."""
+    said = reply.get("error") if isinstance(reply, Mapping) else None
+    return _plain(said.get("code")) if isinstance(said, Mapping) else None
+
+
+def _plain(value: object) -> str | None:
+    """A code or an id; None for anything else, which must not come into a log."""
+    return value if isinstance(value, str) and _PLAIN.fullmatch(value) else None
 
 
 def _page(data: Mapping[str, Any]) -> tuple[list[Any], str | None]:

@@ -3,18 +3,22 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from signal import SIGCONT, SIGSTOP
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
 
-from service.dev.servers import postgres, scratch_folder
+from service.app import create_app
+from service.dev.servers import free_port, postgres, scratch_folder
+from service.dev.stripe_standin import StripeStandin
 from service.errors import ShopError
 from service.infra import db
 from service.infra.parts import Parts
 from service.settings import Settings
-from tests.client import eventually
+from tests.client import Shop, eventually
+from tests.conftest import login, served
 from tests.faults.proxy import Proxy, statements
 from tests.faults.stage import family
 
@@ -147,3 +151,148 @@ async def test_a_swallowed_error_is_no_commit(parts: Parts) -> None:
 
     with pytest.raises(AssertionError):
         await db.transact(parts.pool, work)
+
+
+def causes(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str | None]]:
+    """The causes that were logged: the error's class and its SQLSTATE."""
+    records = [record for record in caplog.records if record.message == "database call failed"]
+    assert {record.levelname for record in records} <= {"WARNING"}
+    return [(record.__dict__["error"], record.__dict__["sqlstate"]) for record in records]
+
+
+@contextlib.asynccontextmanager
+async def refusing_tls() -> AsyncIterator[int]:
+    """The port of a server that hangs up as soon as it is asked for TLS."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(8)
+        writer.write(b"N")
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1]
+
+
+@contextlib.asynccontextmanager
+async def silent() -> AsyncIterator[int]:
+    """The port of a server that takes connections and says nothing."""
+    ended = asyncio.Event()
+
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await ended.wait()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1]
+        ended.set()
+
+
+@pytest.mark.parametrize(
+    ("what", "word", "cause"),
+    [
+        ("password", "login_refused", ("InvalidPasswordError", "28P01")),
+        ("database", "login_refused", ("InvalidCatalogNameError", "3D000")),
+        ("role", "login_refused", ("InvalidAuthorizationSpecificationError", "28000")),
+        ("privilege", "login_refused", ("InsufficientPrivilegeError", "42501")),
+        ("connections", "unreachable", ("TooManyConnectionsError", "53300")),
+        ("port", "unreachable", ("ConnectionRefusedError", None)),
+        ("name", "unreachable", ("gaierror", None)),
+        ("tls", "unreachable", ("ConnectionError", None)),
+        ("silence", "unreachable", ("TimeoutError", None)),
+    ],
+)
+async def test_a_database_that_is_not_there_says_why_in_the_log_alone(
+    settings: Settings,
+    stripe: StripeStandin,
+    database: asyncpg.Connection,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+    word: str,
+    cause: tuple[str, str | None],
+) -> None:
+    """Readiness and an ordinary call answer 503 with a fixed word; the cause is logged once a call, without secrets."""
+    url, name = urlsplit(settings.database_url), await database.fetchval("SELECT current_database()")
+    host = url.netloc.rpartition("@")[2]
+    async with contextlib.AsyncExitStack() as stack:
+        if what == "password":
+            url = url._replace(netloc=f"commerce_app:c4nary@{host}")
+        elif what == "database":
+            url = url._replace(path="/c4nary")
+        elif what == "role":
+            await database.execute("CREATE ROLE nologin NOLOGIN PASSWORD 'c4nary'")
+            stack.push_async_callback(database.execute, "DROP ROLE nologin")
+            url = url._replace(netloc=f"nologin:c4nary@{host}")
+        elif what == "privilege":
+            await database.execute(f"REVOKE CONNECT ON DATABASE {name} FROM PUBLIC, commerce_app")
+        elif what == "connections":
+            await database.execute(f"ALTER DATABASE {name} CONNECTION LIMIT 0")
+        elif what == "port":
+            url = url._replace(netloc=f"commerce_app:c4nary@127.0.0.1:{free_port()}")
+        elif what == "name":
+            url = url._replace(netloc="commerce_app:c4nary@nowhere.invalid")
+        elif what == "tls":
+            port = await stack.enter_async_context(refusing_tls())
+            url = url._replace(netloc=f"commerce_app:c4nary@127.0.0.1:{port}", query="sslmode=require")
+        else:
+            monkeypatch.setattr(db, "CONNECT_SECONDS", 0.2)
+            monkeypatch.setattr(db, "REST_SECONDS", 0)
+            url = url._replace(netloc=f"commerce_app:c4nary@127.0.0.1:{await stack.enter_async_context(silent())}")
+        changed = settings.model_copy(update={"database_url": url.geturl()})
+        shop = await stack.enter_async_context(Shop(await stack.enter_async_context(served(create_app(changed)))))
+
+        ready = await shop.call("GET", "/health/ready", 503)
+        created = await shop.call("POST", "/carts", 503)
+
+    assert (ready["code"], ready["postgresql"]) == ("unavailable", word)
+    assert (created["code"], created["postgresql"]) == ("unavailable", word)
+    assert created["detail"].startswith("PostgreSQL ")
+    assert causes(caplog) == [cause, cause]
+    assert "c4nary" not in f"{ready} {created}"
+
+
+async def test_a_cause_is_logged_once_however_often_it_was_tried(
+    parts: Parts, database: asyncpg.Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    await two_rows(database)
+
+    async def work(tx: db.Connection) -> None:
+        await tx.execute("SET LOCAL lock_timeout = '20ms'")
+        await tx.execute("UPDATE counters SET n = n + 1 WHERE id = 1")
+
+    async with database.transaction():
+        await database.execute("UPDATE counters SET n = 7 WHERE id = 1")
+        with pytest.raises(ShopError):
+            await db.transact(parts.pool, work)
+    assert causes(caplog) == [("LockNotAvailableError", "55P03")]
+
+
+async def test_an_error_that_is_not_known_stays_what_it_is(parts: Parts, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(asyncpg.DivisionByZeroError):
+        async with db.connection(parts.pool) as connection:
+            await connection.execute("SELECT 1 / 0")
+    # A privilege that a statement lacks is our mistake, not a login that is refused.
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        async with db.connection(parts.pool) as connection:
+            await connection.execute("DELETE FROM orders")
+    assert causes(caplog) == []
+
+
+async def test_a_host_that_is_silent_leaves_time_for_the_next_one(settings: Settings) -> None:
+    async with silent() as port:
+        login, _, host = settings.database_url.partition("://")[2].partition("@")
+        url = f"postgresql://{login}@127.0.0.1:{port},{host}"
+        async with db.open_pool(settings.model_copy(update={"database_url": url}), "commerce-tests") as pool:
+            assert await db.transact(pool, ask) == 1
+            # The next connection goes to the one that answered.
+            assert f"@127.0.0.1:{port}/" in pool.urls[1]
+
+
+async def test_a_read_only_role_needs_a_read_only_pool(settings: Settings, database_url: str) -> None:
+    readonly = settings.model_copy(update={"database_url": login(database_url, "readonly")})
+    async with db.open_pool(readonly, "commerce-tests", read_only=True) as pool:
+        assert await db.transact(pool, ask) == 1
+    async with db.open_pool(readonly, "commerce-tests") as pool:
+        with pytest.raises(ShopError) as refused:
+            await db.transact(pool, ask)
+    assert (refused.value.code, refused.value.extra) == ("unavailable", {"postgresql": "read_only"})

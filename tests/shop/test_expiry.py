@@ -187,15 +187,18 @@ async def test_a_payment_on_its_way_that_can_become_no_payment_holds_no_units_fo
     assert await shop.stock(product["id"]) == 1
 
 
-@pytest.mark.parametrize("sold", [False, True])
+REFUSES_THE_KEY = [{"action": "status", "status": 401}]
+
+
+@pytest.mark.parametrize(("sold", "faults"), [(False, SILENT), (True, SILENT), (False, REFUSES_THE_KEY)])
 async def test_a_silent_stripe_is_waited_for_until_ten_minutes_after_the_sessions_end(
-    shop: Shop, stripe: StripeStandin, parts: Parts, database: asyncpg.Connection, sold: bool
+    shop: Shop, stripe: StripeStandin, parts: Parts, database: asyncpg.Connection, sold: bool, faults: list[Any]
 ) -> None:
     stripe.set_webhooks(drop=True)
     product = await shop.product(stock=1)
     placed = await shop.placed((product["id"], 1))
     stripe.pay(placed["payment"]["stripe_session_id"])
-    stripe.set_faults(SILENT)
+    stripe.set_faults(faults)
     await hold_ends(database, placed["order_id"])
     for minutes, status in ((0, "PENDING_PAYMENT"), (9, "PENDING_PAYMENT"), (11, "CANCELLED")):
         await database.execute("UPDATE payments SET session_expires_at = now() - make_interval(mins => $1)", minutes)

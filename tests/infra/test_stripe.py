@@ -1,0 +1,172 @@
+"""Each failed call of Stripe is logged once, with what an operator needs and nothing that is secret."""
+
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from service.infra.logs import JsonFormatter
+from service.infra.stripe import Stripe, StripeFailed, StripeRefused, StripeUnknown
+from service.settings import Settings
+from tests.conftest import served
+
+ORDER = uuid4()
+KEY = "sk_test_c4nary"
+# Stripe quotes what was sent, the end of the key too.
+MESSAGE = f"Invalid value ann@c4nary.example for {KEY}"
+
+
+@dataclass
+class Replying:
+    """A Stripe that answers every call alike."""
+
+    status: int = 200
+    body: bytes = b"{}"
+
+
+@pytest.fixture
+async def replying() -> AsyncIterator[tuple[Replying, Stripe]]:
+    standin = Replying()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        assert scope["type"] == "http"
+        answer = Response(standin.body, standin.status, {"Request-Id": "req_7"}, "application/json")
+        await answer(scope, receive, send)
+
+    async with served(app) as url:
+        settings = Settings.load(
+            {"DATABASE_URL": "postgresql://x/x", "STRIPE_API_KEY": KEY, "STRIPE_API_BASE": url, "MAX_IN_FLIGHT": "2"}
+        )
+        client = Stripe(settings)
+        yield standin, client
+        await client.close()
+
+
+def failures(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
+    """The fields of the warnings that were logged, which hold no secret."""
+    lines = [JsonFormatter().format(record) for record in caplog.records if record.levelno >= logging.WARNING]
+    assert "c4nary" not in "".join(lines)
+    found = [json.loads(line) for line in lines]
+    assert {(line["level"], line["message"]) for line in found} == {("WARNING", "stripe call failed")}
+    fields = ("method", "path", "status", "code", "request_id", "order_id", "error")
+    return [{name: line[name] for name in fields} for line in found]
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "code", "raised", "error"),
+    [
+        (400, "invalid_request_error", "parameter_invalid", StripeRefused, "InvalidRequestError"),
+        (402, "card_error", "card_declined", StripeRefused, "CardError"),
+        (404, "invalid_request_error", "resource_missing", StripeRefused, "InvalidRequestError"),
+        (401, "invalid_request_error", None, StripeUnknown, "AuthenticationError"),
+        (403, "invalid_request_error", "more_permissions_required", StripeUnknown, "PermissionError"),
+        (409, "idempotency_error", "idempotency_key_in_use", StripeUnknown, "IdempotencyError"),
+        (429, "rate_limit_error", "rate_limit", StripeUnknown, "RateLimitError"),
+        (500, "api_error", None, StripeUnknown, "APIError"),
+        # No code of Stripe's, so it does not come into a log.
+        (500, "api_error", "no code\ud800", StripeUnknown, "APIError"),
+    ],
+)
+async def test_a_refusal_is_logged_with_its_ids(
+    replying: tuple[Replying, Stripe],
+    caplog: pytest.LogCaptureFixture,
+    status: int,
+    kind: str,
+    code: str | None,
+    raised: type[StripeFailed],
+    error: str,
+) -> None:
+    standin, client = replying
+    said = {"message": MESSAGE, "type": kind, "code": code, "param": "customer_email"}
+    standin.status, standin.body = status, json.dumps({"error": said}).encode()
+
+    with pytest.raises(raised) as failed:
+        await client.retrieve_session("cs_7", order_id=ORDER)
+
+    logged = None if code == "no code\ud800" else code
+    assert (failed.value.status, failed.value.code, failed.value.request_id) == (status, logged, "req_7")
+    assert "c4nary" not in str(failed.value)
+    assert failures(caplog) == [
+        {
+            "method": "get",
+            "path": "checkout/sessions/cs_7",
+            "status": status,
+            "code": logged,
+            "request_id": "req_7",
+            "order_id": str(ORDER),
+            "error": error,
+        }
+    ]
+
+
+SESSION = {"id": "cs_1", "status": "open", "payment_status": "unpaid", "metadata": {"order_id": str(uuid4())}}
+Call = Callable[[Stripe], Awaitable[object]]
+
+
+async def listed(client: Stripe) -> None:
+    async for _ in client.sessions_since(0, order_id=ORDER):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("call", "reply", "path", "error"),
+    [
+        (lambda c: c.create_session({}, "k", order_id=ORDER), SESSION, "checkout/sessions", "another order's session"),
+        (
+            lambda c: c.expire_session("cs_7", order_id=ORDER),
+            {},
+            "checkout/sessions/cs_7/expire",
+            "not a Checkout session",
+        ),
+        (listed, {}, "checkout/sessions", "not a list"),
+        (listed, {"data": [1], "has_more": False}, "checkout/sessions", "not an object"),
+        (listed, {"data": [{"metadata": 1}], "has_more": False}, "checkout/sessions", "not a Checkout session"),
+        (lambda c: c.create_refund("pi_7", 1, {}, "k", order_id=ORDER), {}, "refunds", "not a refund"),
+        (lambda c: c.refunds_of("pi_7", order_id=ORDER), {"data": [{}], "has_more": False}, "refunds", "not a refund"),
+        (
+            lambda c: c.retrieve_payment_intent("pi_7", order_id=ORDER),
+            {"metadata": 1},
+            "payment_intents/pi_7",
+            "not a payment intent",
+        ),
+    ],
+)
+async def test_a_reply_that_cannot_be_read_is_logged(
+    replying: tuple[Replying, Stripe],
+    caplog: pytest.LogCaptureFixture,
+    call: Call,
+    reply: object,
+    path: str,
+    error: str,
+) -> None:
+    standin, client = replying
+    standin.body = json.dumps(reply).encode()
+    with pytest.raises(StripeUnknown):
+        await call(client)
+    (logged,) = failures(caplog)
+    assert (logged["path"], logged["order_id"], logged["error"]) == (path, str(ORDER), error)
+
+
+async def test_no_answer_is_logged_too(replying: tuple[Replying, Stripe], caplog: pytest.LogCaptureFixture) -> None:
+    standin, client = replying
+    standin.body = b"<html>c4nary</html>"
+    with pytest.raises(StripeUnknown):
+        await client.retrieve_event("evt_7")
+    client._timeout = 0
+    with pytest.raises(StripeUnknown):
+        await client.retrieve_event("evt_7")
+    # All places are taken.
+    client._free = 0
+    with pytest.raises(StripeUnknown):
+        await client.retrieve_event("evt_7")
+    unreadable, late, crowded = failures(caplog)
+    assert {failure["path"] for failure in (unreadable, late, crowded)} == {"events/evt_7"}
+    assert (unreadable["status"], unreadable["error"]) == (200, "APIError")
+    assert (late["status"], late["error"]) == (None, "TimeoutError")
+    assert crowded["error"] == "too many calls at once"

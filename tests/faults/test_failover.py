@@ -13,7 +13,10 @@ from service.app import create_app
 from service.dev.roles import make_roles
 from service.dev.servers import free_port, scratch_folder, valkey
 from service.dev.stripe_standin import StripeStandin
+from service.infra import health
+from service.infra.db import connection
 from service.infra.migrations import migrate
+from service.infra.parts import Parts, open_parts
 from service.infra.queue import QUEUE
 from service.settings import Settings
 from service.worker import work
@@ -158,34 +161,29 @@ async def test_a_demoted_server_is_left_though_its_connections_live(
             await sold(sales, databases.urls["b"])
 
 
-async def test_who_only_reads_leaves_a_demoted_server_too(
-    databases: Pair, stripe: StripeStandin, redis_url: str
-) -> None:
+async def test_readers_leave_a_demoted_server_too(databases: Pair, stripe: StripeStandin, redis_url: str) -> None:
     """Nothing is written, so only readiness can find out; no connection may stay with the demoted server."""
+
+    async def servers(parts: Parts) -> list[str]:
+        """Whether the servers of three connections are read-only."""
+        async with connection(parts.pool) as one, connection(parts.pool) as two, connection(parts.pool) as three:
+            query = "SELECT current_setting('transaction_read_only')"
+            return [await each.fetchval(query) for each in (one, two, three)]
+
     async with Proxy(databases.ports["a"], anything) as proxy:
         one = login(databases.urls["a"], "app").replace(f":{databases.ports['a']}/", f":{proxy.port}/")
-        async with served(create_app(settings_of(stripe, one, redis_url))) as url, Shop(url) as shop:
-            await asyncio.gather(*(shop.call("GET", "/products/1", 404) for _ in range(20)))
+        async with open_parts(settings_of(stripe, one, redis_url), "commerce-tests") as parts:
+            assert await servers(parts) == ["off", "off", "off"]
             databases.order("a", "ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()")
             databases.promote("b")
             proxy.to = databases.ports["b"]
 
-            await becomes(shop, 200, "ok")
+            async def noticed() -> bool:
+                return (await health.check(parts))["postgresql"] == "read_only"
 
-            async def left() -> bool:
-                await asyncio.gather(*(shop.call("GET", "/products/1", 404) for _ in range(20)))
-                return await connections(databases.urls["a"]) == 0
-
-            await eventually(left)
-
-
-async def connections(url: str) -> int:
-    server = await asyncpg.connect(url)
-    try:
-        query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'commerce-api'"
-        return int(await server.fetchval(query))
-    finally:
-        await server.close()
+            # One connection learns it, and no other is asked.
+            await eventually(noticed)
+            assert await servers(parts) == ["off", "off", "off"]
 
 
 class Valkeys:

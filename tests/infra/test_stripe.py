@@ -66,7 +66,7 @@ def failures(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
         (404, "invalid_request_error", "resource_missing", StripeRefused, "InvalidRequestError"),
         (401, "invalid_request_error", None, StripeUnknown, "AuthenticationError"),
         (403, "invalid_request_error", "more_permissions_required", StripeUnknown, "PermissionError"),
-        (409, "idempotency_error", "idempotency_key_in_use", StripeUnknown, "IdempotencyError"),
+        (409, "idempotency_error", "idempotency_key_in_use", StripeUnknown, "APIError"),
         (429, "rate_limit_error", "rate_limit", StripeUnknown, "RateLimitError"),
         (500, "api_error", None, StripeUnknown, "APIError"),
         # No code of Stripe's, so it does not come into a log.

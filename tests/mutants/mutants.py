@@ -328,7 +328,7 @@ MUTANTS = [
     Mutant(
         "create: what is paid counts as it is now",
         "service/shop/session.py",
-        "return await parts.stripe.retrieve_session(session.id)",
+        "return await parts.stripe.retrieve_session(session.id, order_id=order_id)",
         "return session",
         at("shop/test_checkout", "test_a_replayed_session_counts_as_it_is_now"),
     ),
@@ -349,7 +349,7 @@ MUTANTS = [
     Mutant(
         "close: the session ends before the order",
         "service/shop/session.py",
-        "return await parts.stripe.expire_session(stripe_session_id)",
+        "return await parts.stripe.expire_session(stripe_session_id, order_id=order_id)",
         "return None",
         at("shop/test_expiry", "test_a_customer_cancels_a_pending_order_and_no_other"),
     ),
@@ -398,8 +398,8 @@ MUTANTS = [
     Mutant(
         "expiry: given up",
         "service/shop/expiry.py",
-        'if error.code not in session.NO_ANSWER or not order.given_up:',
-        'if error.code not in session.NO_ANSWER:',
+        "if error.code not in session.NO_ANSWER or not order.given_up:",
+        "if error.code not in session.NO_ANSWER:",
         at("shop/test_expiry", "test_the_end_of_the_hold_closes_the_session_and_gives_all_back"),
     ),
     # Webhooks

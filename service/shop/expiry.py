@@ -103,7 +103,7 @@ async def _recheck(parts: Parts, order: OrderRow) -> None:
     """A payment that takes days: what has become of it, should its event have been lost."""
     assert order.stripe_session_id is not None
     try:
-        found, failed = await payment.ask(parts, order.stripe_session_id)
+        found, failed = await payment.ask(parts, order.stripe_session_id, order.id)
     except StripeRefused as refused:
         if not order.given_up:
             raise session.payment_unavailable(refused) from refused

@@ -251,7 +251,7 @@ async def settle_retrieved(parts: Parts, order_id: UUID, found: Session, *, fail
     """`settle`, by a session that Stripe was asked for; a payment that does not match the order is given back.
 
     Answers `unmatched_refunded` then, and `mismatch` only where nothing can be given back. Raises
-    `payment_unavailable` while Stripe does not say what was captured.
+    `payment_unavailable` or `payment_misconfigured` while Stripe does not say what was captured.
     """
     outcome = await orders.transition(parts, partial(settle, order_id=order_id, found=found, failed=failed))
     if outcome != "mismatch":
@@ -261,7 +261,7 @@ async def settle_retrieved(parts: Parts, order_id: UUID, found: Session, *, fail
     except StripeRefused:
         captured = None
     except StripeUnknown as unknown:
-        raise session.payment_unavailable() from unknown
+        raise session.payment_unavailable(unknown) from unknown
     logger.warning(
         "payment does not match its order",
         extra={
@@ -283,8 +283,8 @@ async def _refund_unmatched(parts: Parts, order_id: UUID, found: Session) -> tup
     """
     if found.payment_intent is None:
         return "mismatch", None
-    intent = await parts.stripe.retrieve_payment_intent(found.payment_intent)
-    listed = await parts.stripe.refunds_of(intent.id)
+    intent = await parts.stripe.retrieve_payment_intent(found.payment_intent, order_id=order_id)
+    listed = await parts.stripe.refunds_of(intent.id, order_id=order_id)
     refunded = sum(refund.amount_minor for refund in listed if refunds.status_of(refund) != "FAILED")
 
     async def work(tx: Connection, after: AfterCommit) -> str:
@@ -335,7 +335,7 @@ async def handle(parts: Parts, event_id: str) -> str:
         return verdict.outcome
     data = event.payload["data"]["object"]
     if event.type in SESSION_EVENTS:
-        verdict = await _ask_about_session(parts, str(data.get("id")), verdict.outcome)
+        verdict = await _ask_about_session(parts, str(data.get("id")), verdict)
     else:
         verdict = await _ask_about_refund(parts, event_id, data)
     await transact(parts.pool, lambda tx: FINISH_EVENT.run(tx, event_id, verdict.outcome, verdict.order_id, True))
@@ -356,20 +356,20 @@ async def replay(parts: Parts, event_id: str) -> str:
     return await handle(parts, event_id)
 
 
-async def ask(parts: Parts, stripe_session_id: str) -> tuple[Session, bool]:
+async def ask(parts: Parts, stripe_session_id: str, order_id: UUID | None) -> tuple[Session, bool]:
     """A session as Stripe has it now, and whether its payment has failed for good."""
-    found = await parts.stripe.retrieve_session(stripe_session_id)
+    found = await parts.stripe.retrieve_session(stripe_session_id, order_id=order_id)
     if found.status != "complete" or found.payment_status == "paid" or found.payment_intent is None:
         return found, False
-    intent = await parts.stripe.retrieve_payment_intent(found.payment_intent)
+    intent = await parts.stripe.retrieve_payment_intent(found.payment_intent, order_id=order_id)
     return found, intent.status in ("requires_payment_method", "canceled")
 
 
-async def _ask_about_session(parts: Parts, stripe_session_id: str, outcome: str) -> Verdict:
+async def _ask_about_session(parts: Parts, stripe_session_id: str, verdict: Verdict) -> Verdict:
     try:
-        found, failed = await ask(parts, stripe_session_id)
+        found, failed = await ask(parts, stripe_session_id, verdict.order_id)
     except StripeRefused:
-        return Verdict(outcome)
+        return Verdict(verdict.outcome)
     order_id = order_id_of(found)
     if order_id is None:
         return Verdict("not_ours")
@@ -394,7 +394,7 @@ async def _ask_about_refund(parts: Parts, event_id: str, data: dict[str, Any]) -
         # Before the order is paid: until the refund is looked into, it is not fulfilled.
         marked = (event_id, "refund_to_settle", order_id, False)
         await transact(parts.pool, lambda tx: FINISH_EVENT.run(tx, *marked))
-        async for found in parts.stripe.sessions_since(0, payment_intent=intent_id):
+        async for found in parts.stripe.sessions_since(0, order_id=order_id, payment_intent=intent_id):
             await settle_retrieved(parts, order_id, found)
     try:
         await refunds.settle(parts, order_id)

@@ -6,6 +6,7 @@ and `_balance` makes of both what the payment and its order are.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from uuid import NAMESPACE_URL, UUID, uuid4, uuid5
 
 from service.errors import ShopError, invalid
@@ -121,18 +122,19 @@ async def settle(parts: Parts, order_id: UUID) -> None:
     intents = {refund.stripe_payment_intent_id for refund in known}
     if order.stripe_payment_intent_id is not None:
         intents.add(order.stripe_payment_intent_id)
+    refunds_of = partial(parts.stripe.refunds_of, order_id=order_id)
     # Before anything is asked for: Stripe forgets a key after a day, its list it does not forget.
-    listed = [(intent, refund) for intent in sorted(intents) for refund in await parts.stripe.refunds_of(intent)]
+    listed = [(intent, refund) for intent in sorted(intents) for refund in await refunds_of(intent)]
     there = {refund.refund_id for _, refund in listed}
     refused: list[Refund] = []
     unanswered: StripeUnknown | None = None
     for row in known:
         if row.status == "REQUESTED" and row.due and str(row.id) not in there:
             metadata = {"order_id": str(order_id), "refund_id": str(row.id)}
-            intent = row.stripe_payment_intent_id
+            # The row is the key: a new one only comes after Stripe has shown that this one failed.
+            intent, key = row.stripe_payment_intent_id, f"refund:{row.id}"
             try:
-                # The row is the key: a new one only comes after Stripe has shown that this one failed.
-                made = await parts.stripe.create_refund(intent, row.amount_minor, metadata, f"refund:{row.id}")
+                made = await parts.stripe.create_refund(intent, row.amount_minor, metadata, key, order_id=order_id)
                 listed.append((intent, made))
             except StripeRefused:
                 refused.append(row)
@@ -143,7 +145,7 @@ async def settle(parts: Parts, order_id: UUID) -> None:
                     continue
                 # A stored failure, replayed. Whatever that call did is on a list that is newer than its end: another
                 # worker may have made it since the first was read.
-                again = [refund for refund in await parts.stripe.refunds_of(intent) if refund.refund_id == str(row.id)]
+                again = [refund for refund in await refunds_of(intent) if refund.refund_id == str(row.id)]
                 listed += [(intent, refund) for refund in again]
                 if not again:
                     refused.append(row)

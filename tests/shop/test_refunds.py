@@ -235,9 +235,9 @@ class Between:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.real, name)
 
-    async def create_refund(self, *told: Any) -> Any:
+    async def create_refund(self, *arguments: Any, **options: Any) -> Any:
         await self.work()
-        return await self.real.create_refund(*told)
+        return await self.real.create_refund(*arguments, **options)
 
 
 @pytest.mark.parametrize("why", ["staff", "late money"])

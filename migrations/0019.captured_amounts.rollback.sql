@@ -3,8 +3,12 @@
 SET LOCAL lock_timeout = '2s';
 SET LOCAL statement_timeout = '60s';
 
--- What the older constraints allow.
-UPDATE payments SET refunded_minor = CASE status WHEN 'REFUNDED' THEN amount_minor ELSE 0 END
+-- What both the older and the newer constraints allow.
+UPDATE payments
+SET
+    refunded_minor = CASE status WHEN 'REFUNDED' THEN amount_minor ELSE 0 END,
+    captured_minor = NULL,
+    captured_currency = NULL
 WHERE captured_minor IS NOT NULL;
 ALTER TABLE payments DROP COLUMN captured_minor;
 ALTER TABLE payments DROP COLUMN captured_currency;

@@ -3,7 +3,7 @@
 -- depends: 0018.cart_items_without_product_fkey
 -- phase: expand
 -- lock: ACCESS EXCLUSIVE on payments, a moment: the columns have no default, and old rows are not read
--- undo: drops the columns; of a payment of another amount only its status stays
+-- undo: drops the columns, and reads payments whole; of a payment of another amount only its status stays
 
 SET LOCAL lock_timeout = '2s';
 SET LOCAL statement_timeout = '60s';

@@ -118,14 +118,14 @@ async def _shop_error(request: Request, error: Exception) -> Response:
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
-    """No such address, or not with this method; of other errors of FastAPI's kind the first code with their status."""
+    """No such address, or not with this method; other errors of FastAPI's kind if one code alone has their status."""
     assert isinstance(error, HTTPException)
     if error.status_code == 404:
         return problem(not_found("address"))
-    code = next((code for code, kind in KINDS.items() if kind.status == error.status_code), None)
-    if code is None:
+    codes = [code for code, kind in KINDS.items() if kind.status == error.status_code]
+    if len(codes) != 1:
         raise error
-    answer = problem(ShopError(code, f"{KINDS[code].title}."))
+    answer = problem(ShopError(codes[0], f"{KINDS[codes[0]].title}."))
     answer.headers.update(error.headers or {})
     return answer
 

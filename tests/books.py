@@ -69,7 +69,7 @@ async def hold_ends(database: asyncpg.Connection | asyncpg.Pool, order_id: str) 
 
 async def all_due(database: asyncpg.Connection) -> None:
     """Whatever was put off is due now."""
-    for table in ("orders", "stripe_events", "refunds"):
+    for table in ("orders", "stripe_events", "refunds", "unmatched_payments"):
         await database.execute(f"UPDATE {table} SET next_attempt_at = now() WHERE next_attempt_at IS NOT NULL")
 
 

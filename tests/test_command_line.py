@@ -200,9 +200,10 @@ BROKEN = {
         PAID + REFUND.format(2500, "late_money", "FAILED").replace("pi_1", "pi_2"),
     ),
     "another amount": (
-        "payments_of_another_amount_are_refunded",
+        "unmatched_payments_are_refunded",
         "order {order}",
-        PAID + " UPDATE payments SET status = 'REFUND_PENDING', captured_minor = 1190, captured_currency = 'EUR';",
+        "INSERT INTO unmatched_payments (stripe_payment_intent_id, order_id, amount_minor, currency)"
+        " SELECT 'pi_1', id, 1190, 'EUR' FROM orders",
     ),
     "a line of no product": (
         "cart_lines_have_products",

@@ -9,22 +9,23 @@ from service.settings import Settings
 
 
 class Clients:
-    """Tells clients apart, by an IPv4 address or the /64 that one IPv6 customer has."""
+    """Tells clients apart: to count them, by an IPv4 address or the /64 that one IPv6 customer has."""
 
     def __init__(self, settings: Settings) -> None:
         self._trusted = [ip_network(proxy) for proxy in settings.trusted_proxies]
         # There are few enough addresses to try them all, so a digest without a secret would be as good as the address.
         self._secret = settings.stripe_api_key.encode()
 
-    def digest(self, scope: Scope) -> bytes | None:
-        """16 bytes that stand for the client; None where nothing is known of it."""
-        address = self.address(scope)
+    def digest(self, scope: Scope, *, whole: bool = False) -> bytes | None:
+        """16 bytes that stand for the client, or for its `whole` address; None where nothing is known of it."""
+        address = self.address(scope, whole=whole)
         return None if address is None else hmac.digest(self._secret, address.encode(), "sha256")[:16]
 
-    def address(self, scope: Scope) -> str | None:
+    def address(self, scope: Scope, *, whole: bool = False) -> str | None:
         """The first hop, from here on, that is no proxy of ours. Only a proxy of ours is asked for the hop before it.
 
-        Whoever has no address came through a Unix socket, which is a proxy on this machine.
+        Of an IPv6 address its /64, unless `whole`. Whoever has no address came through a Unix socket, which is a proxy
+        on this machine.
         """
         peer = scope.get("client")
         address = _parse(peer[0]) if peer else None
@@ -41,7 +42,7 @@ class Clients:
             if further is None:
                 break
             address = further
-        if isinstance(address, IPv6Address):
+        if isinstance(address, IPv6Address) and not whole:
             return str(IPv6Network((int(address), 64), strict=False))
         return None if address is None else str(address)
 

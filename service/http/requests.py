@@ -190,15 +190,15 @@ def _key(request: Request, body: bytes) -> Key | None:
 
 
 def _principal(request: Request) -> str | None:
-    """Who else may get the stored response of a key; None if nobody can be told apart.
+    """The callers who share a key's stored response. None: the caller has no address, so the key is not used.
 
-    Staff calls are one principal, whatever their token. A customer's call names a cart or an order, whose id only its
-    customer knows, except for a new cart: that is the client's.
+    All staff shares, whatever its token. A new cart is shared by one client address. Every other call of customers
+    names a cart or an order: whoever knows that id shares.
     """
     if any(guard.dependency is staff for guard in request.scope["route"].dependencies):
         return "admin"
     if request.scope["path"] == "/carts":
-        client = request.app.state.clients.digest(request.scope)
+        client = request.app.state.clients.digest(request.scope, whole=True)
         # Without an address, strangers would share the cart. A second, empty cart does no harm.
         return None if client is None else f"client:{client.hex()}"
     return ""

@@ -191,12 +191,15 @@ class Stripe:
 
     async def expire_session(self, session_id: str, *, order_id: UUID | str | None = None) -> Session:
         """Close an open session for good; of one that is not open, what it is instead."""
-        try:
-            return await self._ask("post", f"checkout/sessions/{_quoted(session_id)}/expire", Session.read, order_id)
-        except StripeRefused as refused:
-            if refused.status == 404:
-                raise
-            return await self.retrieve_session(session_id, order_id=order_id)
+        path = f"checkout/sessions/{_quoted(session_id)}/expire"
+        with _failure_logged("post", path, order_id):
+            try:
+                return Session.read(await self._reply("post", path, {}))
+            except StripeRefused as refused:
+                if refused.status == 404:
+                    raise
+        # Refused since it is not open, which is no failure.
+        return await self.retrieve_session(session_id, order_id=order_id)
 
     async def sessions_since(
         self, created: int, *, order_id: UUID | str | None = None, **filters: str

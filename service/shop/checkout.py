@@ -309,7 +309,11 @@ async def _pay_for(parts: Parts, key: Key | None, order_id: UUID, held: session.
         await session.release(parts, order_id)
         raise session.payment_unavailable(unknown) from unknown
     if found.status != "open":
-        await payment.settle_retrieved(parts, order_id, found)
+        try:
+            await payment.settle_retrieved(parts, order_id, found)
+        except ShopError:
+            await session.release(parts, order_id)
+            raise
     answer = await transact(
         parts.pool,
         lambda tx: _attach(tx, key, order_id, found, 201 if new else 200),

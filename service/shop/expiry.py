@@ -84,7 +84,13 @@ async def _end(parts: Parts, order: OrderRow) -> None:
     found = await session.close(parts, order.id, order.stripe_session_id)
     if found is None:
         await orders.transition(parts, partial(_cancel_unasked, order=order, note=None))
-    elif await payment.settle_retrieved(parts, order.id, found) == "mismatch":
+        return
+    try:
+        outcome = await payment.settle_retrieved(parts, order.id, found)
+    except ShopError:
+        await session.release(parts, order.id)
+        raise
+    if outcome == "mismatch":
         # Not what it was to pay, so it is not paid; the units do not wait for people to look into it.
         await orders.transition(parts, partial(_cancel_unasked, order=order, note=payment.MISMATCH))
 

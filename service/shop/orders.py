@@ -135,7 +135,7 @@ class EventRow:
 class Locked:
     """An order while this transaction holds its cart, itself and its payment.
 
-    `captured_minor` is what its payment is to be, or was captured: of another amount or currency where that differs.
+    `captured_minor` is what was captured, else the amount that its payment asks for.
     """
 
     id: UUID

@@ -16,7 +16,7 @@ from service.infra.logs import cause
 from service.infra.metrics import EVENTS
 from service.infra.parts import Parts
 from service.infra.statements import NoRow, Statement
-from service.infra.stripe import PaymentIntent, Session, StripeRefused, StripeUnknown, signature_verifies
+from service.infra.stripe import Session, StripeRefused, StripeUnknown, signature_verifies
 from service.shop import orders, refunds, session
 from service.shop.orders import AfterCommit, Locked
 
@@ -185,8 +185,9 @@ async def _judge(tx: Connection, after: AfterCommit, parts: Parts, payload: dict
 async def settle(tx: Connection, after: AfterCommit, order_id: UUID, found: Session, *, failed: bool = False) -> str:
     """Make of an order what its session says, whoever says it: an event, expiry, checkout or reconcile.
 
-    `failed` when a complete session's payment has failed for good. Answers `applied`, `unchanged`, `mismatch`
-    (another amount or currency: `settle_retrieved` decides), `order_not_found`, `late_money_refunded` or `paid_twice`.
+    `failed` when a complete session's payment has failed for good. Answers `applied`, `unchanged`, `order_not_found`,
+    `late_money_refunded`, `paid_twice` or `mismatch`: the payment has another amount or currency, or belongs to another
+    order, or cannot be named; `settle_retrieved` decides on it.
     """
     try:
         order = await orders.lock(tx, order_id)
@@ -257,66 +258,53 @@ async def settle_retrieved(parts: Parts, order_id: UUID, found: Session, *, fail
     if outcome != "mismatch":
         return outcome
     try:
-        outcome, captured = await _refund_unmatched(parts, order_id, found)
-    except StripeRefused:
-        captured = None
+        return await _refund_unmatched(parts, order_id, found)
     except StripeUnknown as unknown:
         raise session.payment_unavailable(unknown) from unknown
-    logger.warning(
-        "payment does not match its order",
-        extra={
-            "order_id": str(order_id),
-            "stripe_session_id": found.id,
-            "payment_intent": found.payment_intent,
-            "captured_minor": captured and captured.received_minor,
-            "currency": captured and captured.currency,
-            "outcome": outcome,
-        },
-    )
-    return outcome
 
 
-async def _refund_unmatched(parts: Parts, order_id: UUID, found: Session) -> tuple[str, PaymentIntent | None]:
-    """Cancel the order that a payment does not match, and give back what was captured less what was refunded before.
+async def _refund_unmatched(parts: Parts, order_id: UUID, found: Session) -> str:
+    """Cancel the order that a payment does not match, and keep what it captured for its refund; the outcome.
 
-    The outcome, and what was captured. Raises StripeRefused or StripeUnknown.
+    Raises StripeUnknown.
     """
-    if found.payment_intent is None:
-        return "mismatch", None
-    intent = await parts.stripe.retrieve_payment_intent(found.payment_intent, order_id=order_id)
-    listed = await parts.stripe.refunds_of(intent.id, order_id=order_id)
-    refunded = sum(refund.amount_minor for refund in listed if refunds.status_of(refund) != "FAILED")
+    intent = None
+    if found.payment_intent is not None:
+        with suppress(StripeRefused):
+            intent = await parts.stripe.retrieve_payment_intent(found.payment_intent, order_id=order_id)
 
     async def work(tx: Connection, after: AfterCommit) -> str:
         order = await orders.lock(tx, order_id)
+        if intent is None or not intent.received_minor or intent.order_id not in (None, str(order_id)):
+            return "mismatch"
         if (intent.received_minor, intent.currency) == (order.total_minor, order.currency):
             # The money is what the order asked for, whatever the session's total is.
             fitting = replace(found, amount_total=order.total_minor, currency=order.currency)
             return await settle(tx, after, order_id, fitting)
-        if known := await refunds.find_order(tx, intent.id):
-            return "unchanged" if known == order_id else "mismatch"
-        if not intent.received_minor:
+        if await refunds.find_order(tx, intent.id) not in (None, order_id):
             return "mismatch"
+        if not await refunds.add_unmatched(tx, after, order, intent.id, intent.received_minor, intent.currency):
+            return "unchanged"
         if not order.captured:
             if order.status == "PENDING_PAYMENT":
                 ended = "FAILED" if order.payment_status == "PROCESSING" else "EXPIRED"
                 await orders.cancel(tx, after, [order], ended, MISMATCH)
             await KEEP_LATE_MONEY.one(tx, order.id, found.id, intent.id, intent.received_minor, intent.currency)
-            order = await orders.lock(tx, order_id)
-        owed = intent.received_minor - refunded
-        if owed > 0 and await refunds.add_late_money(tx, after, order, intent.id, owed):
-            await orders.note(tx, order, f"a payment of {intent.received_minor} {intent.currency} is refunded")
-        await refunds.record(tx, after, order, [(intent.id, refund) for refund in listed])
         return "unmatched_refunded"
 
-    return await orders.transition(parts, work), intent
+    outcome = await orders.transition(parts, work)
+    if outcome in ("mismatch", "unmatched_refunded"):
+        captured = {"captured_minor": intent.received_minor, "currency": intent.currency} if intent else {}
+        names = {"order_id": str(order_id), "stripe_session_id": found.id, "payment_intent": found.payment_intent}
+        logger.warning("payment does not match its order", extra={**names, **captured, "outcome": outcome})
+    return outcome
 
 
 async def handle(parts: Parts, event_id: str) -> str:
     """Apply a stored event again, and ask Stripe about one that cannot be applied as it came. Its outcome.
 
     Applying twice is the same as once. What was left to this job is decided by what Stripe says now, not by the
-    body. Raises StripeUnknown while it says nothing; 404 for an id that was never stored.
+    body. Raises StripeUnknown or `payment_unavailable` while it says nothing; 404 for an id that was never stored.
     """
     async with connection(parts.pool) as reader:
         event = await READ_EVENT.maybe(reader, event_id)

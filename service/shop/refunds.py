@@ -4,7 +4,7 @@ A refund is a row before Stripe hears of it. One function, `settle`, takes rows 
 and `_balance` makes of both what the payment and its order are.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from uuid import NAMESPACE_URL, UUID, uuid4, uuid5
@@ -13,7 +13,6 @@ from service.errors import ShopError, invalid
 from service.infra.db import Connection, connection
 from service.infra.parts import Parts
 from service.infra.statements import NoRow, Statement
-from service.infra.stripe import Refund as StripeRefund
 from service.infra.stripe import StripeRefused, StripeUnknown
 from service.shop import orders
 from service.shop.idempotency import Answer, Key, once
@@ -44,12 +43,23 @@ class Refund:
 
 
 @dataclass(slots=True)
+class UnmatchedPayment:
+    """A payment that does not match its order: what it captured, in the minor unit of its own currency."""
+
+    stripe_payment_intent_id: str
+    amount_minor: int
+
+
+@dataclass(slots=True)
 class PaidOrder:
     """The order that a payment intent paid."""
 
     order_id: UUID
 
 
+ADD_UNMATCHED = Statement("refunds/add_unmatched", NoRow)
+LIST_UNMATCHED = Statement("refunds/list_unmatched", UnmatchedPayment)
+SETTLE_UNMATCHED = Statement("refunds/settle_unmatched", NoRow)
 LIST_REFUNDS = Statement("refunds/list_refunds", Refund)
 ADD_REFUND = Statement("refunds/add_refund", NoRow)
 RECORD_REFUND = Statement("refunds/record_refund", NoRow)
@@ -109,6 +119,15 @@ async def add_late_money(
     return added == 1
 
 
+async def add_unmatched(
+    tx: Connection, after: AfterCommit, order: Locked, payment_intent: str, amount_minor: int, currency: str
+) -> bool:
+    """Keep what a payment that does not match the order captured, for `settle` to give back; False if it was kept."""
+    added = await ADD_UNMATCHED.run(tx, payment_intent, order.id, amount_minor, currency)
+    settle_later(after, order.id)
+    return added == 1
+
+
 def settle_later(after: AfterCommit, order_id: UUID) -> None:
     """Wake the worker to settle an order's refunds, after the commit."""
     after.add(lambda parts: parts.queue.settle_refunds(order_id))
@@ -119,7 +138,8 @@ async def settle(parts: Parts, order_id: UUID) -> None:
     async with connection(parts.pool) as reader:
         order = await orders.read(reader, order_id)
         known = await LIST_REFUNDS.all(reader, order_id)
-    intents = {refund.stripe_payment_intent_id for refund in known}
+        unmatched = await LIST_UNMATCHED.all(reader, order_id)
+    intents = {row.stripe_payment_intent_id for row in known} | {row.stripe_payment_intent_id for row in unmatched}
     if order.stripe_payment_intent_id is not None:
         intents.add(order.stripe_payment_intent_id)
     refunds_of = partial(parts.stripe.refunds_of, order_id=order_id)
@@ -150,39 +170,37 @@ async def settle(parts: Parts, order_id: UUID) -> None:
                 if not again:
                     refused.append(row)
 
-    async def work(tx: Connection, after: AfterCommit) -> None:
+    async def work(tx: Connection, after: AfterCommit) -> bool:
         held = await orders.lock(tx, order_id)
         for row in refused:
             if await FAIL_REFUND.run(tx, row.id):
                 await orders.note(tx, held, f"Stripe refused a refund of {row.amount_minor}")
-        await record(tx, after, held, listed)
+        ours = {str(row.id): row.id for row in await LIST_REFUNDS.all(tx, order_id)}
+        for intent, refund in listed:
+            # One made in the dashboard gets an id that is the same however often it is listed.
+            row_id = ours.get(refund.refund_id or "") or uuid5(NAMESPACE_URL, refund.id)
+            status = STATUSES.get(refund.status, "PENDING")
+            await RECORD_REFUND.run(tx, row_id, order_id, intent, refund.amount_minor, status, refund.id)
+        decided = await _balance(tx, after, held)
+        await SETTLE_UNMATCHED.run(tx, order_id)
+        return decided
 
-    await orders.transition(parts, work)
+    decided = await orders.transition(parts, work)
     if unanswered:
         raise unanswered
+    if decided:
+        await settle(parts, order_id)
 
 
-async def record(tx: Connection, after: AfterCommit, order: Locked, listed: Iterable[tuple[str, StripeRefund]]) -> None:
-    """Write down the refunds that Stripe lists, each with its payment intent, and what they make of the order."""
-    ours = {str(row.id): row.id for row in await LIST_REFUNDS.all(tx, order.id)}
-    for intent, refund in listed:
-        # One made in the dashboard gets an id that is the same however often it is listed.
-        row_id = ours.get(refund.refund_id or "") or uuid5(NAMESPACE_URL, refund.id)
-        await RECORD_REFUND.run(tx, row_id, order.id, intent, refund.amount_minor, status_of(refund), refund.id)
-    await _balance(tx, after, order)
+async def _balance(tx: Connection, after: AfterCommit, order: Locked) -> bool:
+    """Make the payment what its refunds say, and the order what the payment then says.
 
-
-def status_of(refund: StripeRefund) -> str:
-    """Our word for the state of a refund at Stripe."""
-    return STATUSES.get(refund.status, "PENDING")
-
-
-async def _balance(tx: Connection, after: AfterCommit, order: Locked) -> None:
-    """Make the payment what its refunds say, and the order what the payment then says."""
+    True when a refund was decided that can be made at once.
+    """
     if not order.captured:
-        return
+        return False
     rows = await LIST_REFUNDS.all(tx, order.id)
-    await _try_again(tx, order, rows)
+    decided = await _decide_owed(tx, order, rows)
     refunded, pending = _given_back(order.stripe_payment_intent_id, rows)
     whole = refunded + pending >= order.captured_minor
     if refunded == order.captured_minor:
@@ -193,23 +211,29 @@ async def _balance(tx: Connection, after: AfterCommit, order: Locked) -> None:
         status = "SUCCEEDED"
     await SET_BALANCE.run(tx, order.id, refunded, status)
     if (refunded, status) == (order.refunded_minor, order.payment_status):
-        return
+        return decided
     await orders.note(tx, order, f"payment {status}, {refunded} refunded")
     if status == "SUCCEEDED" and order.status == "PAID":
         # Fulfilment waited for a whole refund, which failed.
         after.add(lambda parts: parts.queue.post_payment_pipeline(order.id))
     if status != "REFUNDED":
-        return
+        return decided
     if order.status == "PAID":
         await orders.cancel(tx, after, [order], status, "refunded before it was fulfilled")
     elif order.status == "FULFILLED" and any(row.restock and row.status == "SUCCEEDED" for row in rows):
         await orders.return_stock(tx, after, [order])
+    return decided
 
 
-async def _try_again(tx: Connection, order: Locked, rows: Sequence[Refund]) -> None:
-    """Decide anew on what no live order stands for and, since a refund failed, is neither given back nor about to."""
+async def _decide_owed(tx: Connection, order: Locked, rows: Sequence[Refund]) -> bool:
+    """Decide to give back what no live order stands for, as far as that is neither done nor under way.
+
+    True when one of these refunds can be made at once; one that follows a failure waits.
+    """
     # By payment, as the first decision had it; the order may have been paid twice.
     owed = {row.stripe_payment_intent_id: row.amount_minor for row in reversed(rows) if row.cause == "late_money"}
+    owed |= {row.stripe_payment_intent_id: row.amount_minor for row in await LIST_UNMATCHED.all(tx, order.id)}
+    decided = False
     if order.status == "CANCELLED" and order.stripe_payment_intent_id is not None:
         owed[order.stripe_payment_intent_id] = order.captured_minor
     failures = sum(row.status == "FAILED" for row in rows)
@@ -222,11 +246,15 @@ async def _try_again(tx: Connection, order: Locked, rows: Sequence[Refund]) -> N
             (row.stripe_payment_intent_id, row.cause) == (intent, "late_money") and row.status != "FAILED"
             for row in rows
         )
+        first = all(row.cause == "stripe" for row in rows if row.stripe_payment_intent_id == intent)
         # Up to a day: a disputed payment cannot be refunded for months, and may never be.
-        wait_seconds = min(86_400.0, 10.0 * 2 ** min(failures, 14))
+        wait_seconds = 0.0 if first else min(86_400.0, 10.0 * 2 ** min(failures, 14))
         why = "staff" if stands else "late_money"
         await ADD_REFUND.run(tx, uuid4(), order.id, intent, left, why, False, wait_seconds)
-        await orders.note(tx, order, "a refund failed: it is tried again")
+        text = f"refund of {left} decided" if first else "a refund failed: it is tried again"
+        await orders.note(tx, order, text)
+        decided |= first
+    return decided
 
 
 def _given_back(intent: str | None, rows: Sequence[Refund]) -> tuple[int, int]:

@@ -44,7 +44,7 @@ class DueEvent:
 
 @dataclass(slots=True)
 class DueRefund:
-    """An order with a refund that is not settled."""
+    """An order with a refund, or a payment to be refunded, that is not settled."""
 
     order_id: UUID
 
@@ -52,6 +52,7 @@ class DueRefund:
 CLAIM_ORDERS = Statement("sweep/claim_orders", DueOrder)
 CLAIM_EVENTS = Statement("sweep/claim_events", DueEvent)
 CLAIM_REFUNDS = Statement("sweep/claim_refunds", DueRefund)
+CLAIM_UNMATCHED = Statement("sweep/claim_unmatched", DueRefund)
 DELETE_EXPIRED_KEYS = Statement("idempotency/delete_expired", NoRow)
 DELETE_EVENTS = Statement("sweep/delete_events", NoRow)
 DELETE_CARTS = Statement("sweep/delete_carts", NoRow)
@@ -65,7 +66,8 @@ async def sweep(parts: Parts) -> int:
         async with connection(parts.pool) as claimer:
             orders = await CLAIM_ORDERS.all(claimer, BATCH)
             events = await CLAIM_EVENTS.all(claimer, BATCH)
-            refunding = {due.order_id for due in await CLAIM_REFUNDS.all(claimer, BATCH)}
+            due_refunds = [*await CLAIM_REFUNDS.all(claimer, BATCH), *await CLAIM_UNMATCHED.all(claimer, BATCH)]
+            refunding = {due.order_id for due in due_refunds}
         SWEPT.labels("orders").inc(len(orders))
         SWEPT.labels("events").inc(len(events))
         SWEPT.labels("refunds").inc(len(refunding))

@@ -50,7 +50,9 @@ violation AS MATERIALIZED (
         END
         OR (
             payments.status IN ('REFUND_PENDING', 'REFUNDED')
-            AND coalesce(given_back.decided_minor, 0) < coalesce(payments.captured_minor, payments.amount_minor)
+            -- Of another amount, it is under audit/unmatched_payments_are_refunded.
+            AND payments.captured_minor IS NULL
+            AND coalesce(given_back.decided_minor, 0) < payments.amount_minor
         )
     UNION ALL
     SELECT

@@ -1,4 +1,4 @@
--- operation/is_migrated: whether the newest index is there, and the right that the newest grant gives.
+-- operation/is_migrated: whether the newest table is there, and the right that the newest migration grants.
 -- Also whether the server is read-only, as a standby or a demoted primary is.
 --
 -- caller   service.infra.health._postgresql
@@ -10,7 +10,7 @@
 -- guards   none
 SELECT
     CASE
-        WHEN to_regclass('payments_captured_otherwise') IS NULL THEN false
-        ELSE has_column_privilege('payments', 'captured_minor', 'UPDATE')
+        WHEN to_regclass('unmatched_payments') IS NULL THEN false
+        ELSE has_column_privilege('unmatched_payments', 'order_id', 'INSERT')
     END AS migrated,
     current_setting('transaction_read_only')::boolean AS read_only;

@@ -74,9 +74,8 @@ class TestWithoutRedis:
 @pytest.mark.parametrize(
     "missing",
     [
-        "DROP INDEX payments_captured_otherwise",
-        "REVOKE UPDATE (captured_minor) ON payments FROM commerce_app",
-        "DROP TABLE payments CASCADE",
+        "DROP TABLE unmatched_payments",
+        "REVOKE INSERT (order_id) ON unmatched_payments FROM commerce_app",
     ],
 )
 async def test_an_unmigrated_database_is_not_ready(shop: Shop, database: asyncpg.Connection, missing: str) -> None:

@@ -799,16 +799,16 @@ MUTANTS = [
         Mutant(f"unmatched: {name}", "service/shop/payment.py", find, instead, at("shop/test_unmatched_payments", test))
         for name, find, instead, test in (
             (
-                "is refunded",
-                "outcome, captured = await _refund_unmatched(parts, order_id, found)",
-                "captured = None",
+                "is kept for its refund",
+                "return await _refund_unmatched(parts, order_id, found)",
+                "return outcome",
                 "test_what_was_captured_goes_back_once_however_it_is_learned",
             ),
             (
-                "less what was refunded",
-                "owed = intent.received_minor - refunded",
-                "owed = intent.received_minor",
-                "test_what_the_dashboard_gave_back_is_not_given_back_again",
+                "what paid another order",
+                "if await refunds.find_order(tx, intent.id) not in (None, order_id):",
+                "if False:",
+                "test_what_paid_another_order_is_not_given_back",
             ),
             (
                 "the second payment",
@@ -821,6 +821,51 @@ MUTANTS = [
                 "if (intent.received_minor, intent.currency) == (order.total_minor, order.currency):",
                 "if False:",
                 "test_a_payment_of_the_right_amount_pays_though_its_session_says_another",
+            ),
+            (
+                "nothing was captured",
+                "not intent.received_minor or ",
+                "",
+                "test_what_cannot_be_given_back_here_pays_nothing[nothing was captured]",
+            ),
+            (
+                "another order's intent",
+                " or intent.order_id not in (None, str(order_id)):",
+                ":",
+                "test_what_cannot_be_given_back_here_pays_nothing[another order's intent]",
+            ),
+        )
+    ),
+    *(
+        Mutant(f"unmatched: {name}", file, find, instead, at("shop/test_unmatched_payments", test))
+        for name, file, find, instead, test in (
+            (
+                "all of a second payment",
+                "service/shop/refunds.py",
+                "for row in await LIST_UNMATCHED.all(tx, order.id)}",
+                "for row in []}",
+                "test_of_a_second_payment_all_goes_back_whichever_refund_fails",
+            ),
+            (
+                "its claim is given back",
+                "service/shop/checkout.py",
+                "        except ShopError:\n            await session.release(parts, order_id)\n            raise\n",
+                "        except ShopError:\n            raise\n",
+                "test_a_checkout_that_learned_nothing_can_be_asked_for_again",
+            ),
+            (
+                "due until it is refunded",
+                "sql/refunds/settle_unmatched.sql",
+                "CASE WHEN next_attempt_at IS NULL THEN now() END",
+                "next_attempt_at",
+                "test_what_was_captured_goes_back_once_however_it_is_learned",
+            ),
+            (
+                "due again when its refund fails",
+                "sql/refunds/settle_unmatched.sql",
+                "CASE WHEN next_attempt_at IS NULL THEN now() END",
+                "NULL",
+                "test_a_refund_that_fails_after_it_succeeded_opens_the_payment_again",
             ),
         )
     ),

@@ -176,14 +176,14 @@ class TestStrangers:
     async def test_two_strangers_get_two_carts(self, shop: Shop, database: asyncpg.Connection) -> None:
         carts: dict[str, str] = {}
         for _ in range(2):
-            for address in ("192.0.2.1", "192.0.2.2", "2001:db8:1::1"):
+            for address in ("192.0.2.1", "192.0.2.2", "2001:db8:1::1", "2001:db8:1::2"):
                 # What a caller claims to be does not count.
                 for claimed in ({}, {"Authorization": "Bearer other"}):
                     answer = await send(shop, "/carts", b"", "1", **{"X-Forwarded-For": address}, **claimed)
                     assert answer.status_code == 201
                     assert carts.setdefault(address, answer.json()["id"]) == answer.json()["id"]
-        assert len(set(carts.values())) == 3
-        assert await database.fetchval("SELECT count(*) FROM carts") == 3
+        assert len(set(carts.values())) == 4
+        assert await database.fetchval("SELECT count(*) FROM carts") == 4
 
     async def test_a_client_without_an_address_gets_a_cart_each_time(self, settings: Settings) -> None:
         """Through a Unix socket, whose proxy does not say who is calling."""

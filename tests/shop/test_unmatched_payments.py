@@ -17,7 +17,7 @@ from tests.books import all_due, balance, deliver, emitted, hold_ends
 from tests.client import Shop
 
 COMPLETED = "checkout.session.completed"
-RULE = "audit/payments_of_another_amount_are_refunded"
+RULE = "audit/unmatched_payments_are_refunded"
 WARNING = "payment does not match its order"
 # What Stripe says of the session of an order over 12.50 EUR.
 AMOUNTS: dict[str, dict[str, Any]] = {
@@ -271,3 +271,137 @@ async def test_while_stripe_does_not_say_what_was_captured_nothing_is_decided(
 
     assert await states(shop, placed["order_id"]) == ("CANCELLED", "REFUNDED", 1490)
     await balance(parts, silent)
+
+
+async def test_the_api_decides_beside_a_refund_in_the_dashboard(
+    shop: Shop, silent: StripeStandin, parts: Parts
+) -> None:
+    """Its role may not write down what Stripe lists: that is the worker's."""
+    placed, session = await place(shop, silent, "more")
+    silent.pay(session["id"])
+    await parts.stripe.create_refund(session["payment_intent"], 400, {}, "dashboard")
+
+    await shop.call("POST", f"/orders/{placed['order_id']}/cancel", 200)
+    await sweep.sweep(parts)
+
+    assert [refund["amount"] for refund in silent.refunds] == [400, 1090]
+    assert await states(shop, placed["order_id"]) == ("CANCELLED", "REFUNDED", 1490)
+    await balance(parts, silent)
+
+
+@pytest.mark.parametrize("dashboard", [400, 1490])
+async def test_of_a_second_payment_all_goes_back_whichever_refund_fails(
+    shop: Shop, silent: StripeStandin, parts: Parts, database: asyncpg.Connection, dashboard: int
+) -> None:
+    first = await shop.placed(((await shop.product())["id"], 1))
+    silent.pay(first["payment"]["stripe_session_id"])
+    assert await deliver(shop, emitted(silent, COMPLETED)) == "applied"
+    _, second = await place(shop, silent, "more")
+    for metadata in (second["metadata"], second["_intent_metadata"]):
+        metadata["order_id"] = first["order_id"]
+    silent.pay(second["id"])
+    silent.refund_status = "pending"
+    await parts.stripe.create_refund(second["payment_intent"], dashboard, {}, "dashboard")
+
+    assert await deliver(shop, emitted(silent, COMPLETED, second["id"])) == "mismatch"
+    for _ in range(2):
+        await sweep.sweep(parts)
+    assert [violation.subject for violation in (await audit(parts.pool))[RULE]] == [f"order {first['order_id']}"]
+    for refund in list(silent.refunds):
+        silent.set_refund(refund["id"], "failed")
+    silent.refund_status = "succeeded"
+    for _ in range(3):
+        await all_due(database)
+        await sweep.sweep(parts)
+
+    succeeded = sum(refund["amount"] for refund in silent.refunds if refund["status"] == "succeeded")
+    assert succeeded == second["amount_total"]
+    assert (await audit(parts.pool))[RULE] == []
+
+
+async def test_a_refund_that_fails_after_it_succeeded_opens_the_payment_again(
+    shop: Shop, silent: StripeStandin, parts: Parts, database: asyncpg.Connection
+) -> None:
+    placed, session = await place(shop, silent, "more")
+    silent.pay(session["id"])
+    assert await deliver(shop, emitted(silent, COMPLETED)) == "mismatch"
+    for _ in range(2):
+        await sweep.sweep(parts)
+    assert await states(shop, placed["order_id"]) == ("CANCELLED", "REFUNDED", 1490)
+    (made,) = silent.refunds
+
+    silent.set_refund(made["id"], "failed")
+    await refunds.settle(parts, UUID(placed["order_id"]))
+    assert (await audit(parts.pool))[RULE]
+    for _ in range(2):
+        await all_due(database)
+        await sweep.sweep(parts)
+
+    assert [refund["status"] for refund in silent.refunds] == ["failed", "succeeded"]
+    assert (await audit(parts.pool))[RULE] == []
+    await balance(parts, silent)
+
+
+@pytest.mark.parametrize("why", ["nothing was captured", "another order's intent"])
+async def test_what_cannot_be_given_back_here_pays_nothing(
+    shop: Shop,
+    silent: StripeStandin,
+    parts: Parts,
+    database: asyncpg.Connection,
+    caplog: pytest.LogCaptureFixture,
+    why: str,
+) -> None:
+    placed, session = await place(shop, silent, "more")
+    silent.pay(session["id"])
+    intent = silent.intent(session["payment_intent"])
+    if why == "nothing was captured":
+        intent["amount_received"] = 0
+    else:
+        intent["metadata"] = {"order_id": str(UUID(int=7))}
+
+    assert await deliver(shop, emitted(silent, COMPLETED)) == "mismatch"
+    await sweep.sweep(parts)
+    assert warnings(caplog)[0]["outcome"] == "mismatch"
+    assert await states(shop, placed["order_id"]) == ("PENDING_PAYMENT", "INITIATED", 0)
+    await hold_ends(database, placed["order_id"])
+    await sweep.sweep(parts)
+
+    assert await states(shop, placed["order_id"]) == ("CANCELLED", "EXPIRED", 0)
+    assert list(silent.refunds) == []
+
+
+async def test_a_checkout_that_learned_nothing_can_be_asked_for_again(
+    shop: Shop, silent: StripeStandin, parts: Parts
+) -> None:
+    cart = await shop.cart(((await shop.product())["id"], 1))
+    silent.set_faults([{"action": "drop_after", "method": "POST", "path": "/v1/checkout/session[s]"}])
+    await shop.checkout(cart, 503)
+    (session,) = silent.sessions
+    session["amount_total"] = 1490
+    silent.pay(session["id"])
+
+    silent.set_faults([{"action": "status", "status": 500, "path": "/v1/payment_intents/*"}])
+    assert (await shop.checkout(cart, 503))["code"] == "payment_unavailable"
+    silent.set_faults([])
+    assert (await shop.checkout(cart, 409))["code"] == "checkout_in_progress"
+    assert (await shop.checkout(cart, 201))["status"] == "PENDING_PAYMENT"
+
+    await sweep.sweep(parts)
+    assert [refund["amount"] for refund in silent.refunds] == [1490]
+
+
+async def test_what_paid_another_order_is_not_given_back(shop: Shop, silent: StripeStandin, parts: Parts) -> None:
+    paid = await shop.placed(((await shop.product())["id"], 1))
+    intent = silent.intent(silent.pay(paid["payment"]["stripe_session_id"])["payment_intent"])
+    assert await deliver(shop, emitted(silent, COMPLETED)) == "applied"
+    other, session = await place(shop, silent, "more")
+    silent.pay(session["id"])
+    # It names no order, and more was captured than either order asks for.
+    intent.update({"metadata": {}, "amount_received": 1490})
+    session["payment_intent"] = intent["id"]
+
+    await shop.call("POST", f"/orders/{other['order_id']}/cancel", 200)
+    await sweep.sweep(parts)
+
+    assert list(silent.refunds) == []
+    assert await states(shop, other["order_id"]) == ("CANCELLED", "EXPIRED", 0)

@@ -176,6 +176,16 @@ def tables(products: int) -> list[dict[str, str]]:
                     CASE WHEN number % 20000 = 0 THEN now() + interval '1 hour' END AS next_attempt_at
                 FROM orders
                 WHERE number > 10 AND number % 20 = 0""",
+            # Of a hundred one is still to be refunded.
+            "unmatched_payments": """
+                SELECT
+                    'pi_other_' || id AS stripe_payment_intent_id,
+                    id AS order_id,
+                    2600 AS amount_minor,
+                    'EUR' AS currency,
+                    CASE WHEN number % 20000 = 0 THEN now() + interval '1 hour' END AS next_attempt_at
+                FROM orders
+                WHERE number > 10 AND number % 200 = 0""",
         },
     ]
 

@@ -97,6 +97,12 @@ VALUES
 INSERT INTO refunds (id, order_id, stripe_payment_intent_id, amount_minor, cause, status, stripe_refund_id)
 VALUES ('{PENDING}', '{LATE}', 'pi_{LATE}', 2940, 'late_money', 'FAILED', 're_1');
 
+INSERT INTO unmatched_payments (stripe_payment_intent_id, order_id, amount_minor, currency)
+VALUES ('pi_2', '{PAID}', 50, 'EUR'), ('pi_1', '{PAID}', 50, 'EUR');
+INSERT INTO refunds (id, order_id, stripe_payment_intent_id, amount_minor, cause, status, stripe_refund_id)
+VALUES ('{FULFILLED}', '{PAID}', 'pi_2', 50, 'stripe', 'SUCCEEDED', 're_2'),
+    ('{CANCELLED}', '{PAID}', 'pi_1', 50, 'stripe', 'SUCCEEDED', 're_3');
+
 INSERT INTO stripe_events (id, type, payload, received_at, next_attempt_at)
 VALUES
     ('evt_1', 'charge.refunded', '{{}}', now() + interval '1 day', now()),
@@ -153,14 +159,10 @@ SCENARIOS = {
         run(before="UPDATE orders SET expires_at = '2000-01-01', paid_at = paid_at - interval '1 month'"), none=run()
     ),
     "audit/payment_fits_order": does(run(before="UPDATE payments SET currency = 'CHF'"), none=run()),
-    "audit/payments_of_another_amount_are_refunded": does(
-        run(
-            before="UPDATE payments SET status = 'REFUND_PENDING', captured_minor = 1, captured_currency = 'EUR'"
-            " WHERE stripe_session_id IS NOT NULL"
-        ),
-        none=run(),
-    ),
     "audit/stock_matches_ledger": does(run(before="UPDATE products SET stock = stock + 1"), none=run()),
+    "audit/unmatched_payments_are_refunded": does(
+        run(), none=run(before="UPDATE unmatched_payments SET next_attempt_at = NULL")
+    ),
     "audit/units_add_up": does(run(before="DELETE FROM stock_movements"), none=run()),
     "cart/add_line": does(
         run(OPEN, MUG, 1),
@@ -290,9 +292,11 @@ SCENARIOS = {
         none=run(NEW, LATE, f"pi_{LATE}", 50, "late_money", False, 0.0),
         held=(PAID,),
     ),
+    "refunds/add_unmatched": does(run("pi_x", LATE, 50, "EUR"), none=run("pi_1", LATE, 50, "EUR"), held=(LATE,)),
     "refunds/fail_refund": does(run(LATE), none=run(PENDING), held=(LATE,)),
     "refunds/find_order": does(run(f"pi_{PAID}"), none=run("pi_x")),
     "refunds/list_refunds": does(run(LATE), none=run(NEW)),
+    "refunds/list_unmatched": does(run(PAID), none=run(NEW)),
     "refunds/record_refund": does(
         run(NEW, LATE, f"pi_{LATE}", 50, "SUCCEEDED", "re_x"),
         run(LATE, LATE, f"pi_{LATE}", 50, "SUCCEEDED", "re_x"),
@@ -305,6 +309,7 @@ SCENARIOS = {
         refused={"payments_refunded_within_amount": run(PAID, 2941, "REFUND_PENDING")},
         held=(PAID,),
     ),
+    "refunds/settle_unmatched": does(run(PAID), none=run(NEW)),
     "seed/add_category": does(run("Pots", "pots"), run("Tents", "tents")),
     "seed/add_products": does(
         run(["Pot", "Pan"], ["", ""], [MUGS, TENTS], [100, 100], ["EUR", "EUR"], [5, 5]),
@@ -319,6 +324,7 @@ SCENARIOS = {
     ),
     "sweep/claim_orders": does(run(10), none=run(10, before="UPDATE orders SET next_attempt_at = NULL")),
     "sweep/claim_refunds": does(run(10), none=run(10, before="UPDATE refunds SET next_attempt_at = NULL")),
+    "sweep/claim_unmatched": does(run(10), none=run(10, before="UPDATE unmatched_payments SET next_attempt_at = NULL")),
     "sweep/delete_carts": does(run(9000, 10), none=run(20_000, 10)),
     "sweep/delete_events": does(run(9000, 10), none=run(20_000, 10)),
 }

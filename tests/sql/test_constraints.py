@@ -138,6 +138,13 @@ NONSENSE = [
         f"INSERT INTO order_events (id, order_id, to_status, cause) {OWN_ID} SELECT id, order_id, to_status, cause"
         " FROM order_events",
     ),
+    (
+        "unmatched_payments_pkey",
+        f"INSERT INTO unmatched_payments VALUES ('pi_9', {TWO}, 1, 'EUR'), ('pi_9', {TWO}, 1, 'EUR')",
+    ),
+    ("unmatched_payments_order_fkey", f"INSERT INTO unmatched_payments VALUES ('pi_9', {NONE}, 1, 'EUR')"),
+    ("unmatched_payments_amount_positive", f"INSERT INTO unmatched_payments VALUES ('pi_9', {TWO}, 0, 'EUR')"),
+    ("unmatched_payments_currency_form", f"INSERT INTO unmatched_payments VALUES ('pi_9', {TWO}, 1, 'euro')"),
     ("order_events_order_fkey", f"UPDATE order_events SET order_id = {NONE}"),
     ("order_events_path_legal", "UPDATE order_events SET from_status = 'FULFILLED', to_status = 'PAID'"),
     (

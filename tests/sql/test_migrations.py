@@ -183,6 +183,9 @@ FILL = {
     "0005.stripe_events": """
         INSERT INTO stripe_events (id, type, payload, outcome, handled_at)
         SELECT 'evt_' || id, 'x', '{}', 'applied', now() FROM orders""",
+    "0021.unmatched_payments": """
+        INSERT INTO unmatched_payments (stripe_payment_intent_id, order_id, amount_minor, currency)
+        SELECT 'pi_' || id, id, 1, 'EUR' FROM orders""",
     "0006.idempotency_keys": """
         INSERT INTO idempotency_keys (id, request_digest, order_id)
         SELECT sha256(id::text::bytea), sha256('body'), id FROM orders""",
@@ -312,6 +315,25 @@ async def test_each_goes_forwards_and_back_and_forwards_again_on_filled_tables(t
             assert await migrate(owner, tmp_path) == []
         async with cloned(template) as whole, connected(whole) as other:
             assert await structure(other) == await structure(database)
+
+
+async def test_payments_of_another_amount_go_back_and_forwards_again(
+    database: asyncpg.Connection, database_url: str
+) -> None:
+    """One is refunded, more than its order asked for; the other is still to be."""
+    await database.execute("SET session_replication_role = replica")
+    payment = (
+        "INSERT INTO payments (id, order_id, status, amount_minor, currency, refunded_minor, session_parameters,"
+        " session_expires_at, stripe_session_id, captured_minor, captured_currency) VALUES (gen_random_uuid(),"
+        " gen_random_uuid(), $1, 1250, 'EUR', $2, '{}', now(), $3, $4, 'EUR')"
+    )
+    await database.execute(payment, "REFUNDED", 1490, "cs_1", 1490)
+    await database.execute(payment, "REFUND_PENDING", 100, "cs_2", 1490)
+    owner = login(database_url, "owner")
+    await back_to(database_url, "0019.captured_amounts")
+    left = "SELECT status, refunded_minor FROM payments ORDER BY stripe_session_id"
+    assert [tuple(row) for row in await database.fetch(left)] == [("REFUNDED", 1250), ("REFUND_PENDING", 0)]
+    assert await migrate(owner) == [name for name in NAMES if name >= "0019"]
 
 
 async def test_all_go_back_and_leave_nothing(database: asyncpg.Connection, database_url: str) -> None:

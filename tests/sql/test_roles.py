@@ -53,6 +53,7 @@ ALLOWED = {
             **READ,
             "INSERT": "id order_id stripe_payment_intent_id amount_minor cause restock next_attempt_at",
         },
+        "unmatched_payments": {**READ, "INSERT": "stripe_payment_intent_id order_id amount_minor currency"},
         "stripe_events": {
             **READ,
             "INSERT": "id type payload outcome order_id handled_at next_attempt_at",
@@ -88,6 +89,11 @@ ALLOWED = {
             "INSERT": "id order_id stripe_payment_intent_id amount_minor cause restock status stripe_refund_id"
             " next_attempt_at",
             "UPDATE": "status stripe_refund_id next_attempt_at attempts updated_at",
+        },
+        "unmatched_payments": {
+            **READ,
+            "INSERT": "stripe_payment_intent_id order_id amount_minor currency",
+            "UPDATE": "next_attempt_at attempts",
         },
         "stripe_events": {
             **READ,
@@ -148,6 +154,7 @@ WORKERS = {
     "payment/read_event",
     "refunds/fail_refund",
     "refunds/record_refund",
+    "refunds/settle_unmatched",
     *files("audit"),
     *files("reconcile"),
     *files("sweep"),

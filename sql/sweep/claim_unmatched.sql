@@ -1,0 +1,26 @@
+-- sweep/claim_unmatched: take payments that match no order and are not refunded yet, each put off before it is tried.
+--
+-- caller   service.shop.sweep.sweep
+-- param    $1 limit bigint
+-- returns  many in no order; none = nothing is due
+-- locks    unmatched_payments NO KEY UPDATE SKIP LOCKED; to commit
+-- waits    for nothing: rows held elsewhere are skipped
+-- index    unmatched_payments_due, unmatched_payments_pkey
+-- rows     0..100 by service.shop.sweep.BATCH, usually 0
+-- guards   none
+WITH due AS MATERIALIZED (
+    SELECT stripe_payment_intent_id
+    FROM unmatched_payments
+    WHERE next_attempt_at <= now()
+    ORDER BY next_attempt_at
+    LIMIT $1
+    FOR NO KEY UPDATE SKIP LOCKED
+)
+
+UPDATE unmatched_payments
+SET
+    attempts = attempts + 1,
+    next_attempt_at = now() + least(interval '1 hour', interval '10 seconds' * 2 ^ least(attempts, 12))
+-- As an array, as a join with so many rows as LIMIT lets a generic plan expect would read the table whole.
+WHERE stripe_payment_intent_id = any(array(SELECT stripe_payment_intent_id FROM due))
+RETURNING order_id;

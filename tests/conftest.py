@@ -37,6 +37,7 @@ from service.infra.parts import Parts, open_parts
 from service.settings import Settings
 from service.worker import work
 from tests.client import Shop
+from tests.tools import MISSING
 
 WEBHOOK_SECRET = "whsec_of_the_tests"
 TEMPLATE = "commerce_template"
@@ -116,9 +117,11 @@ def servers(pytestconfig: pytest.Config) -> Iterator[tuple[str, str]]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Say which servers the tests ran on."""
+    """Say which servers the tests ran on, and which programs some were skipped for."""
     if used := config.stash.get(SERVERS, []):
         terminalreporter.write_line(f"on {', '.join(used)}")
+    if MISSING:
+        terminalreporter.write_line(f"missing tools, whose tests were skipped: {', '.join(sorted(MISSING))}")
 
 
 class Clones:

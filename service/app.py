@@ -100,7 +100,7 @@ def _edge(app: Service, settings: Settings) -> ASGIApp:
         app.first_page = FirstPage(app.state)
     else:
         edge = RateLimit(edge, settings.rate_limit_per_minute, app.state.clients, settings.admin_token)
-    edge = Gate(edge, settings.max_in_flight)
+    edge = Gate(edge, settings.max_in_flight, app.state.clients)
     if settings.cors_origins:
         edge = CORSMiddleware(
             edge,

@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import ShopError
+from service.http.bodies import COMPLETE, Arrivals
 from service.http.clients import Clients
 from service.http.pages import NOTHING
 from service.http.responses import problem
@@ -28,8 +29,10 @@ RawHeaders = list[tuple[bytes, bytes]]
 
 # What has to answer however much there is to do.
 OPERATORS = ("/health/",)
-# How long a client may take to send its body before its place goes to another; `protocol.py` bounds the rest.
+# How long a client may take to send its body; `protocol.py` bounds the rest.
 CLIENT_SECONDS = 30.0
+# Statuses behind which the rest of a body is not worth reading.
+HANG_UP = (408, 429, 503)
 
 # What browsers of other origins may read of an answer besides its body.
 EXPOSED = ["ETag", "Location", "Idempotent-Replayed", "Retry-After", "X-Request-ID"]
@@ -122,42 +125,67 @@ class Envelope:
 
 
 class Gate:
-    """Pure ASGI: lets in as many requests as can be answered before their clients give up; the others learn at once."""
+    """Pure ASGI: lets in as many requests as can be answered before their clients give up; the others learn at once.
 
-    def __init__(self, app: ASGIApp, places: int, client_seconds: float = CLIENT_SECONDS) -> None:
+    A request whose body is still arriving takes its place once that is complete: whoever sends nothing takes none.
+    """
+
+    def __init__(self, app: ASGIApp, places: int, clients: Clients, client_seconds: float = CLIENT_SECONDS) -> None:
         """`places` for requests in flight; connections that are idle take none."""
         self.app = app
         self.free = places
+        self.clients = clients
         self.client_seconds = client_seconds
-        self._full = problem(ShopError("busy", "Too many requests at once; try again."))
+        self.arrivals = Arrivals()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer `busy` when all places are taken."""
         if scope["type"] != "http" or scope["path"].startswith(OPERATORS):
             await self.app(scope, receive, send)
-            return
-        if not self.free:
-            await self._full(scope, receive, send)
-            return
-        deadline: float | None = asyncio.get_running_loop().time() + self.client_seconds
+        elif COMPLETE not in scope.get("extensions", ()):
+            await self._when_complete(scope, receive, send)
+        elif not self.free:
+            await problem(_full())(scope, receive, send)
+        else:
+            self.free -= 1
+            try:
+                await self.app(scope, receive, send)
+            finally:
+                self.free += 1
+
+    async def _when_complete(self, scope: Scope, receive: Receive, send: Send) -> None:
+        deadline = asyncio.get_running_loop().time() + self.client_seconds
+        arrival = self.arrivals.begin(self.clients.digest(scope), deadline)
+        complete = placed = False
 
         async def receive_in_time() -> Message:
-            nonlocal deadline
-            try:
-                async with asyncio.timeout_at(deadline):
-                    message = await receive()
-            except TimeoutError:
-                raise ShopError("request_timeout", "The body did not come in time.") from None
+            nonlocal complete, placed
+            if complete:
+                return await receive()
+            message = await arrival.receive(receive)
             if not message.get("more_body"):
-                # From here on it is only told that the client has gone.
-                deadline = None
+                complete = True
+                self.arrivals.end(arrival)
+                if not self.free:
+                    raise _full()
+                self.free -= 1
+                placed = True
             return message
 
-        self.free -= 1
+        async def send_and_hang_up(message: Message) -> None:
+            if message["type"] == "http.response.start" and not complete and message["status"] in HANG_UP:
+                message["headers"] = [*message["headers"], (b"connection", b"close")]
+            await send(message)
+
         try:
-            await self.app(scope, receive_in_time, send)
+            await self.app(scope, receive_in_time, send_and_hang_up)
         finally:
-            self.free += 1
+            self.arrivals.end(arrival)
+            self.free += placed
+
+
+def _full() -> ShopError:
+    return ShopError("busy", "Too many requests at once; try again.")
 
 
 class RateLimit:

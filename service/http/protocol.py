@@ -6,9 +6,11 @@ from http import HTTPStatus
 from math import inf
 from typing import Any, cast
 
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service.errors import ShopError
+from service.http.bodies import COMPLETE
 from service.http.middleware import dress, new_request_id
 from service.http.responses import problem
 
@@ -18,6 +20,10 @@ HEAD_LIMIT = 32 * 1024
 HEAD_SECONDS = 20.0
 # How long a client may leave an answer untaken, once the buffers on the way are full.
 TAKE_SECONDS = 30.0
+# How many requests of one connection may wait behind the one being answered. uvicorn would queue them without bound.
+PIPELINE_LIMIT = 16
+# How much of a body that was answered already is passed over before the connection ends.
+UNREAD_LIMIT = 1024 * 1024
 
 
 class Joined:
@@ -61,8 +67,8 @@ class Joined:
 class Protocol(HttpToolsProtocol):
     """One connection."""
 
-    _reads_head = False
-    _head_size = 0
+    _reads_head = _reads_body = False
+    _head_size = _unread = 0
     # When the head that is waited for is late. One timer looks again and again, rather than one being set each time.
     _head_due = inf
     _head_timer: TimerHandle | None = None
@@ -78,6 +84,7 @@ class Protocol(HttpToolsProtocol):
         for timer in (self._head_timer, self._take_timer):
             if timer is not None:
                 timer.cancel()
+        self.pipeline.clear()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -92,12 +99,20 @@ class Protocol(HttpToolsProtocol):
             self._take_timer.cancel()
 
     def data_received(self, data: bytes) -> None:
-        """Feed the parser; answer 431 when a head that is still to end is too large already."""
+        """Parse what came; refuse what is not a request, and a head that is too large before it ends."""
+        self._unset_keepalive_if_required()
         if self._reads_head:
             self._head_size += len(data)
-        super().data_received(data)
-        if self._reads_head and self._head_size > HEAD_LIMIT and not self.transport.is_closing():
-            self.send_400_response("")
+        try:
+            self._parse(data)
+        except HttpParserError as error:
+            # The parser wraps what one of the methods below raised.
+            refusal = error.__context__
+            malformed = ShopError("malformed", "This is not a request in HTTP.")
+            self._refuse(refusal if isinstance(refusal, ShopError) else malformed)
+        else:
+            if self._reads_head and self._head_size > HEAD_LIMIT:
+                self._refuse(_head_too_large())
         if self._idle and self._head_due == inf:
             self._arm()
 
@@ -110,9 +125,53 @@ class Protocol(HttpToolsProtocol):
         """A head has ended. What is raised here, by uvicorn too where the address is none, the parser passes on."""
         self._head_size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
         if self._head_size > HEAD_LIMIT:
-            raise ValueError
+            raise _head_too_large()
+        if self.parser.get_method() == b"CONNECT":
+            raise ShopError("method_not_allowed", "This server opens no tunnels.")
+        if self.parser.should_upgrade():
+            return
+        if len(self.pipeline) == PIPELINE_LIMIT:
+            raise ShopError("rate_limited", f"On one connection at most {PIPELINE_LIMIT} requests may wait.")
         self._reads_head, self._head_due = False, inf
         super().on_headers_complete()
+        self._reads_body, self._unread = True, 0
+
+    def on_body(self, body: bytes) -> None:
+        """A part of a body; one that was answered already is passed over, but not for ever."""
+        super().on_body(body)
+        if self.cycle.response_complete:
+            self._unread += len(body)
+            if self._unread > UNREAD_LIMIT:
+                raise ShopError("body_too_large", "The rest of this body is not read.")
+
+    def on_message_complete(self) -> None:
+        """A request has ended, unless its body is still to be parsed."""
+        if not self.parser.should_upgrade():
+            self._reads_body = False
+            cast(dict[str, Any], self.scope)["extensions"] = {COMPLETE: {}}
+            super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Forget what nobody will read: the connection remembers its last request until the next."""
+        if self.cycle.response_complete:
+            self.cycle.body = bytearray()
+        super().on_response_complete()
+
+    def _parse(self, data: bytes) -> None:
+        """Feed the parser, and ignore every Upgrade: what follows is the body, then the next request (RFC 9110, 7.8).
+
+        httptools makes the parser skip that body, so a new one gets the head again without the header.
+        """
+        while True:
+            try:
+                self.parser.feed_data(data)
+                return
+            except HttpParserUpgrade as upgrade:
+                line = b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+                headers = [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
+                data = b"\r\n".join([line, *headers, b"", data[upgrade.args[0] :]])
+                self.parser = HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """A request's turn has come: the first page is answered at once, whatever else there is by the application."""
@@ -122,18 +181,15 @@ class Protocol(HttpToolsProtocol):
         else:
             otherwise()
 
-    def send_400_response(self, msg: str) -> None:
-        """Answer what is no request, or too large a one, and hang up."""
-        if self._head_size > HEAD_LIMIT:
-            error = ShopError("headers_too_large", f"A request line and its headers hold at most {HEAD_LIMIT} bytes.")
-        else:
-            error = ShopError("malformed", "This is not a request in HTTP.")
-        answer = problem(error)
-        answer.headers["Connection"] = "close"
-        headers = dress(answer.raw_headers, new_request_id())
-        status = HTTPStatus(answer.status_code)
-        head = [f"HTTP/1.1 {status} {status.phrase}".encode(), *(b": ".join(header) for header in headers)]
-        self.transport.write(b"\r\n".join([*head, b"", bytes(answer.body)]))
+    def _refuse(self, error: ShopError) -> None:
+        """Hang up; answer `error` first, unless the client would take that for the answer to an earlier request."""
+        if not (self.cycle.response_started or self.pipeline) if self._reads_body else self._idle:
+            answer = problem(error)
+            answer.headers["Connection"] = "close"
+            headers = dress(answer.raw_headers, new_request_id())
+            status = HTTPStatus(answer.status_code)
+            head = [f"HTTP/1.1 {status} {status.phrase}".encode(), *(b": ".join(header) for header in headers)]
+            self.transport.write(b"\r\n".join([*head, b"", bytes(answer.body)]))
         self.transport.close()
 
     @property
@@ -152,6 +208,10 @@ class Protocol(HttpToolsProtocol):
             self.transport.close()
         elif self._head_due < inf:
             self._head_timer = self.loop.call_at(self._head_due, self._look)
+
+
+def _head_too_large() -> ShopError:
+    return ShopError("headers_too_large", f"A request line and its headers hold at most {HEAD_LIMIT} bytes.")
 
 
 # How the API is served, by `serve` and in the tests.

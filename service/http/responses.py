@@ -40,9 +40,6 @@ def problem(error: ShopError) -> Response:
     headers = {}
     if kind.retry_after is not None:
         headers["Retry-After"] = str(kind.retry_after)
-    if kind.status == 408:
-        # What may still come of the body is not the next request.
-        headers["Connection"] = "close"
     if kind.status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="staff"'
     return Response(encode(document), kind.status, headers, "application/problem+json")

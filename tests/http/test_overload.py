@@ -5,7 +5,7 @@ import json
 import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, Self
 from uuid import UUID
 
 import aiohttp
@@ -18,6 +18,8 @@ from service.app import create_app
 from service.dev.stripe_standin import StripeStandin
 from service.errors import ShopError
 from service.http import protocol
+from service.http.bodies import MOST_BODIES, MOST_BODIES_PER_CLIENT
+from service.http.clients import Clients
 from service.http.middleware import Gate
 from service.infra.turns import Lanes, Turns
 from service.settings import Settings
@@ -78,29 +80,33 @@ class TestTheGate:
     def changed_settings(self) -> dict[str, str]:
         return {"MAX_IN_FLIGHT": "8", "CORS_ORIGINS": "https://shop.example"}
 
-    async def test_refuses_what_is_too_much_and_nothing_afterwards(self, shop: Shop, settings: Settings) -> None:
-        port = int(shop.url.rpartition(":")[2])
-        inside = [await asyncio.open_connection("127.0.0.1", port) for _ in range(8)]
-        for _, writer in inside:
-            writer.write(b"POST /carts HTTP/1.1\r\nHost: shop\r\nContent-Length: 2\r\n\r\n")
+    async def test_refuses_what_is_too_much_and_nothing_afterwards(
+        self, shop: Shop, database: asyncpg.Connection
+    ) -> None:
+        tent, cart = await shop.product(), await shop.cart()
+        edit = f"/carts/{cart}/items/{tent['id']}"
+        inside: list[asyncio.Task[httpx.Response]] = []
 
         async def full() -> Any:
+            inside.append(asyncio.create_task(shop.http.put(edit, json={"quantity": 1})))
             answer = await shop.http.get("/products", headers={"Origin": "https://shop.example"})
             return answer if answer.status_code != 200 else None
 
-        refused = await eventually(full)
-        assert is_problem(refused, 503, "busy")
-        assert int(refused.headers["retry-after"]) > 0
-        # A shop in the browser may read that too.
-        assert refused.headers["access-control-allow-origin"] == "https://shop.example"
-        for path in ("/carts", "/nope", "/docs", "/webhooks/stripe"):
-            assert is_problem(await shop.http.post(path), 503, "busy"), path
-        for path in ("/health/live", "/health/ready"):
-            assert (await shop.http.get(path)).status_code == 200, path
-        for reader, writer in inside:
-            writer.write(b"{}")
-            assert (await reader.readline()).startswith(b"HTTP/1.1 415")
-            writer.close()
+        async with database.transaction():
+            await database.execute("SELECT FROM carts WHERE id = $1 FOR NO KEY UPDATE", UUID(cart))
+            refused = await eventually(full)
+            assert is_problem(refused, 503, "busy")
+            assert int(refused.headers["retry-after"]) > 0
+            # A shop in the browser may read that too.
+            assert refused.headers["access-control-allow-origin"] == "https://shop.example"
+            for path in ("/carts", "/nope", "/docs", "/webhooks/stripe"):
+                assert is_problem(await shop.http.post(path), 503, "busy"), path
+            # A body that is complete only later finds no place either.
+            answer = await shop.http.post("/categories", json={"name": "One"})
+            assert is_problem(answer, 503, "busy")
+            for path in ("/health/live", "/health/ready"):
+                assert (await shop.http.get(path)).status_code == 200, path
+        assert {answer.status_code for answer in await asyncio.gather(*inside)} <= {200, 503}
         assert await eventually(lambda: _open(shop))
         assert len(await asyncio.gather(*(shop.cart() for _ in range(8)))) == 8
 
@@ -109,29 +115,143 @@ async def _open(shop: Shop) -> bool:
     return (await shop.http.get("/products?limit=1")).status_code == 200
 
 
+SILENT = b"POST /carts HTTP/1.1\r\nHost: shop\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n"
+
+
+class Silent:
+    """Connections that announce a body and send none, from addresses of this machine."""
+
+    def __init__(self, shop_url: str) -> None:
+        self._port = int(shop_url.rpartition(":")[2])
+        self._writers: list[asyncio.StreamWriter] = []
+        self.answers: list[asyncio.Task[bytes]] = []
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for writer in self._writers:
+            writer.close()
+        await asyncio.gather(*self.answers, return_exceptions=True)
+
+    async def open(self, count: int, address: str = "127.0.0.1") -> list[asyncio.StreamWriter]:
+        for _ in range(count):
+            reader, writer = await asyncio.open_connection("127.0.0.1", self._port, local_addr=(address, 0))
+            writer.write(SILENT)
+            self._writers.append(writer)
+            self.answers.append(asyncio.create_task(reader.read()))
+        return self._writers[-count:]
+
+    def codes(self) -> Counter[str]:
+        """The codes of those that were answered, and whose connection has ended."""
+        bodies = [answer.result().rpartition(b"\r\n")[2] for answer in self.answers if answer.done()]
+        return Counter(json.loads(body).get("code", "none") for body in bodies)
+
+
+class TestBodiesThatDoNotCome:
+    """Take no place, and make room for those that do."""
+
+    @pytest.fixture
+    def changed_settings(self) -> dict[str, str]:
+        return {"MAX_IN_FLIGHT": "4", "ADMIN_TOKEN": "t0ken"}
+
+    async def test_leave_everybody_else_served(self, shop: Shop) -> None:
+        async with Silent(shop.url) as silent:
+            await silent.open(1024)
+
+            async def all_counted() -> bool:
+                return silent.codes() == {"rate_limited": 1024 - MOST_BODIES_PER_CLIENT}
+
+            await eventually(all_counted)
+            for number in range(20):
+                # From the same address, with its body in a segment of its own.
+                head, staff = {"Content-Type": "application/json"}, {"Authorization": "Bearer t0ken"}
+                name = f"Category {number}".encode()
+                answer = await shop.http.post("/categories", content=_late(name), headers={**head, **staff})
+                assert answer.status_code == 201
+                await shop.call("GET", "/products", 200)
+                await shop.cart()
+            assert set(silent.codes()) == {"rate_limited"}
+
+    async def test_are_bounded_in_all(self, shop: Shop) -> None:
+        async with Silent(shop.url) as silent:
+            addresses = [f"127.0.1.{number}" for number in range(1, MOST_BODIES // MOST_BODIES_PER_CLIENT + 1)]
+            for address in addresses:
+                await silent.open(MOST_BODIES_PER_CLIENT, address)
+            await shop.call("GET", "/products", 200)
+            assert silent.codes() == {}
+            (last,) = await silent.open(1, "127.0.2.1")
+
+            async def one_refused() -> bool:
+                return silent.codes() == {"busy": 1}
+
+            await eventually(one_refused)
+            assert silent.answers[0].done()
+            last.write(b"{}")
+
+            async def one_served() -> bool:
+                return silent.answers[-1].done()
+
+            last.write(b"GET /health/live HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n")
+            await eventually(one_served)
+            assert silent.answers[-1].result().startswith(b"HTTP/1.1 201")
+
+    async def test_do_not_keep_guards_from_answering(self, shop: Shop) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(shop.url.rpartition(":")[2]))
+        writer.write(SILENT.replace(b"/carts", b"/products"))
+        assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)).startswith(b"HTTP/1.1 401")
+        await reader.readuntil(b"}")
+        # What comes of it after all is no request, and the next one is.
+        writer.write(b"{}" + b"GET /health/live HTTP/1.1\r\nHost: shop\r\n\r\n")
+        assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)).startswith(b"HTTP/1.1 200")
+        writer.close()
+
+    async def test_are_passed_over_only_so_far(self, shop: Shop) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(shop.url.rpartition(":")[2]))
+        writer.write(SILENT.replace(b"/carts", b"/products").replace(b"Length: 2", b"Length: 1000000000"))
+        assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)).startswith(b"HTTP/1.1 401")
+        with pytest.raises(ConnectionError):
+            await _pour(writer, 100_000_000)
+        writer.close()
+
+
+async def _pour(writer: asyncio.StreamWriter, size: int) -> None:
+    for _ in range(0, size, 65_536):
+        writer.write(65_536 * b"x")
+        await asyncio.wait_for(writer.drain(), 20)
+
+
+async def _late(name: bytes) -> AsyncIterator[bytes]:
+    await asyncio.sleep(0.01)
+    yield b'{"name": "%b"}' % name
+
+
 class TestASlowClient:
-    """Loses its place in the gate."""
+    """Is waited for so long, and no longer."""
 
     async def test_that_does_not_send(self, settings: Settings) -> None:
-        async with served(Gate(create_app(settings), places=1, client_seconds=0.05)) as url:
-            reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
-            writer.write(b"POST /carts HTTP/1.1\r\nHost: shop\r\nContent-Length: 2\r\n\r\n{")
-            # To its end: the connection is closed.
-            head, _, body = (await asyncio.wait_for(reader.read(), 20)).decode().partition("\r\n\r\n")
-            assert head.startswith("HTTP/1.1 408 ")
-            assert json.loads(body)["code"] == "request_timeout"
-            writer.close()
+        gate = Gate(create_app(settings), 1, Clients(settings), client_seconds=0.05)
+        async with served(gate) as url:
+            for begun in (b"", b"{"):
+                reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+                writer.write(SILENT + begun)
+                # To its end: the connection is closed.
+                head, _, body = (await asyncio.wait_for(reader.read(), 20)).decode().partition("\r\n\r\n")
+                assert head.startswith("HTTP/1.1 408 ")
+                assert json.loads(body)["code"] == "request_timeout"
+                writer.close()
             async with httpx.AsyncClient(base_url=url) as client:
                 assert (await client.post("/carts")).status_code == 201
+            assert gate.free == 1
 
     async def test_that_does_not_read(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(protocol, "TAKE_SECONDS", 0.05)
         # Two, as an answer's place is free only a moment after its last byte, when the next begins.
-        gate = Gate(create_app(settings), places=2)
+        gate = Gate(create_app(settings), 2, Clients(settings))
         async with served(gate) as url:
             with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as slow:
                 # More than all the buffers on the way can hold.
-                slow.sendall(50 * b"GET /docs/static/swagger-ui-bundle.js HTTP/1.1\r\nHost: shop\r\n\r\n")
+                slow.sendall(17 * b"GET /docs/static/swagger-ui-bundle.js HTTP/1.1\r\nHost: shop\r\n\r\n")
 
                 async def holds() -> bool:
                     return gate.free == 1

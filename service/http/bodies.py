@@ -1,0 +1,98 @@
+"""Request bodies that are still arriving: how many, for how long, and how many bytes of webhooks."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from starlette.types import Message, Receive
+
+from service.errors import ShopError
+
+# The ASGI extension by which `protocol.py` marks a request that has arrived whole.
+COMPLETE = "commerce.complete"
+# Bodies that may be arriving, in all and from one client. A usual one arrives within milliseconds.
+MOST_BODIES = 1024
+MOST_BODIES_PER_CLIENT = 256
+
+Client = bytes | None
+
+
+class Arrival:
+    """A body that is arriving."""
+
+    def __init__(self, client: Client, deadline: float) -> None:
+        self.client = client
+        self._deadline = deadline
+        self._refusal = ShopError("request_timeout", "The body did not come in time.")
+        self._timeout: asyncio.Timeout | None = None
+
+    async def receive(self, receive: Receive) -> Message:
+        """The next part of it. Raises `request_timeout`, or what `refuse` was given."""
+        try:
+            async with asyncio.timeout_at(self._deadline) as self._timeout:
+                return await receive()
+        except TimeoutError:
+            raise self._refusal from None
+        finally:
+            self._timeout = None
+
+    def refuse(self, error: ShopError) -> None:
+        """Wait for it no longer."""
+        self._refusal, self._deadline = error, 0
+        if self._timeout is not None:
+            self._timeout.reschedule(0)
+
+
+class Arrivals:
+    """All bodies that are arriving. The oldest makes room for a new one, because an honest one arrives soon."""
+
+    def __init__(self, most: int = MOST_BODIES, most_per_client: int = MOST_BODIES_PER_CLIENT) -> None:
+        self.most, self.most_per_client = most, most_per_client
+        self._oldest_first: dict[Arrival, None] = {}
+
+    def begin(self, client: Client, deadline: float) -> Arrival:
+        """Count one more, and refuse the oldest where there are too many."""
+        own = [arrival for arrival in self._oldest_first if arrival.client == client]
+        if len(own) >= self.most_per_client:
+            self._refuse(own[0], ShopError("rate_limited", "Too many requests of this client have sent no body."))
+        elif len(self._oldest_first) >= self.most:
+            self._refuse(next(iter(self._oldest_first)), ShopError("busy", "Too many bodies at once; try again."))
+        arrival = Arrival(client, deadline)
+        self._oldest_first[arrival] = None
+        return arrival
+
+    def end(self, arrival: Arrival) -> None:
+        """Count it no longer: it is complete, refused, or not read to its end."""
+        self._oldest_first.pop(arrival, None)
+
+    def _refuse(self, arrival: Arrival, error: ShopError) -> None:
+        self.end(arrival)
+        arrival.refuse(error)
+
+
+class ByteBudget:
+    """Memory for the bodies of strangers: so many bytes in all, so many for one client."""
+
+    def __init__(self, most: int, most_per_client: int) -> None:
+        self.most, self.most_per_client = most, most_per_client
+        self._held: Counter[Client] = Counter()
+
+    @contextmanager
+    def account(self, client: Client) -> Iterator[Callable[[int], None]]:
+        """A function that takes bytes, until the block ends. It raises `busy` beyond the budget."""
+        taken = 0
+
+        def take(size: int) -> None:
+            nonlocal taken
+            if self._held.total() + size > self.most or self._held[client] + size > self.most_per_client:
+                raise ShopError("busy", "Too many bytes of webhooks at once; deliver it again later.")
+            self._held[client] += size
+            taken += size
+
+        try:
+            yield take
+        finally:
+            self._held[client] -= taken
+            if not self._held[client]:
+                del self._held[client]

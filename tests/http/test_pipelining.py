@@ -1,0 +1,156 @@
+"""Requests that one connection sends before it has answers: a few wait, and more end the connection."""
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from service.http.protocol import PIPELINE_LIMIT
+from service.infra.cache import PageCache
+from tests.client import Shop, eventually
+from tests.conftest import SERVED, served
+
+MOST = 1 + PIPELINE_LIMIT
+
+
+class Held:
+    """An application that answers each request with its path, and only while it may."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.may_answer = asyncio.Event()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        self.asked.append(scope["path"])
+        await self.may_answer.wait()
+        body = scope["path"].encode()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+        await send({"type": "http.response.body", "body": body})
+
+    async def has_asked(self) -> bool:
+        return bool(self.asked)
+
+
+@pytest.fixture
+async def held() -> Held:
+    return Held()
+
+
+@pytest.fixture
+async def url(held: Held) -> AsyncIterator[str]:
+    async with served(held) as url:
+        yield url
+
+
+def gets(*paths: object) -> bytes:
+    return b"".join(b"GET /%b HTTP/1.1\r\nHost: shop\r\n\r\n" % str(path).encode() for path in paths)
+
+
+async def connect(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    return await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+
+
+async def ended(reader: asyncio.StreamReader) -> bytes:
+    """What comes until the connection ends, by a reset too."""
+    try:
+        return await asyncio.wait_for(reader.read(), 20)
+    except ConnectionError:
+        return b""
+
+
+async def test_as_many_as_may_wait_are_answered_in_their_order(held: Held, url: str) -> None:
+    reader, writer = await connect(url)
+    held.may_answer.set()
+    for _ in range(3):
+        writer.write(gets(*range(MOST)))
+        for number in range(MOST):
+            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
+            assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+            assert await reader.readexactly(len(str(number)) + 1) == b"/%d" % number
+    assert held.asked == 3 * [f"/{number}" for number in range(MOST)]
+    writer.close()
+
+
+@pytest.mark.parametrize("count", [MOST + 1, 5000])
+async def test_one_more_ends_the_connection(held: Held, url: str, count: int) -> None:
+    reader, writer = await connect(url)
+    writer.write(gets(*range(count)))
+    assert await ended(reader) == b""
+    writer.close()
+    assert held.asked in ([], ["/0"])
+    held.may_answer.set()
+    # Others find all as it was.
+    reader, writer = await connect(url)
+    writer.write(gets("other"))
+    assert await asyncio.wait_for(reader.readuntil(b"/other"), 20)
+    writer.close()
+    assert held.asked[-1] == "/other"
+    assert len(held.asked) <= 2
+
+
+async def test_while_one_waits_no_more_is_read(held: Held, url: str) -> None:
+    reader, writer = await connect(url)
+    writer.write(gets("first"))
+    await eventually(held.has_asked)
+    writer.write(gets("second"))
+    (connection,) = SERVED[url].server_state.connections
+
+    async def waits() -> bool:
+        return len(connection.pipeline) == 1
+
+    await eventually(waits)
+    # More than the buffers of the system hold.
+    writer.write(gets(*(1_000_000 * [3])))
+    await asyncio.sleep(0.1)
+    assert len(connection.pipeline) == 1
+    assert writer.transport.get_write_buffer_size() > 0
+    held.may_answer.set()
+    await ended(reader)
+    writer.close()
+    assert held.asked[:2] == ["/first", "/second"]
+    assert len(held.asked) <= MOST + 2
+
+
+async def test_a_first_page_that_waits_for_redis_counts(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting: list[Callable[[None], None]] = []
+    monkeypatch.setattr(PageCache, "when_fresh", lambda cache, tell: waiting.append(tell))
+    for count, stays in ((MOST, True), (MOST + 1, False)):
+        reader, writer = await connect(shop.url)
+        writer.write(count * b"GET /products HTTP/1.1\r\nHost: shop\r\n\r\n")
+        if stays:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(reader.read(), 0.2)
+        else:
+            assert await ended(reader) == b""
+        writer.close()
+        assert len(waiting) == 1
+        while waiting:
+            waiting.pop()(None)
+            await asyncio.sleep(0.01)
+
+
+async def test_a_flood_is_not_kept_in_memory(shop: Shop) -> None:
+    """Goal: others are answered meanwhile, and nothing is left of it. Method: what the server made for a request."""
+
+    async def cycles() -> int:
+        gc.collect()
+        return sum(isinstance(thing, RequestResponseCycle) for thing in gc.get_objects())
+
+    before = await cycles()
+
+    async def gone() -> bool:
+        return await cycles() <= before + 2
+
+    for _ in range(20):
+        reader, writer = await connect(shop.url)
+        writer.write(gets(*(2000 * "a")))
+        await ended(reader)
+        writer.close()
+        assert await cycles() <= before + 2 * MOST
+        await shop.call("GET", "/products?limit=1", 200)
+    await eventually(gone)

@@ -9,8 +9,11 @@ from pydantic import BaseModel, Field
 
 from service.errors import ShopError
 from service.http import pages, responses
+from service.http.bodies import ByteBudget
+from service.http.clients import Clients
 from service.http.requests import WEBHOOK_LIMIT, Query, parts_of, read_bytes, read_query, uuid_id
 from service.http.responses import asks, problems
+from service.infra.stripe import signature_is_timely
 from service.shop import money, orders, payment
 from service.shop.orders import Order
 
@@ -37,6 +40,10 @@ EVENT: dict[str, Any] = {
 }
 
 
+# Webhooks that are arriving or being worked on. Anybody can send them, and Stripe delivers again what is refused.
+UNVERIFIED = ByteBudget(most=16 * WEBHOOK_LIMIT, most_per_client=4 * WEBHOOK_LIMIT)
+
+
 class Received(BaseModel):
     """What became of an event."""
 
@@ -55,8 +62,15 @@ class Received(BaseModel):
 )
 async def receive(request: Request) -> Response:
     """Take an event from Stripe: 200 once it is stored and applied."""
-    body = await read_bytes(request, WEBHOOK_LIMIT)
-    outcome = await payment.receive(parts_of(request), body, request.headers.get("stripe-signature"))
+    parts = parts_of(request)
+    signatures = request.headers.getlist("stripe-signature")
+    # The body cannot change this, so it need not be read.
+    if parts.settings.stripe_webhook_secret and not (len(signatures) == 1 and signature_is_timely(signatures[0])):
+        raise ShopError("invalid_signature", "The Stripe-Signature header is not of Stripe's form, or is too old.")
+    clients: Clients = request.app.state.clients
+    with UNVERIFIED.account(clients.digest(request.scope)) as take:
+        body = await read_bytes(request, WEBHOOK_LIMIT, take)
+        outcome = await payment.receive(parts, body, signatures[0] if signatures else None)
     return responses.json({"received": True, "outcome": outcome})
 
 

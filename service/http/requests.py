@@ -1,6 +1,7 @@
 """What comes in: bodies, ids, keys and credentials, each checked before the shop sees it."""
 
 import re
+from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
@@ -111,14 +112,19 @@ def is_staff_request(request: Request) -> bool:
     return not token or is_staff(request.headers.get("authorization", ""), token)
 
 
-async def read_bytes(request: Request, limit: int = BODY_LIMIT) -> bytes:
-    """The raw body; `body_too_large` as soon as more than `limit` bytes are announced or come."""
+async def read_bytes(request: Request, limit: int = BODY_LIMIT, take: Callable[[int], None] | None = None) -> bytes:
+    """The raw body; `body_too_large` as soon as more than `limit` bytes are announced or come.
+
+    `take` gets the size of each part as it comes, and may refuse it.
+    """
     announced = request.headers.get("content-length", "")
     too_large = ShopError("body_too_large", f"A body here holds at most {limit} bytes.")
     if announced.isdecimal() and int(announced[:20]) > limit:
         raise too_large
     body = bytearray()
     async for chunk in request.stream():
+        if take:
+            take(len(chunk))
         body += chunk
         if len(body) > limit:
             raise too_large

@@ -14,6 +14,7 @@ COMPLETE = "commerce.complete"
 # Bodies that may be arriving, in all and from one client. A usual one arrives within milliseconds.
 MOST_BODIES = 1024
 MOST_BODIES_PER_CLIENT = 256
+PENALTY_SECONDS = 10.0
 
 Client = bytes | None
 
@@ -72,27 +73,39 @@ class Arrivals:
 
 
 class ByteBudget:
-    """Memory for the bodies of strangers: so many bytes in all, so many for one client."""
+    """Memory for the bodies of strangers: so many bytes in all, so many for one client.
+
+    A client whose body did not verify gets its part back only PENALTY_SECONDS later: reading costs time too.
+    """
 
     def __init__(self, most: int, most_per_client: int) -> None:
         self.most, self.most_per_client = most, most_per_client
-        self._held: Counter[Client] = Counter()
+        self.held = 0
+        self._by_client: Counter[Client] = Counter()
 
     @contextmanager
     def account(self, client: Client) -> Iterator[Callable[[int], None]]:
         """A function that takes bytes, until the block ends. It raises `busy` beyond the budget."""
-        taken = 0
+        taken, penalty = 0, 0.0
 
         def take(size: int) -> None:
             nonlocal taken
-            if self._held.total() + size > self.most or self._held[client] + size > self.most_per_client:
+            if self.held + size > self.most or self._by_client[client] + size > self.most_per_client:
                 raise ShopError("busy", "Too many bytes of webhooks at once; deliver it again later.")
-            self._held[client] += size
+            self.held += size
+            self._by_client[client] += size
             taken += size
 
         try:
             yield take
+        except ShopError as error:
+            penalty = PENALTY_SECONDS if error.code == "invalid_signature" else 0.0
+            raise
         finally:
-            self._held[client] -= taken
-            if not self._held[client]:
-                del self._held[client]
+            self.held -= taken
+            asyncio.get_running_loop().call_later(penalty, self._give_back, client, taken)
+
+    def _give_back(self, client: Client, size: int) -> None:
+        self._by_client[client] -= size
+        if not self._by_client[client]:
+            del self._by_client[client]

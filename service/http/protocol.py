@@ -4,6 +4,7 @@ from asyncio import AbstractEventLoop, BaseTransport, TimerHandle, Transport
 from functools import partial
 from http import HTTPStatus
 from math import inf
+from socket import SO_RCVBUF, SOL_SOCKET
 from typing import Any, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
@@ -20,6 +21,8 @@ HEAD_LIMIT = 32 * 1024
 HEAD_SECONDS = 20.0
 # How long a client may leave an answer untaken, once the buffers on the way are full.
 TAKE_SECONDS = 30.0
+# What the system holds of a connection until it is read. Linux would let it grow to megabytes.
+READ_BUFFER = 64 * 1024
 # How many requests of one connection may wait behind the one being answered. uvicorn would queue them without bound.
 PIPELINE_LIMIT = 16
 # How much of a body that was answered already is passed over before the connection ends.
@@ -76,6 +79,7 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: BaseTransport) -> None:
         """Wait for the first request, but not for ever."""
+        transport.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_RCVBUF, READ_BUFFER)
         super().connection_made(cast(Any, Joined(cast(Transport, transport), self.loop)))
         self._arm()
 

@@ -1,6 +1,7 @@
 """The part of Stripe's API that the shop uses, over the SDK's async client: calls, what they answer, what failed."""
 
 import asyncio
+import hmac
 import logging
 import re
 import ssl
@@ -391,26 +392,28 @@ def _refund(data: Mapping[str, Any]) -> Refund:
 
 def signature_is_timely(header: str) -> bool:
     """Whether a Stripe-Signature header has Stripe's form, and a time at most SIGNATURE_TOLERANCE ago or ahead."""
-    parts = [part.partition("=") for part in header.split(",")]
-    times = [value for name, _, value in parts if name == "t"]
-    signed = any(name == "v1" and _SIGNATURE.fullmatch(value) for name, _, value in parts)
-    if not signed or len(times) != 1 or not _UNIX_TIME.fullmatch(times[0]) or not header.isascii():
-        return False
-    return abs(time.time() - int(times[0])) <= SIGNATURE_TOLERANCE
+    return _timely_signatures(header) is not None
 
 
 def signature_verifies(body: bytes, header: str | None, secrets: tuple[str, ...]) -> bool:
     """Whether one of `secrets` signed the raw body, at most SIGNATURE_TOLERANCE ago or ahead.
 
-    The SDK checks the signature; it accepts times in the future, so the time is checked here.
+    The SDK would accept times in the future, and take three times as long for a large body.
     https://docs.stripe.com/webhooks#verify-manually
     """
-    if not header or not signature_is_timely(header):
+    if header is None or (found := _timely_signatures(header)) is None:
         return False
-    for secret in secrets:
-        try:
-            stripe.WebhookSignature.verify_header(body.decode(), header, secret, SIGNATURE_TOLERANCE)
-            return True
-        except (stripe.SignatureVerificationError, ValueError):
-            continue
-    return False
+    made, signatures = found
+    signed = b"%b.%b" % (made.encode(), body)
+    expected = [hmac.digest(secret.encode(), signed, "sha256").hex() for secret in secrets]
+    return any(hmac.compare_digest(ours, theirs) for ours in expected for theirs in signatures)
+
+
+def _timely_signatures(header: str) -> tuple[str, list[str]] | None:
+    """The time and the v1 signatures of a header; None where it has none of either, several times or a wrong one."""
+    parts = [part.partition("=") for part in header.split(",")]
+    times = [value for name, _, value in parts if name == "t"]
+    signatures = [value for name, _, value in parts if name == "v1" and _SIGNATURE.fullmatch(value)]
+    if not signatures or len(times) != 1 or not _UNIX_TIME.fullmatch(times[0]) or not header.isascii():
+        return None
+    return (times[0], signatures) if abs(time.time() - int(times[0])) <= SIGNATURE_TOLERANCE else None

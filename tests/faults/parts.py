@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from signal import SIGKILL, SIGQUIT, Signals
-from statistics import mean, median
+from statistics import mean, median, quantiles
 from typing import Any
 from uuid import UUID, uuid4
 
 import redis.asyncio
 
 from tests.client import eventually
+from tests.faults.attack import FLOODS
 from tests.faults.load import Json, Load, settle
 from tests.faults.proxy import Proxy, When, calls, statements
 from tests.faults.stage import SETTINGS, Stage
@@ -436,6 +437,73 @@ async def soak(stage: Stage, minutes: float) -> Outcome:
     return attempt.outcome
 
 
+# What may come of a flood for the others, and for the memory of the process that it is aimed at.
+SLOWER, MORE_MEGABYTES = 3.0, 60.0
+
+
+async def edge(stage: Stage, rounds: int, seconds: float) -> Outcome:
+    """Floods by strangers: what they do to the others' answers, and to the memory of the API."""
+    times: dict[str, list[float]] = defaultdict(list)
+    peaks: dict[str, float] = defaultdict(float)
+    async with trial(stage, f"{rounds} × {seconds:g} s", shoppers=0) as attempt:
+        load = attempt.load
+        await _visit(load, 2)
+        for _ in range(rounds):
+            for name in ("calm", *FLOODS):
+                before, _ = _usage(stage.pids["api"])
+                process = (
+                    await asyncio.create_subprocess_exec(
+                        *(sys.executable, "-m", "tests.faults.attack", stage.api, name, str(seconds + 2)), cwd=ROOT
+                    )
+                    if name != "calm"
+                    else None
+                )
+                # The first second, when all come at once, counts for the memory alone.
+                visiting = asyncio.create_task(_visit(load, seconds, later=1))
+                while not visiting.done():
+                    peaks[name] = max(peaks[name], _usage(stage.pids["api"])[0] - before)
+                    await asyncio.sleep(0.02)
+                times[name] += await visiting
+                if process:
+                    await process.wait()
+    calm = quantiles(times["calm"], n=100)[-1]
+    notes = [f"p99 in calm {calm * 1000:.1f} ms"]
+    for name in FLOODS:
+        ratio = quantiles(times[name], n=100)[-1] / calm
+        notes.append(f"{name}: {ratio:.1f} × and {peaks[name]:+.0f} MB")
+        if ratio > SLOWER or peaks[name] > MORE_MEGABYTES:
+            attempt.outcome.unexpected.append(notes[-1])
+    attempt.outcome.note = "; ".join(notes)
+    return attempt.outcome
+
+
+async def _visit(load: Load, seconds: float, later: float = 0, rate: float = 100) -> list[float]:
+    """Visitors who come at a pace of their own; how long each waited for an answer."""
+    await asyncio.sleep(later)
+    loop = asyncio.get_running_loop()
+    end, visits = loop.time() + seconds, []
+
+    async def visit(number: int) -> list[float]:
+        taken = []
+        product = load.products[number % len(load.products)]
+        for method, path, body in (
+            ("GET", "/products", None),
+            ("GET", f"/products/{product}", None),
+            ("POST", "/carts", {}),
+        ):
+            since = loop.time()
+            status, _ = await load.send(method, path, body)
+            taken.append(loop.time() - since)
+            if status not in (200, 201):
+                load.ledger.unexpected.append(f"{method} {path}: {status}")
+        return taken
+
+    while loop.time() < end:
+        visits.append(asyncio.create_task(visit(len(visits))))
+        await asyncio.sleep(1 / rate)
+    return [taken for visit in visits for taken in await visit]
+
+
 @dataclass(frozen=True)
 class Part:
     """A part's name in the report, what it does, and how often in `make test` and in `make faults`."""
@@ -469,5 +537,6 @@ PARTS = {
     "hot": Part("one product: carts filled, sold, expired, edited at once", hot, {"seconds": 5}, {"seconds": 120}),
     "duplicates": Part("webhooks: each several times, shuffled", duplicates, FEW, MANY),
     "overload": Part("requests: three times what can be done", overload, {"seconds": 15, "calm": 1}, {"seconds": 120}),
+    "edge": Part("floods by strangers", edge, {"rounds": 1, "seconds": 4}, {"rounds": 3, "seconds": 12}),
     "soak": Part("nothing but load", soak, None, {"minutes": 20}),
 }

@@ -22,7 +22,7 @@ HEAD_SECONDS = 20.0
 # How long a client may leave an answer untaken, once the buffers on the way are full.
 TAKE_SECONDS = 30.0
 # What the system holds of a connection until it is read. Linux would let it grow to megabytes.
-READ_BUFFER = 64 * 1024
+READ_BUFFER = 32 * 1024
 # How many requests of one connection may wait behind the one being answered. uvicorn would queue them without bound.
 PIPELINE_LIMIT = 16
 # How much of a body that was answered already is passed over before the connection ends.

@@ -453,13 +453,13 @@ async def edge(stage: Stage, rounds: int, seconds: float) -> Outcome:
                 before, _ = _usage(stage.pids["api"])
                 process = (
                     await asyncio.create_subprocess_exec(
-                        *(sys.executable, "-m", "tests.faults.attack", stage.api, name, str(seconds + 2)), cwd=ROOT
+                        *(sys.executable, "-m", "tests.faults.attack", stage.api, name, str(seconds + 3)), cwd=ROOT
                     )
                     if name != "calm"
                     else None
                 )
-                # The first second, when all come at once, counts for the memory alone.
-                visiting = asyncio.create_task(_visit(load, seconds, later=1))
+                # The first seconds, when all come at once, count for the memory alone.
+                visiting = asyncio.create_task(_visit(load, seconds, later=2))
                 while not visiting.done():
                     peaks[name] = max(peaks[name], _usage(stage.pids["api"])[0] - before)
                     await asyncio.sleep(0.02)
@@ -537,6 +537,6 @@ PARTS = {
     "hot": Part("one product: carts filled, sold, expired, edited at once", hot, {"seconds": 5}, {"seconds": 120}),
     "duplicates": Part("webhooks: each several times, shuffled", duplicates, FEW, MANY),
     "overload": Part("requests: three times what can be done", overload, {"seconds": 15, "calm": 1}, {"seconds": 120}),
-    "edge": Part("floods by strangers", edge, {"rounds": 1, "seconds": 4}, {"rounds": 3, "seconds": 12}),
+    "edge": Part("floods by strangers", edge, None, {"rounds": 3, "seconds": 12}),
     "soak": Part("nothing but load", soak, None, {"minutes": 20}),
 }

@@ -238,6 +238,7 @@ class TestASlowClient:
                 # To its end: the connection is closed.
                 head, _, body = (await asyncio.wait_for(reader.read(), 20)).decode().partition("\r\n\r\n")
                 assert head.startswith("HTTP/1.1 408 ")
+                assert "\r\nconnection: close\r\n" in head
                 assert json.loads(body)["code"] == "request_timeout"
                 writer.close()
             async with httpx.AsyncClient(base_url=url) as client:

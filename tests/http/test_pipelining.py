@@ -2,13 +2,14 @@
 
 import asyncio
 import gc
+import socket
 from collections.abc import AsyncIterator, Callable
 
 import pytest
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from service.http.protocol import PIPELINE_LIMIT
+from service.http.protocol import PIPELINE_LIMIT, READ_BUFFER
 from service.infra.cache import PageCache
 from tests.client import Shop, eventually
 from tests.conftest import SERVED, served
@@ -99,6 +100,9 @@ async def test_while_one_waits_no_more_is_read(held: Held, url: str) -> None:
     await eventually(held.has_asked)
     writer.write(gets("second"))
     (connection,) = SERVED[url].server_state.connections
+    # Linux doubles what it is asked for.
+    accepted = connection.transport.get_extra_info("socket")
+    assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) <= 2 * READ_BUFFER
 
     async def waits() -> bool:
         return len(connection.pipeline) == 1

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import random
 import re
 import time
 from collections.abc import Iterable
@@ -14,6 +15,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import ShopError
+from service.http import bodies
 from service.http.bodies import COMPLETE, Arrivals
 from service.http.clients import Clients
 from service.http.pages import NOTHING
@@ -154,7 +156,9 @@ class Gate:
                 self.free += 1
 
     async def _when_complete(self, scope: Scope, receive: Receive, send: Send) -> None:
-        deadline = asyncio.get_running_loop().time() + self.client_seconds
+        # Those of a crowd do not end at once either.
+        seconds = random.uniform(0.8, 1) * self.client_seconds  # noqa: S311
+        deadline = asyncio.get_running_loop().time() + seconds
         arrival = self.arrivals.begin(self.clients.digest(scope), deadline)
         complete = placed = False
 
@@ -174,6 +178,9 @@ class Gate:
 
         async def send_and_hang_up(message: Message) -> None:
             if message["type"] == "http.response.start" and not complete and message["status"] in HANG_UP:
+                if arrival.refused:
+                    # Not all at once, if many were refused at once.
+                    await asyncio.sleep(random.uniform(1, 2) * bodies.LINGER_SECONDS)  # noqa: S311
                 message["headers"] = [*message["headers"], (b"connection", b"close")]
             await send(message)
 

@@ -11,6 +11,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service.errors import ShopError
+from service.http import bodies
 from service.http.bodies import COMPLETE
 from service.http.middleware import dress, new_request_id
 from service.http.responses import problem
@@ -27,6 +28,10 @@ READ_BUFFER = 32 * 1024
 PIPELINE_LIMIT = 16
 # How much of a body that was answered already is passed over before the connection ends.
 UNREAD_LIMIT = 1024 * 1024
+
+
+class Flood(Exception):
+    """More requests wait on one connection than PIPELINE_LIMIT."""
 
 
 class Joined:
@@ -76,6 +81,8 @@ class Protocol(HttpToolsProtocol):
     _head_due = inf
     _head_timer: TimerHandle | None = None
     _take_timer: TimerHandle | None = None
+    # Set once the connection is ignored, until it is closed.
+    _linger_timer: TimerHandle | None = None
 
     def connection_made(self, transport: BaseTransport) -> None:
         """Wait for the first request, but not for ever."""
@@ -85,7 +92,7 @@ class Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the timers, which would keep the connection in memory."""
-        for timer in (self._head_timer, self._take_timer):
+        for timer in (self._head_timer, self._take_timer, self._linger_timer):
             if timer is not None:
                 timer.cancel()
         self.pipeline.clear()
@@ -104,6 +111,10 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what came; refuse what is not a request, and a head that is too large before it ends."""
+        if self._linger_timer is not None:
+            # uvicorn reads on after each answer.
+            self.transport.pause_reading()
+            return
         self._unset_keepalive_if_required()
         if self._reads_head:
             self._head_size += len(data)
@@ -112,8 +123,11 @@ class Protocol(HttpToolsProtocol):
         except HttpParserError as error:
             # The parser wraps what one of the methods below raised.
             refusal = error.__context__
-            malformed = ShopError("malformed", "This is not a request in HTTP.")
-            self._refuse(refusal if isinstance(refusal, ShopError) else malformed)
+            if isinstance(refusal, Flood):
+                self._ignore()
+            else:
+                malformed = ShopError("malformed", "This is not a request in HTTP.")
+                self._refuse(refusal if isinstance(refusal, ShopError) else malformed)
         else:
             if self._reads_head and self._head_size > HEAD_LIMIT:
                 self._refuse(_head_too_large())
@@ -135,7 +149,7 @@ class Protocol(HttpToolsProtocol):
         if self.parser.should_upgrade():
             return
         if len(self.pipeline) == PIPELINE_LIMIT:
-            raise ShopError("rate_limited", f"On one connection at most {PIPELINE_LIMIT} requests may wait.")
+            raise Flood
         self._reads_head, self._head_due = False, inf
         super().on_headers_complete()
         self._reads_body, self._unread = True, 0
@@ -184,6 +198,19 @@ class Protocol(HttpToolsProtocol):
             first_page.answer(cycle, otherwise)
         else:
             otherwise()
+
+    def shutdown(self) -> None:
+        """End the connection with its last answer; one that is ignored gets none."""
+        if self._linger_timer is not None:
+            self.transport.close()
+        else:
+            super().shutdown()
+
+    def _ignore(self) -> None:
+        """Drop what waits, read no more, and close the connection in a while."""
+        self.pipeline.clear()
+        self.transport.pause_reading()
+        self._linger_timer = self.loop.call_later(bodies.LINGER_SECONDS, self.transport.close)
 
     def _refuse(self, error: ShopError) -> None:
         """Hang up; answer `error` first, unless the client would take that for the answer to an earlier request."""

@@ -443,7 +443,7 @@ SLOWER, MORE_MEGABYTES = 3.0, 60.0
 
 async def edge(stage: Stage, rounds: int, seconds: float) -> Outcome:
     """Floods by strangers: what they do to the others' answers, and to the memory of the API."""
-    times: dict[str, list[float]] = defaultdict(list)
+    p99s: dict[str, list[float]] = defaultdict(list)
     peaks: dict[str, float] = defaultdict(float)
     async with trial(stage, f"{rounds} × {seconds:g} s", shoppers=0) as attempt:
         load = attempt.load
@@ -463,15 +463,15 @@ async def edge(stage: Stage, rounds: int, seconds: float) -> Outcome:
                 while not visiting.done():
                     peaks[name] = max(peaks[name], _usage(stage.pids["api"])[0] - before)
                     await asyncio.sleep(0.02)
-                times[name] += await visiting
+                p99s[name].append(quantiles(await visiting, n=100)[-1])
                 if process:
                     await process.wait()
-    calm = quantiles(times["calm"], n=100)[-1]
-    notes = [f"p99 in calm {calm * 1000:.1f} ms"]
+    notes = [f"p99 in calm {median(p99s['calm']) * 1000:.1f} ms"]
     for name in FLOODS:
-        ratio = quantiles(times[name], n=100)[-1] / calm
-        notes.append(f"{name}: {ratio:.1f} × and {peaks[name]:+.0f} MB")
-        if ratio > SLOWER or peaks[name] > MORE_MEGABYTES:
+        # Round by round, and their median: a machine that others share stands still now and then.
+        ratios = sorted(flood / calm for flood, calm in zip(p99s[name], p99s["calm"], strict=True))
+        notes.append(f"{name}: {median(ratios):.1f} × ({ratios[0]:.1f} to {ratios[-1]:.1f}) and {peaks[name]:+.0f} MB")
+        if median(ratios) > SLOWER or peaks[name] > MORE_MEGABYTES:
             attempt.outcome.unexpected.append(notes[-1])
     attempt.outcome.note = "; ".join(notes)
     return attempt.outcome
@@ -537,6 +537,6 @@ PARTS = {
     "hot": Part("one product: carts filled, sold, expired, edited at once", hot, {"seconds": 5}, {"seconds": 120}),
     "duplicates": Part("webhooks: each several times, shuffled", duplicates, FEW, MANY),
     "overload": Part("requests: three times what can be done", overload, {"seconds": 15, "calm": 1}, {"seconds": 120}),
-    "edge": Part("floods by strangers", edge, None, {"rounds": 3, "seconds": 12}),
+    "edge": Part("floods by strangers", edge, None, {"rounds": 5, "seconds": 8}),
     "soak": Part("nothing but load", soak, None, {"minutes": 20}),
 }

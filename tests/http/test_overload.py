@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from service.app import create_app
 from service.dev.stripe_standin import StripeStandin
 from service.errors import ShopError
-from service.http import protocol
+from service.http import bodies, protocol
 from service.http.bodies import MOST_BODIES, MOST_BODIES_PER_CLIENT
 from service.http.clients import Clients
 from service.http.middleware import Gate
@@ -155,12 +155,16 @@ class TestBodiesThatDoNotCome:
     def changed_settings(self) -> dict[str, str]:
         return {"MAX_IN_FLIGHT": "4", "ADMIN_TOKEN": "t0ken"}
 
+    @pytest.fixture(autouse=True)
+    def linger(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(bodies, "LINGER_SECONDS", 0.01)
+
     async def test_leave_everybody_else_served(self, shop: Shop) -> None:
         async with Silent(shop.url) as silent:
-            await silent.open(1024)
+            await silent.open(MOST_BODIES_PER_CLIENT + 50)
 
             async def all_counted() -> bool:
-                return silent.codes() == {"rate_limited": 1024 - MOST_BODIES_PER_CLIENT}
+                return silent.codes() == {"rate_limited": 50}
 
             await eventually(all_counted)
             for number in range(20):

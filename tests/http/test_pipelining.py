@@ -9,6 +9,7 @@ import pytest
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from service.http import bodies
 from service.http.protocol import PIPELINE_LIMIT, READ_BUFFER
 from service.infra.cache import PageCache
 from tests.client import Shop, eventually
@@ -35,6 +36,12 @@ class Held:
 
     async def has_asked(self) -> bool:
         return bool(self.asked)
+
+
+@pytest.fixture(autouse=True)
+def linger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection is ignored only for a moment before it is closed."""
+    monkeypatch.setattr(bodies, "LINGER_SECONDS", 0.01)
 
 
 @pytest.fixture
@@ -94,6 +101,33 @@ async def test_one_more_ends_the_connection(held: Held, url: str, count: int) ->
     assert len(held.asked) <= 2
 
 
+async def test_a_flood_is_ignored_for_a_while_before_its_connection_ends(
+    held: Held, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bodies, "LINGER_SECONDS", 3600)
+    _, writer = await connect(url)
+    writer.write(gets("first"))
+    await eventually(held.has_asked)
+    (connection,) = SERVED[url].server_state.connections
+    writer.write(gets(*range(5000)))
+
+    async def is_ignored() -> bool:
+        return connection._linger_timer is not None
+
+    await eventually(is_ignored)
+    held.may_answer.set()
+    writer.write(gets(*range(1_000_000)))
+    # Others are answered meanwhile.
+    reader, other = await connect(url)
+    other.write(gets("other"))
+    await asyncio.wait_for(reader.readuntil(b"/other"), 20)
+    assert held.asked == ["/first", "/other"]
+    assert not connection.transport.is_closing()
+    assert writer.transport.get_write_buffer_size() > 0
+    for opened in (writer, other):
+        opened.transport.abort()
+
+
 async def test_while_one_waits_no_more_is_read(held: Held, url: str) -> None:
     reader, writer = await connect(url)
     writer.write(gets("first"))
@@ -123,7 +157,7 @@ async def test_while_one_waits_no_more_is_read(held: Held, url: str) -> None:
 async def test_a_first_page_that_waits_for_redis_counts(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     waiting: list[Callable[[None], None]] = []
     monkeypatch.setattr(PageCache, "when_fresh", lambda cache, tell: waiting.append(tell))
-    for count, stays in ((MOST, True), (MOST + 1, False)):
+    for count, stays in ((MOST + 1, False), (MOST, True)):
         reader, writer = await connect(shop.url)
         writer.write(count * b"GET /products HTTP/1.1\r\nHost: shop\r\n\r\n")
         if stays:

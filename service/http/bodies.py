@@ -86,7 +86,7 @@ class ByteBudget:
 
     def __init__(self, most: int, most_per_client: int) -> None:
         self.most, self.most_per_client = most, most_per_client
-        self.held = 0
+        self.used = 0
         self._by_client: Counter[Client] = Counter()
 
     @contextmanager
@@ -96,9 +96,9 @@ class ByteBudget:
 
         def take(size: int) -> None:
             nonlocal taken
-            if self.held + size > self.most or self._by_client[client] + size > self.most_per_client:
+            if self.used + size > self.most or self._by_client[client] + size > self.most_per_client:
                 raise ShopError("busy", "Too many bytes of webhooks at once; deliver it again later.")
-            self.held += size
+            self.used += size
             self._by_client[client] += size
             taken += size
 
@@ -108,7 +108,7 @@ class ByteBudget:
             penalty = PENALTY_SECONDS if error.code == "invalid_signature" else 0.0
             raise
         finally:
-            self.held -= taken
+            self.used -= taken
             asyncio.get_running_loop().call_later(penalty, self._give_back, client, taken)
 
     def _give_back(self, client: Client, size: int) -> None:

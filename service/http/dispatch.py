@@ -52,9 +52,9 @@ class Dispatch:
         self._refuse_around()
         request = Request(scope, receive, send)
         try:
-            route, found = self._match(scope["method"], scope["path"])
-            scope["route"], scope["path_params"] = route.context, found
-            response = await route.answer(request, found)
+            route, path_params = self._match(scope["method"], scope["path"])
+            scope["route"], scope["path_params"] = route.context, path_params
+            response = await route.answer(request, path_params)
         except Exception as error:
             handler = next(filter(None, map(self._handlers.get, type(error).__mro__)), None)
             if handler is None:
@@ -87,9 +87,9 @@ class Dispatch:
         return None, {}
 
     def _match(self, method: str, path: str) -> tuple["_Route", dict[str, str]]:
-        route, found = self._find(method, path)
+        route, path_params = self._find(method, path)
         if route is not None:
-            return route, found
+            return route, path_params
         methods = {*self._patterns, *(method for method, _ in self._fixed)}
         allowed = sorted(method for method in methods if self._find(method, path)[0] is not None)
         if not allowed:
@@ -109,10 +109,10 @@ class _Route:
         self._steps: list[_Step] = []
         self._add(context.dependant, {})
 
-    async def answer(self, request: Request, found: dict[str, str]) -> Response:
+    async def answer(self, request: Request, path_params: dict[str, str]) -> Response:
         results: list[Any] = []
         for step in self._steps:
-            results.append(await step.run(request, found, results))
+            results.append(await step.run(request, path_params, results))
         response: Response = results[-1]
         return response
 
@@ -137,10 +137,10 @@ class _Step:
         self._path = [field.name for field in dependant.path_params]
         self._requests = [*filter(None, (dependant.request_param_name, dependant.http_connection_param_name))]
 
-    async def run(self, request: Request, found: dict[str, str], results: list[Any]) -> Any:
+    async def run(self, request: Request, path_params: dict[str, str], results: list[Any]) -> Any:
         arguments: dict[str, Any] = {name: results[index] for name, index in self._indexes.items()}
         for name in self._path:
-            arguments[name] = found[name]
+            arguments[name] = path_params[name]
         for name in self._requests:
             arguments[name] = request
         return await self._call(**arguments)
@@ -157,7 +157,7 @@ def _unsupported(context: RouteContext) -> Iterator[str]:
         yield "its path has a converter"
     if getattr(context, "max_body_size", None) is not None:
         yield "its max_body_size would not be used"
-    # What is returned goes out as it is, while FastAPI would make a response of anything else.
+    # The returned response is sent unchanged. FastAPI would build one from anything else.
     returned = get_type_hints(context.endpoint).get("return") if inspect.isroutine(context.endpoint) else None
     if not inspect.isclass(returned) or not issubclass(returned, Response):
         yield "its function is not declared to return a Response"

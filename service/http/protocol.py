@@ -110,7 +110,7 @@ class Protocol(HttpToolsProtocol):
             self._take_timer.cancel()
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came; refuse what is not a request, and a head that is too large before it ends."""
+        """Parse the data. Refuse invalid HTTP, and a head that is too large before it ends."""
         if self._linger_timer is not None:
             # uvicorn reads on after each answer.
             self.transport.pause_reading()

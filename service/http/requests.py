@@ -190,7 +190,7 @@ def _key(request: Request, body: bytes) -> Key | None:
     if len(keys) > 1 or not re.fullmatch(IDEMPOTENCY_KEY, keys[0]):
         raise invalid("/Idempotency-Key", "is one header of 1 to 255 printable ASCII characters")
     # Decoded, and its UUIDs as we write them: a key belongs to a cart or an order, however its id is spelled.
-    path = re.sub(UUID_FORM, lambda found: found[0].lower(), request.scope["path"])
+    path = re.sub(UUID_FORM, lambda match: match[0].lower(), request.scope["path"])
     principal = _principal(request)
     return None if principal is None else Key.of(request.method, path, principal, keys[0], body)
 

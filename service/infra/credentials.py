@@ -5,5 +5,5 @@ import hmac
 
 def is_staff(authorization: str, token: str) -> bool:
     """Whether an Authorization header brings this token."""
-    scheme, _, given = authorization.partition(" ")
-    return scheme.lower() == "bearer" and hmac.compare_digest(given.strip(" ").encode("latin-1"), token.encode())
+    scheme, _, credential = authorization.partition(" ")
+    return scheme.lower() == "bearer" and hmac.compare_digest(credential.strip(" ").encode("latin-1"), token.encode())

@@ -158,9 +158,9 @@ def open_pool(
 
 def _one_host_each(url: str) -> list[str]:
     """A URL for each host: asyncpg would wait for the first one for all of the time there is."""
-    parts = urlsplit(url)
-    login, at, hosts = parts.netloc.rpartition("@")
-    return [parts._replace(netloc=f"{login}{at}{host}").geturl() for host in hosts.split(",")]
+    split = urlsplit(url)
+    login, at, hosts = split.netloc.rpartition("@")
+    return [split._replace(netloc=f"{login}{at}{host}").geturl() for host in hosts.split(",")]
 
 
 async def _connect(url: str, seconds: float, options: dict[str, Any]) -> Connection:

@@ -60,11 +60,11 @@ async def beat(parts: Parts, loop: str, seconds: float) -> None:
 async def _postgresql(parts: Parts) -> tuple[str, str]:
     try:
         async with asyncio.timeout(3), connection(parts.pool) as reader:
-            found = await IS_MIGRATED.one(reader)
-            if found.read_only:
+            state = await IS_MIGRATED.one(reader)
+            if state.read_only:
                 # As a write would be answered, so that the pool leaves this server though nobody writes.
                 raise asyncpg.ReadOnlySQLTransactionError("transaction_read_only is on")
-            if not found.migrated:
+            if not state.migrated:
                 return "not_migrated", "not seen"
             loops = [HEARTBEAT, *REPAIRERS]
             timely = {timely.loop for timely in await LIST_TIMELY_LOOPS.all(reader, loops)}

@@ -30,7 +30,7 @@ from service.settings import Settings, UnsafeSettings, is_loopback
 # What one reader may cost: connections at once, and seconds for each.
 CONNECTIONS = 16
 CONNECTION_SECONDS = 10.0
-# At most one exposition in this time; whoever asks meanwhile gets the last one again.
+# At most one exposition in this time; requests in between get the last one again.
 FRESH_SECONDS = 1.0
 
 METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
@@ -131,7 +131,7 @@ class _Server(ThreadingHTTPServer):
             return self._text
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Hang up on who comes when all threads are busy."""
+        """Close a new connection when all threads are busy."""
         if self._slots.acquire(blocking=False):
             super().process_request(request, client_address)
         else:

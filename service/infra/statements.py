@@ -61,7 +61,7 @@ def split(text: str) -> tuple[str, str]:
 
 def files(folder: str = "") -> list[str]:
     """The names of all statements, or of those in one folder, sorted. Raises FileNotFoundError where there is none."""
-    found = sorted(str(path.relative_to(SQL).with_suffix("")) for path in (SQL / folder).rglob("*.sql"))
-    if not found:
+    names = sorted(str(path.relative_to(SQL).with_suffix("")) for path in (SQL / folder).rglob("*.sql"))
+    if not names:
         raise FileNotFoundError(f"There is no SQL statement in {SQL / folder}.")
-    return found
+    return names

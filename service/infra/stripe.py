@@ -212,9 +212,9 @@ class Stripe:
         What others sell on the same account is passed over unread: it need not even be readable here.
         """
         parameters: dict[str, Any] = {"limit": 100, "created": {"gte": created}, **filters}
-        async for found in self._pages("checkout/sessions", _session_of_ours, order_id, **parameters):
-            if found is not None:
-                yield found
+        async for session in self._pages("checkout/sessions", _session_of_ours, order_id, **parameters):
+            if session is not None:
+                yield session
 
     async def create_refund(
         self,
@@ -277,8 +277,8 @@ class Stripe:
                 with _failure_logged("get", path, order_id):
                     if not isinstance(item, dict):
                         raise StripeUnknown("not an object")
-                    found = read(item)
-                yield found
+                    result = read(item)
+                yield result
             if after is None:
                 return
             parameters["starting_after"] = after
@@ -349,8 +349,8 @@ def _failure_logged(method: str, path: str, order_id: UUID | str | None) -> Iter
 
 def _error_code(reply: object) -> str | None:
     """Stripe's code in a reply that says no, which the SDK keeps for some classes of error only."""
-    said = reply.get("error") if isinstance(reply, Mapping) else None
-    return _plain(said.get("code")) if isinstance(said, Mapping) else None
+    error = reply.get("error") if isinstance(reply, Mapping) else None
+    return _plain(error.get("code")) if isinstance(error, Mapping) else None
 
 
 def _plain(value: object) -> str | None:
@@ -401,9 +401,9 @@ def signature_verifies(body: bytes, header: str | None, secrets: tuple[str, ...]
     The SDK would accept times in the future, and take three times as long for a large body.
     https://docs.stripe.com/webhooks#verify-manually
     """
-    if header is None or (found := _timely_signatures(header)) is None:
+    if header is None or (timely := _timely_signatures(header)) is None:
         return False
-    made, signatures = found
+    made, signatures = timely
     signed = b"%b.%b" % (made.encode(), body)
     expected = [hmac.digest(secret.encode(), signed, "sha256").hex() for secret in secrets]
     return any(hmac.compare_digest(ours, theirs) for ours in expected for theirs in signatures)
@@ -411,9 +411,9 @@ def signature_verifies(body: bytes, header: str | None, secrets: tuple[str, ...]
 
 def _timely_signatures(header: str) -> tuple[str, list[str]] | None:
     """The time and the v1 signatures of a header; None where it has none of either, several times or a wrong one."""
-    parts = [part.partition("=") for part in header.split(",")]
-    times = [value for name, _, value in parts if name == "t"]
-    signatures = [value for name, _, value in parts if name == "v1" and _SIGNATURE.fullmatch(value)]
+    fields = [field.partition("=") for field in header.split(",")]
+    times = [value for name, _, value in fields if name == "t"]
+    signatures = [value for name, _, value in fields if name == "v1" and _SIGNATURE.fullmatch(value)]
     if not signatures or len(times) != 1 or not _UNIX_TIME.fullmatch(times[0]) or not header.isascii():
         return None
     return (times[0], signatures) if abs(time.time() - int(times[0])) <= SIGNATURE_TOLERANCE else None

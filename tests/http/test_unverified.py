@@ -109,7 +109,7 @@ class TestBytes:
 
         async def held(size: int) -> None:
             async def reached() -> bool:
-                return budget.held == size
+                return budget.used == size
 
             await eventually(reached)
 
@@ -118,7 +118,7 @@ class TestBytes:
             webhook(shop, 1024 * KIB, right, address="127.0.0.2") as (_, other),
         ):
             # Announced is not sent.
-            assert budget.held == 0
+            assert budget.used == 0
             first.write(40 * KIB * b"x")
             await held(40 * KIB)
             async with webhook(shop, 1024 * KIB, right) as (reader, writer):

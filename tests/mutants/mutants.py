@@ -711,8 +711,8 @@ MUTANTS = [
     Mutant(
         "key: an id in one spelling",
         "service/http/requests.py",
-        "found[0].lower()",
-        "found[0]",
+        "match[0].lower()",
+        "match[0]",
         at("shop/test_idempotency", "test_a_key_counts_for_an_id_in_any_spelling"),
     ),
     Mutant(

@@ -43,6 +43,18 @@ async def place(shop: Shop, stripe: StripeStandin, amount: str) -> tuple[dict[st
     return placed, session
 
 
+async def pay_twice(shop: Shop, stripe: StripeStandin, amount: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A paid order's checkout, and a second session of the order that was paid with another amount or currency."""
+    first = await shop.placed(((await shop.product())["id"], 1))
+    stripe.pay(first["payment"]["stripe_session_id"])
+    assert await deliver(shop, emitted(stripe, COMPLETED)) == "applied"
+    _, second = await place(shop, stripe, amount)
+    for metadata in (second["metadata"], second["_intent_metadata"]):
+        metadata["order_id"] = first["order_id"]
+    stripe.pay(second["id"])
+    return first, second
+
+
 async def states(shop: Shop, order_id: str) -> tuple[str, str, int]:
     order = await shop.order(order_id)
     return order["status"], order["payment"]["status"], order["payment"]["refunded_minor"]
@@ -163,13 +175,7 @@ async def test_a_late_payment_of_another_amount_goes_back(
 async def test_a_second_payment_of_another_amount_goes_back_and_the_order_stays(
     shop: Shop, silent: StripeStandin, parts: Parts, database: asyncpg.Connection, amount: str
 ) -> None:
-    first = await shop.placed(((await shop.product())["id"], 1))
-    silent.pay(first["payment"]["stripe_session_id"])
-    assert await deliver(shop, emitted(silent, COMPLETED)) == "applied"
-    _, second = await place(shop, silent, amount)
-    for metadata in (second["metadata"], second["_intent_metadata"]):
-        metadata["order_id"] = first["order_id"]
-    silent.pay(second["id"])
+    first, second = await pay_twice(shop, silent, amount)
 
     for number in range(2):
         assert await deliver(shop, {**emitted(silent, COMPLETED, second["id"]), "id": f"evt_{number}"}) == "mismatch"
@@ -293,13 +299,7 @@ async def test_the_api_decides_beside_a_refund_in_the_dashboard(
 async def test_of_a_second_payment_all_goes_back_whichever_refund_fails(
     shop: Shop, silent: StripeStandin, parts: Parts, database: asyncpg.Connection, dashboard: int
 ) -> None:
-    first = await shop.placed(((await shop.product())["id"], 1))
-    silent.pay(first["payment"]["stripe_session_id"])
-    assert await deliver(shop, emitted(silent, COMPLETED)) == "applied"
-    _, second = await place(shop, silent, "more")
-    for metadata in (second["metadata"], second["_intent_metadata"]):
-        metadata["order_id"] = first["order_id"]
-    silent.pay(second["id"])
+    first, second = await pay_twice(shop, silent, "more")
     silent.refund_status = "pending"
     await parts.stripe.create_refund(second["payment_intent"], dashboard, {}, "dashboard")
 

@@ -57,21 +57,26 @@ class Arrivals:
     def __init__(self, most: int = MOST_BODIES, most_per_client: int = MOST_BODIES_PER_CLIENT) -> None:
         self.most, self.most_per_client = most, most_per_client
         self._oldest_first: dict[Arrival, None] = {}
+        # Counted, or each new body would look through all of them.
+        self._by_client: Counter[Client] = Counter()
 
     def begin(self, client: Client, deadline: float) -> Arrival:
         """Count one more, and refuse the oldest where there are too many."""
-        own = [arrival for arrival in self._oldest_first if arrival.client == client]
-        if len(own) >= self.most_per_client:
-            self._refuse(own[0], ShopError("rate_limited", "Too many requests of this client have sent no body."))
+        if self._by_client[client] >= self.most_per_client:
+            oldest = next(arrival for arrival in self._oldest_first if arrival.client == client)
+            self._refuse(oldest, ShopError("rate_limited", "Too many requests of this client have sent no body."))
         elif len(self._oldest_first) >= self.most:
             self._refuse(next(iter(self._oldest_first)), ShopError("busy", "Too many bodies at once; try again."))
         arrival = Arrival(client, deadline)
         self._oldest_first[arrival] = None
+        self._by_client[client] += 1
         return arrival
 
     def end(self, arrival: Arrival) -> None:
         """Count it no longer: it is complete, refused, or not read to its end."""
-        self._oldest_first.pop(arrival, None)
+        if arrival in self._oldest_first:
+            del self._oldest_first[arrival]
+            _subtract(self._by_client, arrival.client, 1)
 
     def _refuse(self, arrival: Arrival, error: ShopError) -> None:
         self.end(arrival)
@@ -109,9 +114,11 @@ class ByteBudget:
             raise
         finally:
             self.used -= taken
-            asyncio.get_running_loop().call_later(penalty, self._give_back, client, taken)
+            asyncio.get_running_loop().call_later(penalty, _subtract, self._by_client, client, taken)
 
-    def _give_back(self, client: Client, size: int) -> None:
-        self._by_client[client] -= size
-        if not self._by_client[client]:
-            del self._by_client[client]
+
+def _subtract(counts: Counter[Client], client: Client, number: int) -> None:
+    """Subtract, and forget a client of whom nothing is left."""
+    counts[client] -= number
+    if not counts[client]:
+        del counts[client]

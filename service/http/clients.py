@@ -24,8 +24,8 @@ class Clients:
     def address(self, scope: Scope, *, whole: bool = False) -> str | None:
         """The first hop, from here on, that is no proxy of ours. Only a proxy of ours is asked for the hop before it.
 
-        Of an IPv6 address its /64, unless `whole`. Whoever has no address came through a Unix socket, which is a proxy
-        on this machine.
+        Of an IPv6 address its /64, unless `whole`. A client without an address came through a Unix socket, which is a
+        proxy on this machine.
         """
         peer = scope.get("client")
         address = _parse(peer[0]) if peer else None

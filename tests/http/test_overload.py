@@ -18,7 +18,7 @@ from service.app import create_app
 from service.dev.stripe_standin import StripeStandin
 from service.errors import ShopError
 from service.http import bodies, protocol
-from service.http.bodies import MOST_BODIES, MOST_BODIES_PER_CLIENT
+from service.http.bodies import MOST_BODIES, MOST_BODIES_PER_CLIENT, Arrivals
 from service.http.clients import Clients
 from service.http.middleware import Gate
 from service.infra.turns import Lanes, Turns
@@ -147,6 +147,19 @@ class Silent:
         """The codes of those that were answered, and whose connection has ended."""
         bodies = [answer.result().rpartition(b"\r\n")[2] for answer in self.answers if answer.done()]
         return Counter(json.loads(body).get("code", "none") for body in bodies)
+
+
+async def test_a_body_that_has_ended_is_not_counted() -> None:
+    arrivals = Arrivals(most=3, most_per_client=2)
+    for _ in range(10):
+        one, other = arrivals.begin(b"client", 0), arrivals.begin(b"client", 0)
+        assert not one.refused
+        for arrival in (one, other, other):
+            arrivals.end(arrival)
+    first = arrivals.begin(b"client", 0)
+    for _ in range(2):
+        arrivals.begin(b"client", 0)
+    assert first.refused
 
 
 class TestBodiesThatDoNotCome:

@@ -31,7 +31,7 @@ def _serve(options: argparse.Namespace) -> int:
             # would leave it behind, and so one process alone has none.
             folder = tempfile.TemporaryDirectory(prefix="commerce-metrics-")
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = stack.enter_context(folder)
-        from service.http.protocol import UVICORN
+        from service.http.server.protocol import UVICORN
         from service.infra import metrics
 
         # By this process, which is the parent of several.
@@ -108,18 +108,18 @@ def _review(options: argparse.Namespace) -> int:
 
 
 def _replay(options: argparse.Namespace) -> int:
-    from service.infra.parts import open_parts
+    from service.infra.resources import open_resources
     from service.infra.stripe import StripeUnknown
-    from service.shop import payment, session
+    from service.shop import payment_session, webhooks
 
     async def replay() -> str:
-        async with open_parts(Settings.load(), "commerce-replay") as parts:
-            return await payment.replay(parts, options.event_id)
+        async with open_resources(Settings.load(), "commerce-replay") as resources:
+            return await webhooks.replay_event(resources, options.event_id)
 
     try:
         print(asyncio.run(replay()))
     except StripeUnknown as error:
-        raise session.payment_unavailable(error) from error
+        raise payment_session.payment_unavailable(error) from error
     return 0
 
 
@@ -131,7 +131,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _standin(options: argparse.Namespace) -> int:
     from service.dev.stripe_standin import serve
-    from service.shop.payment import EVENT_TYPES
+    from service.shop.webhooks import EVENT_TYPES
 
     serve(
         options.host,

@@ -1,4 +1,4 @@
-"""The ASGI application: parts opened at start, FastAPI's routes, and our own edge that answers by them."""
+"""The ASGI application: resources opened at start, FastAPI's routes, and our own edge that answers by them."""
 
 import gc
 import re
@@ -23,7 +23,7 @@ from service.http.middleware import EXPOSED, Envelope, Gate, RateLimit, Unforese
 from service.http.pages import NOTHING, source
 from service.http.responses import Problem, problem
 from service.infra import logs
-from service.infra.parts import open_parts
+from service.infra.resources import open_resources
 from service.settings import Settings
 
 # Somebody waits for each: a server that hangs shall not keep them for as long as the worker gives it.
@@ -67,8 +67,8 @@ def create_app(settings: Settings) -> Service:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with open_parts(settings, "commerce-api", STATEMENT_SECONDS) as parts:
-            app.state.parts = parts
+        async with open_resources(settings, "commerce-api", STATEMENT_SECONDS) as resources:
+            app.state.resources = resources
             yield
 
     app = Service(

@@ -16,11 +16,11 @@ from service.errors import ShopError
 from service.infra import health, logs, metrics
 from service.infra.logs import cause
 from service.infra.metrics import REPAIRED
-from service.infra.parts import Parts, open_parts
 from service.infra.queue import QUEUE, open_redis
+from service.infra.resources import Resources, open_resources
 from service.infra.stripe import StripeRefused, StripeUnknown
 from service.settings import Settings
-from service.shop import audit, expiry, fulfilment, reconcile, refunds, sweep
+from service.shop import audit, expiry, fulfilment, reconcile, refunds, retention, sweep
 
 # A job killed with its worker runs again only after this and ten seconds more, so it is short.
 JOB_SECONDS = 20
@@ -39,17 +39,17 @@ logger = logging.getLogger(__name__)
 
 async def post_payment_pipeline(context: dict[str, Any], order_id: str) -> None:
     """PAID -> FULFILLED."""
-    await _job("post_payment_pipeline", lambda: fulfilment.fulfil(context["parts"], UUID(order_id)))
+    await _job("post_payment_pipeline", lambda: fulfilment.fulfil(context["resources"], UUID(order_id)))
 
 
 async def expire_cart_later(context: dict[str, Any], order_id: str) -> None:
     """Cancel an order whose hold has ended."""
-    await _job("expire_cart_later", lambda: expiry.expire(context["parts"], UUID(order_id)))
+    await _job("expire_cart_later", lambda: expiry.expire(context["resources"], UUID(order_id)))
 
 
 async def settle_refunds(context: dict[str, Any], order_id: str) -> None:
     """Take an order's refunds to Stripe, or over from there."""
-    await _job("settle_refunds", lambda: refunds.settle(context["parts"], UUID(order_id)))
+    await _job("settle_refunds", lambda: refunds.settle(context["resources"], UUID(order_id)))
 
 
 async def _job(name: str, work: Work) -> None:
@@ -77,21 +77,24 @@ async def run(settings: Settings) -> None:
 
 async def work(settings: Settings, stopping: asyncio.Event) -> None:
     """Run jobs and repairers until `stopping`, then finish or hand back what is in hand."""
-    async with open_parts(settings, "commerce-worker") as parts:
+    async with open_resources(settings, "commerce-worker") as resources:
         # Repairers as plain loops and not as arq's cron: they must run when Redis does not.
         repairers: dict[str, tuple[float, Work]] = {
-            "sweep": (settings.sweep_seconds, lambda: sweep.sweep(parts)),
-            "reconcile": (settings.reconcile_seconds, lambda: reconcile.reconcile(parts)),
-            "audit": (AUDIT_SECONDS, lambda: audit.audit(parts.pool)),
-            "tidy": (TIDY_SECONDS, lambda: sweep.tidy(parts)),
+            "sweep": (settings.sweep_seconds, lambda: sweep.sweep(resources)),
+            "reconcile": (settings.reconcile_seconds, lambda: reconcile.reconcile(resources)),
+            "audit": (AUDIT_SECONDS, lambda: audit.audit(resources.pool)),
+            "tidy": (TIDY_SECONDS, lambda: retention.delete_expired(resources)),
         }
         turns: list[tuple[float, Work]] = [
-            *((seconds, partial(_repair, parts, name, seconds, work)) for name, (seconds, work) in repairers.items()),
-            (BEAT_SECONDS, lambda: health.beat(parts, health.HEARTBEAT, 3 * BEAT_SECONDS)),
+            *(
+                (seconds, partial(_repair, resources, name, seconds, work))
+                for name, (seconds, work) in repairers.items()
+            ),
+            (BEAT_SECONDS, lambda: health.beat(resources, health.HEARTBEAT, 3 * BEAT_SECONDS)),
         ]
         loops = [
             *(asyncio.create_task(_every(seconds, stopping, work)) for seconds, work in turns),
-            asyncio.create_task(_serve_jobs(parts, stopping)),
+            asyncio.create_task(_serve_jobs(resources, stopping)),
         ]
         logger.info("worker started")
         try:
@@ -104,11 +107,11 @@ async def work(settings: Settings, stopping: asyncio.Event) -> None:
     logger.info("worker stopped")
 
 
-async def _repair(parts: Parts, name: str, seconds: float, work: Work) -> None:
+async def _repair(resources: Resources, name: str, seconds: float, work: Work) -> None:
     """One turn of a repairer, then its sign of life; a turn that fails gives none."""
     await work()
     REPAIRED.labels(name).set_to_current_time()
-    await health.beat(parts, name, seconds + LATE_SECONDS)
+    await health.beat(resources, name, seconds + LATE_SECONDS)
 
 
 async def _every(seconds: float, stopping: asyncio.Event, work: Work) -> None:
@@ -126,11 +129,11 @@ async def _every(seconds: float, stopping: asyncio.Event, work: Work) -> None:
             continue
 
 
-async def _serve_jobs(parts: Parts, stopping: asyncio.Event) -> None:
+async def _serve_jobs(resources: Resources, stopping: asyncio.Event) -> None:
     """Run jobs as they come, until stopping; arq's worker ends when Redis goes, so it is started again."""
     while not stopping.is_set():
         # One of its own: arq closes the client that it is given.
-        redis = open_redis(parts.settings)
+        redis = open_redis(resources.settings)
         worker = Worker(
             functions=[
                 func(cast(Any, job), name=job.__name__, keep_result=0)
@@ -138,7 +141,7 @@ async def _serve_jobs(parts: Parts, stopping: asyncio.Event) -> None:
             ],
             queue_name=QUEUE,
             redis_pool=redis,
-            ctx={"parts": parts},
+            ctx={"resources": resources},
             handle_signals=False,
             job_timeout=JOB_SECONDS,
             # What is woken waits for half of it. Asking Redis so often takes 2 % of a core; 0.1 s made a purchase three

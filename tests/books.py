@@ -12,7 +12,7 @@ import orjson
 from service.dev.stripe_standin import StripeStandin
 from service.dev.stripe_standin.objects import new_id
 from service.dev.stripe_standin.webhooks import signature
-from service.infra.parts import Parts
+from service.infra.resources import Resources
 from service.shop.audit import audit
 from tests.client import Shop
 from tests.conftest import WEBHOOK_SECRET
@@ -73,16 +73,16 @@ async def all_due(database: asyncpg.Connection) -> None:
         await database.execute(f"UPDATE {table} SET next_attempt_at = now() WHERE next_attempt_at IS NOT NULL")
 
 
-async def balance(parts: Parts, stripe: StripeStandin) -> None:
+async def balance(resources: Resources, stripe: StripeStandin) -> None:
     """The audit is clean; each captured payment is either a live order's or given back; only pending orders can be
     paid."""
-    found = {rule: violations for rule, violations in (await audit(parts.pool)).items() if violations}
+    found = {rule: violations for rule, violations in (await audit(resources.pool)).items() if violations}
     assert not found
-    orders = await parts.pool.fetch(
+    orders = await resources.pool.fetch(
         "SELECT o.id, o.status, p.status AS payment, p.refunded_minor, p.stripe_payment_intent_id AS intent"
         " FROM orders o JOIN payments p ON o.id = p.order_id"
     )
-    unsent = await parts.pool.fetch(
+    unsent = await resources.pool.fetch(
         "SELECT stripe_payment_intent_id AS intent, amount_minor FROM refunds WHERE status = 'REQUESTED'"
     )
     books = stripe.ledger()

@@ -31,9 +31,9 @@ from service.app import create_app
 from service.dev import roles
 from service.dev.servers import postgres, scratch_folder, valkey
 from service.dev.stripe_standin import StripeStandin
-from service.http.protocol import UVICORN
+from service.http.server.protocol import UVICORN
 from service.infra.migrations import migrate
-from service.infra.parts import Parts, open_parts
+from service.infra.resources import Resources, open_resources
 from service.settings import Settings
 from service.worker import work
 from tests.client import Shop
@@ -340,16 +340,16 @@ async def shop(settings: Settings, stripe: StripeStandin) -> AsyncIterator[Shop]
 
 
 @pytest.fixture
-async def parts(worker_settings: Settings) -> AsyncIterator[Parts]:
-    """The parts as a job has them."""
-    async with open_parts(worker_settings, "commerce-tests") as opened:
+async def resources(worker_settings: Settings) -> AsyncIterator[Resources]:
+    """The resources as a job has them."""
+    async with open_resources(worker_settings, "commerce-tests") as opened:
         yield opened
 
 
 @pytest.fixture
-async def api_parts(settings: Settings) -> AsyncIterator[Parts]:
-    """The parts as a request has them."""
-    async with open_parts(settings, "commerce-tests") as opened:
+async def api_parts(settings: Settings) -> AsyncIterator[Resources]:
+    """The resources as a request has them."""
+    async with open_resources(settings, "commerce-tests") as opened:
         yield opened
 
 

@@ -9,7 +9,7 @@ import redis
 from service import worker
 from service.dev.stripe_standin import StripeStandin
 from service.infra.metrics import exposition
-from service.infra.parts import Parts
+from service.infra.resources import Resources
 from tests.client import Shop, eventually
 
 
@@ -25,7 +25,7 @@ async def told(shop: Shop, state: str) -> None:
 async def test_a_worker_whose_sweep_hangs_is_seen_to_be_late_and_not_only_to_be_there(
     shop: Shop,
     stripe: StripeStandin,
-    parts: Parts,
+    resources: Resources,
     redis_url: str,
     database: asyncpg.Connection,
     monkeypatch: pytest.MonkeyPatch,
@@ -34,7 +34,7 @@ async def test_a_worker_whose_sweep_hangs_is_seen_to_be_late_and_not_only_to_be_
     monkeypatch.setattr(worker, "LATE_SECONDS", 0.5)
     monkeypatch.setattr(worker, "AUDIT_SECONDS", 0.5)
     monkeypatch.setattr(worker, "TIDY_SECONDS", 0.5)
-    hurried = parts.settings.model_copy(update={"reconcile_seconds": 0.5})
+    hurried = resources.settings.model_copy(update={"reconcile_seconds": 0.5})
     placed = await shop.placed(((await shop.product())["id"], 1))
     stripe.pay(placed["payment"]["stripe_session_id"])
     await shop.until(placed["order_id"], "PAID")

@@ -20,5 +20,5 @@ def make_roles(administrator_url: str, password: str) -> None:
 
 def login(url: str, role: str, password: str) -> str:
     """The URL of the same database for another role; the password may hold nothing that a URL would have quoted."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=f"{role}:{password}@{parts.netloc.rpartition('@')[2]}").geturl()
+    resources = urlsplit(url)
+    return resources._replace(netloc=f"{role}:{password}@{resources.netloc.rpartition('@')[2]}").geturl()

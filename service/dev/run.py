@@ -87,7 +87,7 @@ def no_matter(number: int, frame: FrameType | None) -> None:
 
 @dataclass(slots=True)
 class Everything:
-    """The service with all its parts as children of this process, stopped by the stack that it is given."""
+    """The service with all its resources as children of this process, stopped by the stack that it is given."""
 
     stack: ExitStack
     data: Path

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from service.dev import demo
-from service.infra.db import Connection, Pool, transact
+from service.infra.db import Connection, Pool
 from service.infra.statements import NoRow, Statement
+from service.infra.transactions import run_transaction
 from service.shop.catalog import Id, slug_of
 
 BATCH = 1000
@@ -43,4 +44,4 @@ async def seed(pool: Pool, count: int) -> int:
             )
         return count
 
-    return await transact(pool, load)
+    return await run_transaction(pool, load)

@@ -12,8 +12,8 @@ from service.http.requests import (
     ProductId,
     client_of,
     integer_id,
-    parts_of,
     read,
+    resources_of,
     uuid_id,
 )
 from service.http.responses import BODY_PROBLEMS, KEY_PROBLEMS, problems, takes
@@ -53,13 +53,13 @@ class CheckoutRequest(Body):
 async def create_cart(request: Request) -> Response:
     """An empty cart."""
     _, key = await read(request, Nothing)
-    return responses.answer(await cart.create_cart(parts_of(request), key))
+    return responses.answer(await cart.create_cart(resources_of(request), key))
 
 
 @router.get("/carts/{cart_id}", response_model=cart.Cart, responses=problems("not_found"))
 async def get_cart(request: Request, cart_id: CartId) -> Response:
     """A cart at today's prices."""
-    return responses.json(await cart.get_cart(parts_of(request), uuid_id(cart_id, "cart")))
+    return responses.json(await cart.get_cart(resources_of(request), uuid_id(cart_id, "cart")))
 
 
 @router.post(
@@ -72,7 +72,7 @@ async def add_item(request: Request, cart_id: CartId) -> Response:
     """Add units to a line."""
     item, key = await read(request, NewItem)
     found = uuid_id(cart_id, "cart")
-    return responses.answer(await cart.add_item(parts_of(request), key, found, item.product_id, item.quantity))
+    return responses.answer(await cart.add_item(resources_of(request), key, found, item.product_id, item.quantity))
 
 
 @router.put(
@@ -85,7 +85,7 @@ async def set_item(request: Request, cart_id: CartId, product_id: ProductId) -> 
     """Set a line's units."""
     line, _ = await read(request, Quantity)
     found, product = uuid_id(cart_id, "cart"), integer_id(product_id, "product")
-    return responses.answer(await cart.set_item(parts_of(request), found, product, line.quantity))
+    return responses.answer(await cart.set_item(resources_of(request), found, product, line.quantity))
 
 
 @router.delete(
@@ -96,7 +96,7 @@ async def set_item(request: Request, cart_id: CartId, product_id: ProductId) -> 
 async def remove_item(request: Request, cart_id: CartId, product_id: ProductId) -> Response:
     """Remove a line; the cart, also where there was none."""
     found, product = uuid_id(cart_id, "cart"), integer_id(product_id, "product")
-    return responses.answer(await cart.remove_item(parts_of(request), found, product))
+    return responses.answer(await cart.remove_item(resources_of(request), found, product))
 
 
 @router.post(
@@ -128,4 +128,6 @@ async def check_out(request: Request, cart_id: CartId) -> Response:
     wanted, key = await read(request, CheckoutRequest)
     found = uuid_id(cart_id, "cart")
     expected = wanted.expected_total_minor
-    return responses.answer(await checkout.checkout(parts_of(request), key, found, expected, client=client_of(request)))
+    return responses.answer(
+        await checkout.checkout(resources_of(request), key, found, expected, client=client_of(request))
+    )

@@ -22,9 +22,9 @@ from service.http.requests import (
     Slug,
     integer_id,
     is_staff_request,
-    parts_of,
     read,
     read_query,
+    resources_of,
     staff,
 )
 from service.http.responses import BODY_PROBLEMS, ETAG_HEADER, KEY_PROBLEMS, asks, problems, request_header, takes
@@ -121,7 +121,7 @@ class StockMove(Body):
 async def create_category(request: Request) -> Response:
     """Add a category."""
     new, key = await read(request, NewCategory)
-    return responses.answer(await catalog.create_category(parts_of(request), key, new.name, new.slug))
+    return responses.answer(await catalog.create_category(resources_of(request), key, new.name, new.slug))
 
 
 @router.get(
@@ -133,7 +133,7 @@ async def create_category(request: Request) -> Response:
 async def list_categories(request: Request) -> Response:
     """The categories by id."""
     query = read_query(request, CategoriesQuery)
-    return responses.json(await catalog.list_categories(parts_of(request), query.after_id, query.limit))
+    return responses.json(await catalog.list_categories(resources_of(request), query.after_id, query.limit))
 
 
 @router.patch(
@@ -147,7 +147,7 @@ async def update_category(request: Request, category_id: CategoryId) -> Response
     """Change a category's name or slug."""
     change, _ = await read(request, CategoryChange)
     found = integer_id(category_id, "category")
-    return responses.json(await catalog.update_category(parts_of(request), found, change.name, change.slug))
+    return responses.json(await catalog.update_category(resources_of(request), found, change.name, change.slug))
 
 
 @router.delete(
@@ -158,7 +158,7 @@ async def update_category(request: Request, category_id: CategoryId) -> Response
 )
 async def delete_category(request: Request, category_id: CategoryId) -> Response:
     """Remove a category that no product uses."""
-    await catalog.delete_category(parts_of(request), integer_id(category_id, "category"))
+    await catalog.delete_category(resources_of(request), integer_id(category_id, "category"))
     return Response(status_code=204)
 
 
@@ -173,7 +173,7 @@ async def delete_category(request: Request, category_id: CategoryId) -> Response
 async def create_product(request: Request) -> Response:
     """Add a product."""
     new, key = await read(request, NewProduct)
-    return responses.answer(await catalog.create_product(parts_of(request), key, **new.model_dump()))
+    return responses.answer(await catalog.create_product(resources_of(request), key, **new.model_dump()))
 
 
 @router.get(
@@ -185,7 +185,7 @@ async def create_product(request: Request) -> Response:
 async def list_products(request: Request) -> Response:
     """What is for sale, by id, a page at a time."""
     query = read_query(request, ProductsQuery)
-    page = await catalog.list_products(parts_of(request), query.limit, query.after_id, query.category)
+    page = await catalog.list_products(resources_of(request), query.limit, query.after_id, query.category)
     return shared(page)
 
 
@@ -201,7 +201,7 @@ async def list_products(request: Request) -> Response:
 )
 async def get_product(request: Request, product_id: ProductId) -> Response:
     """One product; 304 when `If-None-Match` names what it still is. An inactive one is shown to staff only."""
-    product = await catalog.get_product(parts_of(request), integer_id(product_id, "product"))
+    product = await catalog.get_product(resources_of(request), integer_id(product_id, "product"))
     if not product.active and not is_staff_request(request):
         raise not_found("product")
     if _names(request.headers.get("if-none-match", ""), product.etag):
@@ -227,7 +227,7 @@ async def update_product(request: Request, product_id: ProductId) -> Response:
     )
     found = integer_id(product_id, "product")
     versions = _versions(request.headers.get("if-match"))
-    return _with_etag(await catalog.update_product(parts_of(request), found, versions, change))
+    return _with_etag(await catalog.update_product(resources_of(request), found, versions, change))
 
 
 @router.delete(
@@ -238,7 +238,7 @@ async def update_product(request: Request, product_id: ProductId) -> Response:
 )
 async def delete_product(request: Request, product_id: ProductId) -> Response:
     """Take a product off sale; it stays where orders need it."""
-    await catalog.deactivate_product(parts_of(request), integer_id(product_id, "product"))
+    await catalog.deactivate_product(resources_of(request), integer_id(product_id, "product"))
     return Response(status_code=204)
 
 
@@ -255,7 +255,7 @@ async def move_stock(request: Request, product_id: ProductId) -> Response:
     found = integer_id(product_id, "product")
     if move.delta == 0:
         raise invalid("/delta", "is not zero")
-    return responses.answer(await catalog.move_stock(parts_of(request), key, found, move.delta, move.reason))
+    return responses.answer(await catalog.move_stock(resources_of(request), key, found, move.delta, move.reason))
 
 
 @lru_cache(maxsize=4)

@@ -10,9 +10,9 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from service.http.catalog import shared
 from service.http.middleware import SAFE_PUBLIC, dress, request_id_of, told
-from service.http.protocol import Joined
+from service.http.server.protocol import Joined
 from service.infra.logs import cause
-from service.infra.parts import Parts
+from service.infra.resources import Resources
 
 # What says that there is more to the request than its address.
 _TELLING = frozenset({b"content-length", b"transfer-encoding", b"expect", b"origin"})
@@ -26,7 +26,7 @@ class FirstPage:
     """
 
     def __init__(self, state: State) -> None:
-        """`state` has the parts once the application has started."""
+        """`state` has the resources once the application has started."""
         self._state = state
 
     def answer(self, cycle: RequestResponseCycle, otherwise: Callable[[], None]) -> None:
@@ -40,8 +40,8 @@ class FirstPage:
         ):
             otherwise()
             return
-        parts: Parts = self._state.parts
-        parts.cache.when_fresh(partial(_write, cycle, otherwise, time.perf_counter()))
+        resources: Resources = self._state.resources
+        resources.cache.when_fresh(partial(_write, cycle, otherwise, time.perf_counter()))
 
 
 def _write(cycle: RequestResponseCycle, otherwise: Callable[[], None], started: float, page: bytes | None) -> None:

@@ -20,12 +20,12 @@ from service.http.bodies import COMPLETE, Arrivals
 from service.http.clients import Clients
 from service.http.pages import NOTHING
 from service.http.responses import problem
-from service.infra import rates
+from service.infra import rate_limit
+from service.infra.circuit_breaker import CircuitBreaker
 from service.infra.credentials import is_staff
 from service.infra.logs import cause, note
 from service.infra.metrics import method_label, of_route
-from service.infra.parts import Parts
-from service.infra.patience import Patience
+from service.infra.resources import Resources
 
 RawHeaders = list[tuple[bytes, bytes]]
 
@@ -209,7 +209,7 @@ class RateLimit:
         self.per_minute = per_minute
         self.clients = clients
         self.admin_token = admin_token
-        self._here = rates.LocalCounts()
+        self._here = rate_limit.LocalCounts()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Count the request; answer `rate_limited` when there were too many. Staff, Stripe and operators are free."""
@@ -225,7 +225,7 @@ class RateLimit:
         used, left = here = self._here.count(client)
         if used <= self.per_minute:
             # Redis may have been emptied meanwhile, so the greater count is the true one.
-            used, left = max(here, await rates.count(*_redis(scope), client) or here)
+            used, left = max(here, await rate_limit.count(*_redis(scope), client) or here)
         limits: RawHeaders = [
             (b"ratelimit-limit", b"%d" % self.per_minute),
             (b"ratelimit-remaining", b"%d" % max(0, self.per_minute - used)),
@@ -247,9 +247,9 @@ class RateLimit:
         await self.app(scope, receive, send_with_limits)
 
 
-def _redis(scope: Scope) -> tuple[Redis, Patience]:
-    parts: Parts = scope["app"].state.parts
-    return parts.redis, parts.patience
+def _redis(scope: Scope) -> tuple[Redis, CircuitBreaker]:
+    resources: Resources = scope["app"].state.resources
+    return resources.redis, resources.redis_breaker
 
 
 class Unforeseen:

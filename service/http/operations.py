@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from service.errors import KINDS, ShopError, not_found
 from service.http import pages, responses
-from service.http.requests import parts_of
+from service.http.requests import resources_of
 from service.http.responses import problems
 from service.infra import health
 
@@ -42,10 +42,10 @@ async def ready(request: Request) -> Response:
 
     Redis and the worker may be gone, and are only reported: sales go on, and to refuse them would make it worse.
     """
-    parts = await health.check(parts_of(request))
-    if parts["postgresql"] != "ok":
-        raise ShopError("unavailable", f"PostgreSQL: {parts['postgresql']}.", **parts)
-    return responses.json({"status": "ok", **parts})
+    resources = await health.check(resources_of(request))
+    if resources["postgresql"] != "ok":
+        raise ShopError("unavailable", f"PostgreSQL: {resources['postgresql']}.", **resources)
+    return responses.json({"status": "ok", **resources})
 
 
 @router.get("/problems/{code}", response_class=HTMLResponse, responses=problems("not_found"))

@@ -15,9 +15,9 @@ from service.http.requests import (
     Nothing,
     OrderId,
     Query,
-    parts_of,
     read,
     read_query,
+    resources_of,
     staff,
     uuid_id,
 )
@@ -74,20 +74,20 @@ class Timeline(BaseModel):
 async def list_orders(request: Request) -> Response:
     """All orders, newest first."""
     query = read_query(request, OrdersQuery)
-    return responses.json(await orders.list_orders(parts_of(request), query.status, query.after, query.limit))
+    return responses.json(await orders.list_orders(resources_of(request), query.status, query.after, query.limit))
 
 
 @router.get("/orders/{order_id}", response_model=orders.Order, responses=problems("not_found"))
 async def get_order(request: Request, order_id: OrderId) -> Response:
     """An order with its lines and payment."""
-    return responses.json(await orders.get_order(parts_of(request), uuid_id(order_id, "order")))
+    return responses.json(await orders.get_order(resources_of(request), uuid_id(order_id, "order")))
 
 
 @router.get("/orders/{order_id}/timeline", response_model=Timeline, responses=problems("not_found"))
 async def get_timeline(request: Request, order_id: OrderId) -> Response:
     """Every transition of an order, oldest first: `at`, `from`, `to`, `by`, `note`."""
     found = uuid_id(order_id, "order")
-    return responses.json({"order_id": found, "items": await orders.timeline(parts_of(request), found)})
+    return responses.json({"order_id": found, "items": await orders.timeline(resources_of(request), found)})
 
 
 @router.post(
@@ -107,7 +107,7 @@ async def get_timeline(request: Request, order_id: OrderId) -> Response:
 async def cancel_order(request: Request, order_id: OrderId) -> Response:
     """Cancel a pending order; twice is the same as once."""
     _, key = await read(request, Nothing)
-    return responses.answer(await expiry.cancel(parts_of(request), key, uuid_id(order_id, "order")))
+    return responses.answer(await expiry.cancel(resources_of(request), key, uuid_id(order_id, "order")))
 
 
 @router.post(
@@ -121,4 +121,6 @@ async def refund_order(request: Request, order_id: OrderId) -> Response:
     """Give money back, whole or in part; the order as it is then."""
     wanted, key = await read(request, RefundRequest)
     found = uuid_id(order_id, "order")
-    return responses.answer(await refunds.refund(parts_of(request), key, found, wanted.amount_minor, wanted.restock))
+    return responses.answer(
+        await refunds.refund(resources_of(request), key, found, wanted.amount_minor, wanted.restock)
+    )

@@ -11,10 +11,10 @@ from service.errors import ShopError
 from service.http import pages, responses
 from service.http.bodies import ByteBudget
 from service.http.clients import Clients
-from service.http.requests import WEBHOOK_LIMIT, Query, parts_of, read_bytes, read_query, uuid_id
+from service.http.requests import WEBHOOK_LIMIT, Query, read_bytes, read_query, resources_of, uuid_id
 from service.http.responses import asks, problems
 from service.infra.stripe import signature_is_timely
-from service.shop import money, orders, payment
+from service.shop import money, orders, webhooks
 from service.shop.orders import Order
 
 router = APIRouter()
@@ -62,15 +62,15 @@ class Received(BaseModel):
 )
 async def receive(request: Request) -> Response:
     """Take an event from Stripe: 200 once it is stored and applied."""
-    parts = parts_of(request)
+    resources = resources_of(request)
     signatures = request.headers.getlist("stripe-signature")
     # The body cannot change this, so it need not be read.
-    if parts.settings.stripe_webhook_secret and not (len(signatures) == 1 and signature_is_timely(signatures[0])):
+    if resources.settings.stripe_webhook_secret and not (len(signatures) == 1 and signature_is_timely(signatures[0])):
         raise ShopError("invalid_signature", "The Stripe-Signature header is not of Stripe's form, or is too old.")
     clients: Clients = request.app.state.clients
     with UNVERIFIED.account(clients.digest(request.scope)) as take:
         body = await read_bytes(request, WEBHOOK_LIMIT, take)
-        outcome = await payment.receive(parts, body, signatures[0] if signatures else None)
+        outcome = await webhooks.receive_webhook(resources, body, signatures[0] if signatures else None)
     return responses.json({"received": True, "outcome": outcome})
 
 
@@ -89,7 +89,7 @@ async def cancel(request: Request) -> Response:
 async def _page(request: Request, neutral: str) -> Response:
     order_id = read_query(request, ReturnQuery).order_id
     try:
-        order = await orders.get_order(parts_of(request), uuid_id(order_id, "order"))
+        order = await orders.get_order(resources_of(request), uuid_id(order_id, "order"))
     except ShopError as error:
         if error.code != "not_found":
             raise

@@ -13,8 +13,8 @@ from pydantic_core import from_json
 from service.errors import ShopError, invalid, not_found
 from service.http.clients import Clients
 from service.infra.credentials import is_staff
-from service.infra.parts import Parts
-from service.shop.idempotency import Key
+from service.infra.resources import Resources
+from service.shop.idempotency import IdempotencyKey
 
 BODY_LIMIT = 64 * 1024
 WEBHOOK_LIMIT = 1024 * 1024
@@ -84,16 +84,16 @@ Asked = TypeVar("Asked", bound=Query)
 
 def client_of(request: Request) -> bytes | None:
     """The client to count pending orders by; None where they are not counted, or it is not known."""
-    if not parts_of(request).settings.max_pending_per_client:
+    if not resources_of(request).settings.max_pending_per_client:
         return None
     clients: Clients = request.app.state.clients
     return clients.digest(request.scope)
 
 
-def parts_of(request: Request) -> Parts:
+def resources_of(request: Request) -> Resources:
     """What the application opened at start."""
-    parts: Parts = request.app.state.parts
-    return parts
+    resources: Resources = request.app.state.resources
+    return resources
 
 
 # For the OpenAPI document; what it finds is checked by `is_staff`.
@@ -108,7 +108,7 @@ async def staff(request: Request, _: object = _BEARER) -> None:
 
 def is_staff_request(request: Request) -> bool:
     """Whether a request brings the ADMIN_TOKEN; without one everybody is staff."""
-    token = parts_of(request).settings.admin_token
+    token = resources_of(request).settings.admin_token
     return not token or is_staff(request.headers.get("authorization", ""), token)
 
 
@@ -131,7 +131,7 @@ async def read_bytes(request: Request, limit: int = BODY_LIMIT, take: Callable[[
     return bytes(body)
 
 
-async def read(request: Request, model: type[Model]) -> tuple[Model, Key | None]:
+async def read(request: Request, model: type[Model]) -> tuple[Model, IdempotencyKey | None]:
     """The body as `model`, with the request's idempotency key.
 
     Raises `unsupported_media_type`, `body_too_large`, `malformed` or `invalid`.
@@ -183,7 +183,7 @@ def pointer(location: tuple[Any, ...]) -> str:
     return "".join(f"/{part}" for part in location)
 
 
-def _key(request: Request, body: bytes) -> Key | None:
+def _key(request: Request, body: bytes) -> IdempotencyKey | None:
     keys = request.headers.getlist("idempotency-key")
     if not keys:
         return None
@@ -192,7 +192,7 @@ def _key(request: Request, body: bytes) -> Key | None:
     # Decoded, and its UUIDs as we write them: a key belongs to a cart or an order, however its id is spelled.
     path = re.sub(UUID_FORM, lambda match: match[0].lower(), request.scope["path"])
     principal = _principal(request)
-    return None if principal is None else Key.of(request.method, path, principal, keys[0], body)
+    return None if principal is None else IdempotencyKey.of(request.method, path, principal, keys[0], body)
 
 
 def _principal(request: Request) -> str | None:

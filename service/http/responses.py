@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from service.errors import KINDS, ShopError
 from service.http.requests import IDEMPOTENCY_KEY, Body, Query
 from service.infra.encoding import encode
-from service.shop.idempotency import Answer
+from service.shop.idempotency import StoredResponse
 
 
 def json(content: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -16,7 +16,7 @@ def json(content: object, status: int = 200, headers: dict[str, str] | None = No
     return Response(encode(content), status, headers, "application/json")
 
 
-def answer(given: Answer) -> Response:
+def answer(given: StoredResponse) -> Response:
     """An answer of the shop, said to be a replay when it is one."""
     headers = {"Location": given.location} if given.location and given.status == 201 else {}
     if given.replayed:

@@ -2,27 +2,23 @@
 
 import asyncio
 import logging
-import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 import asyncpg
 import orjson
 
 from service.errors import CONSTRAINTS, LOGIN_SQLSTATES, SQLSTATES, ShopError
-from service.infra.turns import Turns
+from service.infra.limiters import Limiter
 from service.settings import Settings
 
 # What the pool hands out: a connection, or the proxy of one that it takes back.
 Connection: TypeAlias = Any
-T = TypeVar("T")
 # Why PostgreSQL cannot be used, in the words of readiness.
 Trouble: TypeAlias = Literal["unreachable", "login_refused", "read_only"]
-
-ATTEMPTS = 3
 # All hosts of the URL share it, so that a host that is down leaves time to try the next one.
 CONNECT_SECONDS = 3.0
 # How long a statement may take; a server that has not said so itself a second later is not there.
@@ -44,18 +40,8 @@ LIMITS = {
 }
 
 logger = logging.getLogger(__name__)
-
-# Gone for a moment: another transaction was in the way, or a migration made an old plan void.
-_AGAIN = (
-    asyncpg.DeadlockDetectedError,
-    asyncpg.SerializationError,
-    asyncpg.LockNotAvailableError,
-    asyncpg.InvalidCachedStatementError,
-    # The server was demoted. The statement had no effect, and a new connection finds the new primary.
-    asyncpg.ReadOnlySQLTransactionError,
-)
 # The connection went away, or the server behind it.
-_LOST = (
+CONNECTION_LOST = (
     asyncpg.PostgresConnectionError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
@@ -81,9 +67,9 @@ class Pool(asyncpg.Pool):  # type: ignore[misc]
     def __init__(self, url: str, *, max_size: int, waiting: int, **options: Any) -> None:
         super().__init__(url, max_size=max_size, **options)
         self.urls = _one_host_each(url)
-        self.turns = Turns(max_size, waiting=waiting)
-        self.writers = Turns(max(1, max_size - READERS), waiting=waiting)
-        self.silent_until = 0.0
+        self.turns = Limiter(max_size, waiting=waiting)
+        self.writers = Limiter(max(1, max_size - READERS), waiting=waiting)
+        self.unresponsive_until = 0.0
 
     async def release(self, connection: Connection, *, timeout: float | None = None) -> None:  # noqa: ASYNC109 - its name there
         """asyncpg's, less a task of its own, by which who is cancelled still gives it back.
@@ -108,13 +94,13 @@ def open_pool(
     """
 
     async def connect(_: str, **options: Any) -> Connection:
-        if time.monotonic() < pool.silent_until:
+        if time.monotonic() < pool.unresponsive_until:
             raise _unavailable("unreachable")
         failures: list[Exception] = []
         for url in list(pool.urls):
             try:
                 opened = await _connect(url, CONNECT_SECONDS / len(pool.urls), options)
-            except (asyncpg.PostgresError, *_LOST) as error:
+            except (asyncpg.PostgresError, *CONNECTION_LOST) as error:
                 failures.append(error)
             else:
                 # The next connection tries this host first.
@@ -122,11 +108,11 @@ def open_pool(
                 pool.urls.insert(0, url)
                 return opened
         if any(isinstance(error, TimeoutError) for error in failures):
-            _note_silence(pool)
+            _mark_unresponsive(pool)
         # A server that answered says more than one that did not.
         telling = next((error for error in failures if not isinstance(error, OSError)), failures[-1])
         if isinstance(telling, asyncpg.PostgresError) and telling.sqlstate in LOGIN_SQLSTATES:
-            _log(telling)
+            log_failure(telling)
             raise _unavailable("login_refused") from telling
         raise telling
 
@@ -168,7 +154,7 @@ async def _connect(url: str, seconds: float, options: dict[str, Any]) -> Connect
     try:
         async with asyncio.timeout(seconds):
             opened = await asyncpg.connect(url, **options)
-            await _speak_json(opened)
+            await _register_jsonb(opened)
             return opened
     except BaseException:
         if opened is not None:
@@ -176,7 +162,7 @@ async def _connect(url: str, seconds: float, options: dict[str, Any]) -> Connect
         raise
 
 
-async def _speak_json(connection: Connection) -> None:
+async def _register_jsonb(connection: Connection) -> None:
     await connection.set_type_codec(
         "jsonb",
         schema="pg_catalog",
@@ -198,82 +184,23 @@ async def connection(pool: Pool) -> AsyncIterator[Connection]:
             try:
                 yield acquired
             except TimeoutError:
-                _abandon(acquired)
-                _note_silence(pool)
+                abandon(acquired)
+                _mark_unresponsive(pool)
                 raise
             except asyncpg.ReadOnlySQLTransactionError:
-                await _leave_server(pool, acquired)
+                await leave_server(pool, acquired)
                 raise
             except (asyncio.CancelledError, asyncpg.InternalClientError):
-                _abandon(acquired)
+                abandon(acquired)
                 raise
-    except (asyncpg.PostgresError, *_LOST) as error:
+    except (asyncpg.PostgresError, *CONNECTION_LOST) as error:
         refused = shop_error(error)
         if refused.kind.status >= 500:
-            _log(error)
+            log_failure(error)
         raise refused from error
 
 
-async def transact(
-    pool: Pool, work: Callable[[Connection], Awaitable[T]], *, repeatable: bool = False, single: bool = False
-) -> T:
-    """Run `work(tx)` in one explicit READ COMMITTED transaction, and again when that came to nothing.
-
-    `work` must have no effect but on the database. It came to nothing when it lost to another, and when the
-    connection was lost before COMMIT was sent. When it was lost after that, nobody here knows. `repeatable` says
-    that `work` looks for what an earlier run has done, by its idempotency key, event or order: so it is run again,
-    which waits for the locks of the lost transaction should that still be at its end, and costs those that are not
-    lost no round trip for a transaction id to ask about. Other work ends with what is true: that it is not known.
-    `single` says that `work` writes by one statement, which the server makes a transaction of without being told.
-
-    Raises ShopError: `busy` when retries are used up, `unavailable` without a server, or what a violated constraint
-    means.
-    """
-    for attempt in range(1, ATTEMPTS + 1):
-        committing = False
-        async with pool.writers, connection(pool) as tx:
-            try:
-                if single:
-                    committing = True
-                    return await work(tx)
-                await tx.execute("BEGIN")
-                result = await work(tx)
-                committing = True
-                status = await tx.execute("COMMIT")
-                # A transaction in which an error was swallowed ends in ROLLBACK, without another error.
-                assert status == "COMMIT", status
-                return result
-            except Exception as error:
-                lost = _is_loss(error)
-                if lost:
-                    _abandon(tx)
-                elif isinstance(error, asyncpg.ReadOnlySQLTransactionError):
-                    await _leave_server(pool, tx)
-                elif not single:
-                    await _roll_back(tx)
-                if lost and committing and not repeatable:
-                    _log(error)
-                    raise ShopError(
-                        "unavailable",
-                        "The database was lost just as this was being done; look whether it was before you try again.",
-                    ) from error
-                again = not isinstance(error, TimeoutError) if lost else isinstance(error, _AGAIN)
-                if not again or attempt == ATTEMPTS:
-                    raise
-        # Time for the server to notice that a connection is gone; else not all at once.
-        await asyncio.sleep(0.1 if lost else random.uniform(0, 0.02 * 2**attempt))  # noqa: S311 - jitter
-    raise AssertionError
-
-
-async def _roll_back(tx: Connection) -> None:
-    try:
-        await tx.execute("ROLLBACK")
-    except _LOST:
-        # The server rolls back what it has lost.
-        _abandon(tx)
-
-
-def _abandon(connection: Connection) -> None:
+def abandon(connection: Connection) -> None:
     """Drop a connection on which an answer is due, or that is lost.
 
     asyncpg would ask the server, over another connection, to forget the question, and wait for that: a server that
@@ -284,21 +211,21 @@ def _abandon(connection: Connection) -> None:
         connection.terminate()
 
 
-async def _leave_server(pool: Pool, connection: Connection) -> None:
+async def leave_server(pool: Pool, connection: Connection) -> None:
     """Drop this connection and, when it is next taken, each of the pool's others: their server was demoted too."""
-    _abandon(connection)
+    abandon(connection)
     await pool.expire_connections()
 
 
-def _note_silence(pool: Pool) -> None:
-    pool.silent_until = time.monotonic() + REST_SECONDS
+def _mark_unresponsive(pool: Pool) -> None:
+    pool.unresponsive_until = time.monotonic() + REST_SECONDS
 
 
 def _unavailable(trouble: Trouble) -> ShopError:
     return ShopError("unavailable", _DETAILS[trouble], postgresql=trouble)
 
 
-def _log(error: BaseException) -> None:
+def log_failure(error: BaseException) -> None:
     """Log why a call failed. The message's later lines can hold values of a row, so they are left out."""
     reason = str(error).partition("\n")[0]
     sqlstate = getattr(error, "sqlstate", None)
@@ -306,9 +233,9 @@ def _log(error: BaseException) -> None:
     logger.warning("database call failed", extra=extra)
 
 
-def _is_loss(error: BaseException) -> bool:
+def is_connection_loss(error: BaseException) -> bool:
     # What the driver says of an argument that it cannot send is an InterfaceError and a ValueError.
-    return isinstance(error, _LOST) and not isinstance(error, ValueError)
+    return isinstance(error, CONNECTION_LOST) and not isinstance(error, ValueError)
 
 
 def shop_error(error: BaseException) -> ShopError:
@@ -327,6 +254,6 @@ def shop_error(error: BaseException) -> ShopError:
         return ShopError(SQLSTATES[error.sqlstate], "The database is busy; try again.")
     if isinstance(error, asyncpg.InvalidCachedStatementError):
         return ShopError("busy", "The database is being migrated; try again.")
-    if _is_loss(error):
+    if is_connection_loss(error):
         return _unavailable("unreachable")
     raise error

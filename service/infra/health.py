@@ -1,4 +1,4 @@
-"""Whether the parts answer, and the workers' signs of life.
+"""Whether the resources answer, and the workers' signs of life.
 
 These are in PostgreSQL, as Redis may be gone; and written by what knows whether the worker's loops come round, as one
 that is stuck is connected all the same.
@@ -12,7 +12,7 @@ import asyncpg
 
 from service.errors import ShopError
 from service.infra.db import connection
-from service.infra.parts import Parts
+from service.infra.resources import Resources
 from service.infra.statements import NoRow, Statement
 
 # What comes round in the worker: that it is there at all, and its repairers.
@@ -37,29 +37,29 @@ class TimelyLoop:
     loop: str
 
 
-IS_MIGRATED = Statement("operation/is_migrated", Migrated)
-BEAT = Statement("operation/beat", NoRow)
-LIST_TIMELY_LOOPS = Statement("operation/list_timely_loops", TimelyLoop)
+IS_MIGRATED = Statement("health/is_migrated", Migrated)
+BEAT = Statement("health/record_heartbeat", NoRow)
+LIST_TIMELY_LOOPS = Statement("health/list_timely_loops", TimelyLoop)
 
 
-async def check(parts: Parts) -> dict[str, str]:
+async def check(resources: Resources) -> dict[str, str]:
     """How PostgreSQL, the worker and Redis are.
 
     PostgreSQL and Redis are `ok`, `unreachable`, `login_refused` or `read_only`; PostgreSQL may be `not_migrated`.
     """
-    postgresql, worker = await _postgresql(parts)
-    return {"postgresql": postgresql, "worker": worker, "redis": await _redis(parts)}
+    postgresql, worker = await _postgresql(resources)
+    return {"postgresql": postgresql, "worker": worker, "redis": await _redis(resources)}
 
 
-async def beat(parts: Parts, loop: str, seconds: float) -> None:
+async def beat(resources: Resources, loop: str, seconds: float) -> None:
     """A loop has come round, and is late when it has not again within `seconds`."""
-    async with connection(parts.pool) as writer:
+    async with connection(resources.pool) as writer:
         await BEAT.run(writer, loop, seconds)
 
 
-async def _postgresql(parts: Parts) -> tuple[str, str]:
+async def _postgresql(resources: Resources) -> tuple[str, str]:
     try:
-        async with asyncio.timeout(3), connection(parts.pool) as reader:
+        async with asyncio.timeout(3), connection(resources.pool) as reader:
             state = await IS_MIGRATED.one(reader)
             if state.read_only:
                 # As a write would be answered, so that the pool leaves this server though nobody writes.
@@ -79,7 +79,7 @@ async def _postgresql(parts: Parts) -> tuple[str, str]:
     return "ok", f"late: {', '.join(late)}" if late else "ok"
 
 
-async def _redis(parts: Parts) -> str:
+async def _redis(resources: Resources) -> str:
     # A write, which a demoted server refuses. There is nothing under this key.
-    await parts.patience.ask(lambda: parts.redis.delete(b"readiness"), urgent=True)
-    return parts.patience.state
+    await resources.redis_breaker.call(lambda: resources.redis.delete(b"readiness"), urgent=True)
+    return resources.redis_breaker.state

@@ -28,7 +28,7 @@ class MigrationLock:
     locked: bool
 
 
-LOCK_MIGRATIONS = Statement("operation/lock_migrations", MigrationLock)
+LOCK_MIGRATIONS = Statement("migrations/lock_migrations", MigrationLock)
 
 
 async def migrate(database_url: str, folder: Path = MIGRATIONS) -> list[str]:
@@ -66,12 +66,12 @@ def _alone(database_url: str, folder: Path, work: Callable[[Any, Any], list[str]
 
 def _address(database_url: str) -> str:
     """The URL as yoyo takes it, with a name for `pg_stat_activity`."""
-    parts = urlsplit(database_url)
-    options = dict(parse_qsl(parts.query))
+    resources = urlsplit(database_url)
+    options = dict(parse_qsl(resources.query))
     options["application_name"] = "commerce-migrate"
     # Who is killed must not go on waiting for a lock, or building an index, with nobody there to hear of it.
     options["options"] = f"{options.get('options', '')} -c client_connection_check_interval=1s".strip()
-    return parts._replace(scheme="postgresql+psycopg", query=urlencode(options, quote_via=quote)).geturl()
+    return resources._replace(scheme="postgresql+psycopg", query=urlencode(options, quote_via=quote)).geturl()
 
 
 def _apply(backend: Any, migrations: Any) -> list[str]:

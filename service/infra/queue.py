@@ -13,7 +13,7 @@ from arq.utils import timestamp_ms
 from redis.asyncio import BlockingConnectionPool, ConnectionPool
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from service.infra.patience import Patience
+from service.infra.circuit_breaker import CircuitBreaker
 from service.settings import Settings
 
 QUEUE = "commerce:jobs"
@@ -55,9 +55,9 @@ class Queue:
     Those who ask do not wait until Redis has it: what is asked for meanwhile goes there in one go.
     """
 
-    def __init__(self, redis: ArqRedis, patience: Patience) -> None:
+    def __init__(self, redis: ArqRedis, redis_breaker: CircuitBreaker) -> None:
         self._redis = redis
-        self._patience = patience
+        self._redis_breaker = redis_breaker
         self._waiting: dict[str, WakeUp] = {}
         self._sending: asyncio.Task[None] | None = None
 
@@ -88,7 +88,7 @@ class Queue:
     async def _send(self) -> None:
         while self._waiting:
             batch, self._waiting = self._waiting, {}
-            await self._patience.ask(lambda batch=batch: self._enqueue(batch), seconds=PATIENCE_SECONDS)  # type: ignore[misc]
+            await self._redis_breaker.call(lambda batch=batch: self._enqueue(batch), seconds=PATIENCE_SECONDS)  # type: ignore[misc]
 
     async def _enqueue(self, batch: dict[str, WakeUp]) -> None:
         """What `ArqRedis.enqueue_job` does for one, in three round trips, for all in one."""

@@ -5,9 +5,9 @@ from uuid import UUID, uuid4
 
 from service.errors import ShopError, invalid, not_found
 from service.infra.db import Connection, connection
-from service.infra.parts import Parts
+from service.infra.resources import Resources
 from service.infra.statements import NoRow, Statement
-from service.shop.idempotency import Answer, Key, once
+from service.shop.idempotency import IdempotencyKey, StoredResponse, run_once
 
 MAX_LINES = 100
 MAX_QUANTITY = 9_999
@@ -77,7 +77,7 @@ REMOVE_LINE = Statement("cart/remove_line", NoRow)
 FORGET_CURRENCY = Statement("cart/forget_currency", NoRow)
 
 
-async def create_cart(parts: Parts, key: Key | None) -> Answer:
+async def create_cart(resources: Resources, key: IdempotencyKey | None) -> StoredResponse:
     """201 with an empty Cart."""
 
     async def create(tx: Connection) -> Cart:
@@ -85,12 +85,12 @@ async def create_cart(parts: Parts, key: Key | None) -> Answer:
         await CREATE_CART.run(tx, cart_id)
         return Cart(cart_id, "OPEN", [], 0, None)
 
-    return await once(parts.pool, key, 201, create, lambda cart: f"/carts/{cart.id}", single=True)
+    return await run_once(resources.pool, key, 201, create, lambda cart: f"/carts/{cart.id}", autocommit=True)
 
 
-async def get_cart(parts: Parts, cart_id: UUID) -> Cart:
+async def get_cart(resources: Resources, cart_id: UUID) -> Cart:
     """The cart at today's prices."""
-    async with connection(parts.pool) as reader:
+    async with connection(resources.pool) as reader:
         return await read(reader, cart_id)
 
 
@@ -108,22 +108,28 @@ async def read(reader: Connection, cart_id: UUID) -> Cart:
     return Cart(cart_id, rows[0].status, lines, total, rows[0].currency)
 
 
-async def add_item(parts: Parts, key: Key | None, cart_id: UUID, product_id: int, quantity: int) -> Answer:
+async def add_item(
+    resources: Resources, key: IdempotencyKey | None, cart_id: UUID, product_id: int, quantity: int
+) -> StoredResponse:
     """200 with the Cart after `quantity` more units of the product."""
-    async with parts.lanes.enter(cart_id):
-        return await once(parts.pool, key, 200, lambda tx: put_line(tx, ADD_LINE, cart_id, product_id, quantity))
+    async with resources.checkout_limiter.enter(cart_id):
+        return await run_once(
+            resources.pool, key, 200, lambda tx: put_line(tx, ADD_LINE, cart_id, product_id, quantity)
+        )
 
 
-async def set_item(parts: Parts, cart_id: UUID, product_id: int, quantity: int) -> Answer:
+async def set_item(resources: Resources, cart_id: UUID, product_id: int, quantity: int) -> StoredResponse:
     """200 with the Cart, its line set to `quantity` units."""
-    async with parts.lanes.enter(cart_id):
-        return await once(parts.pool, None, 200, lambda tx: put_line(tx, SET_LINE, cart_id, product_id, quantity))
+    async with resources.checkout_limiter.enter(cart_id):
+        return await run_once(
+            resources.pool, None, 200, lambda tx: put_line(tx, SET_LINE, cart_id, product_id, quantity)
+        )
 
 
-async def remove_item(parts: Parts, cart_id: UUID, product_id: int) -> Answer:
+async def remove_item(resources: Resources, cart_id: UUID, product_id: int) -> StoredResponse:
     """200 with the Cart, without a line for the product; there may have been none."""
-    async with parts.lanes.enter(cart_id):
-        return await once(parts.pool, None, 200, lambda tx: remove_line(tx, cart_id, product_id))
+    async with resources.checkout_limiter.enter(cart_id):
+        return await run_once(resources.pool, None, 200, lambda tx: remove_line(tx, cart_id, product_id))
 
 
 async def put_line(tx: Connection, statement: Statement[NoRow], cart_id: UUID, product_id: int, quantity: int) -> Cart:

@@ -8,10 +8,11 @@ from datetime import datetime
 from typing import Generic, TypeVar
 
 from service.errors import ShopError, invalid, not_found
-from service.infra.db import Connection, connection, transact
-from service.infra.parts import Parts
+from service.infra.db import Connection, connection
+from service.infra.resources import Resources
 from service.infra.statements import Statement
-from service.shop.idempotency import Answer, Key, once
+from service.infra.transactions import run_transaction
+from service.shop.idempotency import IdempotencyKey, StoredResponse, run_once
 
 DEFAULT_LIMIT = 20
 
@@ -117,13 +118,15 @@ def slug_of(name: str) -> str:
     return re.sub(r"[\W_]+", "-", folded).strip("-")[:200].strip("-")
 
 
-async def create_category(parts: Parts, key: Key | None, name: str, slug: str | None) -> Answer:
+async def create_category(
+    resources: Resources, key: IdempotencyKey | None, name: str, slug: str | None
+) -> StoredResponse:
     """201 with the new Category; `slug_taken` when another has the slug."""
     slug = slug or slug_of(name)
     if not slug:
         raise invalid("/slug", "is needed, as none can be made from this name")
-    return await once(
-        parts.pool,
+    return await run_once(
+        resources.pool,
         key,
         201,
         lambda tx: CREATE_CATEGORY.one(tx, name, slug),
@@ -131,30 +134,30 @@ async def create_category(parts: Parts, key: Key | None, name: str, slug: str | 
     )
 
 
-async def list_categories(parts: Parts, after_id: int, limit: int) -> Page[Category]:
+async def list_categories(resources: Resources, after_id: int, limit: int) -> Page[Category]:
     """Categories by id."""
-    async with connection(parts.pool) as reader:
+    async with connection(resources.pool) as reader:
         found = await LIST_CATEGORIES.all(reader, after_id, limit + 1)
     return Page(found[:limit], found[limit - 1].id if len(found) > limit else None)
 
 
-async def update_category(parts: Parts, category_id: int, name: str | None, slug: str | None) -> Category:
+async def update_category(resources: Resources, category_id: int, name: str | None, slug: str | None) -> Category:
     """The category as changed."""
-    category = await transact(parts.pool, lambda tx: UPDATE_CATEGORY.maybe(tx, category_id, name, slug))
+    category = await run_transaction(resources.pool, lambda tx: UPDATE_CATEGORY.maybe(tx, category_id, name, slug))
     if category is None:
         raise not_found("category")
     return category
 
 
-async def delete_category(parts: Parts, category_id: int) -> None:
+async def delete_category(resources: Resources, category_id: int) -> None:
     """Remove a category; `category_in_use` while a product, for sale or not, is in it."""
-    if await transact(parts.pool, lambda tx: DELETE_CATEGORY.maybe(tx, category_id)) is None:
+    if await run_transaction(resources.pool, lambda tx: DELETE_CATEGORY.maybe(tx, category_id)) is None:
         raise not_found("category")
 
 
 async def create_product(
-    parts: Parts,
-    key: Key | None,
+    resources: Resources,
+    key: IdempotencyKey | None,
     *,
     name: str,
     description: str,
@@ -163,7 +166,7 @@ async def create_product(
     currency: str,
     stock: int,
     active: bool,
-) -> Answer:
+) -> StoredResponse:
     """201 with the new Product; its stock is the first row of its ledger."""
 
     async def create(tx: Connection) -> Product:
@@ -172,29 +175,29 @@ async def create_product(
             raise not_found("category")
         return product
 
-    answer = await once(parts.pool, key, 201, create, lambda product: f"/products/{product.id}")
-    await parts.cache.invalidate()
+    answer = await run_once(resources.pool, key, 201, create, lambda product: f"/products/{product.id}")
+    await resources.cache.invalidate()
     return answer
 
 
-async def get_product(parts: Parts, product_id: int) -> Product:
+async def get_product(resources: Resources, product_id: int) -> Product:
     """One product, for sale or not."""
-    async with connection(parts.pool) as reader:
+    async with connection(resources.pool) as reader:
         product = await GET_PRODUCT.maybe(reader, product_id)
     if product is None:
         raise not_found("product")
     return product
 
 
-async def list_products(parts: Parts, limit: int, after_id: int, category: str | None) -> bytes:
+async def list_products(resources: Resources, limit: int, after_id: int, category: str | None) -> bytes:
     """A keyset page of what is for sale, as JSON; the default first page comes from the cache."""
     if category is None and after_id == 0 and limit == DEFAULT_LIMIT:
-        return await parts.cache.page(lambda: _read_page(parts, DEFAULT_LIMIT, 0, None))
-    return await _read_page(parts, limit, after_id, category)
+        return await resources.cache.page(lambda: _read_page(resources, DEFAULT_LIMIT, 0, None))
+    return await _read_page(resources, limit, after_id, category)
 
 
-async def _read_page(parts: Parts, limit: int, after_id: int, category: str | None) -> bytes:
-    async with connection(parts.pool) as reader:
+async def _read_page(resources: Resources, limit: int, after_id: int, category: str | None) -> bytes:
+    async with connection(resources.pool) as reader:
         if category is None:
             found = await LIST_PRODUCTS.one(reader, after_id, limit)
         else:
@@ -206,7 +209,7 @@ async def _read_page(parts: Parts, limit: int, after_id: int, category: str | No
 
 
 async def update_product(
-    parts: Parts, product_id: int, versions: frozenset[int] | None, change: ProductChange
+    resources: Resources, product_id: int, versions: frozenset[int] | None, change: ProductChange
 ) -> Product:
     """The product as changed; `precondition_failed` when `versions` is given and the product's is none of them."""
 
@@ -235,8 +238,8 @@ async def update_product(
             raise await _update_refusal(tx, product_id, version)
         return product
 
-    product = await transact(parts.pool, update)
-    await parts.cache.invalidate()
+    product = await run_transaction(resources.pool, update)
+    await resources.cache.invalidate()
     return product
 
 
@@ -249,14 +252,16 @@ async def _update_refusal(tx: Connection, product_id: int, version: int | None) 
     return not_found("category")
 
 
-async def deactivate_product(parts: Parts, product_id: int) -> None:
+async def deactivate_product(resources: Resources, product_id: int) -> None:
     """Take a product off sale; what is in carts of it is refused at checkout."""
-    if await transact(parts.pool, lambda tx: DEACTIVATE_PRODUCT.maybe(tx, product_id)) is None:
+    if await run_transaction(resources.pool, lambda tx: DEACTIVATE_PRODUCT.maybe(tx, product_id)) is None:
         raise not_found("product")
-    await parts.cache.invalidate()
+    await resources.cache.invalidate()
 
 
-async def move_stock(parts: Parts, key: Key | None, product_id: int, delta: int, reason: str) -> Answer:
+async def move_stock(
+    resources: Resources, key: IdempotencyKey | None, product_id: int, delta: int, reason: str
+) -> StoredResponse:
     """200 with the Product after the move; `insufficient_stock` rather than below zero."""
     crossed_zero = False
 
@@ -274,7 +279,7 @@ async def move_stock(parts: Parts, key: Key | None, product_id: int, delta: int,
         crossed_zero = product.stock in (0, delta)
         return product
 
-    answer = await once(parts.pool, key, 200, move)
+    answer = await run_once(resources.pool, key, 200, move)
     if crossed_zero:
-        await parts.cache.invalidate()
+        await resources.cache.invalidate()
     return answer

@@ -7,15 +7,16 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from service.errors import ShopError, not_found
-from service.infra.db import Connection, connection, transact
+from service.infra.db import Connection, connection
 from service.infra.encoding import encode
 from service.infra.logs import cause
 from service.infra.metrics import TRANSITIONS
-from service.infra.parts import Parts
+from service.infra.resources import Resources
 from service.infra.statements import Statement
 from service.infra.stripe import Session, StripeRefused, StripeUnknown
-from service.shop import cart, idempotency, money, orders, payment, session
-from service.shop.idempotency import Answer, Key
+from service.infra.transactions import run_transaction
+from service.shop import cart, idempotency, money, orders, payment_session, settlement, transitions
+from service.shop.idempotency import IdempotencyKey, StoredResponse
 
 # How often a checkout that lost its reason for a refusal is tried again before it is `busy`.
 ATTEMPTS = 3
@@ -113,18 +114,18 @@ class NotReserved(Exception):
     """Some line could not be had; raised to roll the cart's closing back."""
 
 
-class Crowded(Exception):
+class Contended(Exception):
     """Others wait for one of the products; raised to wait among them with no connection held."""
 
 
 async def checkout(
-    parts: Parts,
-    key: Key | None,
+    resources: Resources,
+    key: IdempotencyKey | None,
     cart_id: UUID,
     expected_total_minor: int | None,
     *,
     client: bytes | None = None,
-) -> Answer:
+) -> StoredResponse:
     """201 with the Checkout of a new order, or 200 with that of the pending one.
 
     `client` stands for who is asking, where that is to be limited. Raises what the contract lists for checkout:
@@ -135,79 +136,79 @@ async def checkout(
     for _ in range(ATTEMPTS):
         order_id = uuid4()
         try:
-            placed = await place(parts, key, cart_id, order_id, expected_total_minor, client)
-        except Crowded:
+            placed = await place(resources, key, cart_id, order_id, expected_total_minor, client)
+        except Contended:
             continue
         except NotReserved:
-            if refused := await refusal(parts, cart_id, expected_total_minor):
+            if refused := await refusal(resources, cart_id, expected_total_minor):
                 raise refused from None
             continue
-        if isinstance(placed, Answer):
+        if isinstance(placed, StoredResponse):
             return placed
         if isinstance(placed, Reserved):
             TRANSITIONS.labels("PENDING_PAYMENT").inc()
             if placed.sold_out:
-                await parts.cache.invalidate()
-            held = session.Claim(placed.attempt, placed.session_parameters, placed.created_at)
-            return await _pay_for(parts, key, order_id, held, new=True)
+                await resources.cache.invalidate()
+            held = payment_session.Claim(placed.attempt, placed.session_parameters, placed.created_at)
+            return await _pay_for(resources, key, order_id, held, new=True)
         if placed == order_id:
             # Reserved by a run whose COMMIT got no answer, so the claim is our own: go on as who asks again does.
-            await session.release(parts, order_id)
-        if placed is not None and (answer := await _again(parts, key, placed)):
+            await payment_session.release(resources, order_id)
+        if placed is not None and (answer := await _again(resources, key, placed)):
             return answer
     raise ShopError("busy", "The cart or its products keep changing; try again.")
 
 
 async def place(
-    parts: Parts,
-    key: Key | None,
+    resources: Resources,
+    key: IdempotencyKey | None,
     cart_id: UUID,
     order_id: UUID,
     expected_total_minor: int | None,
     client: bytes | None = None,
-) -> Reserved | UUID | Answer | None:
+) -> Reserved | UUID | StoredResponse | None:
     """`reserve` in a transaction of its own, in turn as this client, with this cart and at each of its products.
 
     Else the buyers of one product that everybody wants would wait for its lock in all connections there are, and
     nobody could buy anything else. Which products those are is looked up first only where anybody waits in a lane.
-    Raises Crowded where they changed since, and what `reserve` does.
+    Raises Contended where they changed since, and what `reserve` does.
     """
 
-    async def in_turn(*, look: bool) -> Reserved | UUID | Answer | None:
+    async def in_turn(*, look: bool) -> Reserved | UUID | StoredResponse | None:
         names: list[Hashable] = [client, cart_id] if client else [cart_id]
         if look:
-            async with connection(parts.pool) as reader:
+            async with connection(resources.pool) as reader:
                 names += [line.product_id for line in await LIST_PRODUCTS.all(reader, cart_id)]
-        async with parts.lanes.enter(*names) as also:
-            return await transact(
-                parts.pool,
-                lambda tx: reserve(tx, parts, key, cart_id, order_id, expected_total_minor, client, also),
-                repeatable=True,
+        async with resources.checkout_limiter.enter(*names) as also:
+            return await run_transaction(
+                resources.pool,
+                lambda tx: reserve(tx, resources, key, cart_id, order_id, expected_total_minor, client, also),
+                idempotent=True,
             )
 
     try:
-        return await in_turn(look=parts.lanes.crowded)
-    except Crowded:
+        return await in_turn(look=resources.checkout_limiter.contended)
+    except Contended:
         return await in_turn(look=True)
 
 
 async def reserve(
     tx: Connection,
-    parts: Parts,
-    key: Key | None,
+    resources: Resources,
+    key: IdempotencyKey | None,
     cart_id: UUID,
     order_id: UUID,
     expected_total_minor: int | None,
     client: bytes | None = None,
     also: Callable[..., Awaitable[bool]] | None = None,
-) -> Reserved | UUID | Answer | None:
+) -> Reserved | UUID | StoredResponse | None:
     """Close the cart, take the stock, write the order.
 
     Instead the id of the order that the cart has already, or the answer that the key has; None where the cart
-    opened again in between. Raises NotReserved when a line, the total or the cart does not allow it, Crowded when
+    opened again in between. Raises NotReserved when a line, the total or the cart does not allow it, Contended when
     `also`, of the lanes that the caller is in, finds no place at one of the products.
     """
-    if replay := await idempotency.begin(tx, key):
+    if replay := await idempotency.find_stored_response(tx, key):
         return replay
     closed = await CLOSE_CART.maybe(tx, cart_id)
     if closed is None:
@@ -216,8 +217,8 @@ async def reserve(
             raise not_found("cart")
         return found.order_id
     if also and not await also(*closed.product_ids):
-        raise Crowded
-    settings = parts.settings
+        raise Contended
+    settings = resources.settings
     if client is not None:
         await limit(tx, client, settings.max_pending_per_client)
     reserved = await RESERVE.maybe(
@@ -228,14 +229,14 @@ async def reserve(
         expected_total_minor,
         settings.hold_seconds,
         settings.session_seconds,
-        session.claim_seconds(settings),
-        session.template(settings, order_id),
+        payment_session.claim_seconds(settings),
+        payment_session.template(settings, order_id),
         cause.get(),
         client,
     )
     if reserved is None:
         raise NotReserved
-    await idempotency.finish(tx, key, None, order_id)
+    await idempotency.store_response(tx, key, None, order_id)
     return reserved
 
 
@@ -246,9 +247,9 @@ async def limit(tx: Connection, client: bytes, most: int) -> None:
         raise ShopError("rate_limited", f"At most {most} orders may wait for their payment; pay or cancel one.")
 
 
-async def refusal(parts: Parts, cart_id: UUID, expected_total_minor: int | None) -> ShopError | None:
+async def refusal(resources: Resources, cart_id: UUID, expected_total_minor: int | None) -> ShopError | None:
     """Why a cart could not be reserved, looked up without locks; None when nothing stands in the way any more."""
-    async with connection(parts.pool) as reader:
+    async with connection(resources.pool) as reader:
         lines = await EXPLAIN_REFUSAL.all(reader, cart_id)
     if not lines:
         return ShopError("cart_empty", "There is nothing in the cart.")
@@ -280,56 +281,64 @@ async def refusal(parts: Parts, cart_id: UUID, expected_total_minor: int | None)
     return None
 
 
-async def _again(parts: Parts, key: Key | None, order_id: UUID) -> Answer | None:
+async def _again(resources: Resources, key: IdempotencyKey | None, order_id: UUID) -> StoredResponse | None:
     """Checkout of a cart that has a live order; None where that was cancelled meanwhile."""
-    async with connection(parts.pool) as reader:
+    async with connection(resources.pool) as reader:
         order = await orders.read(reader, order_id)
     if order.stripe_session_id is None and order.status == "PENDING_PAYMENT":
-        held = await session.claim(parts, order_id)
+        held = await payment_session.claim(resources, order_id)
         if held is None:
-            raise session.in_progress()
-        return await _pay_for(parts, key, order_id, held, new=False)
-    return await transact(parts.pool, lambda tx: _answer(tx, key, order_id, 200), repeatable=True)
+            raise payment_session.in_progress()
+        return await _pay_for(resources, key, order_id, held, new=False)
+    return await run_transaction(resources.pool, lambda tx: _answer(tx, key, order_id, 200), idempotent=True)
 
 
-async def _pay_for(parts: Parts, key: Key | None, order_id: UUID, held: session.Claim, *, new: bool) -> Answer:
+async def _pay_for(
+    resources: Resources, key: IdempotencyKey | None, order_id: UUID, held: payment_session.Claim, *, new: bool
+) -> StoredResponse:
     """Create or find the session, with no connection held, and attach it."""
     try:
-        found = await session.create(parts, order_id, held) if new else await session.resume(parts, order_id, held)
+        found = (
+            await payment_session.create(resources, order_id, held)
+            if new
+            else await payment_session.resume(resources, order_id, held)
+        )
         if found is None:
-            again = await session.next_attempt(parts, order_id, held)
+            again = await payment_session.next_attempt(resources, order_id, held)
             if again is None:
-                raise session.in_progress()
+                raise payment_session.in_progress()
             held = again
-            found = await session.create(parts, order_id, held)
+            found = await payment_session.create(resources, order_id, held)
     except StripeRefused as refused:
-        await _undo(parts, order_id, held.attempt)
+        await _undo(resources, order_id, held.attempt)
         raise ShopError("payment_refused", "Stripe refused the payment session.") from refused
     except StripeUnknown as unknown:
-        await session.release(parts, order_id)
-        raise session.payment_unavailable(unknown) from unknown
+        await payment_session.release(resources, order_id)
+        raise payment_session.payment_unavailable(unknown) from unknown
     if found.status != "open":
         try:
-            await payment.settle_retrieved(parts, order_id, found)
+            await settlement.settle_session(resources, order_id, found)
         except ShopError:
-            await session.release(parts, order_id)
+            await payment_session.release(resources, order_id)
             raise
-    answer = await transact(
-        parts.pool,
+    answer = await run_transaction(
+        resources.pool,
         lambda tx: _attach(tx, key, order_id, found, 201 if new else 200),
-        repeatable=True,
-        single=key is None,
+        idempotent=True,
+        autocommit=key is None,
     )
     if answer is None:
         # Cancelled meanwhile: nobody may pay this session any more.
-        await session.close(parts, order_id, found.id)
-        raise session.in_progress()
-    await parts.queue.expire_cart_later(order_id, timedelta(seconds=parts.settings.hold_seconds))
+        await payment_session.close(resources, order_id, found.id)
+        raise payment_session.in_progress()
+    await resources.queue.expire_cart_later(order_id, timedelta(seconds=resources.settings.hold_seconds))
     return answer
 
 
-async def _attach(tx: Connection, key: Key | None, order_id: UUID, found: Session, status: int) -> Answer | None:
-    attached = await session.attach(tx, order_id, found)
+async def _attach(
+    tx: Connection, key: IdempotencyKey | None, order_id: UUID, found: Session, status: int
+) -> StoredResponse | None:
+    attached = await payment_session.attach(tx, order_id, found)
     if attached is None:
         return await _answer(tx, key, order_id, status)
     payment = CheckoutPayment(attached.payment_id, attached.payment_status, found.id)
@@ -339,7 +348,7 @@ async def _attach(tx: Connection, key: Key | None, order_id: UUID, found: Sessio
     )
 
 
-async def _answer(tx: Connection, key: Key | None, order_id: UUID, status: int) -> Answer | None:
+async def _answer(tx: Connection, key: IdempotencyKey | None, order_id: UUID, status: int) -> StoredResponse | None:
     """The order as it is now; None for a cancelled one. Who asks again once it is paid gets `cart_not_open`."""
     order = await orders.read(tx, order_id)
     if order.status == "CANCELLED":
@@ -358,18 +367,18 @@ async def _answer(tx: Connection, key: Key | None, order_id: UUID, status: int) 
     return await _keep(tx, key, status, body)
 
 
-async def _keep(tx: Connection, key: Key | None, status: int, body: Checkout) -> Answer:
-    answer = Answer(status, encode(body), f"/orders/{body.order_id}")
-    await idempotency.finish(tx, key, answer, body.order_id)
+async def _keep(tx: Connection, key: IdempotencyKey | None, status: int, body: Checkout) -> StoredResponse:
+    answer = StoredResponse(status, encode(body), f"/orders/{body.order_id}")
+    await idempotency.store_response(tx, key, answer, body.order_id)
     return answer
 
 
-async def _undo(parts: Parts, order_id: UUID, attempt: int) -> None:
+async def _undo(resources: Resources, order_id: UUID, attempt: int) -> None:
     """Stripe refused this attempt's session: the order ends at once, unless another request is further on."""
 
-    async def work(tx: Connection, after: orders.AfterCommit) -> None:
-        order = await orders.lock(tx, order_id)
+    async def work(tx: Connection, after: transitions.AfterCommit) -> None:
+        order = await transitions.lock(tx, order_id)
         if (order.status, order.attempt, order.stripe_session_id) == ("PENDING_PAYMENT", attempt, None):
-            await orders.cancel(tx, after, [order], "FAILED", "Stripe refused the payment session")
+            await transitions.cancel(tx, after, [order], "FAILED", "Stripe refused the payment session")
 
-    await orders.transition(parts, work)
+    await transitions.run_transition(resources, work)

@@ -9,9 +9,10 @@ from uuid import UUID
 import orjson
 
 from service.errors import ShopError
-from service.infra.db import Connection, Pool, transact
+from service.infra.db import Connection, Pool
 from service.infra.encoding import encode
 from service.infra.statements import NoRow, Statement
+from service.infra.transactions import run_transaction
 
 
 @dataclass(slots=True)
@@ -37,21 +38,21 @@ STORE_KEY = Statement("idempotency/store_key", NoRow)
 
 
 @dataclass(slots=True, frozen=True)
-class Key:
+class IdempotencyKey:
     """A key in its scope, and the digest of the body it came with."""
 
     id: bytes
     request_digest: bytes
 
     @classmethod
-    def of(cls, method: str, path: str, principal: str, key: str, body: bytes) -> "Key":
+    def of(cls, method: str, path: str, principal: str, key: str, body: bytes) -> "IdempotencyKey":
         """Scoped by method, path (its ids in one spelling) and principal: who may share the key's stored response."""
         scope = orjson.dumps([method, path, principal, key])
         return cls(hashlib.sha256(scope).digest(), hashlib.sha256(body).digest())
 
 
 @dataclass(slots=True, frozen=True)
-class Answer:
+class StoredResponse:
     """A 2xx answer as it goes out; `replayed` when it is the first one's."""
 
     status: int
@@ -60,7 +61,7 @@ class Answer:
     replayed: bool = False
 
 
-async def begin(tx: Connection, key: Key | None) -> Answer | None:
+async def find_stored_response(tx: Connection, key: IdempotencyKey | None) -> StoredResponse | None:
     """Take the key for this transaction; the stored answer when there is one.
 
     Raises `idempotency_key_in_use` while another request holds it, `idempotency_key_reused` for another body.
@@ -77,10 +78,12 @@ async def begin(tx: Connection, key: Key | None) -> Answer | None:
         raise ShopError("idempotency_key_reused", "This Idempotency-Key came before, with another body.")
     if stored.status is None or stored.answer is None:
         return None
-    return Answer(stored.status, stored.answer, stored.location, replayed=True)
+    return StoredResponse(stored.status, stored.answer, stored.location, replayed=True)
 
 
-async def finish(tx: Connection, key: Key | None, answer: Answer | None, order_id: UUID | None = None) -> None:
+async def store_response(
+    tx: Connection, key: IdempotencyKey | None, answer: StoredResponse | None, order_id: UUID | None = None
+) -> None:
     """Keep the key with its answer, or, for a checkout that has only reserved yet, with its order."""
     if key is None:
         return
@@ -90,27 +93,27 @@ async def finish(tx: Connection, key: Key | None, answer: Answer | None, order_i
         await STORE_KEY.run(tx, key.id, key.request_digest, order_id, answer.status, answer.location, answer.body)
 
 
-async def once(
+async def run_once(
     pool: Pool,
-    key: Key | None,
+    key: IdempotencyKey | None,
     status: int,
     work: Callable[[Connection], Awaitable[Any]],
     location: Callable[[Any], str] | None = None,
     *,
-    single: bool = False,
-) -> Answer:
+    autocommit: bool = False,
+) -> StoredResponse:
     """`work(tx)` in a transaction of its own, its result as JSON; or what it answered the first time.
 
-    Lost in its COMMIT, it is looked up by its key. Without one there is nothing to know it by. `single` as `transact`
-    has it, where there is no key to be kept too.
+    Lost in its COMMIT, it is looked up by its key. Without one there is nothing to know it by. `autocommit` as
+    `run_transaction` has it, where there is no key to be stored too.
     """
 
-    async def attempt(tx: Connection) -> Answer:
-        answer = await begin(tx, key)
+    async def attempt(tx: Connection) -> StoredResponse:
+        answer = await find_stored_response(tx, key)
         if answer is None:
             result = await work(tx)
-            answer = Answer(status, encode(result), location(result) if location else None)
-            await finish(tx, key, answer)
+            answer = StoredResponse(status, encode(result), location(result) if location else None)
+            await store_response(tx, key, answer)
         return answer
 
-    return await transact(pool, attempt, repeatable=key is not None, single=single and key is None)
+    return await run_transaction(pool, attempt, idempotent=key is not None, autocommit=autocommit and key is None)

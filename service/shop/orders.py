@@ -4,29 +4,23 @@ Every transition starts with `lock`, decides on what it returns, and is one guar
 take `tx` are what checkout, payment, expiry, fulfilment and refunds share.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
-from service.errors import ShopError, not_found
-from service.infra.db import Connection, connection, transact
-from service.infra.logs import cause
-from service.infra.metrics import TRANSITIONS
-from service.infra.parts import Parts
-from service.infra.statements import NoRow, Statement
-
-T = TypeVar("T")
-
-CAPTURED = ("SUCCEEDED", "REFUND_PENDING", "REFUNDED")
+from service.errors import not_found
+from service.infra.db import Connection, connection
+from service.infra.resources import Resources
+from service.infra.statements import Statement
 
 
 @dataclass(slots=True)
 class OrderRow:
     """An order beside its payment.
 
-    `overdue` once its hold has ended; `given_up` once Stripe has been silent for too long after that.
+    `hold_expired` once its hold has ended; `stripe_deadline_passed` after a longer silence of Stripe.
     """
 
     id: UUID
@@ -47,8 +41,8 @@ class OrderRow:
     stripe_session_id: str | None
     stripe_payment_intent_id: str | None
     checkout_url: str | None
-    overdue: bool
-    given_up: bool
+    hold_expired: bool
+    stripe_deadline_passed: bool
 
 
 @dataclass(slots=True)
@@ -131,97 +125,11 @@ class EventRow:
     note: str | None
 
 
-@dataclass(slots=True)
-class Locked:
-    """An order while this transaction holds its cart, itself and its payment.
-
-    `captured_minor` is what was captured, else the amount that its payment asks for.
-    """
-
-    id: UUID
-    cart_id: UUID
-    status: str
-    hold: int
-    total_minor: int
-    currency: str
-    payment_status: str
-    attempt: int
-    stripe_session_id: str | None
-    stripe_payment_intent_id: str | None
-    captured_minor: int
-    refunded_minor: int
-
-    @property
-    def captured(self) -> bool:
-        """Whether the money is, or was, ours."""
-        return self.payment_status in CAPTURED
-
-
-@dataclass(slots=True)
-class OrderId:
-    """The order that a statement changed; no row where its guard did not hold."""
-
-    id: UUID
-
-
-@dataclass(slots=True)
-class MovedUnits:
-    """A product after units of an order came back or were taken."""
-
-    product_id: int
-    stock: int
-    quantity: int
-
-
 READ_ORDER = Statement("orders/read_order", OrderRow)
 LIST_ITEMS = Statement("orders/list_items", OrderLine)
 LIST_ORDERS = Statement("orders/list_orders", ListedOrder)
 LIST_ORDERS_BY_STATUS = Statement("orders/list_orders_by_status", ListedOrder)
 LIST_EVENTS = Statement("orders/list_events", EventRow)
-LOCK_ORDER = Statement("orders/lock_order", Locked)
-LOCK_ORDERS = Statement("orders/lock_orders", Locked)
-ADD_NOTE = Statement("orders/add_note", NoRow)
-MARK_PAID = Statement("orders/mark_paid", OrderId)
-MARK_CANCELLED = Statement("orders/mark_cancelled", OrderId)
-RETURN_STOCK = Statement("orders/return_stock", MovedUnits)
-
-
-class AfterCommit:
-    """What to do once a transaction has committed: counters, wake-ups, the cache.
-
-    Nothing of it is owed, and nothing of it does harm: what a try wanted that lost to another is done too, for it may
-    have been lost in its COMMIT, and the next found all done.
-    """
-
-    def __init__(self) -> None:
-        self._actions: list[Callable[[Parts], Awaitable[None]]] = []
-        self._reached: set[tuple[UUID, str]] = set()
-
-    def reached(self, order_id: UUID, status: str) -> None:
-        """Count an order that reached a status."""
-        self._reached.add((order_id, status))
-
-    def add(self, action: Callable[[Parts], Awaitable[None]]) -> None:
-        """Run `action(parts)` after the commit."""
-        self._actions.append(action)
-
-    async def run(self, parts: Parts) -> None:
-        """Do it all."""
-        for _, status in self._reached:
-            TRANSITIONS.labels(status).inc()
-        for action in self._actions:
-            await action(parts)
-
-
-async def transition(parts: Parts, work: Callable[[Connection, AfterCommit], Awaitable[T]]) -> T:
-    """Run `work(tx, after)` in a transaction, and what it put into `after` once that has committed.
-
-    `work` decides on what it finds, so that a second run does nothing that the first has done.
-    """
-    after = AfterCommit()
-    result = await transact(parts.pool, lambda tx: work(tx, after), repeatable=True)
-    await after.run(parts)
-    return result
 
 
 async def read(reader: Connection, order_id: UUID) -> OrderRow:
@@ -232,9 +140,9 @@ async def read(reader: Connection, order_id: UUID) -> OrderRow:
     return order
 
 
-async def get_order(parts: Parts, order_id: UUID) -> Order:
+async def get_order(resources: Resources, order_id: UUID) -> Order:
     """An order with its lines and payment."""
-    async with connection(parts.pool) as reader:
+    async with connection(resources.pool) as reader:
         return await view(reader, order_id)
 
 
@@ -259,9 +167,9 @@ async def view(reader: Connection, order_id: UUID) -> Order:
     )
 
 
-async def list_orders(parts: Parts, status: str | None, before_number: int, limit: int) -> OrderPage:
+async def list_orders(resources: Resources, status: str | None, before_number: int, limit: int) -> OrderPage:
     """A page of orders with numbers below `before_number`, newest first."""
-    async with connection(parts.pool) as reader:
+    async with connection(resources.pool) as reader:
         if status is None:
             found = await LIST_ORDERS.all(reader, before_number, limit + 1)
         else:
@@ -269,9 +177,9 @@ async def list_orders(parts: Parts, status: str | None, before_number: int, limi
     return OrderPage(found[:limit], found[limit - 1].number if len(found) > limit else None)
 
 
-async def timeline(parts: Parts, order_id: UUID) -> list[dict[str, Any]]:
+async def timeline(resources: Resources, order_id: UUID) -> list[dict[str, Any]]:
     """Every transition, oldest first: `at`, `from`, `to`, `by`, and a `note` where there is more to say."""
-    async with connection(parts.pool) as reader:
+    async with connection(resources.pool) as reader:
         events = await LIST_EVENTS.all(reader, order_id)
     if not events:
         raise not_found("order")
@@ -279,68 +187,3 @@ async def timeline(parts: Parts, order_id: UUID) -> list[dict[str, Any]]:
         {"at": event.at, "from": event.from_status, "to": event.to_status, "by": event.cause, "note": event.note}
         for event in events
     ]
-
-
-async def lock(tx: Connection, order_id: UUID) -> Locked:
-    """Hold an order's cart, the order and its payment until the transaction ends; 404 when there is none."""
-    order = await LOCK_ORDER.maybe(tx, order_id)
-    if order is None:
-        raise not_found("order")
-    return order
-
-
-async def lock_all(tx: Connection, order_ids: Sequence[UUID]) -> list[Locked]:
-    """`lock` for many, by their ids; those that there are."""
-    return await LOCK_ORDERS.all(tx, order_ids)
-
-
-async def note(tx: Connection, order: Locked, text: str) -> None:
-    """Write into the history of an order in its present status."""
-    await ADD_NOTE.run(tx, order.id, order.status, cause.get(), text)
-
-
-async def note_once(tx: Connection, order: Locked, text: str) -> None:
-    """`note`, unless the same cause has written that before: the history outlives the event that it tells of."""
-    known = await LIST_EVENTS.all(tx, order.id)
-    if (cause.get(), text) not in [(event.cause, event.note) for event in known]:
-        await note(tx, order, text)
-
-
-async def cancel(
-    tx: Connection, after: AfterCommit, held: Sequence[Locked], payment_status: str, note: str | None = None
-) -> None:
-    """Cancel orders, all pending or all refunded, give their units back, and open their carts again."""
-    if not held:
-        return
-    ids = [order.id for order in held]
-    if len(await MARK_CANCELLED.all(tx, ids, held[0].status, payment_status, cause.get(), note)) < len(held):
-        raise ShopError("busy", "An order changed while it was held.")
-    await return_stock(tx, after, held)
-    for order in held:
-        after.reached(order.id, "CANCELLED")
-
-
-async def return_stock(tx: Connection, after: AfterCommit, held: Sequence[Locked]) -> None:
-    """Give back the units of each order's last hold."""
-    moved = await RETURN_STOCK.all(tx, [order.id for order in held], [order.hold for order in held])
-    if any(units.stock == units.quantity for units in moved):
-        after.add(lambda parts: parts.cache.invalidate())
-
-
-async def mark_paid(
-    tx: Connection,
-    after: AfterCommit,
-    order: Locked,
-    hold: int,
-    stripe_session_id: str,
-    payment_intent: str | None,
-    email: str | None,
-) -> None:
-    """A pending order, or a cancelled one that got its stock again, is paid; fulfilment follows the commit."""
-    paid = await MARK_PAID.maybe(
-        tx, order.id, order.status, hold, stripe_session_id, payment_intent, email, cause.get()
-    )
-    if paid is None:
-        raise ShopError("busy", "The order changed while it was held.")
-    after.reached(order.id, "PAID")
-    after.add(lambda parts: parts.queue.post_payment_pipeline(order.id))

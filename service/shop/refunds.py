@@ -11,12 +11,13 @@ from uuid import NAMESPACE_URL, UUID, uuid4, uuid5
 
 from service.errors import ShopError, invalid
 from service.infra.db import Connection, connection
-from service.infra.parts import Parts
+from service.infra.resources import Resources
 from service.infra.statements import NoRow, Statement
 from service.infra.stripe import StripeRefused, StripeUnknown
-from service.shop import orders
-from service.shop.idempotency import Answer, Key, once
-from service.shop.orders import AfterCommit, Locked, Order
+from service.shop import orders, transitions
+from service.shop.idempotency import IdempotencyKey, StoredResponse, run_once
+from service.shop.orders import Order
+from service.shop.transitions import AfterCommit, LockedOrder
 
 # Stripe's words for a refund's state -> ours.
 STATUSES = {
@@ -74,7 +75,9 @@ async def find_order(reader: Connection, payment_intent: str) -> UUID | None:
     return found.order_id if found else None
 
 
-async def refund(parts: Parts, key: Key | None, order_id: UUID, amount_minor: int | None, restock: bool) -> Answer:
+async def refund(
+    resources: Resources, key: IdempotencyKey | None, order_id: UUID, amount_minor: int | None, restock: bool
+) -> StoredResponse:
     """200 with the Order once the refund is decided; the worker takes it to Stripe, so it may still be pending.
 
     Raises as `request` does, and the idempotency key's errors.
@@ -84,8 +87,8 @@ async def refund(parts: Parts, key: Key | None, order_id: UUID, amount_minor: in
         await request(tx, order_id, amount_minor, restock)
         return await orders.view(tx, order_id)
 
-    answer = await once(parts.pool, key, 200, decide)
-    await parts.queue.settle_refunds(order_id)
+    answer = await run_once(resources.pool, key, 200, decide)
+    await resources.queue.settle_refunds(order_id)
     return answer
 
 
@@ -95,7 +98,7 @@ async def request(tx: Connection, order_id: UUID, amount_minor: int | None, rest
     Raises `order_not_refundable` (with what could be refunded) when that much was not paid or is given back
     already, `invalid` for a restock with only a part.
     """
-    order = await orders.lock(tx, order_id)
+    order = await transitions.lock(tx, order_id)
     known = await LIST_REFUNDS.all(tx, order_id)
     given = sum(_given_back(order.stripe_payment_intent_id, known))
     left = order.total_minor - given if order.payment_status == "SUCCEEDED" else 0
@@ -105,13 +108,13 @@ async def request(tx: Connection, order_id: UUID, amount_minor: int | None, rest
     if restock and amount != left:
         raise invalid("/restock", "only a refund of all that is left puts the units back")
     await ADD_REFUND.run(tx, uuid4(), order_id, order.stripe_payment_intent_id, amount, "staff", restock, 0.0)
-    await orders.note(tx, order, f"refund of {amount} requested")
+    await transitions.add_note(tx, order, f"refund of {amount} requested")
     # Nothing can follow: what is only requested makes no payment REFUNDED.
     await _balance(tx, AfterCommit(), order)
 
 
 async def add_late_money(
-    tx: Connection, after: AfterCommit, order: Locked, payment_intent: str, amount_minor: int
+    tx: Connection, after: AfterCommit, order: LockedOrder, payment_intent: str, amount_minor: int
 ) -> bool:
     """Decide to give back a payment that no live order stands for; False when that was decided before."""
     added = await ADD_REFUND.run(tx, uuid4(), order.id, payment_intent, amount_minor, "late_money", False, 0.0)
@@ -120,7 +123,7 @@ async def add_late_money(
 
 
 async def add_unmatched(
-    tx: Connection, after: AfterCommit, order: Locked, payment_intent: str, amount_minor: int, currency: str
+    tx: Connection, after: AfterCommit, order: LockedOrder, payment_intent: str, amount_minor: int, currency: str
 ) -> bool:
     """Keep what a payment that does not match the order captured, for `settle` to give back; False if it was kept."""
     added = await ADD_UNMATCHED.run(tx, payment_intent, order.id, amount_minor, currency)
@@ -130,19 +133,19 @@ async def add_unmatched(
 
 def settle_later(after: AfterCommit, order_id: UUID) -> None:
     """Wake the worker to settle an order's refunds, after the commit."""
-    after.add(lambda parts: parts.queue.settle_refunds(order_id))
+    after.add(lambda resources: resources.queue.settle_refunds(order_id))
 
 
-async def settle(parts: Parts, order_id: UUID) -> None:
+async def settle(resources: Resources, order_id: UUID) -> None:
     """Ask Stripe for every refund that it does not have yet, and take over all it has. Raises StripeUnknown."""
-    async with connection(parts.pool) as reader:
+    async with connection(resources.pool) as reader:
         order = await orders.read(reader, order_id)
         known = await LIST_REFUNDS.all(reader, order_id)
         unmatched = await LIST_UNMATCHED.all(reader, order_id)
     intents = {row.stripe_payment_intent_id for row in known} | {row.stripe_payment_intent_id for row in unmatched}
     if order.stripe_payment_intent_id is not None:
         intents.add(order.stripe_payment_intent_id)
-    refunds_of = partial(parts.stripe.refunds_of, order_id=order_id)
+    refunds_of = partial(resources.stripe.refunds_of, order_id=order_id)
     # Before anything is asked for: Stripe forgets a key after a day, its list it does not forget.
     listed = [(intent, refund) for intent in sorted(intents) for refund in await refunds_of(intent)]
     there = {refund.refund_id for _, refund in listed}
@@ -154,7 +157,7 @@ async def settle(parts: Parts, order_id: UUID) -> None:
             # The row is the key: a new one only comes after Stripe has shown that this one failed.
             intent, key = row.stripe_payment_intent_id, f"refund:{row.id}"
             try:
-                made = await parts.stripe.create_refund(intent, row.amount_minor, metadata, key, order_id=order_id)
+                made = await resources.stripe.create_refund(intent, row.amount_minor, metadata, key, order_id=order_id)
                 listed.append((intent, made))
             except StripeRefused:
                 refused.append(row)
@@ -171,10 +174,10 @@ async def settle(parts: Parts, order_id: UUID) -> None:
                     refused.append(row)
 
     async def work(tx: Connection, after: AfterCommit) -> bool:
-        held = await orders.lock(tx, order_id)
+        held = await transitions.lock(tx, order_id)
         for row in refused:
             if await FAIL_REFUND.run(tx, row.id):
-                await orders.note(tx, held, f"Stripe refused a refund of {row.amount_minor}")
+                await transitions.add_note(tx, held, f"Stripe refused a refund of {row.amount_minor}")
         ours = {str(row.id): row.id for row in await LIST_REFUNDS.all(tx, order_id)}
         for intent, refund in listed:
             # One made in the dashboard gets an id that is the same however often it is listed.
@@ -185,14 +188,14 @@ async def settle(parts: Parts, order_id: UUID) -> None:
         await SETTLE_UNMATCHED.run(tx, order_id)
         return decided
 
-    decided = await orders.transition(parts, work)
+    decided = await transitions.run_transition(resources, work)
     if unanswered:
         raise unanswered
     if decided:
-        await settle(parts, order_id)
+        await settle(resources, order_id)
 
 
-async def _balance(tx: Connection, after: AfterCommit, order: Locked) -> bool:
+async def _balance(tx: Connection, after: AfterCommit, order: LockedOrder) -> bool:
     """Make the payment what its refunds say, and the order what the payment then says.
 
     True when a refund was decided that can be made at once.
@@ -212,20 +215,20 @@ async def _balance(tx: Connection, after: AfterCommit, order: Locked) -> bool:
     await SET_BALANCE.run(tx, order.id, refunded, status)
     if (refunded, status) == (order.refunded_minor, order.payment_status):
         return decided
-    await orders.note(tx, order, f"payment {status}, {refunded} refunded")
+    await transitions.add_note(tx, order, f"payment {status}, {refunded} refunded")
     if status == "SUCCEEDED" and order.status == "PAID":
         # Fulfilment waited for a whole refund, which failed.
-        after.add(lambda parts: parts.queue.post_payment_pipeline(order.id))
+        after.add(lambda resources: resources.queue.post_payment_pipeline(order.id))
     if status != "REFUNDED":
         return decided
     if order.status == "PAID":
-        await orders.cancel(tx, after, [order], status, "refunded before it was fulfilled")
+        await transitions.cancel(tx, after, [order], status, "refunded before it was fulfilled")
     elif order.status == "FULFILLED" and any(row.restock and row.status == "SUCCEEDED" for row in rows):
-        await orders.return_stock(tx, after, [order])
+        await transitions.return_stock(tx, after, [order])
     return decided
 
 
-async def _decide_owed(tx: Connection, order: Locked, rows: Sequence[Refund]) -> bool:
+async def _decide_owed(tx: Connection, order: LockedOrder, rows: Sequence[Refund]) -> bool:
     """Decide to give back what no live order stands for, as far as that is neither done nor under way.
 
     True when one of these refunds can be made at once; one that follows a failure waits.
@@ -252,7 +255,7 @@ async def _decide_owed(tx: Connection, order: Locked, rows: Sequence[Refund]) ->
         why = "staff" if stands else "late_money"
         await ADD_REFUND.run(tx, uuid4(), order.id, intent, left, why, False, wait_seconds)
         text = f"refund of {left} decided" if first else "a refund failed: it is tried again"
-        await orders.note(tx, order, text)
+        await transitions.add_note(tx, order, text)
         decided |= first
     return decided
 

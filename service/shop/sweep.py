@@ -11,10 +11,10 @@ from service.errors import ShopError
 from service.infra.db import connection
 from service.infra.logs import cause
 from service.infra.metrics import SWEPT
-from service.infra.parts import Parts
-from service.infra.statements import NoRow, Statement
+from service.infra.resources import Resources
+from service.infra.statements import Statement
 from service.infra.stripe import StripeRefused, StripeUnknown
-from service.shop import expiry, fulfilment, payment, refunds
+from service.shop import expiry, fulfilment, refunds, webhooks
 
 BATCH = 100
 # Calls to Stripe at a time; a slow Stripe must not take every connection there is.
@@ -53,17 +53,14 @@ CLAIM_ORDERS = Statement("sweep/claim_orders", DueOrder)
 CLAIM_EVENTS = Statement("sweep/claim_events", DueEvent)
 CLAIM_REFUNDS = Statement("sweep/claim_refunds", DueRefund)
 CLAIM_UNMATCHED = Statement("sweep/claim_unmatched", DueRefund)
-DELETE_EXPIRED_KEYS = Statement("idempotency/delete_expired", NoRow)
-DELETE_EVENTS = Statement("sweep/delete_events", NoRow)
-DELETE_CARTS = Statement("sweep/delete_carts", NoRow)
 
 
-async def sweep(parts: Parts) -> int:
+async def sweep(resources: Resources) -> int:
     """Take up everything that is due now, batch by batch; how many things that was."""
     cause.set("job sweep")
     count = 0
     while True:
-        async with connection(parts.pool) as claimer:
+        async with connection(resources.pool) as claimer:
             orders = await CLAIM_ORDERS.all(claimer, BATCH)
             events = await CLAIM_EVENTS.all(claimer, BATCH)
             due_refunds = [*await CLAIM_REFUNDS.all(claimer, BATCH), *await CLAIM_UNMATCHED.all(claimer, BATCH)]
@@ -73,47 +70,35 @@ async def sweep(parts: Parts) -> int:
         SWEPT.labels("refunds").inc(len(refunding))
         closed: dict[UUID, str] = {}
         work: list[Callable[[], Awaitable[object]]] = [
-            *(partial(advance, parts, due, closed) for due in orders),
-            *(partial(payment.handle, parts, due.id) for due in events),
-            *(partial(refunds.settle, parts, order_id) for order_id in refunding),
+            *(partial(advance, resources, due, closed) for due in orders),
+            *(partial(webhooks.process_stored_event, resources, due.id) for due in events),
+            *(partial(refunds.settle, resources, order_id) for order_id in refunding),
         ]
         await _all(work)
         if closed:
-            await _cancel(parts, closed)
+            await _cancel(resources, closed)
         count += len(work)
         if max(len(orders), len(events), len(refunding)) < BATCH:
             return count
 
 
-async def advance(parts: Parts, due: DueOrder, closed: dict[UUID, str]) -> None:
+async def advance(resources: Resources, due: DueOrder, closed: dict[UUID, str]) -> None:
     """Do what is due on an order; one that is only to be cancelled is put into `closed`, with its session."""
-    if due.session_to_close and await expiry.close(parts, due.id, due.session_to_close):
+    if due.session_to_close and await expiry.close(resources, due.id, due.session_to_close):
         closed[due.id] = due.session_to_close
     elif due.status == "PENDING_PAYMENT":
-        await expiry.expire(parts, due.id)
+        await expiry.expire(resources, due.id)
     elif due.status == "PAID":
-        await fulfilment.fulfil(parts, due.id)
+        await fulfilment.fulfil(resources, due.id)
 
 
-async def tidy(parts: Parts) -> None:
-    """Remove what nobody needs any more, in small batches, each a transaction of its own."""
-    keep = parts.settings
-    async with connection(parts.pool) as writer:
-        while await DELETE_EXPIRED_KEYS.run(writer, BATCH) == BATCH:
-            pass
-        while await DELETE_EVENTS.run(writer, keep.event_days, BATCH) == BATCH:
-            pass
-        while await DELETE_CARTS.run(writer, keep.cart_days, BATCH) == BATCH:
-            pass
-
-
-async def _cancel(parts: Parts, closed: dict[UUID, str]) -> None:
+async def _cancel(resources: Resources, closed: dict[UUID, str]) -> None:
     """Cancel all in one transaction, a fifth of the work for PostgreSQL; should one of them hinder it, each alone."""
     try:
-        await expiry.cancel_closed(parts, closed)
+        await expiry.cancel_closed(resources, closed)
     except Exception as error:
         logger.info("not cancelled together", extra={"error": str(error)})
-        await _all(partial(expiry.expire, parts, order_id) for order_id in closed)
+        await _all(partial(expiry.expire, resources, order_id) for order_id in closed)
 
 
 async def _all(work: Iterable[Callable[[], Awaitable[object]]]) -> None:

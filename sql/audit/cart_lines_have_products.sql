@@ -1,7 +1,7 @@
 -- audit/cart_lines_have_products: every line of a cart names a product that exists.
 -- No foreign key says so: its lock on the product would let checkouts deadlock (checkout/reserve).
 --
--- caller   service.shop.audit.audit
+-- callers  service.shop.audit.audit
 -- returns  many by cart_id, product_id; none = all is well
 -- locks    none
 -- waits    none

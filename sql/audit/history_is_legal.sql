@@ -2,7 +2,7 @@
 -- That each step is a legal one is the constraint order_events_path_legal; that no stock comes back twice is
 -- stock_movements_once, a unique index.
 --
--- caller   service.shop.audit.audit
+-- callers  service.shop.audit.audit
 -- returns  many by number; none = all is well
 -- locks    none
 -- waits    none

@@ -1,7 +1,7 @@
 -- audit/nothing_is_overdue: no order waits 120 s past its hold or its payment, and no event is left lying.
 -- While Stripe does not answer, orders past their hold are expected here.
 --
--- caller   service.shop.audit.audit
+-- callers  service.shop.audit.audit
 -- returns  many by subject; none = all is well
 -- locks    none
 -- waits    none

@@ -1,7 +1,7 @@
 -- audit/payment_fits_order: whoever is past pending has paid exactly the total; whoever is cancelled keeps no money.
 -- What is owed back is decided, payment by payment, and never more of it than was captured.
 --
--- caller   service.shop.audit.audit
+-- callers  service.shop.audit.audit
 -- returns  many by subject; none = all is well
 -- locks    none
 -- waits    none

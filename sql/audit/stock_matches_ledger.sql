@@ -1,6 +1,6 @@
 -- audit/stock_matches_ledger: every product's stock is the sum of its ledger.
 --
--- caller   service.shop.audit.audit
+-- callers  service.shop.audit.audit
 -- returns  many by id; none = all is well
 -- locks    none
 -- waits    none

@@ -1,7 +1,7 @@
 -- audit/units_add_up: units received = units in stock + held by pending orders + sold.
 -- Order by order: one that is live took exactly its lines and gave nothing back; any other gave back all it took.
 --
--- caller   service.shop.audit.audit
+-- callers  service.shop.audit.audit
 -- returns  many by subject; none = all is well
 -- locks    none
 -- waits    none

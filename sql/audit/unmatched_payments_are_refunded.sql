@@ -1,7 +1,7 @@
 -- audit/unmatched_payments_are_refunded: a payment that matches no order is given back, whole.
 -- A row stays until Stripe shows its refunds as succeeded.
 --
--- caller   service.shop.audit.audit
+-- callers  service.shop.audit.audit
 -- returns  many by stripe_payment_intent_id; none = all is well
 -- locks    none
 -- waits    none

@@ -1,6 +1,6 @@
 -- cart/create_cart: an empty cart.
 --
--- caller   service.shop.cart.create_cart
+-- callers  service.shop.cart.create_cart
 -- param    $1 id uuid
 -- returns  none
 -- locks    new carts; to commit

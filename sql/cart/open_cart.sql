@@ -1,6 +1,6 @@
 -- cart/open_cart: hold an open cart for an edit.
 --
--- caller   service.shop.cart.remove_line
+-- callers  service.shop.cart.remove_line
 -- param    $1 id uuid
 -- returns  one or none; none = no such cart, or it is checked out
 -- locks    carts NO KEY UPDATE; to commit

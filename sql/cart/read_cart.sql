@@ -1,6 +1,6 @@
 -- cart/read_cart: a cart with its lines at today's prices, or at those of its order, in one snapshot.
 --
--- caller   service.shop.cart.read
+-- callers  service.shop.cart.read
 -- param    $1 id uuid
 -- returns  many by product_id; one row with a null product = an empty cart; none = there is no such cart
 -- locks    none

@@ -1,6 +1,6 @@
 -- cart/set_line: set a line's units, making it when it is not there.
 --
--- caller   service.shop.cart.set_item
+-- callers  service.shop.cart.set_item
 -- param    $1 cart_id uuid
 -- param    $2 product_id bigint
 -- param    $3 quantity integer

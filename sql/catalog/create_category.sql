@@ -1,6 +1,6 @@
 -- catalog/create_category: add a category.
 --
--- caller   service.shop.catalog.create_category
+-- callers  service.shop.catalog.create_category
 -- param    $1 name text
 -- param    $2 slug text
 -- returns  one

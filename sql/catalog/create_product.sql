@@ -1,7 +1,7 @@
 -- catalog/create_product: add a product, and its first units to the ledger.
 -- An unknown category inserts nothing, so that the caller can tell it from one in use.
 --
--- caller   service.shop.catalog.create_product
+-- callers  service.shop.catalog.create_product
 -- param    $1 name text
 -- param    $2 description text
 -- param    $3 category_id bigint

@@ -1,6 +1,6 @@
 -- catalog/deactivate_product: take a product off sale; twice is the same as once.
 --
--- caller   service.shop.catalog.deactivate_product
+-- callers  service.shop.catalog.deactivate_product
 -- param    $1 id bigint
 -- returns  one or none; none = there is no such product
 -- locks    products NO KEY UPDATE; to commit

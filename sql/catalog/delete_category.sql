@@ -1,6 +1,6 @@
 -- catalog/delete_category: remove a category that no product uses.
 --
--- caller   service.shop.catalog.delete_category
+-- callers  service.shop.catalog.delete_category
 -- param    $1 id bigint
 -- returns  one or none; none = there is no such category
 -- locks    categories UPDATE; to commit

@@ -1,6 +1,6 @@
 -- catalog/find_category: the category behind a slug.
 --
--- caller   service.shop.catalog._read_page
+-- callers  service.shop.catalog._read_page
 -- param    $1 slug text
 -- returns  one or none; none = there is no such slug
 -- locks    none

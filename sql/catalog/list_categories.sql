@@ -1,6 +1,6 @@
 -- catalog/list_categories: a page of categories by id.
 --
--- caller   service.shop.catalog.list_categories
+-- callers  service.shop.catalog.list_categories
 -- param    $1 after_id bigint
 -- param    $2 limit bigint
 -- returns  many by id; none = no category after $1

@@ -2,7 +2,7 @@
 -- A range of products_by_category rather than `category_id = $1`: for that a plan may walk all that is for sale, past
 -- a million others when the category has little. The inner LIMIT as in catalog/list_products.
 --
--- caller   service.shop.catalog._read_page
+-- callers  service.shop.catalog._read_page
 -- param    $1 category_id bigint
 -- param    $2 after_id bigint
 -- param    $3 limit bigint

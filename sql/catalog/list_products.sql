@@ -4,7 +4,7 @@
 -- The inner LIMIT is for the planner, which takes a number that it does not know for a tenth of the table, and would
 -- plan each page anew; no more rows than $2 are read.
 --
--- caller   service.shop.catalog._read_page
+-- callers  service.shop.catalog._read_page
 -- param    $1 after_id bigint
 -- param    $2 limit bigint
 -- returns  one

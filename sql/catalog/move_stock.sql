@@ -1,6 +1,6 @@
 -- catalog/move_stock: units come or go by a delta, with their ledger row, never below zero or above 1,000,000,000.
 --
--- caller   service.shop.catalog.move_stock
+-- callers  service.shop.catalog.move_stock
 -- param    $1 id bigint
 -- param    $2 delta integer
 -- param    $3 reason text

@@ -1,6 +1,6 @@
 -- catalog/update_category: change a category's name or slug; a null leaves it as it is.
 --
--- caller   service.shop.catalog.update_category
+-- callers  service.shop.catalog.update_category
 -- param    $1 id bigint
 -- param    $2 name text
 -- param    $3 slug text

@@ -1,6 +1,6 @@
 -- catalog/update_product: an edit by staff; a null leaves a column as it is, and $6 says whether $7 counts.
 --
--- caller   service.shop.catalog.update_product
+-- callers  service.shop.catalog.update_product
 -- param    $1 id bigint
 -- param    $2 version integer
 -- param    $3 name text

@@ -2,7 +2,7 @@
 -- A statement of its own: one that waits here goes on with its old snapshot, so the lines are read by the next.
 -- Their products, as old, are only told so that the caller can queue for them.
 --
--- caller   service.shop.checkout.reserve
+-- callers  service.shop.checkout.reserve
 -- param    $1 id uuid
 -- returns  one or none; none = no such cart, or it is checked out
 -- locks    carts NO KEY UPDATE; to commit

@@ -1,6 +1,6 @@
 -- checkout/find_order: what a cart is, and its live order.
 --
--- caller   service.shop.checkout.reserve
+-- callers  service.shop.checkout.reserve
 -- param    $1 cart_id uuid
 -- returns  one or none; none = there is no such cart; a null order = it has no live one
 -- locks    none

@@ -4,7 +4,7 @@
 -- Nothing may take KEY SHARE of a product beside this statement, as a foreign key would: with that lock alive, the
 -- UPDATE starts again at the row's old version and deadlocks with others that wait there.
 --
--- caller   service.shop.checkout.reserve
+-- callers  service.shop.checkout.reserve
 -- param    $1 order_id uuid
 -- param    $2 cart_id uuid
 -- param    $3 payment_id uuid

@@ -1,12 +1,12 @@
 -- fulfilment/mark_fulfilled: a paid order is done.
 -- Not while Stripe has told something of it that is still to be looked into: it may be a whole refund.
 --
--- caller   service.shop.fulfilment._fulfil
+-- callers  service.shop.fulfilment._fulfil
 -- param    $1 id uuid
 -- param    $2 cause text
 -- returns  one or none; none = it is not PAID, or not yet
 -- locks    orders NO KEY UPDATE; new order_events; to commit
--- waits    for nothing: orders/lock_order holds the order
+-- waits    for nothing: transitions/lock_order holds the order
 -- index    orders_pkey, stripe_events_by_order, stripe_events_unhandled_by_payment, payments_one_per_order
 -- rows     0..1
 -- guards   never orders_one_live_per_cart -> cart_not_open

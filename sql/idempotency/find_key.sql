@@ -3,7 +3,7 @@
 -- A checkout's stored response is forgotten once its order was cancelled, also if a late payment then revived it: its
 -- hold is above 1.
 --
--- caller   service.shop.idempotency.begin
+-- callers  service.shop.idempotency.find_stored_response
 -- param    $1 id bytea
 -- returns  one or none; none = the key is new, older than 24 hours, or its order was cancelled
 -- locks    none

@@ -1,6 +1,6 @@
 -- idempotency/lock_key: be the only request with this key, or learn at once that another is.
 --
--- caller   service.shop.idempotency.begin
+-- callers  service.shop.idempotency.find_stored_response
 -- param    $1 lock bigint
 -- returns  one
 -- locks    advisory $1; to commit

@@ -2,7 +2,7 @@
 -- A stored response stays for 24 hours, or until its order was cancelled, as in idempotency/find_key: a checkout stores
 -- it without idempotency/lock_key.
 --
--- caller   service.shop.idempotency.finish
+-- callers  service.shop.idempotency.store_response
 -- param    $1 id bytea
 -- param    $2 request_digest bytea
 -- param    $3 order_id uuid

@@ -1,6 +1,6 @@
 -- orders/list_events: an order's history, oldest first.
 --
--- caller   service.shop.orders.timeline
+-- callers  service.shop.orders.timeline, service.shop.transitions.add_note_once
 -- param    $1 order_id uuid
 -- returns  many by id; none = there is no such order
 -- locks    none

@@ -1,6 +1,6 @@
 -- orders/list_items: what an order is for, at the prices it was placed at.
 --
--- caller   service.shop.orders.view
+-- callers  service.shop.orders.view
 -- param    $1 order_id uuid
 -- returns  many by product_id; none = there is no such order
 -- locks    none

@@ -1,6 +1,6 @@
 -- orders/list_orders: a keyset page of all orders, newest first.
 --
--- caller   service.shop.orders.list_orders
+-- callers  service.shop.orders.list_orders
 -- param    $1 before_number bigint
 -- param    $2 limit bigint
 -- returns  many by number descending; none = there are no older orders

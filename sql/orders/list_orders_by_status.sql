@@ -2,7 +2,7 @@
 -- A range of orders_by_status rather than `status = $1`: for that a plan may walk all orders by their number, past
 -- millions of others when the status is a rare one.
 --
--- caller   service.shop.orders.list_orders
+-- callers  service.shop.orders.list_orders
 -- param    $1 status text
 -- param    $2 before_number bigint
 -- param    $3 limit bigint

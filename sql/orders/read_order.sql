@@ -1,7 +1,7 @@
 -- orders/read_order: an order with its payment.
--- given_up: Stripe kept silent until ten minutes past the session's own end, so expiry decides without it.
+-- stripe_deadline_passed: Stripe kept silent until ten minutes past the session's own end, so expiry decides without it.
 --
--- caller   service.shop.orders.read
+-- callers  service.shop.orders.read
 -- param    $1 id uuid
 -- returns  one or none; none = there is no such order
 -- locks    none
@@ -29,8 +29,8 @@ SELECT
     payments.stripe_payment_intent_id,
     CASE WHEN orders.status = 'PENDING_PAYMENT' AND payments.status = 'INITIATED' THEN payments.checkout_url END
         AS checkout_url,
-    orders.expires_at <= now() AS overdue,
-    payments.session_expires_at + interval '10 minutes' < now() AS given_up
+    orders.expires_at <= now() AS hold_expired,
+    payments.session_expires_at + interval '10 minutes' < now() AS stripe_deadline_passed
 FROM orders
 INNER JOIN payments ON orders.id = payments.order_id
 WHERE orders.id = $1;

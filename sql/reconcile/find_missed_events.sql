@@ -1,6 +1,6 @@
 -- reconcile/find_missed_events: which of these events of Stripe's never came.
 --
--- caller   service.shop.reconcile._store_missed
+-- callers  service.shop.reconcile._store_missed
 -- param    $1 ids text[]
 -- returns  many in no order; none = all of them came
 -- locks    none

@@ -1,6 +1,6 @@
 -- reconcile/find_unsettled: which of these orders have not captured their payment.
 --
--- caller   service.shop.reconcile._settle
+-- callers  service.shop.reconcile._settle
 -- param    $1 order_ids uuid[]
 -- returns  many in no order; none = all are captured, or not ours
 -- locks    none

@@ -1,6 +1,6 @@
 -- reconcile/move_position: how far Stripe's list of events has been gone through; never back, as workers do it at once.
 --
--- caller   service.shop.reconcile.fetch_events
+-- callers  service.shop.reconcile.fetch_events
 -- param    $1 reached_at timestamptz
 -- returns  none
 -- locks    reconcile_positions NO KEY UPDATE; to commit

@@ -1,6 +1,6 @@
 -- reconcile/read_position: up to when Stripe's list of events has been gone through, and the moment it is now.
 --
--- caller   service.shop.reconcile.fetch_events
+-- callers  service.shop.reconcile.fetch_events
 -- returns  one
 -- locks    none
 -- waits    none

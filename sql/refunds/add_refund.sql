@@ -1,6 +1,6 @@
 -- refunds/add_refund: decide a refund; asking Stripe for it comes after the commit, under the row's id as its key.
 --
--- caller   service.shop.refunds.add_late_money
+-- callers  service.shop.refunds.request, service.shop.refunds.add_late_money, service.shop.refunds._decide_owed
 -- param    $1 id uuid
 -- param    $2 order_id uuid
 -- param    $3 stripe_payment_intent_id text
@@ -10,7 +10,7 @@
 -- param    $7 wait_seconds double precision
 -- returns  none
 -- locks    orders KEY SHARE; new refunds; to commit
--- waits    for nothing: orders/lock_order holds the order
+-- waits    for nothing: transitions/lock_order holds the order
 -- index    refunds_late_money_once
 -- rows     0..1
 -- guards   none

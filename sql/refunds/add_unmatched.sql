@@ -1,13 +1,13 @@
 -- refunds/add_unmatched: keep what a payment that matches no order has captured, until it is refunded whole.
 --
--- caller   service.shop.refunds.add_unmatched
+-- callers  service.shop.refunds.add_unmatched
 -- param    $1 stripe_payment_intent_id text
 -- param    $2 order_id uuid
 -- param    $3 amount_minor bigint
 -- param    $4 currency text
 -- returns  none
 -- locks    orders KEY SHARE; new unmatched_payments; to commit
--- waits    for nothing: orders/lock_order holds the order
+-- waits    for nothing: transitions/lock_order holds the order
 -- index    unmatched_payments_pkey
 -- rows     0..1
 -- guards   none

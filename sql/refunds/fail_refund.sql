@@ -1,10 +1,10 @@
 -- refunds/fail_refund: Stripe would not make this refund.
 --
--- caller   service.shop.refunds.settle
+-- callers  service.shop.refunds.settle
 -- param    $1 id uuid
 -- returns  none
 -- locks    refunds NO KEY UPDATE; to commit
--- waits    on refunds for the sweep that claims it; 55P03 after lock_timeout -> busy; orders/lock_order holds the order
+-- waits    on refunds for the sweep that claims it; 55P03 after lock_timeout -> busy; transitions/lock_order holds the order
 -- index    refunds_pkey
 -- rows     0..1
 -- guards   none

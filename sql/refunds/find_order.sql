@@ -1,6 +1,6 @@
 -- refunds/find_order: the order that a payment intent paid.
 --
--- caller   service.shop.refunds.find_order
+-- callers  service.shop.refunds.find_order
 -- param    $1 stripe_payment_intent_id text
 -- returns  one or none; none = we have captured nothing by it
 -- locks    none

@@ -1,6 +1,6 @@
 -- refunds/list_unmatched: the payments that name this order and do not match it.
 --
--- caller   service.shop.refunds.settle
+-- callers  service.shop.refunds.settle, service.shop.refunds._decide_owed
 -- param    $1 order_id uuid
 -- returns  many by created_at, stripe_payment_intent_id; none = there is none
 -- locks    none

@@ -1,7 +1,7 @@
 -- refunds/record_refund: what Stripe says of one refund, ours or one made in its dashboard.
 -- Two lists may be written down in the other order than they were read: no refund goes back to an earlier state.
 --
--- caller   service.shop.refunds.settle
+-- callers  service.shop.refunds.settle
 -- param    $1 id uuid
 -- param    $2 order_id uuid
 -- param    $3 stripe_payment_intent_id text
@@ -10,7 +10,7 @@
 -- param    $6 stripe_refund_id text
 -- returns  none
 -- locks    orders KEY SHARE; refunds UPDATE; new refunds; to commit
--- waits    on refunds for the sweep that claims it; 55P03 after lock_timeout -> busy; orders/lock_order holds the order
+-- waits    on refunds for the sweep that claims it; 55P03 after lock_timeout -> busy; transitions/lock_order holds the order
 -- index    refunds_pkey
 -- rows     0..1
 -- guards   none

@@ -1,13 +1,13 @@
 -- refunds/set_balance: how much of a captured payment has been given back, and what that makes of it.
 -- An order that waited for its refund is due again once that has failed.
 --
--- caller   service.shop.refunds._balance
+-- callers  service.shop.refunds._balance
 -- param    $1 order_id uuid
 -- param    $2 refunded_minor bigint
 -- param    $3 status text
 -- returns  none
 -- locks    payments, orders NO KEY UPDATE; to commit
--- waits    for nothing: orders/lock_order holds the rows
+-- waits    for nothing: transitions/lock_order holds the rows
 -- index    payments_one_per_order, orders_pkey
 -- rows     0..1
 -- guards   payments_refunded_within_amount -> order_not_refundable

@@ -1,6 +1,6 @@
 -- seed/add_category: a category of the demo, or the one that has its slug already.
 --
--- caller   service.dev.seed.seed
+-- callers  service.dev.seed.seed
 -- param    $1 name text
 -- param    $2 slug text
 -- returns  one

@@ -1,6 +1,6 @@
 -- seed/add_products: a batch of the demo's products with their first units, column by column.
 --
--- caller   service.dev.seed.seed
+-- callers  service.dev.seed.seed
 -- param    $1 names text[]
 -- param    $2 descriptions text[]
 -- param    $3 category_ids bigint[]

@@ -1,6 +1,6 @@
 -- seed/has_products: whether there is any product.
 --
--- caller   service.dev.seed.seed
+-- callers  service.dev.seed.seed
 -- returns  one
 -- locks    none
 -- waits    none

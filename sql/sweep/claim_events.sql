@@ -1,6 +1,6 @@
 -- sweep/claim_events: take stored events that are not handled yet, each put off before it is tried.
 --
--- caller   service.shop.sweep.sweep
+-- callers  service.shop.sweep.sweep
 -- param    $1 limit bigint
 -- returns  many in no order; none = nothing is due
 -- locks    stripe_events NO KEY UPDATE SKIP LOCKED; to commit

@@ -3,7 +3,7 @@
 -- Nothing stays locked while Stripe is asked. An order that keeps failing comes back ever later, up to a minute:
 -- an outage of Stripe must not keep its units for much longer than it lasts. A payment on its way may take days.
 --
--- caller   service.shop.sweep.sweep
+-- callers  service.shop.sweep.sweep
 -- param    $1 limit bigint
 -- returns  many in no order; none = nothing is due
 -- locks    orders NO KEY UPDATE SKIP LOCKED; to commit

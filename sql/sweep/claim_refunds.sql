@@ -1,6 +1,6 @@
 -- sweep/claim_refunds: take refunds that Stripe has not settled yet, each put off before it is tried.
 --
--- caller   service.shop.sweep.sweep
+-- callers  service.shop.sweep.sweep
 -- param    $1 limit bigint
 -- returns  many in no order; none = nothing is due
 -- locks    refunds NO KEY UPDATE SKIP LOCKED; to commit

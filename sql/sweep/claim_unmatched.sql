@@ -1,6 +1,6 @@
 -- sweep/claim_unmatched: take payments that match no order and are not refunded yet, each put off before it is tried.
 --
--- caller   service.shop.sweep.sweep
+-- callers  service.shop.sweep.sweep
 -- param    $1 limit bigint
 -- returns  many in no order; none = nothing is due
 -- locks    unmatched_payments NO KEY UPDATE SKIP LOCKED; to commit

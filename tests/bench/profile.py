@@ -16,7 +16,7 @@ from pathlib import Path
 from service.dev.servers import scratch_folder
 from tests.bench.drivers import WARM_SECONDS, Load, wrk
 from tests.bench.load import Tables
-from tests.bench.parts.stripe import write_events
+from tests.bench.resources.stripe import write_events
 from tests.bench.stage import Child, Stage
 
 SECONDS = 10

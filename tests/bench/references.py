@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from service.infra.db import Connection, open_pool
 from service.settings import Settings
-from service.shop import checkout, session
+from service.shop import checkout, payment_session
 
 KEY = "bench:page"
 
@@ -123,7 +123,7 @@ async def reserve(request: Request, cart_id: UUID) -> Response:
         None,
         settings.hold_seconds,
         settings.session_seconds,
-        session.claim_seconds(settings),
+        payment_session.claim_seconds(settings),
         template(order_id),
         "bench",
         None,

@@ -12,8 +12,8 @@ from fastapi import FastAPI, Request, Response
 import service.app
 from service.http import carts, responses
 from service.http.carts import CheckoutRequest
-from service.http.protocol import UVICORN
-from service.http.requests import CartId, parts_of, read, uuid_id
+from service.http.requests import CartId, read, resources_of, uuid_id
+from service.http.server.protocol import UVICORN
 from service.shop import checkout
 
 
@@ -26,8 +26,8 @@ def create_app() -> FastAPI:
 async def reserve(request: Request, cart_id: CartId) -> Response:
     """The first of checkout's transactions, decoded, retried and answered as the service does it."""
     wanted, key = await read(request, CheckoutRequest)
-    parts, order_id, found = parts_of(request), uuid4(), uuid_id(cart_id, "cart")
-    placed = await checkout.place(parts, key, found, order_id, wanted.expected_total_minor)
+    resources, order_id, found = resources_of(request), uuid4(), uuid_id(cart_id, "cart")
+    placed = await checkout.place(resources, key, found, order_id, wanted.expected_total_minor)
     assert isinstance(placed, checkout.Reserved)
     return responses.json({"order_id": order_id}, 201)
 

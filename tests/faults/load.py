@@ -11,8 +11,8 @@ from uuid import UUID, uuid4
 
 import aiohttp
 
-from service.infra.parts import Parts
-from service.shop.payment import EVENT_TYPES
+from service.infra.resources import Resources
+from service.shop.webhooks import EVENT_TYPES
 from tests.books import balance
 from tests.client import eventually
 from tests.faults.stage import Stage
@@ -41,10 +41,10 @@ class Ledger:
     slowest: float = 0.0
     unexpected: list[str] = field(default_factory=list)
 
-    async def lost(self, parts: Parts) -> list[str]:
+    async def lost(self, resources: Resources) -> list[str]:
         """What was acknowledged and is not there, or is there twice."""
         there: dict[str, Counter[int]] = defaultdict(Counter)
-        rows = await parts.pool.fetch(
+        rows = await resources.pool.fetch(
             "SELECT carts.id::text, product_id, quantity FROM carts LEFT JOIN cart_items ON carts.id = cart_id"
             " WHERE carts.id = ANY($1)",
             [UUID(cart) for cart in self.lines],
@@ -61,7 +61,7 @@ class Ledger:
             ("stock move", self.moves, "SELECT reason FROM stock_movements WHERE reason = ANY($1)"),
             ("refund", self.refunds, "SELECT order_id::text FROM refunds WHERE order_id = ANY($1::uuid[])"),
         ):
-            times = Counter(row[0] for row in await parts.pool.fetch(query, list(names)))
+            times = Counter(row[0] for row in await resources.pool.fetch(query, list(names)))
             lost += [f"{what} {name}: {times[name]} there" for name in names if times[name] != 1]
         return lost
 
@@ -221,11 +221,11 @@ class Load:
 async def settle(stage: Stage, ledger: Ledger, seconds: float = 90) -> tuple[list[str], list[str]]:
     """What was lost, and what the audit and Stripe's books find wrong once all has had time to settle."""
     deadline = time.monotonic() + seconds
-    async with stage.parts() as parts, aiohttp.ClientSession(stage.standin) as standin:
+    async with stage.resources() as resources, aiohttp.ClientSession(stage.standin) as standin:
         while True:
             books = await _books(standin, stage.settings["STRIPE_API_KEY"])
             try:
-                await balance(parts, books)  # type: ignore[arg-type]
+                await balance(resources, books)  # type: ignore[arg-type]
                 payable = Counter(session["metadata"]["order_id"] for session in books.payments["open_sessions"])
                 violations = [f"order {order}: two sessions can be paid" for order in payable if payable[order] > 1]
             except AssertionError as error:
@@ -234,9 +234,9 @@ async def settle(stage: Stage, ledger: Ledger, seconds: float = 90) -> tuple[lis
                 break
             await asyncio.sleep(0.2)
         query = "SELECT id FROM stripe_events WHERE id = ANY($1) AND outcome IS NOT NULL"
-        stored = {row["id"] for row in await parts.pool.fetch(query, books.delivered)}
+        stored = {row["id"] for row in await resources.pool.fetch(query, books.delivered)}
         lost = [f"event {event}" for event in books.delivered if event not in stored]
-        return lost + await ledger.lost(parts), violations
+        return lost + await ledger.lost(resources), violations
 
 
 async def _books(standin: aiohttp.ClientSession, key: str) -> Books:

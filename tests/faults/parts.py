@@ -214,9 +214,9 @@ async def _passed(
     if order:
         await load.pay(order)
         # Not asked of the API, whose own questions these would be.
-        async with attempt.stage.parts() as parts:
+        async with attempt.stage.resources() as resources:
             query = "SELECT status IN ('PAID', 'FULFILLED') FROM orders WHERE id = $1"
-            await eventually(lambda: parts.pool.fetchval(query, UUID(order["order_id"])))
+            await eventually(lambda: resources.pool.fetchval(query, UUID(order["order_id"])))
     else:
         await load.place(cart)
     points: list[tuple[Proxy, str, int, When]] = []
@@ -234,14 +234,18 @@ async def crowd(stage: Stage, buyers: int, units: int = 100, at_once: int = 400)
     # Longer than they take: units whose hold ends would be sold again.
     for name in ("api", "worker"):
         await stage.restart(name, HOLD_SECONDS="1800")
-    async with trial(stage, str(buyers), shoppers=0) as attempt, stage.parts() as parts:
+    async with trial(stage, str(buyers), shoppers=0) as attempt, stage.resources() as resources:
         load = attempt.load
         new = {"name": "The tent", "price_minor": 1250, "currency": "EUR", "stock": units}
         product = (await load.ask("POST", "/products", new))["id"]
         carts = [uuid4() for _ in range(buyers)]
-        await parts.pool.executemany("INSERT INTO carts (id, currency) VALUES ($1, 'EUR')", [(cart,) for cart in carts])
+        await resources.pool.executemany(
+            "INSERT INTO carts (id, currency) VALUES ($1, 'EUR')", [(cart,) for cart in carts]
+        )
         lines = [(cart, product) for cart in carts]
-        await parts.pool.executemany("INSERT INTO cart_items (cart_id, product_id, quantity) VALUES ($1, $2, 1)", lines)
+        await resources.pool.executemany(
+            "INSERT INTO cart_items (cart_id, product_id, quantity) VALUES ($1, $2, 1)", lines
+        )
         waiting = [str(cart) for cart in carts]
 
         async def buyer() -> None:
@@ -293,12 +297,12 @@ async def hot(stage: Stage, seconds: float, shoppers: int = 16) -> Outcome:
                 load.ledger.moves.add(move["reason"])
 
         await asyncio.gather(*(shopper() for _ in range(shoppers)), staff(), staff())
-    async with stage.parts() as parts:
+    async with stage.resources() as resources:
         # A session tells what it has met at its end.
         others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        await parts.pool.execute(f"SELECT pg_terminate_backend(pid, 5000) {others}")
+        await resources.pool.execute(f"SELECT pg_terminate_backend(pid, 5000) {others}")
         query = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
-        deadlocks = await parts.pool.fetchval(query)
+        deadlocks = await resources.pool.fetchval(query)
     for name in ("api", "worker"):
         await stage.restart(name, HOLD_SECONDS=SETTINGS["HOLD_SECONDS"])
     attempt.outcome.note = f"{len(load.ledger.orders)} orders, {deadlocks} deadlocks"
@@ -314,10 +318,10 @@ async def duplicates(stage: Stage, orders: int, copies: int) -> Outcome:
         async with attempt.load.http.put(f"{stage.standin}/_control/webhooks", json=how) as answer:
             assert answer.status == 200
 
-    async with trial(stage, f"{orders} × {copies}", shoppers=0) as attempt, stage.parts() as parts:
+    async with trial(stage, f"{orders} × {copies}", shoppers=0) as attempt, stage.resources() as resources:
         load = attempt.load
         await deliver(paused=True)
-        before = await parts.pool.fetchval("SELECT count(*) FROM stripe_events")
+        before = await resources.pool.fetchval("SELECT count(*) FROM stripe_events")
         taken = await _webhooks(load)
         todo = list(range(orders))
 
@@ -330,7 +334,7 @@ async def duplicates(stage: Stage, orders: int, copies: int) -> Outcome:
         await deliver(paused=False, copies=copies, shuffle=True)
 
         async def all_came() -> int:
-            events: int = await parts.pool.fetchval("SELECT count(*) FROM stripe_events") - before
+            events: int = await resources.pool.fetchval("SELECT count(*) FROM stripe_events") - before
             return events if events >= orders and await _webhooks(load) - taken >= events * copies else 0
 
         events = await eventually(all_came, 600)
@@ -341,7 +345,7 @@ async def duplicates(stage: Stage, orders: int, copies: int) -> Outcome:
             "SELECT order_id::text, count(*) FROM order_events WHERE order_id = ANY($1::uuid[])"
             " AND from_status IS DISTINCT FROM to_status GROUP BY order_id HAVING count(*) <> 3"
         )
-        wrong = await parts.pool.fetch(query, [UUID(order) for order in load.ledger.orders])
+        wrong = await resources.pool.fetch(query, [UUID(order) for order in load.ledger.orders])
     attempt.outcome.violations += [f"order {order}: {count} transitions" for order, count in wrong]
     attempt.outcome.note = f"{events} events"
     return attempt.outcome
@@ -415,7 +419,7 @@ def _usage(pid: int) -> tuple[float, int]:
 async def soak(stage: Stage, minutes: float) -> Outcome:
     """Nothing but load, for long: memory, file descriptors and connections stay what they are."""
     samples: dict[str, list[float]] = defaultdict(list)
-    async with trial(stage, f"{minutes:g} min", shoppers=4) as attempt, stage.parts() as parts:
+    async with trial(stage, f"{minutes:g} min", shoppers=4) as attempt, stage.resources() as resources:
         end = time.monotonic() + minutes * 60
         while time.monotonic() < end:
             await asyncio.sleep(minutes)  # sixty samples
@@ -424,7 +428,7 @@ async def soak(stage: Stage, minutes: float) -> Outcome:
                 samples[f"{name} MB"].append(megabytes)
                 samples[f"{name} files"].append(files)
                 query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1"
-                samples[f"{name} connections"].append(await parts.pool.fetchval(query, f"commerce-{name}"))
+                samples[f"{name} connections"].append(await resources.pool.fetchval(query, f"commerce-{name}"))
     notes = []
     for what, values in samples.items():
         # Its second quarter, when all is warm, against its last.

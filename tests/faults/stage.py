@@ -18,7 +18,7 @@ import aiohttp
 from service.dev import servers
 from service.dev.servers import free_port, scratch_folder, spawn, stop
 from service.infra.migrations import migrate
-from service.infra.parts import Parts, open_parts
+from service.infra.resources import Resources, open_resources
 from service.settings import Settings
 from tests.conftest import WEBHOOK_SECRET
 
@@ -123,13 +123,15 @@ class Stage:
         return new
 
     @asynccontextmanager
-    async def parts(self) -> AsyncIterator[Parts]:
-        """The parts as a process of the service's own has them, past any proxy."""
+    async def resources(self) -> AsyncIterator[Resources]:
+        """The resources as a process of the service's own has them, past any proxy."""
         at = f"postgresql://{self.settings['DATABASE_URL'].partition('://')[2]}"
         port = at.rpartition(":")[2].partition("/")[0]
         direct = at.replace(f":{port}/", f":{self.ports['postgres']}/")
-        async with open_parts(Settings.load(self.settings | {"DATABASE_URL": direct}), "commerce-faults") as parts:
-            yield parts
+        async with open_resources(
+            Settings.load(self.settings | {"DATABASE_URL": direct}), "commerce-faults"
+        ) as resources:
+            yield resources
 
     async def _ready(self, client: aiohttp.ClientSession) -> bool:
         try:

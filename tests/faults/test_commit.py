@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from service.dev.stripe_standin import StripeStandin
-from service.infra.parts import Parts
+from service.infra.resources import Resources
 from service.settings import Settings
 from service.shop import sweep
 from tests.books import balance, deliver, emitted
@@ -48,7 +48,7 @@ async def test_a_post_is_looked_up_by_its_key_and_else_said_to_be_unknown(
     shop: Shop,
     stripe: StripeStandin,
     proxy: Proxy,
-    parts: Parts,
+    resources: Resources,
     database: asyncpg.Connection,
     key: str | None,
     when: When,
@@ -84,8 +84,8 @@ async def test_a_post_is_looked_up_by_its_key_and_else_said_to_be_unknown(
             assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
             assert "look whether it was" in answer.json()["detail"]
             assert await database.fetchval(effects) == (when == "after"), path
-    await sweep.sweep(parts)
-    await balance(parts, stripe)
+    await sweep.sweep(resources)
+    await balance(resources, stripe)
 
 
 @pytest.mark.parametrize("key", ["a key", None])
@@ -93,14 +93,14 @@ async def test_a_checkout_is_looked_up_by_its_order(
     shop: Shop,
     stripe: StripeStandin,
     proxy: Proxy,
-    parts: Parts,
+    resources: Resources,
     database: asyncpg.Connection,
     key: str | None,
     when: When,
 ) -> None:
     tent = (await shop.product())["id"]
     # Without a key attaching is one statement, and no COMMIT.
-    attach = ("COMMIT", 2) if key else ("checkout/attach_session", 1)
+    attach = ("COMMIT", 2) if key else ("payment_session/attach_session", 1)
     for point, nth in (("COMMIT", 1), attach):
         path = f"/carts/{await shop.cart((tent, 1))}/checkout"
         trap = proxy.set(point, when, nth)
@@ -111,11 +111,11 @@ async def test_a_checkout_is_looked_up_by_its_order(
         assert again.json() == placed.json()
         assert list(stripe.sessions)[-1]["url"] == placed.json()["checkout_url"]
     assert await database.fetchval("SELECT count(*) FROM orders") == len(list(stripe.sessions)) == 2
-    await balance(parts, stripe)
+    await balance(resources, stripe)
 
 
 async def test_a_payment_is_looked_up_by_its_event(
-    shop: Shop, stripe: StripeStandin, proxy: Proxy, parts: Parts, when: When
+    shop: Shop, stripe: StripeStandin, proxy: Proxy, resources: Resources, when: When
 ) -> None:
     placed = await shop.placed(((await shop.product())["id"], 1))
     stripe.set_webhooks(drop=True)
@@ -127,8 +127,8 @@ async def test_a_payment_is_looked_up_by_its_event(
     assert await deliver(shop, event) == "duplicate"
     assert (await shop.order(placed["order_id"]))["status"] == "PAID"
     # What follows a commit has followed it, seen or not.
-    assert await eventually(lambda: parts.redis.exists(f"arq:job:post_payment_pipeline:{placed['order_id']}"))
-    await balance(parts, stripe)
+    assert await eventually(lambda: resources.redis.exists(f"arq:job:post_payment_pipeline:{placed['order_id']}"))
+    await balance(resources, stripe)
 
 
 async def test_what_is_cut_before_its_commit_has_not_been_and_is_done(

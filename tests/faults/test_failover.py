@@ -16,8 +16,8 @@ from service.dev.stripe_standin import StripeStandin
 from service.infra import health
 from service.infra.db import connection
 from service.infra.migrations import migrate
-from service.infra.parts import Parts, open_parts
 from service.infra.queue import QUEUE
+from service.infra.resources import Resources, open_resources
 from service.settings import Settings
 from service.worker import work
 from tests.client import Shop, eventually
@@ -164,26 +164,30 @@ async def test_a_demoted_server_is_left_though_its_connections_live(
 async def test_readers_leave_a_demoted_server_too(databases: Pair, stripe: StripeStandin, redis_url: str) -> None:
     """Nothing is written, so only readiness can find out; no connection may stay with the demoted server."""
 
-    async def servers(parts: Parts) -> list[str]:
+    async def servers(resources: Resources) -> list[str]:
         """Whether the servers of three connections are read-only."""
-        async with connection(parts.pool) as one, connection(parts.pool) as two, connection(parts.pool) as three:
+        async with (
+            connection(resources.pool) as one,
+            connection(resources.pool) as two,
+            connection(resources.pool) as three,
+        ):
             query = "SELECT current_setting('transaction_read_only')"
             return [await each.fetchval(query) for each in (one, two, three)]
 
     async with Proxy(databases.ports["a"], anything) as proxy:
         one = login(databases.urls["a"], "app").replace(f":{databases.ports['a']}/", f":{proxy.port}/")
-        async with open_parts(settings_of(stripe, one, redis_url), "commerce-tests") as parts:
-            assert await servers(parts) == ["off", "off", "off"]
+        async with open_resources(settings_of(stripe, one, redis_url), "commerce-tests") as resources:
+            assert await servers(resources) == ["off", "off", "off"]
             databases.order("a", "ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()")
             databases.promote("b")
             proxy.to = databases.ports["b"]
 
             async def noticed() -> bool:
-                return (await health.check(parts))["postgresql"] == "read_only"
+                return (await health.check(resources))["postgresql"] == "read_only"
 
             # One connection learns it, and no other is asked.
             await eventually(noticed)
-            assert await servers(parts) == ["off", "off", "off"]
+            assert await servers(resources) == ["off", "off", "off"]
 
 
 class Valkeys:

@@ -9,7 +9,7 @@ from starlette.types import Receive, Scope, Send
 
 from service.app import create_app
 from service.dev.stripe_standin import StripeStandin
-from service.http.protocol import PIPELINE_LIMIT
+from service.http.server.protocol import PIPELINE_LIMIT
 from service.infra.metrics import exposition
 from service.settings import Settings
 from tests.client import Shop, eventually

@@ -23,7 +23,7 @@ from starlette.types import Receive, Scope, Send
 
 from service.dev.stripe_standin import StripeStandin
 from service.dev.stripe_standin.webhooks import signature
-from service.http.protocol import HEAD_LIMIT
+from service.http.server.protocol import HEAD_LIMIT
 from tests.books import everything
 from tests.client import Shop, is_problem, spells_a_problem
 from tests.conftest import WEBHOOK_SECRET, served

@@ -21,8 +21,8 @@ from service.app import create_app
 from service.dev.servers import free_port, scratch_folder, valkey
 from service.dev.stripe_standin import StripeStandin
 from service.http.clients import Clients
-from service.infra import rates
-from service.infra.parts import Parts
+from service.infra import rate_limit
+from service.infra.resources import Resources
 from service.settings import Settings
 from tests.books import deliver, event, hold_ends
 from tests.client import Shop, is_problem, waiting
@@ -81,11 +81,11 @@ def test_a_client_is_the_first_hop_that_is_no_proxy_of_ours(
 
 
 async def test_nothing_is_limited_or_kept_unless_it_is_asked_for(
-    shop: Shop, parts: Parts, database: asyncpg.Connection
+    shop: Shop, resources: Resources, database: asyncpg.Connection
 ) -> None:
     answer = await shop.http.get("/products", headers=ONE)
     assert [name for name in answer.headers if name.startswith("ratelimit")] == []
-    assert await parts.redis.keys("rate:*") == []
+    assert await resources.redis.keys("rate:*") == []
     await shop.placed(((await shop.product())["id"], 1))
     assert await database.fetchval("SELECT client FROM orders") is None
 
@@ -215,11 +215,11 @@ class TestLocalCounts:
     @pytest.fixture
     def clock(self, monkeypatch: pytest.MonkeyPatch) -> list[float]:
         now = [1000.0]
-        monkeypatch.setattr(rates.time, "monotonic", lambda: now[0])
+        monkeypatch.setattr(rate_limit.time, "monotonic", lambda: now[0])
         return now
 
     def test_a_minute_begins_with_the_first_request(self, clock: list[float]) -> None:
-        counts = rates.LocalCounts()
+        counts = rate_limit.LocalCounts()
         seen = []
         for at in (0, 30, 59.9, 60, 119, 120.5, 500):
             clock[0] = 1000 + at
@@ -227,12 +227,12 @@ class TestLocalCounts:
         assert seen == [(1, 60), (2, 30), (3, 1), (1, 60), (2, 1), (1, 60), (1, 60)]
 
     def test_clients_do_not_mix(self, clock: list[float]) -> None:
-        counts = rates.LocalCounts()
+        counts = rate_limit.LocalCounts()
         assert [counts.count(client)[0] for client in (b"one", b"two", b"one", b"two", b"two")] == [1, 1, 2, 2, 3]
 
     def test_the_oldest_minutes_are_forgotten_first(self, clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(rates, "MAX_CLIENTS", 3)
-        counts = rates.LocalCounts()
+        monkeypatch.setattr(rate_limit, "MAX_CLIENTS", 3)
+        counts = rate_limit.LocalCounts()
         for client in (b"1", b"2", b"3", b"1", b"1"):
             clock[0] += 1
             counts.count(client)
@@ -248,9 +248,9 @@ class TestLocalCounts:
         assert len(counts._windows) == 1
 
 
-async def test_a_crowd_waits_for_redis_and_is_not_told_that_it_is_gone(parts: Parts) -> None:
+async def test_a_crowd_waits_for_redis_and_is_not_told_that_it_is_gone(resources: Resources) -> None:
     # Each keeps a connection for a while, and there are fewer of them.
-    assert set(await asyncio.gather(*(parts.redis.blpop(["nothing"], timeout=0.1) for _ in range(100)))) == {None}
+    assert set(await asyncio.gather(*(resources.redis.blpop(["nothing"], timeout=0.1) for _ in range(100)))) == {None}
 
 
 class TestPendingOrders:
@@ -262,7 +262,7 @@ class TestPendingOrders:
         return await shop.http.post(f"/carts/{await shop.cart((product, 1))}/checkout", headers=client)
 
     async def test_of_one_client_are_bounded(
-        self, shop: Shop, stripe: StripeStandin, parts: Parts, database: asyncpg.Connection, worker: None
+        self, shop: Shop, stripe: StripeStandin, resources: Resources, database: asyncpg.Connection, worker: None
     ) -> None:
         tent = (await shop.product())["id"]
         held = [(await self.order(shop, tent, ONE)).json() for _ in range(2)]

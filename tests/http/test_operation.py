@@ -17,12 +17,12 @@ from service.app import create_app
 from service.dev.servers import free_port
 from service.dev.stripe_standin import StripeStandin
 from service.errors import KINDS
-from service.http.protocol import Joined
+from service.http.server.protocol import Joined
 from service.infra.health import REPAIRERS
 from service.infra.metrics import exposition
 from service.infra.statements import files
 from service.settings import Settings
-from service.shop import payment
+from service.shop import settlement, webhooks
 from tests.client import Shop, eventually, is_problem
 
 
@@ -125,12 +125,13 @@ async def test_no_stranger_adds_a_time_series(shop: Shop) -> None:
     Every label of every metric of ours has a value of a closed list, and the second round adds no line.
     """
     routes = {str(context.path) for context in iter_route_contexts(create_app(NEVER_SERVED).routes)}
+    sources = getsource(settlement) + getsource(webhooks)
     statuses = {str(status) for status in (*{kind.status for kind in KINDS.values()}, 200, 201, 204, 304, 499)}
     allowed = {
         "method": {"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "other"},
         "route": {*routes, "unknown"},
         "status": statuses,
-        "outcome": set(re.findall(r'(?:Verdict\(|return )"(\w+)"', getsource(payment))) | {"duplicate"},
+        "outcome": set(re.findall(r'(?:EventOutcome\(|return )"(\w+)"', sources)) | {"duplicate"},
         "what": {"orders", "events", "refunds"},
         "repairer": {*REPAIRERS},
         "query": {*files("audit")},

@@ -17,11 +17,12 @@ from starlette.types import Receive, Scope, Send
 from service.app import create_app
 from service.dev.stripe_standin import StripeStandin
 from service.errors import ShopError
-from service.http import bodies, protocol
+from service.http import bodies
 from service.http.bodies import MOST_BODIES, MOST_BODIES_PER_CLIENT, Arrivals
 from service.http.clients import Clients
 from service.http.middleware import Gate
-from service.infra.turns import Lanes, Turns
+from service.http.server import protocol
+from service.infra.limiters import KeyedLimiter, Limiter
 from service.settings import Settings
 from tests.client import Shop, eventually, is_problem, waiting
 from tests.conftest import WEBHOOK_SECRET, served
@@ -401,12 +402,12 @@ async def test_a_cart_that_is_checked_out_again_and_again_leaves_the_others_alon
     assert await shop.stock(tent["id"]) == 9
 
 
-async def in_line(turns: Turns, served: list[int], number: int) -> None:
+async def in_line(turns: Limiter, served: list[int], number: int) -> None:
     async with turns:
         served.append(number)
 
 
-async def queued(count: int, turns: Turns) -> tuple[list[asyncio.Task[None]], list[int]]:
+async def queued(count: int, turns: Limiter) -> tuple[list[asyncio.Task[None]], list[int]]:
     """So many behind whoever has the place, in order; and the list that they write themselves into."""
     order: list[int] = []
     tasks = [asyncio.create_task(in_line(turns, order, number)) for number in range(count)]
@@ -415,7 +416,7 @@ async def queued(count: int, turns: Turns) -> tuple[list[asyncio.Task[None]], li
 
 
 async def test_turns_are_first_come_first_served() -> None:
-    turns = Turns(1)
+    turns = Limiter(1)
     async with turns:
         tasks, order = await queued(50, turns)
         assert order == []
@@ -425,7 +426,7 @@ async def test_turns_are_first_come_first_served() -> None:
 
 
 async def test_a_queue_that_stands_sends_newcomers_away() -> None:
-    turns = Turns(1, waiting=2, rush_seconds=0)
+    turns = Limiter(1, waiting=2, rush_seconds=0)
     async with turns:
         tasks, order = await queued(2, turns)
         for _ in range(3):
@@ -439,7 +440,7 @@ async def test_a_queue_that_stands_sends_newcomers_away() -> None:
 
 
 async def test_a_rush_is_let_in_whole() -> None:
-    turns = Turns(1, waiting=2, rush_seconds=3600)
+    turns = Limiter(1, waiting=2, rush_seconds=3600)
     async with turns:
         tasks, order = await queued(1000, turns)
     await asyncio.gather(*tasks)
@@ -447,7 +448,7 @@ async def test_a_rush_is_let_in_whole() -> None:
 
 
 async def test_a_queue_that_does_not_move_lets_go() -> None:
-    turns = Turns(1, patience_seconds=0.01)
+    turns = Limiter(1, patience_seconds=0.01)
     async with turns:
         with pytest.raises(ShopError, match=r"^busy: "):
             await turns.__aenter__()
@@ -456,39 +457,39 @@ async def test_a_queue_that_does_not_move_lets_go() -> None:
 
 
 async def test_lanes_are_apart_and_gone_when_empty() -> None:
-    lanes = Lanes(1)
+    checkout_limiter = KeyedLimiter(1)
     inside: list[str] = []
 
     async def enter(*names: str) -> None:
-        async with lanes.enter(*names):
+        async with checkout_limiter.enter(*names):
             inside.append("".join(names))
 
-    async with lanes.enter("a", "b"):
+    async with checkout_limiter.enter("a", "b"):
         blocked: list[Awaitable[None]] = [asyncio.create_task(enter(*names)) for names in ("a", "b", "bc")]
         await enter("c")
         assert inside == ["c"]
     await asyncio.gather(*blocked)
     assert sorted(inside) == ["a", "b", "bc", "c"]
-    assert len(lanes._lanes) == 0
+    assert len(checkout_limiter._lanes) == 0
 
 
-async def enter_and_leave(lanes: Lanes, name: str) -> None:
-    async with lanes.enter(name):
+async def enter_and_leave(checkout_limiter: KeyedLimiter, name: str) -> None:
+    async with checkout_limiter.enter(name):
         pass
 
 
 async def test_who_must_not_wait_enters_lanes_that_have_a_place() -> None:
-    lanes = Lanes(1)
-    async with lanes.enter("a") as also:
+    checkout_limiter = KeyedLimiter(1)
+    async with checkout_limiter.enter("a") as also:
         assert await also("a", "b")
-        async with lanes.enter("c") as other:
+        async with checkout_limiter.enter("c") as other:
             assert not await also("c", "d")
             # Of those none was entered.
             assert await other("d")
             assert not await other("b")
-            assert not lanes.crowded
-            late = asyncio.create_task(enter_and_leave(lanes, "b"))
+            assert not checkout_limiter.contended
+            late = asyncio.create_task(enter_and_leave(checkout_limiter, "b"))
             await asyncio.sleep(0)
-            assert lanes.crowded
+            assert checkout_limiter.contended
     await late
-    assert not lanes.crowded
+    assert not checkout_limiter.contended

@@ -10,8 +10,8 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from service.http import bodies
-from service.http.protocol import PIPELINE_LIMIT, READ_BUFFER
-from service.infra.cache import PageCache
+from service.http.server.protocol import PIPELINE_LIMIT, READ_BUFFER
+from service.infra.page_cache import PageCache
 from tests.client import Shop, eventually
 from tests.conftest import SERVED, served
 

@@ -14,8 +14,9 @@ from service.app import create_app
 from service.dev.servers import free_port, postgres, scratch_folder
 from service.dev.stripe_standin import StripeStandin
 from service.errors import ShopError
-from service.infra import db
-from service.infra.parts import Parts
+from service.infra import db, transactions
+from service.infra.resources import Resources
+from service.infra.transactions import run_transaction
 from service.settings import Settings
 from tests.client import Shop, eventually
 from tests.conftest import login, served
@@ -31,7 +32,9 @@ async def two_rows(database: asyncpg.Connection) -> None:
     await database.execute("GRANT ALL ON counters TO commerce_worker")
 
 
-async def test_a_deadlock_is_retried_and_both_transactions_commit(parts: Parts, database: asyncpg.Connection) -> None:
+async def test_a_deadlock_is_retried_and_both_transactions_commit(
+    resources: Resources, database: asyncpg.Connection
+) -> None:
     await two_rows(database)
     both_hold_one, tries = asyncio.Barrier(2), []
 
@@ -45,13 +48,13 @@ async def test_a_deadlock_is_retried_and_both_transactions_commit(parts: Parts, 
 
         return work
 
-    await asyncio.gather(*(db.transact(parts.pool, count_up(*order)) for order in ((1, 2), (2, 1))))
+    await asyncio.gather(*(run_transaction(resources.pool, count_up(*order)) for order in ((1, 2), (2, 1))))
     assert len(tries) > 2
     assert await database.fetch("SELECT n FROM counters ORDER BY id") == [(2,), (2,)]
 
 
 async def test_a_lock_that_is_not_had_is_busy_and_the_connection_is_clean(
-    parts: Parts, database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+    resources: Resources, database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await two_rows(database)
     tries = 0
@@ -65,21 +68,21 @@ async def test_a_lock_that_is_not_had_is_busy_and_the_connection_is_clean(
     async with database.transaction():
         await database.execute("UPDATE counters SET n = 7 WHERE id = 1")
         with pytest.raises(ShopError) as refused:
-            await db.transact(parts.pool, work)
-    assert (refused.value.code, tries) == ("busy", db.ATTEMPTS)
-    await db.transact(parts.pool, work)
+            await run_transaction(resources.pool, work)
+    assert (refused.value.code, tries) == ("busy", transactions.ATTEMPTS)
+    await run_transaction(resources.pool, work)
     assert await database.fetchval("SELECT n FROM counters WHERE id = 1") == 8
 
 
-async def test_a_plan_made_void_by_a_migration_is_made_anew(parts: Parts, database: asyncpg.Connection) -> None:
+async def test_a_plan_made_void_by_a_migration_is_made_anew(resources: Resources, database: asyncpg.Connection) -> None:
     await two_rows(database)
 
     async def work(tx: db.Connection) -> asyncpg.Record:
         return await tx.fetchrow("SELECT * FROM counters WHERE id = 1")
 
-    assert len(await db.transact(parts.pool, work)) == 2
+    assert len(await run_transaction(resources.pool, work)) == 2
     await database.execute("ALTER TABLE counters ADD COLUMN more integer")
-    assert len(await db.transact(parts.pool, work)) == 3
+    assert len(await run_transaction(resources.pool, work)) == 3
 
 
 async def ask(tx: db.Connection) -> int:
@@ -88,7 +91,7 @@ async def ask(tx: db.Connection) -> int:
 
 async def answers(pool: db.Pool) -> bool:
     try:
-        return await db.transact(pool, ask) == 1
+        return await run_transaction(pool, ask) == 1
     except ShopError:
         return False
 
@@ -99,9 +102,9 @@ async def test_without_a_server_it_is_unavailable_and_recovers_by_itself(setting
             port = int(url.rpartition(":")[2].partition("/")[0])
             changed = settings.model_copy(update={"database_url": url})
             pool = await db.open_pool(changed, "commerce-tests")
-            assert await db.transact(pool, ask) == 1
+            assert await run_transaction(pool, ask) == 1
         with pytest.raises(ShopError) as refused:
-            await db.transact(pool, ask)
+            await run_transaction(pool, ask)
         assert refused.value.code == "unavailable"
         assert refused.value.kind.retry_after
         with postgres(folder, port=port, durable=False):
@@ -109,12 +112,12 @@ async def test_without_a_server_it_is_unavailable_and_recovers_by_itself(setting
             await pool.close()
 
 
-async def test_time_limits_and_names_are_set_on_the_server(parts: Parts) -> None:
-    async with db.connection(parts.pool) as connection:
+async def test_time_limits_and_names_are_set_on_the_server(resources: Resources) -> None:
+    async with db.connection(resources.pool) as connection:
         for name, value in db.LIMITS.items():
             assert await connection.fetchval("SELECT current_setting($1)", name) == value
         assert await connection.fetchval("SELECT current_setting('application_name')") == "commerce-tests"
-    async with db.open_pool(parts.settings, "commerce-tests", statement_seconds=300) as patient:
+    async with db.open_pool(resources.settings, "commerce-tests", statement_seconds=300) as patient:
         assert await patient.fetchval("SELECT current_setting('statement_timeout')") == "5min"
 
 
@@ -125,17 +128,17 @@ async def test_a_server_that_hangs_is_told_to_everybody_while_it_hangs(settings:
             through = url.replace(f":{port}/", f":{proxy.port}/")
             one = settings.model_copy(update={"database_url": through, "db_pool_size": 1})
             pool = await db.open_pool(one, "commerce-tests", statement_seconds=1)
-            assert await db.transact(pool, ask) == 1
+            assert await run_transaction(pool, ask) == 1
             server = family(int((folder / "pid").read_text()))
             for pid in server:
                 os.kill(pid, SIGSTOP)
             try:
                 with pytest.raises(ShopError) as told:
-                    await db.transact(pool, ask)
+                    await run_transaction(pool, ask)
                 # It was not asked over another connection to forget the question, which it would not hear.
                 assert (told.value.code, proxy.accepted) == ("unavailable", 1)
                 # And nobody who comes next waits for it in turn.
-                waiting = asyncio.gather(*(db.transact(pool, ask) for _ in range(20)), return_exceptions=True)
+                waiting = asyncio.gather(*(run_transaction(pool, ask) for _ in range(20)), return_exceptions=True)
                 assert {getattr(answer, "code", answer) for answer in await waiting} == {"unavailable"}
             finally:
                 for pid in server:
@@ -144,13 +147,13 @@ async def test_a_server_that_hangs_is_told_to_everybody_while_it_hangs(settings:
             await pool.close()
 
 
-async def test_a_swallowed_error_is_no_commit(parts: Parts) -> None:
+async def test_a_swallowed_error_is_no_commit(resources: Resources) -> None:
     async def work(tx: db.Connection) -> None:
         with contextlib.suppress(asyncpg.PostgresError):
             await tx.execute("SELECT 1 / 0")
 
     with pytest.raises(AssertionError):
-        await db.transact(parts.pool, work)
+        await run_transaction(resources.pool, work)
 
 
 def causes(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str | None]]:
@@ -252,7 +255,7 @@ async def test_a_database_that_is_not_there_says_why_in_the_log_alone(
 
 
 async def test_a_cause_is_logged_once_however_often_it_was_tried(
-    parts: Parts, database: asyncpg.Connection, caplog: pytest.LogCaptureFixture
+    resources: Resources, database: asyncpg.Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
     await two_rows(database)
 
@@ -263,17 +266,19 @@ async def test_a_cause_is_logged_once_however_often_it_was_tried(
     async with database.transaction():
         await database.execute("UPDATE counters SET n = 7 WHERE id = 1")
         with pytest.raises(ShopError):
-            await db.transact(parts.pool, work)
+            await run_transaction(resources.pool, work)
     assert causes(caplog) == [("LockNotAvailableError", "55P03")]
 
 
-async def test_an_error_that_is_not_known_stays_what_it_is(parts: Parts, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_error_that_is_not_known_stays_what_it_is(
+    resources: Resources, caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.raises(asyncpg.DivisionByZeroError):
-        async with db.connection(parts.pool) as connection:
+        async with db.connection(resources.pool) as connection:
             await connection.execute("SELECT 1 / 0")
     # A privilege that a statement lacks is our mistake, not a login that is refused.
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
-        async with db.connection(parts.pool) as connection:
+        async with db.connection(resources.pool) as connection:
             await connection.execute("DELETE FROM orders")
     assert causes(caplog) == []
 
@@ -283,7 +288,7 @@ async def test_a_host_that_is_silent_leaves_time_for_the_next_one(settings: Sett
         login, _, host = settings.database_url.partition("://")[2].partition("@")
         url = f"postgresql://{login}@127.0.0.1:{port},{host}"
         async with db.open_pool(settings.model_copy(update={"database_url": url}), "commerce-tests") as pool:
-            assert await db.transact(pool, ask) == 1
+            assert await run_transaction(pool, ask) == 1
             # The next connection goes to the one that answered.
             assert f"@127.0.0.1:{port}/" in pool.urls[1]
 
@@ -291,8 +296,8 @@ async def test_a_host_that_is_silent_leaves_time_for_the_next_one(settings: Sett
 async def test_a_read_only_role_needs_a_read_only_pool(settings: Settings, database_url: str) -> None:
     readonly = settings.model_copy(update={"database_url": login(database_url, "readonly")})
     async with db.open_pool(readonly, "commerce-tests", read_only=True) as pool:
-        assert await db.transact(pool, ask) == 1
+        assert await run_transaction(pool, ask) == 1
     async with db.open_pool(readonly, "commerce-tests") as pool:
         with pytest.raises(ShopError) as refused:
-            await db.transact(pool, ask)
+            await run_transaction(pool, ask)
     assert (refused.value.code, refused.value.extra) == ("unavailable", {"postgresql": "read_only"})

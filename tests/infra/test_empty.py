@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 
 from service.infra.migrations import migrate, undo
-from service.infra.parts import Parts
+from service.infra.resources import Resources
 from service.infra.statements import SQL, files
 from service.shop import audit
 from tests.client import Shop
@@ -19,10 +19,10 @@ def test_a_folder_without_statements_is_refused() -> None:
         files("nowhere")
 
 
-async def test_an_audit_without_rules_is_refused(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_audit_without_rules_is_refused(resources: Resources, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audit, "RULES", [])
     with pytest.raises(FileNotFoundError, match="no audit rule"):
-        await audit.audit(parts.pool)
+        await audit.audit(resources.pool)
 
 
 @pytest.mark.parametrize("work", [migrate, undo])

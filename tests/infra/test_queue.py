@@ -13,9 +13,9 @@ from arq.connections import ArqRedis
 
 from service.dev.servers import free_port, scratch_folder, valkey
 from service.infra import queue
-from service.infra.parts import Parts
-from service.infra.patience import Patience
+from service.infra.circuit_breaker import CircuitBreaker
 from service.infra.queue import QUEUE, Queue, open_redis
+from service.infra.resources import Resources
 from service.settings import Settings
 from tests.faults.stage import family
 
@@ -33,7 +33,7 @@ async def reads(redis: ArqRedis) -> int:
 
 
 async def test_what_is_asked_for_at_once_goes_there_in_one_go(redis: ArqRedis) -> None:
-    wakers, orders = Queue(redis, Patience(redis.connection_pool)), [uuid4() for _ in range(50)]
+    wakers, orders = Queue(redis, CircuitBreaker(redis.connection_pool)), [uuid4() for _ in range(50)]
     before = await reads(redis)
     for order_id in [*orders, *orders]:
         await wakers.post_payment_pipeline(order_id)
@@ -52,7 +52,7 @@ async def test_what_is_asked_for_at_once_goes_there_in_one_go(redis: ArqRedis) -
 
 
 async def test_one_that_is_queued_or_running_stays_as_it_is(redis: ArqRedis) -> None:
-    wakers, order_id = Queue(redis, Patience(redis.connection_pool)), uuid4()
+    wakers, order_id = Queue(redis, CircuitBreaker(redis.connection_pool)), uuid4()
     await wakers.expire_cart_later(order_id, timedelta(hours=1))
     await wakers.close()
     before = await redis.zscore(QUEUE, f"expire_cart_later:{order_id}")
@@ -63,20 +63,20 @@ async def test_one_that_is_queued_or_running_stays_as_it_is(redis: ArqRedis) -> 
 
 async def test_more_than_it_holds_are_left_to_the_sweep(redis: ArqRedis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queue, "MOST_WAITING", 3)
-    wakers = Queue(redis, Patience(redis.connection_pool))
+    wakers = Queue(redis, CircuitBreaker(redis.connection_pool))
     for _ in range(10):
         await wakers.settle_refunds(uuid4())
     await wakers.close()
     assert await redis.zcard(QUEUE) == 3
 
 
-async def test_nobody_waits_for_a_redis_that_hangs(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_nobody_waits_for_a_redis_that_hangs(resources: Resources, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queue, "PATIENCE_SECONDS", 0.2)
     port = free_port()
-    there = parts.settings.model_copy(update={"redis_url": f"redis://127.0.0.1:{port}/0"})
+    there = resources.settings.model_copy(update={"redis_url": f"redis://127.0.0.1:{port}/0"})
     with scratch_folder() as folder, valkey(folder, port=port, durable=False):
         client = open_redis(there)
-        wakers = Queue(client, Patience(client.connection_pool))
+        wakers = Queue(client, CircuitBreaker(client.connection_pool))
         await wakers.settle_refunds(uuid4())
         await wakers.close()
         server = family(int((folder / "pid").read_text()))

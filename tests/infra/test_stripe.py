@@ -165,8 +165,8 @@ async def test_no_answer_is_logged_too(replying: tuple[Replying, Stripe], caplog
     client._free = 0
     with pytest.raises(StripeUnknown):
         await client.retrieve_event("evt_7")
-    unreadable, late, crowded = failures(caplog)
-    assert {failure["path"] for failure in (unreadable, late, crowded)} == {"events/evt_7"}
+    unreadable, late, contended = failures(caplog)
+    assert {failure["path"] for failure in (unreadable, late, contended)} == {"events/evt_7"}
     assert (unreadable["status"], unreadable["error"]) == (200, "APIError")
     assert (late["status"], late["error"]) == (None, "TimeoutError")
-    assert crowded["error"] == "too many calls at once"
+    assert contended["error"] == "too many calls at once"

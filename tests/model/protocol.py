@@ -16,8 +16,8 @@ What is bounded, and why little is lost by it:
   work on it), of which the last one that there is room for does not fail.
 - What Stripe tells of a session may be delivered at any time after it became true, any number of times, in any order,
   or never. That covers webhooks late, twice, out of order and lost, reconcile (its list is as old as it likes to be),
-  fetched events and the recheck of a payment on its way: all of them are `payment.settle` with something that was true
-  once.
+  fetched events and the recheck of a payment on its way: all of them are `settlement.apply_session` with something that
+  was true once.
 - A claim may lapse at any moment: nothing may rest on it.
 - Left out: amounts and currencies that do not fit, refunds made in the dashboard, disputes, `Idempotency-Key`.
 
@@ -130,7 +130,7 @@ class Process(NamedTuple):
     attempt: int = 0
     session: int = 0
     told: str = ""
-    given_up: bool = False
+    stripe_deadline_passed: bool = False
     listed: tuple[str, ...] = ()
 
 
@@ -194,7 +194,7 @@ def put(world: World, index: int, order: Order, units: int = 0) -> World:
 
 
 def cart_has_live_order(world: World, index: int, rules: Rules) -> bool:
-    """payment/cart_has_live_order: another order than this one."""
+    """settlement/cart_has_live_order: another order than this one."""
     if rules.same_cart:
         return any(order.live for other, order in enumerate(world.orders) if other != index)
     return world.rival == "same cart"
@@ -211,7 +211,7 @@ def reserve(world: World, index: int, rules: Rules) -> World | None:
 
 
 def cancel(world: World, index: int, payment: str, rules: Rules) -> World:
-    """orders.cancel: MARK_CANCELLED guarded by the status that was locked, then RETURN_STOCK once for the hold."""
+    """transitions.cancel: MARK_CANCELLED guarded by the status that was locked, then RETURN_STOCK once for the hold."""
     order = world.orders[index]
     if order.payment in ("INITIATED", "PROCESSING"):
         order = order._replace(payment=payment, claimed=False)
@@ -235,7 +235,7 @@ def cancel_unasked(world: World, process: Process, rules: Rules) -> World:
 
 
 def settle(world: World, index: int, session: int, told: str, rules: Rules) -> World:
-    """payment.settle, for whoever tells it: a webhook, reconcile, expiry, checkout or the recheck."""
+    """settlement.apply_session, for whoever tells it: a webhook, reconcile, expiry, checkout or the recheck."""
     order = world.orders[index]
     if rules.variant == "found_by_stored_session" and order.stored != session:
         return world
@@ -246,13 +246,13 @@ def settle(world: World, index: int, session: int, told: str, rules: Rules) -> W
     if told in ("failed", "expired"):
         return cancel(world, index, "FAILED" if told == "failed" else "EXPIRED", rules)
     if told == "processing" and order.payment == "INITIATED":
-        # orders/mark_processing
+        # settlement/mark_processing
         return put(world, index, order._replace(payment="PROCESSING", stored=session, claimed=False))
     return world
 
 
 def settle_paid(world: World, index: int, session: int, rules: Rules) -> World:
-    """payment._settle_paid and take_late_money."""
+    """settlement._apply_paid_session and apply_late_payment."""
     order = world.orders[index]
     if order.payment in CAPTURED:
         # The same payment: unchanged. Another one: paid twice, given back.
@@ -265,9 +265,9 @@ def settle_paid(world: World, index: int, session: int, rules: Rules) -> World:
     if rules.variant == "late_money_ignored":
         return world
     if world.stock >= 1 and not cart_has_live_order(world, index, rules):
-        # payment/retake_stock
+        # settlement/retake_stock
         return put(world, index, paid._replace(out=order.out + 1), -1)
-    # payment/keep_late_money
+    # settlement/record_late_payment
     kept = order._replace(payment="REFUND_PENDING", stored=session, intent=session)
     return put(world, index, add_late_money(kept, session))
 
@@ -281,7 +281,7 @@ def fulfil(world: World, index: int) -> World:
 
 
 def attach(world: World, process: Process) -> World:
-    """session.attach: checkout/attach_session."""
+    """payment_session.attach: payment_session/attach_session."""
     order = world.orders[process.order]
     if order.status == "PENDING_PAYMENT" and order.payment == "INITIATED":
         return put(world, process.order, order._replace(stored=process.session, claimed=False))
@@ -399,7 +399,7 @@ def create_refund_at_stripe(order: Order, position: int, rules: Rules) -> Iterat
 
 
 def step_create(world: World, process: Process, rules: Rules) -> Iterator[Continued]:
-    """checkout._pay_for: session.create, the first call for this attempt."""
+    """checkout._pay_for: payment_session.create, the first call for this attempt."""
     for order, answer in heard(create_at_stripe(world.orders[process.order], process.attempt, rules), rules):
         after = put(world, process.order, order)
         if isinstance(answer, int):
@@ -411,7 +411,7 @@ def step_create(world: World, process: Process, rules: Rules) -> Iterator[Contin
 
 
 def step_replay(world: World, process: Process, rules: Rules) -> Iterator[Continued]:
-    """session.resume: the creation once more, under the same key."""
+    """payment_session.resume: the creation once more, under the same key."""
     ending = process.step == "end_replay"
     who, prefix = ("end", "end_") if ending else ("again", "again_")
     before = world.orders[process.order]
@@ -445,7 +445,7 @@ def step_replay(world: World, process: Process, rules: Rules) -> Iterator[Contin
 
 
 def step_look(world: World, process: Process, rules: Rules) -> Iterator[Continued]:
-    """session._look_for: the order's session in Stripe's list, newest first."""
+    """payment_session._look_for: the order's session in Stripe's list, newest first."""
     who = process.step.removesuffix("_look")
     number = len(world.orders[process.order].sessions)
     if number:
@@ -457,7 +457,7 @@ def step_look(world: World, process: Process, rules: Rules) -> Iterator[Continue
 
 
 def step_retrieve(world: World, process: Process, rules: Rules) -> Iterator[Continued]:
-    """session.resume: the session as it is now."""
+    """payment_session.resume: the session as it is now."""
     who = process.step.removesuffix("_retrieve")
     state = world.orders[process.order].sessions[process.session - 1]
     told = SEEN.get(state, state)
@@ -473,7 +473,7 @@ def step_retrieve(world: World, process: Process, rules: Rules) -> Iterator[Cont
 
 
 def step_renew(world: World, process: Process, rules: Rules) -> Iterator[Continued]:
-    """session.next_attempt: checkout/new_attempt."""
+    """payment_session.next_attempt: payment_session/start_attempt."""
     order = world.orders[process.order]
     if (order.attempt, order.payment, order.stored) != (process.attempt, "INITIATED", 0):
         yield "again: no new attempt, the order moved on", world, None
@@ -494,10 +494,10 @@ def step_undo(world: World, process: Process, rules: Rules) -> Iterator[Continue
 
 
 def step_release(world: World, process: Process, rules: Rules) -> Iterator[Continued]:
-    """session.release: checkout/release_claim; then expiry may give up."""
+    """payment_session.release: payment_session/release_claim; then expiry may give up."""
     order = world.orders[process.order]
     after = put(world, process.order, order._replace(claimed=False)) if order.stored == 0 else world
-    gives_up = process.step == "end_release" and process.given_up
+    gives_up = process.step == "end_release" and process.stripe_deadline_passed
     yield "claim given back", after, process._replace(step="end_give_up") if gives_up else None
 
 
@@ -511,7 +511,7 @@ def step_attach(world: World, process: Process, rules: Rules) -> Iterator[Contin
 
 
 def step_close(world: World, process: Process, rules: Rules) -> Iterator[Continued]:
-    """checkout._pay_for: session.close, whatever it comes to."""
+    """checkout._pay_for: payment_session.close, whatever it comes to."""
     yield "checkout: session closed", expired_at_stripe(world, process), None
 
 
@@ -526,14 +526,14 @@ def expired_at_stripe(world: World, process: Process) -> World:
 
 
 def step_expire(world: World, process: Process, rules: Rules) -> Iterator[Continued]:
-    """session.close: expire_session, of one that is not open with a retrieve after it."""
+    """payment_session.close: expire_session, of one that is not open with a retrieve after it."""
     after = expired_at_stripe(world, process)
     if after is world:
         yield "end: Stripe says that the session is not open", world, process._replace(step="end_ask")
     else:
         yield "end: session expired", after, Process(process.order, "end_settle", 0, process.session, "expired")
     if rules.faults:
-        following = "end_give_up" if process.given_up or rules.variant == "gives_up_at_once" else ""
+        following = "end_give_up" if process.stripe_deadline_passed or rules.variant == "gives_up_at_once" else ""
         silent = process._replace(step=following) if following else None
         if after is not world:
             yield "end: session expired, reply lost", after, silent
@@ -549,12 +549,12 @@ def step_ask(world: World, process: Process, rules: Rules) -> Iterator[Continued
         yield (
             "end: retrieving gets no answer",
             world,
-            process._replace(step="end_give_up") if process.given_up else None,
+            process._replace(step="end_give_up") if process.stripe_deadline_passed else None,
         )
 
 
 def step_settle(world: World, process: Process, rules: Rules) -> Iterator[Continued]:
-    """payment.settle with what expiry, or checkout asked again, was answered."""
+    """settlement.apply_session with what expiry, or checkout asked again, was answered."""
     after = settle(world, process.order, process.session, process.told, rules)
     following = process._replace(step="attach", told="") if process.step == "again_settle" else None
     yield f"settled as {process.told}", after, following
@@ -649,7 +649,7 @@ def begin_end(world: World, index: int, rules: Rules) -> tuple[World, Process] |
     if (order.status, order.payment) != ("PENDING_PAYMENT", "INITIATED"):
         return None
     over = HOURS[order.hour] == "over"
-    process = Process(index, "end_expire", order.attempt, order.stored, given_up=over)
+    process = Process(index, "end_expire", order.attempt, order.stored, stripe_deadline_passed=over)
     if rules.variant == "cancel_without_asking":
         return world, process._replace(step="end_cancel")
     if order.stored:
@@ -670,7 +670,7 @@ def begin(world: World, index: int, rules: Rules) -> Iterator[tuple[str, World, 
             yield "checkout: reserved", placed, Process(index, "create", 1)
         return
     if order.status == "PENDING_PAYMENT" and order.payment == "INITIATED" and not order.stored and not order.claimed:
-        # checkout._again; checkout/claim_session has the same guards as the reading before it.
+        # checkout._again; payment_session/claim_session has the same guards as the reading before it.
         claimed = put(world, index, order._replace(claimed=True))
         yield "again: claimed", claimed, Process(index, "again_replay", order.attempt)
     ending = begin_end(world, index, rules)
@@ -714,7 +714,7 @@ def happenings(world: World, index: int, rules: Rules) -> Iterator[Step]:
             yield index, "Stripe: the payment succeeds after days", became("paid_later")
             yield index, "Stripe: the payment fails after days", became("failed")
         for told in TOLD[state]:
-            # payment.receive (webhook), reconcile._settle, expiry._recheck
+            # webhooks.receive_webhook (webhook), reconcile._settle, expiry._recheck
             yield index, f"told by webhook or reconcile: {told}", settle(world, index, number, told, rules)
     yield from refund_happenings(world, index, rules)
     if order.travelling:

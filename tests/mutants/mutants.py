@@ -56,11 +56,11 @@ FORGOTTEN = at("shop/test_idempotency", "test_a_checkout_is_forgotten_once_its_o
 HOLDS = at("sql/test_constraints", "test_a_transition_holds_its_cart_order_and_payment")
 
 RESERVE = "sql/checkout/reserve.sql"
-MARK_PAID, MARK_CANCELLED = "sql/orders/mark_paid.sql", "sql/orders/mark_cancelled.sql"
-RETURN, RETAKE = "sql/orders/return_stock.sql", "sql/payment/retake_stock.sql"
-CLAIM_SESSION, NEW_ATTEMPT = "sql/checkout/claim_session.sql", "sql/checkout/new_attempt.sql"
+MARK_PAID, MARK_CANCELLED = "sql/transitions/mark_paid.sql", "sql/transitions/mark_cancelled.sql"
+RETURN, RETAKE = "sql/transitions/return_stock.sql", "sql/settlement/retake_stock.sql"
+CLAIM_SESSION, NEW_ATTEMPT = "sql/payment_session/claim_session.sql", "sql/payment_session/start_attempt.sql"
 MOVE_POSITION = "sql/reconcile/move_position.sql"
-ATTACH = "sql/checkout/attach_session.sql"
+ATTACH = "sql/payment_session/attach_session.sql"
 CATALOG, CARTS, ORDERS, STOCK, EVENTS, KEYS, CAPTURED = (
     f"migrations/{name}.sql"
     for name in (
@@ -162,21 +162,21 @@ MUTANTS = [
     # Transitions
     Mutant(
         "lock_order: cart",
-        "sql/orders/lock_order.sql",
+        "sql/transitions/lock_order.sql",
         "    WHERE id = (SELECT cart_id FROM orders WHERE id = $1)\n    FOR NO KEY UPDATE\n",
         "    WHERE id = (SELECT cart_id FROM orders WHERE id = $1)\n",
         HOLDS,
     ),
     Mutant(
         "lock_order: order",
-        "sql/orders/lock_order.sql",
+        "sql/transitions/lock_order.sql",
         "    WHERE id = $1 AND (SELECT id FROM cart) IS NOT NULL\n    FOR NO KEY UPDATE\n",
         "    WHERE id = $1 AND (SELECT id FROM cart) IS NOT NULL\n",
         HOLDS,
     ),
     Mutant(
         "lock_order: payment",
-        "sql/orders/lock_order.sql",
+        "sql/transitions/lock_order.sql",
         "    WHERE order_id = (SELECT id FROM held)\n    FOR NO KEY UPDATE\n",
         "    WHERE order_id = (SELECT id FROM held)\n",
         HOLDS,
@@ -225,14 +225,14 @@ MUTANTS = [
     ),
     Mutant(
         "mark_processing: payment",
-        "sql/orders/mark_processing.sql",
+        "sql/settlement/mark_processing.sql",
         "WHERE order_id = $1 AND status = 'INITIATED'",
         "WHERE order_id = $1",
         guards("mark_processing: payment"),
     ),
     Mutant(
         "mark_processing: order",
-        "sql/orders/mark_processing.sql",
+        "sql/settlement/mark_processing.sql",
         " AND orders.status || '' = 'PENDING_PAYMENT'",
         "",
         guards("mark_processing: order"),
@@ -260,7 +260,7 @@ MUTANTS = [
     ),
     Mutant(
         "keep_late_money: status",
-        "sql/payment/keep_late_money.sql",
+        "sql/settlement/record_late_payment.sql",
         " AND status IN ('FAILED', 'EXPIRED')",
         "",
         guards("keep_late_money: status"),
@@ -327,36 +327,36 @@ MUTANTS = [
     ),
     Mutant(
         "create: what is paid counts as it is now",
-        "service/shop/session.py",
-        "return await parts.stripe.retrieve_session(session.id, order_id=order_id)",
+        "service/shop/payment_session.py",
+        "return await resources.stripe.retrieve_session(session.id, order_id=order_id)",
         "return session",
         at("shop/test_checkout", "test_a_replayed_session_counts_as_it_is_now"),
     ),
     Mutant(
         "create: only a stored failure proves that there is none",
-        "service/shop/session.py",
+        "service/shop/payment_session.py",
         "if found is None and unknown.replayed:",
         "if found is None:",
         at("shop/test_checkout", "test_a_failure_that_is_not_replayed_proves_nothing"),
     ),
     Mutant(
         "create: the order's own session",
-        "service/shop/session.py",
+        "service/shop/payment_session.py",
         "if session.order_id == str(order_id):",
         "if session.order_id != '':",
         at("shop/test_checkout", "test_a_session_is_found_behind_a_page_of_newer_ones"),
     ),
     Mutant(
         "close: the session ends before the order",
-        "service/shop/session.py",
-        "return await parts.stripe.expire_session(stripe_session_id, order_id=order_id)",
+        "service/shop/payment_session.py",
+        "return await resources.stripe.expire_session(stripe_session_id, order_id=order_id)",
         "return None",
         at("shop/test_expiry", "test_a_customer_cancels_a_pending_order_and_no_other"),
     ),
     Mutant(
         "checkout: no session is left behind",
         "service/shop/checkout.py",
-        "await session.close(parts, order_id, found.id)",
+        "await payment_session.close(resources, order_id, found.id)",
         "pass",
         CANCELLED_MEANWHILE,
     ),
@@ -391,21 +391,21 @@ MUTANTS = [
     Mutant(
         "expiry: the hold",
         "service/shop/expiry.py",
-        "if not order.overdue:",
+        "if not order.hold_expired:",
         "if False:",
         at("shop/test_expiry", "test_the_end_of_the_hold_closes_the_session_and_gives_all_back"),
     ),
     Mutant(
         "expiry: given up",
         "service/shop/expiry.py",
-        "if error.code not in session.NO_ANSWER or not order.given_up:",
-        "if error.code not in session.NO_ANSWER:",
+        "if error.code not in payment_session.NO_ANSWER or not order.stripe_deadline_passed:",
+        "if error.code not in payment_session.NO_ANSWER:",
         at("shop/test_expiry", "test_the_end_of_the_hold_closes_the_session_and_gives_all_back"),
     ),
     # Webhooks
     Mutant(
         "receive: signature",
-        "service/shop/payment.py",
+        "service/shop/webhooks.py",
         "if secrets and not signature_verifies(body, signature, secrets):",
         "if False:",
         at("shop/test_payment", "test_what_stripe_did_not_sign_just_now_is_refused"),
@@ -419,84 +419,84 @@ MUTANTS = [
     ),
     Mutant(
         "receive: livemode",
-        "service/shop/payment.py",
-        'if bool(payload.get("livemode")) != parts.settings.live:',
+        "service/shop/webhooks.py",
+        'if bool(payload.get("livemode")) != resources.settings.live:',
         "if False:",
         at("shop/test_payment", "test_the_other_mode_is_not_ours"),
     ),
     Mutant(
         "store_event: once",
-        "sql/payment/store_event.sql",
+        "sql/webhooks/store_event.sql",
         "\nON CONFLICT (id) DO NOTHING",
         "",
         at("shop/test_payment", "test_an_event_that_could_not_be_applied_is_kept_and_finished_later"),
     ),
     Mutant(
         "record_event: once",
-        "sql/payment/record_event.sql",
+        "sql/webhooks/record_event.sql",
         "\n    WHERE stripe_events.outcome IS NULL",
         "",
         at("shop/test_payment", "test_a_payment_is_applied_once_and_its_email_kept"),
     ),
     Mutant(
         "receive: what failed is applied when it comes again",
-        "sql/payment/record_event.sql",
+        "sql/webhooks/record_event.sql",
         "WHERE stripe_events.outcome IS NULL",
         "WHERE false",
         at("shop/test_payment", "test_an_event_that_could_not_be_applied_is_kept_and_finished_later"),
     ),
     Mutant(
         "settle: amount",
-        "service/shop/payment.py",
+        "service/shop/settlement.py",
         "if (found.amount_total, found.currency) != (order.total_minor, order.currency):",
         "if found.currency != order.currency:",
-        at("shop/test_payment", "test_money_that_does_not_fit_pays_nothing_and_holds_no_stock_for_ever"),
+        at("shop/test_unmatched_payments", "test_what_was_captured_goes_back_once_however_it_is_learned"),
     ),
     Mutant(
         "settle: currency",
-        "service/shop/payment.py",
+        "service/shop/settlement.py",
         "if (found.amount_total, found.currency) != (order.total_minor, order.currency):",
         "if found.amount_total != order.total_minor:",
-        at("shop/test_payment", "test_money_that_does_not_fit_pays_nothing_and_holds_no_stock_for_ever"),
+        at("shop/test_unmatched_payments", "test_what_was_captured_goes_back_once_however_it_is_learned"),
     ),
     Mutant(
         "settle: a payment pays one order",
-        "service/shop/payment.py",
+        "service/shop/settlement.py",
         "if intent is not None and await refunds.find_order(tx, intent) not in (None, order.id):",
         "if False:",
         at("shop/test_payment", "test_a_payment_that_paid_another_order_pays_no_second"),
     ),
     Mutant(
         "settle: captured once",
-        "service/shop/payment.py",
+        "service/shop/settlement.py",
         "if order.captured and (intent is None or order.stripe_payment_intent_id in (None, intent)):",
         "if False:",
         at("shop/test_refunds", "test_a_whole_refund_before_fulfilment_cancels_and_restocks"),
     ),
     Mutant(
         "settle: paid twice",
-        "service/shop/payment.py",
+        "service/shop/settlement.py",
         "if order.captured and intent is not None:",
         "if False:",
         at("shop/test_refunds", "test_a_second_payment_of_an_order_goes_back_whatever_fails"),
     ),
     Mutant(
         "settle: only a pending order ends unpaid",
-        "service/shop/payment.py",
+        "service/shop/settlement.py",
         'if order.status != "PENDING_PAYMENT" or order.stripe_session_id not in (None, found.id):',
         "if order.stripe_session_id not in (None, found.id):",
         at("shop/test_payment", "test_the_end_depends_on_what_happened_and_not_on_the_order_of_events"),
     ),
     Mutant(
         "settle: only its own session ends an order",
-        "service/shop/payment.py",
+        "service/shop/settlement.py",
         " or order.stripe_session_id not in (None, found.id):",
         ":",
         at("shop/test_payment", "test_the_end_of_another_session_ends_no_order"),
     ),
     Mutant(
         "late money: the cart's new order",
-        "service/shop/payment.py",
+        "service/shop/settlement.py",
         "if not (await CART_HAS_LIVE_ORDER.one(tx, order.cart_id)).live:",
         "if True:",
         LATE,
@@ -519,7 +519,7 @@ MUTANTS = [
     Mutant(
         "events: what cannot be stored stops no other",
         "service/shop/reconcile.py",
-        "payload = payment.parse(orjson.dumps(page[event.id]))",
+        "payload = webhooks.parse_event(orjson.dumps(page[event.id]))",
         "payload = page[event.id]",
         at("shop/test_sweep", "test_events_are_fetched_once_through_all_pages_and_past_what_cannot_be_stored"),
     ),
@@ -583,20 +583,21 @@ MUTANTS = [
     Mutant(
         "expiry: money on its way that does not fit",
         "service/shop/expiry.py",
-        '== "mismatch" and order.overdue:',
+        '== "mismatch" and order.hold_expired:',
         '== "mismatch" and False:',
         at("shop/test_expiry", "test_a_payment_on_its_way_that_can_become_no_payment_holds_no_units_for_ever"),
     ),
     Mutant(
         "expiry: a session on its way that is not known",
         "service/shop/expiry.py",
-        "if not order.given_up:\n            raise session.payment_unavailable(refused) from refused",
-        "raise session.payment_unavailable(refused) from refused",
+        "if not order.stripe_deadline_passed:\n"
+        "            raise payment_session.payment_unavailable(refused) from refused",
+        "raise payment_session.payment_unavailable(refused) from refused",
         at("shop/test_expiry", "test_a_payment_on_its_way_that_can_become_no_payment_holds_no_units_for_ever"),
     ),
     Mutant(
         "settle: what has paid another order is not given back",
-        "service/shop/payment.py",
+        "service/shop/settlement.py",
         "if intent is not None and await refunds.find_order(tx, intent) not in (None, order.id):",
         "if not order.captured and await refunds.find_order(tx, intent) not in (None, order.id):",
         at("shop/test_payment", "test_a_payment_that_stands_for_an_order_is_not_given_back_for_another"),
@@ -682,7 +683,7 @@ MUTANTS = [
     Mutant(
         "reserve: the key stays with its order",
         "service/shop/checkout.py",
-        "    await idempotency.finish(tx, key, None, order_id)\n",
+        "    await idempotency.store_response(tx, key, None, order_id)\n",
         "",
         at("shop/test_idempotency", "test_a_checkout_that_died_after_its_reserve_goes_on"),
     ),
@@ -731,7 +732,7 @@ MUTANTS = [
     ),
     Mutant(
         "delete_expired: a day",
-        "sql/idempotency/delete_expired.sql",
+        "sql/retention/delete_keys.sql",
         "WHERE created_at < now() - interval '24 hours'",
         "WHERE created_at <= now()",
         at("shop/test_idempotency", "test_old_keys_are_swept_away"),
@@ -775,15 +776,15 @@ MUTANTS = [
     # What is not ours, or not for everybody
     Mutant(
         "event: another account",
-        "service/shop/payment.py",
+        "service/shop/webhooks.py",
         'if any(payload.get(name) not in (None, own_account) for name in ("account", "context")):',
         "if False:",
         at("shop/test_payment", "test_an_event_of_another_account_pays_nothing"),
     ),
     Mutant(
         "event: our own account",
-        "service/shop/payment.py",
-        "own_account = parts.settings.stripe_account or None",
+        "service/shop/webhooks.py",
+        "own_account = resources.settings.stripe_account or None",
         "own_account = None",
         at("shop/test_payment", "TestWithAnAccount"),
     ),
@@ -796,11 +797,13 @@ MUTANTS = [
     ),
     # Payments that match no order
     *(
-        Mutant(f"unmatched: {name}", "service/shop/payment.py", find, instead, at("shop/test_unmatched_payments", test))
+        Mutant(
+            f"unmatched: {name}", "service/shop/settlement.py", find, instead, at("shop/test_unmatched_payments", test)
+        )
         for name, find, instead, test in (
             (
                 "is kept for its refund",
-                "return await _refund_unmatched(parts, order_id, found)",
+                "return await _refund_unmatched(resources, order_id, found)",
                 "return outcome",
                 "test_what_was_captured_goes_back_once_however_it_is_learned",
             ),
@@ -849,7 +852,8 @@ MUTANTS = [
             (
                 "its claim is given back",
                 "service/shop/checkout.py",
-                "        except ShopError:\n            await session.release(parts, order_id)\n            raise\n",
+                "        except ShopError:\n"
+                "            await payment_session.release(resources, order_id)\n            raise\n",
                 "        except ShopError:\n            raise\n",
                 "test_a_checkout_that_learned_nothing_can_be_asked_for_again",
             ),

@@ -11,8 +11,8 @@ import pytest
 
 from service.dev.stripe_standin import StripeStandin
 from service.dev.stripe_standin.parameters import Parameters, form_values
-from service.infra.parts import Parts
-from service.shop import checkout, fulfilment, orders, session
+from service.infra.resources import Resources
+from service.shop import checkout, fulfilment, payment_session, transitions
 from tests.books import balance
 from tests.client import Shop, eventually, waiting
 
@@ -162,14 +162,16 @@ async def test_an_unknown_cart_is_not_found(shop: Shop) -> None:
     assert (await shop.checkout("00000000-0000-4000-8000-000000000000", 404))["code"] == "not_found"
 
 
-async def test_a_paid_cart_is_closed_and_names_its_order(shop: Shop, stripe: StripeStandin, parts: Parts) -> None:
+async def test_a_paid_cart_is_closed_and_names_its_order(
+    shop: Shop, stripe: StripeStandin, resources: Resources
+) -> None:
     tent = await shop.product()
     cart = await shop.cart((tent["id"], 1))
     order_id = (await shop.checkout(cart))["order_id"]
     stripe.pay(payable(stripe)[0]["id"])
     await shop.until(order_id, "PAID")
     assert (await ask(shop, cart, 409, "cart_not_open"))["order_id"] == order_id
-    await fulfilment.fulfil(parts, UUID(order_id))
+    await fulfilment.fulfil(resources, UUID(order_id))
     assert (await ask(shop, cart, 409, "cart_not_open"))["order_id"] == order_id
 
 
@@ -195,11 +197,11 @@ async def test_an_order_that_ends_while_its_checkout_is_asked_again(
         await database.execute("LOCK TABLE payments IN ACCESS EXCLUSIVE MODE")
         asking = asyncio.create_task(shop.http.post(f"/carts/{cart}/checkout"))
         await waiting(database)
-        order, after = await orders.lock(database, UUID(first["order_id"])), orders.AfterCommit()
+        order, after = await transitions.lock(database, UUID(first["order_id"])), transitions.AfterCommit()
         if becomes == "CANCELLED":
-            await orders.cancel(database, after, [order], "EXPIRED")
+            await transitions.cancel(database, after, [order], "EXPIRED")
         else:
-            await orders.mark_paid(database, after, order, order.hold, "cs_test", "pi_test", None)
+            await transitions.mark_paid(database, after, order, order.hold_number, "cs_test", "pi_test", None)
     answer = (await asking).json()
     if becomes == "CANCELLED":
         assert answer["status"] == "PENDING_PAYMENT"
@@ -251,7 +253,7 @@ async def test_the_longest_hold_is_not_too_long_for_stripe(shop: Shop) -> None:
 @pytest.mark.parametrize("status", [400, 402, 404])
 @pytest.mark.parametrize("before", [None, once("drop")], ids=["at once", "asked again"])
 async def test_a_refused_session_ends_the_order_at_once(
-    shop: Shop, stripe: StripeStandin, parts: Parts, status: int, before: Json | None
+    shop: Shop, stripe: StripeStandin, resources: Resources, status: int, before: Json | None
 ) -> None:
     if before:
         cart, _, tent = await unanswered(shop, stripe, before)
@@ -266,7 +268,7 @@ async def test_a_refused_session_ends_the_order_at_once(
     assert (order["status"], order["payment_status"]) == ("CANCELLED", "FAILED")
     assert await shop.stock(tent) == 3
     assert (await shop.call("GET", f"/carts/{cart}", 200))["status"] == "OPEN"
-    await balance(parts, stripe)
+    await balance(resources, stripe)
     assert (await shop.checkout(cart))["order_id"] != order["id"]
 
 
@@ -286,7 +288,7 @@ async def test_a_refused_session_ends_the_order_at_once(
     ids=lambda fault: " ".join(str(fault[name]) for name in ("action", "status", "stored") if name in fault),
 )
 async def test_what_stripe_leaves_open_is_taken_up_again(
-    shop: Shop, stripe: StripeStandin, parts: Parts, fault: Json
+    shop: Shop, stripe: StripeStandin, resources: Resources, fault: Json
 ) -> None:
     cart, order_id, tent = await unanswered(shop, stripe, fault)
 
@@ -297,7 +299,7 @@ async def test_what_stripe_leaves_open_is_taken_up_again(
     assert (placed["payment"]["stripe_session_id"], placed["checkout_url"]) == (session["id"], session["url"])
     assert await shop.checkout(cart, 200) == placed
     assert await shop.stock(tent) == 1
-    await balance(parts, stripe)
+    await balance(resources, stripe)
 
 
 async def test_a_session_is_found_behind_a_page_of_newer_ones(shop: Shop, stripe: StripeStandin) -> None:
@@ -354,7 +356,7 @@ async def test_while_stripe_is_silent_nothing_else_waits(shop: Shop, stripe: Str
 
 @pytest.mark.parametrize("heard", [True, False], ids=["webhook came", "webhook lost"])
 async def test_a_session_paid_before_it_was_attached(
-    shop: Shop, stripe: StripeStandin, parts: Parts, heard: bool
+    shop: Shop, stripe: StripeStandin, resources: Resources, heard: bool
 ) -> None:
     cart, order_id, _ = await unanswered(shop, stripe, once("drop_after"))
     (session,) = payable(stripe)
@@ -366,10 +368,10 @@ async def test_a_session_paid_before_it_was_attached(
     assert (await ask(shop, cart, 409, "cart_not_open"))["order_id"] == order_id
     order = await shop.until(order_id, "PAID", "SUCCEEDED")
     assert order["payment"]["stripe_session_id"] == session["id"]
-    await balance(parts, stripe)
+    await balance(resources, stripe)
 
 
-async def test_a_replayed_session_counts_as_it_is_now(shop: Shop, stripe: StripeStandin, parts: Parts) -> None:
+async def test_a_replayed_session_counts_as_it_is_now(shop: Shop, stripe: StripeStandin, resources: Resources) -> None:
     cart, order_id, tent = await unanswered(shop, stripe, once("drop_after"))
     (session,) = payable(stripe)
     stripe.webhook_url = None
@@ -378,7 +380,7 @@ async def test_a_replayed_session_counts_as_it_is_now(shop: Shop, stripe: Stripe
     assert (await shop.order(order_id))["status"] == "CANCELLED"
     assert await shop.stock(tent) == 3
     assert (await shop.checkout(cart))["order_id"] != order_id
-    await balance(parts, stripe)
+    await balance(resources, stripe)
 
 
 async def test_a_session_whose_payment_is_on_its_way(shop: Shop, stripe: StripeStandin) -> None:
@@ -393,7 +395,7 @@ async def test_a_session_whose_payment_is_on_its_way(shop: Shop, stripe: StripeS
 
 @pytest.mark.parametrize("then", ["checkout", "cancel"])
 async def test_a_replay_refused_for_its_time_proves_that_there_is_no_session(
-    shop: Shop, stripe: StripeStandin, database: asyncpg.Connection, parts: Parts, then: str
+    shop: Shop, stripe: StripeStandin, database: asyncpg.Connection, resources: Resources, then: str
 ) -> None:
     cart, order_id, tent = await unanswered(shop, stripe, once("drop"))
     await database.execute(
@@ -413,7 +415,7 @@ async def test_a_replay_refused_for_its_time_proves_that_there_is_no_session(
         )
         assert (attempt, int(ends.timestamp())) == (2, session["expires_at"])
         assert await shop.checkout(cart, 200) == placed
-    await balance(parts, stripe)
+    await balance(resources, stripe)
 
 
 # The claim
@@ -431,7 +433,7 @@ async def test_a_dead_claimers_claim_ends_by_itself(
 
 
 async def test_an_order_cancelled_while_its_session_is_created_leaves_none(
-    shop: Shop, stripe: StripeStandin, database: asyncpg.Connection, parts: Parts
+    shop: Shop, stripe: StripeStandin, database: asyncpg.Connection, resources: Resources
 ) -> None:
     cart, order_id, tent = await unanswered(shop, stripe, once("drop"))
     async with database.transaction():
@@ -441,14 +443,14 @@ async def test_an_order_cancelled_while_its_session_is_created_leaves_none(
         # The session is there and about to be attached; meanwhile nobody else creates one.
         assert len(payable(stripe)) == 1
         await ask(shop, cart, 409, "checkout_in_progress")
-        order = await orders.lock(database, UUID(order_id))
-        await orders.cancel(database, orders.AfterCommit(), [order], "EXPIRED")
+        order = await transitions.lock(database, UUID(order_id))
+        await transitions.cancel(database, transitions.AfterCommit(), [order], "EXPIRED")
     assert (await asking)["retry_after"] > 0
     assert payable(stripe) == []
     assert (await shop.order(order_id))["payment"]["stripe_session_id"] is None
     assert await shop.stock(tent) == 3
     assert (await shop.checkout(cart))["order_id"] != order_id
-    await balance(parts, stripe)
+    await balance(resources, stripe)
 
 
 async def test_a_cancel_that_stripe_did_not_answer_leaves_no_claim(shop: Shop, stripe: StripeStandin) -> None:
@@ -465,7 +467,7 @@ async def test_a_cancel_that_stripe_did_not_answer_leaves_no_claim(shop: Shop, s
 
 
 async def test_what_was_concluded_of_an_older_attempt_ends_nothing(
-    shop: Shop, stripe: StripeStandin, api_parts: Parts, database: asyncpg.Connection
+    shop: Shop, stripe: StripeStandin, api_parts: Resources, database: asyncpg.Connection
 ) -> None:
     """A cancel and a refused creation, each late: by then the cart has a newer session, which can be paid."""
     cart, order_id, _ = await unanswered(shop, stripe, once("drop"))
@@ -484,7 +486,7 @@ async def test_what_was_concluded_of_an_older_attempt_ends_nothing(
     await balance(api_parts, stripe)
 
 
-async def test_a_refusal_of_an_attempt_that_has_its_session_ends_nothing(shop: Shop, api_parts: Parts) -> None:
+async def test_a_refusal_of_an_attempt_that_has_its_session_ends_nothing(shop: Shop, api_parts: Resources) -> None:
     placed = await shop.placed(((await shop.product())["id"], 1))
     await checkout._undo(api_parts, UUID(placed["order_id"]), attempt=1)
     assert (await shop.order(placed["order_id"]))["status"] == "PENDING_PAYMENT"
@@ -501,12 +503,12 @@ async def test_a_failure_that_is_not_replayed_proves_nothing(
 
 
 async def test_a_late_refusal_does_not_end_the_attempt_that_is_being_created(
-    shop: Shop, stripe: StripeStandin, api_parts: Parts, database: asyncpg.Connection
+    shop: Shop, stripe: StripeStandin, api_parts: Resources, database: asyncpg.Connection
 ) -> None:
     _, order_id, _ = await unanswered(shop, stripe, once("drop"))
-    held = await session.claim(api_parts, UUID(order_id))
+    held = await payment_session.claim(api_parts, UUID(order_id))
     assert held is not None
-    assert await session.next_attempt(api_parts, UUID(order_id), held)
+    assert await payment_session.next_attempt(api_parts, UUID(order_id), held)
     await checkout._undo(api_parts, UUID(order_id), attempt=held.attempt)
     assert (await shop.order(order_id))["status"] == "PENDING_PAYMENT"
     await checkout._undo(api_parts, UUID(order_id), attempt=held.attempt + 1)

@@ -17,11 +17,11 @@ import pytest
 import pytest_asyncio
 
 from service.infra.db import Connection
-from service.infra.parts import Parts, open_parts
+from service.infra.resources import Resources, open_resources
 from service.infra.stripe import Session
 from service.settings import Settings
-from service.shop import cart, catalog, checkout, orders, payment
-from service.shop.orders import AfterCommit
+from service.shop import cart, catalog, checkout, settlement, transitions
+from service.shop.transitions import AfterCommit
 from tests.client import waiting
 from tests.conftest import cloned
 
@@ -32,21 +32,21 @@ SESSIONS = 4
 class Scene:
     """One product, and a connection for each session; carts and orders of the product are made as they are needed."""
 
-    parts: Parts
+    resources: Resources
     sessions: list[Connection]
     product_id: int
 
     async def cart(self) -> UUID:
         cart_id = uuid4()
-        await cart.CREATE_CART.run(self.parts.pool, cart_id)
-        await cart.SET_LINE.run(self.parts.pool, cart_id, self.product_id, 1)
+        await cart.CREATE_CART.run(self.resources.pool, cart_id)
+        await cart.SET_LINE.run(self.resources.pool, cart_id, self.product_id, 1)
         return cart_id
 
     async def order(self) -> UUID:
         order_id, cart_id = uuid4(), await self.cart()
         tx = self.sessions[0]
         async with tx.transaction():
-            assert await checkout.reserve(tx, self.parts, None, cart_id, order_id, None)
+            assert await checkout.reserve(tx, self.resources, None, cart_id, order_id, None)
         return order_id
 
 
@@ -55,14 +55,14 @@ Step = Callable[[Connection], Awaitable[object]]
 
 async def check_out(scene: Scene) -> Step:
     cart_id = await scene.cart()
-    return lambda tx: checkout.reserve(tx, scene.parts, None, cart_id, uuid4(), None)
+    return lambda tx: checkout.reserve(tx, scene.resources, None, cart_id, uuid4(), None)
 
 
 async def cancel(scene: Scene) -> Step:
     order_id = await scene.order()
 
     async def step(tx: Connection) -> None:
-        await orders.cancel(tx, AfterCommit(), [await orders.lock(tx, order_id)], "EXPIRED")
+        await transitions.cancel(tx, AfterCommit(), [await transitions.lock(tx, order_id)], "EXPIRED")
 
     return step
 
@@ -71,11 +71,11 @@ async def pay_late(scene: Scene) -> Step:
     order_id = await scene.order()
     tx = scene.sessions[0]
     async with tx.transaction():
-        await orders.cancel(tx, AfterCommit(), [await orders.lock(tx, order_id)], "EXPIRED")
+        await transitions.cancel(tx, AfterCommit(), [await transitions.lock(tx, order_id)], "EXPIRED")
     paid = Session(f"cs_{order_id}", "complete", "paid", 1250, "EUR", f"pi_{order_id}", None, None, str(order_id))
 
     async def step(tx: Connection) -> None:
-        assert await payment.settle(tx, AfterCommit(), order_id, paid) == "applied"
+        assert await settlement.apply_session(tx, AfterCommit(), order_id, paid) == "applied"
 
     return step
 
@@ -97,14 +97,14 @@ async def scenes(template: str, servers: tuple[str, str]) -> AsyncIterator[Calla
     async with cloned(template) as url:
         settings = Settings.load({"DATABASE_URL": url, "REDIS_URL": servers[1], "STRIPE_API_KEY": "sk_test_tests"})
         async with AsyncExitStack() as stack:
-            parts = await stack.enter_async_context(open_parts(settings, "commerce-tests"))
-            sessions = [await stack.enter_async_context(parts.pool.acquire()) for _ in range(SESSIONS)]
+            resources = await stack.enter_async_context(open_resources(settings, "commerce-tests"))
+            sessions = [await stack.enter_async_context(resources.pool.acquire()) for _ in range(SESSIONS)]
             for session in sessions:
                 await session.execute("SET deadlock_timeout = '20ms'")
 
             async def make() -> Scene:
                 new = "INSERT INTO products (name, price_minor, currency, stock) VALUES ('Tent', 1250, 'EUR', 100)"
-                return Scene(parts, sessions, await parts.pool.fetchval(f"{new} RETURNING id"))
+                return Scene(resources, sessions, await resources.pool.fetchval(f"{new} RETURNING id"))
 
             yield make
         database = await asyncpg.connect(url)
@@ -123,7 +123,7 @@ async def test_four_sessions_do_not_deadlock(
     steps = [await TAKERS[name](scene) for name in (first, second, third)]
     filling, *takers = scene.sessions
     filled = uuid4()
-    await cart.CREATE_CART.run(scene.parts.pool, filled)
+    await cart.CREATE_CART.run(scene.resources.pool, filled)
 
     await filling.execute("BEGIN")
     assert await cart.OPEN_FOR_PRODUCT.maybe(filling, filled, scene.product_id)
@@ -144,7 +144,7 @@ async def test_four_sessions_do_not_deadlock(
 
     ledger = "SELECT coalesce(sum(delta), 0) FROM stock_movements WHERE product_id = products.id"
     unexplained = f"SELECT stock - 100 - ({ledger}) FROM products WHERE id = $1"
-    assert await scene.parts.pool.fetchval(unexplained, scene.product_id) == 0
+    assert await scene.resources.pool.fetchval(unexplained, scene.product_id) == 0
 
 
 async def take(tx: Connection, step: Step) -> None:

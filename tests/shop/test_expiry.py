@@ -14,7 +14,7 @@ import redis
 from service.dev.stripe_standin import StripeStandin
 from service.dev.stripe_standin.parameters import ApiError
 from service.errors import ShopError
-from service.infra.parts import Parts
+from service.infra.resources import Resources
 from service.shop import expiry, reconcile, sweep
 from tests.books import all_due, balance, deliver, emitted, hold_ends
 from tests.client import Shop, eventually
@@ -39,22 +39,22 @@ async def refused(call: Awaitable[object]) -> str:
 
 
 async def test_the_end_of_the_hold_closes_the_session_and_gives_all_back(
-    shop: Shop, stripe: StripeStandin, parts: Parts, database: asyncpg.Connection
+    shop: Shop, stripe: StripeStandin, resources: Resources, database: asyncpg.Connection
 ) -> None:
     product = await shop.product(stock=3)
     placed = await shop.placed((product["id"], 2))
     order_id, session_id = UUID(placed["order_id"]), placed["payment"]["stripe_session_id"]
-    await expiry.expire(parts, order_id)
+    await expiry.expire(resources, order_id)
     assert (await shop.order(placed["order_id"]))["status"] == "PENDING_PAYMENT", "its hold has not ended"
     await hold_ends(database, placed["order_id"])
     stripe.set_faults([{"action": "drop", "path": "/v1/checkout/sessions/*/expire"}])
-    assert await refused(expiry.expire(parts, order_id)) == "payment_unavailable"
+    assert await refused(expiry.expire(resources, order_id)) == "payment_unavailable"
     assert (await shop.order(placed["order_id"]))["status"] == "PENDING_PAYMENT", "the session is still open"
     assert await shop.stock(product["id"]) == 1
     stripe.set_faults([])
 
-    await asyncio.gather(*(expiry.expire(parts, order_id) for _ in range(3)))
-    await expiry.expire(parts, order_id)
+    await asyncio.gather(*(expiry.expire(resources, order_id) for _ in range(3)))
+    await expiry.expire(resources, order_id)
 
     assert stripe.session(session_id)["status"] == "expired"
     order = await shop.order(placed["order_id"])
@@ -63,7 +63,7 @@ async def test_the_end_of_the_hold_closes_the_session_and_gives_all_back(
     assert await cart_status(database, placed["order_id"]) == "OPEN"
     again = await shop.checkout(order["cart_id"])
     assert again["order_id"] != placed["order_id"]
-    await balance(parts, stripe)
+    await balance(resources, stripe)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ async def test_the_end_of_the_hold_closes_the_session_and_gives_all_back(
     ids=["processing", "another session", "paid"],
 )
 async def test_of_orders_cancelled_together_one_that_moved_on_is_left(
-    shop: Shop, stripe: StripeStandin, parts: Parts, database: asyncpg.Connection, since: str
+    shop: Shop, stripe: StripeStandin, resources: Resources, database: asyncpg.Connection, since: str
 ) -> None:
     # Of the closed sessions, which would cancel the orders one by one.
     stripe.set_webhooks(drop=True)
@@ -84,11 +84,11 @@ async def test_of_orders_cancelled_together_one_that_moved_on_is_left(
     placed = [await shop.placed((product["id"], 1)) for _ in range(3)]
     closed = {UUID(order["order_id"]): order["payment"]["stripe_session_id"] for order in placed}
     for order_id, session_id in closed.items():
-        assert await expiry.close(parts, order_id, session_id)
+        assert await expiry.close(resources, order_id, session_id)
     moved = UUID(placed[1]["order_id"])
     await database.execute(since, moved)
     for _ in range(2):
-        await expiry.cancel_closed(parts, closed)
+        await expiry.cancel_closed(resources, closed)
     cancelled = await database.fetch("SELECT id FROM orders WHERE status = 'CANCELLED'")
     assert {row["id"] for row in cancelled} == set(closed) - {moved}
     assert await shop.stock(product["id"]) == 4
@@ -96,37 +96,41 @@ async def test_of_orders_cancelled_together_one_that_moved_on_is_left(
 
 @pytest.mark.parametrize("changed_settings", [{"HOLD_SECONDS": "1"}, {"HOLD_SECONDS": "1", "REDIS_URL": DEAD_REDIS}])
 async def test_the_hold_is_a_setting_and_ends_by_itself(
-    shop: Shop, stripe: StripeStandin, parts: Parts, worker: None
+    shop: Shop, stripe: StripeStandin, resources: Resources, worker: None
 ) -> None:
     product = await shop.product(stock=1)
     placed = await shop.placed((product["id"], 1))
     order = await shop.until(placed["order_id"], "CANCELLED", "EXPIRED")
-    assert await parts.pool.fetchval("SELECT extract(EPOCH FROM expires_at - created_at) FROM orders") == 1
+    assert await resources.pool.fetchval("SELECT extract(EPOCH FROM expires_at - created_at) FROM orders") == 1
     assert order["cancelled_at"] > placed["expires_at"]
     assert await shop.stock(product["id"]) == 1
-    await balance(parts, stripe)
+    await balance(resources, stripe)
 
 
 async def test_paid_in_the_last_second_is_paid(
-    caplog: pytest.LogCaptureFixture, shop: Shop, stripe: StripeStandin, parts: Parts, database: asyncpg.Connection
+    caplog: pytest.LogCaptureFixture,
+    shop: Shop,
+    stripe: StripeStandin,
+    resources: Resources,
+    database: asyncpg.Connection,
 ) -> None:
     stripe.set_webhooks(drop=True)
     product = await shop.product(stock=1)
     placed = await shop.placed((product["id"], 1))
     await hold_ends(database, placed["order_id"])
     stripe.pay(placed["payment"]["stripe_session_id"])
-    await expiry.expire(parts, UUID(placed["order_id"]))
+    await expiry.expire(resources, UUID(placed["order_id"]))
     assert (await shop.order(placed["order_id"]))["status"] == "PAID"
     assert await shop.stock(product["id"]) == 0
     # That Stripe does not close a session which is not open is no failure.
     assert [record.message for record in caplog.records if record.levelname == "WARNING"] == []
-    await balance(parts, stripe)
+    await balance(resources, stripe)
 
 
 @pytest.mark.parametrize("succeed", [True, False])
 @pytest.mark.parametrize("lost", [True, False])
 async def test_a_payment_on_its_way_keeps_its_units(
-    shop: Shop, stripe: StripeStandin, parts: Parts, database: asyncpg.Connection, succeed: bool, lost: bool
+    shop: Shop, stripe: StripeStandin, resources: Resources, database: asyncpg.Connection, succeed: bool, lost: bool
 ) -> None:
     stripe.set_webhooks(drop=True)
     product = await shop.product(stock=1)
@@ -136,7 +140,7 @@ async def test_a_payment_on_its_way_keeps_its_units(
     for _ in range(2):
         await hold_ends(database, placed["order_id"])
         await database.execute("UPDATE payments SET session_expires_at = now() - interval '1 day'")
-        await sweep.sweep(parts)
+        await sweep.sweep(resources)
         order = await shop.order(placed["order_id"])
         assert (order["status"], order["payment"]["status"]) == ("PENDING_PAYMENT", "PROCESSING")
     assert (await shop.call("POST", f"/orders/{order['id']}/cancel", 409))["code"] == "order_not_cancellable"
@@ -150,7 +154,7 @@ async def test_a_payment_on_its_way_keeps_its_units(
     if lost:
         # Long before the hold would have ended, too.
         await database.execute("UPDATE orders SET expires_at = now() + interval '1 day', next_attempt_at = now()")
-        await sweep.sweep(parts)
+        await sweep.sweep(resources)
     else:
         kind = f"checkout.session.async_payment_{'succeeded' if succeed else 'failed'}"
         assert await deliver(shop, emitted(stripe, kind)) == "applied"
@@ -159,12 +163,12 @@ async def test_a_payment_on_its_way_keeps_its_units(
         ("PAID", "SUCCEEDED") if succeed else ("CANCELLED", "FAILED")
     )
     assert await shop.stock(product["id"]) == (0 if succeed else 1)
-    await balance(parts, stripe)
+    await balance(resources, stripe)
 
 
 @pytest.mark.parametrize("why", ["another amount that is not there", "no such session"])
 async def test_a_payment_on_its_way_that_can_become_no_payment_holds_no_units_for_ever(
-    shop: Shop, stripe: StripeStandin, parts: Parts, database: asyncpg.Connection, why: str
+    shop: Shop, stripe: StripeStandin, resources: Resources, database: asyncpg.Connection, why: str
 ) -> None:
     stripe.set_webhooks(drop=True)
     product = await shop.product(stock=1)
@@ -179,11 +183,11 @@ async def test_a_payment_on_its_way_that_can_become_no_payment_holds_no_units_fo
         unknown = "/v1/payment_intents/*"
     stripe.set_faults([{"action": "status", "status": 404, "path": unknown}])
     await all_due(database)
-    await sweep.sweep(parts)
+    await sweep.sweep(resources)
     assert (await shop.order(placed["order_id"]))["status"] == "PENDING_PAYMENT", "not before its time"
     await hold_ends(database, placed["order_id"])
     await database.execute("UPDATE payments SET session_expires_at = now() - interval '11 minutes'")
-    await sweep.sweep(parts)
+    await sweep.sweep(resources)
     order = await shop.order(placed["order_id"])
     assert (order["status"], order["payment"]["status"]) == ("CANCELLED", "FAILED")
     assert await shop.stock(product["id"]) == 1
@@ -194,7 +198,7 @@ REFUSES_THE_KEY = [{"action": "status", "status": 401}]
 
 @pytest.mark.parametrize(("sold", "faults"), [(False, SILENT), (True, SILENT), (False, REFUSES_THE_KEY)])
 async def test_a_silent_stripe_is_waited_for_until_ten_minutes_after_the_sessions_end(
-    shop: Shop, stripe: StripeStandin, parts: Parts, database: asyncpg.Connection, sold: bool, faults: list[Any]
+    shop: Shop, stripe: StripeStandin, resources: Resources, database: asyncpg.Connection, sold: bool, faults: list[Any]
 ) -> None:
     stripe.set_webhooks(drop=True)
     product = await shop.product(stock=1)
@@ -205,7 +209,7 @@ async def test_a_silent_stripe_is_waited_for_until_ten_minutes_after_the_session
     for minutes, status in ((0, "PENDING_PAYMENT"), (9, "PENDING_PAYMENT"), (11, "CANCELLED")):
         await database.execute("UPDATE payments SET session_expires_at = now() - make_interval(mins => $1)", minutes)
         await all_due(database)
-        await sweep.sweep(parts)
+        await sweep.sweep(resources)
         assert (await shop.order(placed["order_id"]))["status"] == status, minutes
         soon = await database.fetchval("SELECT bool_and(next_attempt_at <= now() + interval '61 s') FROM orders")
         assert soon is not False, "an outage of Stripe does not keep the units for much longer than it lasts"
@@ -218,20 +222,20 @@ async def test_a_silent_stripe_is_waited_for_until_ten_minutes_after_the_session
     stripe.set_faults([])
     if sold:
         await shop.call("POST", f"/products/{product['id']}/stock", 200, {"delta": -1, "reason": "broken"})
-    assert await reconcile.reconcile(parts) == 1
-    await sweep.sweep(parts)
+    assert await reconcile.reconcile(resources) == 1
+    await sweep.sweep(resources)
     order = await shop.order(placed["order_id"])
     ended = ("CANCELLED", "REFUNDED") if sold else ("FULFILLED", "SUCCEEDED")
     await all_due(database)
-    await sweep.sweep(parts)
+    await sweep.sweep(resources)
     order = await shop.order(placed["order_id"])
     assert (order["status"], order["payment"]["status"]) == ended
-    await balance(parts, stripe)
+    await balance(resources, stripe)
 
 
 @pytest.mark.parametrize("later", [False, True])
 async def test_what_is_heard_while_stripe_is_given_up_counts(
-    shop: Shop, stripe: StripeStandin, parts: Parts, database: asyncpg.Connection, later: bool
+    shop: Shop, stripe: StripeStandin, resources: Resources, database: asyncpg.Connection, later: bool
 ) -> None:
     stripe.set_webhooks(drop=True)
     product = await shop.product(stock=1)
@@ -240,7 +244,7 @@ async def test_what_is_heard_while_stripe_is_given_up_counts(
     await hold_ends(database, placed["order_id"])
     await database.execute("UPDATE payments SET session_expires_at = now() - interval '1 day'")
     stripe.set_faults([{"action": "status", "seconds": 1}])
-    expiring = asyncio.create_task(expiry.expire(parts, UUID(placed["order_id"])))
+    expiring = asyncio.create_task(expiry.expire(resources, UUID(placed["order_id"])))
 
     async def asked() -> int:
         return stripe.requests["POST /v1/checkout/sessions/{id}/expire"]
@@ -254,7 +258,7 @@ async def test_what_is_heard_while_stripe_is_given_up_counts(
     )
     assert order["payment"]["stripe_session_id"] == session["id"]
     assert await shop.stock(product["id"]) == 0
-    await balance(parts, stripe)
+    await balance(resources, stripe)
 
 
 @pytest.mark.parametrize(
@@ -267,7 +271,12 @@ async def test_what_is_heard_while_stripe_is_given_up_counts(
     ],
 )
 async def test_what_a_crash_after_the_reserve_leaves_is_resolved_first(
-    shop: Shop, stripe: StripeStandin, parts: Parts, database: asyncpg.Connection, fault: dict[str, Any], made: bool
+    shop: Shop,
+    stripe: StripeStandin,
+    resources: Resources,
+    database: asyncpg.Connection,
+    fault: dict[str, Any],
+    made: bool,
 ) -> None:
     product = await shop.product(stock=2)
     stripe.set_faults([{**CREATE, **fault, "times": 2}])
@@ -282,21 +291,21 @@ async def test_what_a_crash_after_the_reserve_leaves_is_resolved_first(
     # The process that held the claim was killed.
     await database.execute("UPDATE payments SET claimed_until = now() + interval '1 minute'")
     await database.execute("UPDATE orders SET expires_at = now() - interval '1 s', next_attempt_at = now()")
-    await sweep.sweep(parts)
+    await sweep.sweep(resources)
     statuses = "SELECT array_agg(status ORDER BY status) FROM orders"
     assert await database.fetchval(statuses) == ["PENDING_PAYMENT"] * 2, "a request may be creating the session"
 
     await database.execute("UPDATE payments SET claimed_until = now() - interval '1 s'")
     await all_due(database)
-    await sweep.sweep(parts)
+    await sweep.sweep(resources)
     assert await database.fetchval(statuses) == ["CANCELLED", "PAID" if made else "CANCELLED"]
     assert stripe.ledger()["open_sessions"] == []
     assert await shop.stock(product["id"]) == (1 if made else 2)
-    await balance(parts, stripe)
+    await balance(resources, stripe)
 
 
 async def test_what_can_no_longer_be_created_is_cancelled(
-    shop: Shop, stripe: StripeStandin, parts: Parts, database: asyncpg.Connection
+    shop: Shop, stripe: StripeStandin, resources: Resources, database: asyncpg.Connection
 ) -> None:
     product = await shop.product(stock=1)
     stripe.set_faults([{**CREATE, "action": "drop"}])
@@ -306,18 +315,18 @@ async def test_what_can_no_longer_be_created_is_cancelled(
     stripe.advance_clock(3600)
     order_id = await database.fetchval("SELECT id FROM orders")
     await hold_ends(database, str(order_id))
-    await expiry.expire(parts, order_id)
+    await expiry.expire(resources, order_id)
     assert (await shop.order(str(order_id)))["status"] == "CANCELLED"
     assert list(stripe.sessions) == []
     assert await shop.stock(product["id"]) == 1
-    await balance(parts, stripe)
+    await balance(resources, stripe)
 
 
 # The customer cancels
 
 
 async def test_a_customer_cancels_a_pending_order_and_no_other(
-    shop: Shop, stripe: StripeStandin, parts: Parts, database: asyncpg.Connection
+    shop: Shop, stripe: StripeStandin, resources: Resources, database: asyncpg.Connection
 ) -> None:
     product = await shop.product(stock=2)
     placed = await shop.placed((product["id"], 1))
@@ -340,13 +349,13 @@ async def test_a_customer_cancels_a_pending_order_and_no_other(
         await shop.until(paid["order_id"], status)
         path = f"/orders/{paid['order_id']}/cancel"
         assert (await shop.call("POST", path, 409))["code"] == "order_not_cancellable"
-        await sweep.sweep(parts)
+        await sweep.sweep(resources)
     await shop.call("POST", "/orders/00000000-0000-4000-8000-000000000000/cancel", 404)
-    await balance(parts, stripe)
+    await balance(resources, stripe)
 
 
 async def test_cancelling_learns_of_a_payment_whose_event_is_late(
-    shop: Shop, stripe: StripeStandin, parts: Parts
+    shop: Shop, stripe: StripeStandin, resources: Resources
 ) -> None:
     stripe.set_webhooks(drop=True)
     for later, ended in ((False, "PAID"), (True, "PENDING_PAYMENT")):
@@ -355,7 +364,7 @@ async def test_cancelling_learns_of_a_payment_whose_event_is_late(
         path = f"/orders/{placed['order_id']}/cancel"
         assert (await shop.call("POST", path, 409))["code"] == "order_not_cancellable"
         assert (await shop.order(placed["order_id"]))["status"] == ended
-    await balance(parts, stripe)
+    await balance(resources, stripe)
 
 
 # At once
@@ -364,7 +373,7 @@ ACTIONS = ("cancel", "checkout", "expire", "pay", "event")
 
 
 async def test_any_two_things_at_once_have_one_effect(
-    shop: Shop, stripe: StripeStandin, parts: Parts, database: asyncpg.Connection
+    shop: Shop, stripe: StripeStandin, resources: Resources, database: asyncpg.Connection
 ) -> None:
     product = await shop.product(stock=100)
     moving_time = asyncio.Lock()
@@ -385,7 +394,7 @@ async def test_any_two_things_at_once_have_one_effect(
             elif action == "checkout":
                 await shop.http.post(f"/carts/{cart_id}/checkout")
             elif action == "expire":
-                await expiry.expire(parts, UUID(order_id))
+                await expiry.expire(resources, UUID(order_id))
             elif action == "event":
                 await deliver(shop, emitted(stripe, "checkout.session.completed", session_id))
             elif action == "pay":
@@ -402,7 +411,7 @@ async def test_any_two_things_at_once_have_one_effect(
         await asyncio.gather(*(one(first, second) for _ in range(3)))
     live = await database.fetchval("SELECT count(*) FROM orders WHERE status <> 'CANCELLED'")
     assert await shop.stock(product["id"]) == 100 - live
-    await balance(parts, stripe)
+    await balance(resources, stripe)
 
 
 # Redis only wakes the worker
@@ -410,7 +419,11 @@ async def test_any_two_things_at_once_have_one_effect(
 
 @pytest.mark.parametrize("changed_settings", [{}, {"REDIS_URL": DEAD_REDIS}])
 async def test_without_redis_the_sweep_does_it_all(
-    shop: Shop, stripe: StripeStandin, parts: Parts, database: asyncpg.Connection, changed_settings: dict[str, str]
+    shop: Shop,
+    stripe: StripeStandin,
+    resources: Resources,
+    database: asyncpg.Connection,
+    changed_settings: dict[str, str],
 ) -> None:
     product = await shop.product(stock=3)
     paid, late, left = [await shop.placed((product["id"], 1)) for _ in range(3)]
@@ -425,11 +438,11 @@ async def test_without_redis_the_sweep_does_it_all(
     await shop.until(late["order_id"], "CANCELLED", "REFUND_PENDING")
     await hold_ends(database, left["order_id"])
     if not changed_settings:
-        with redis.Redis.from_url(parts.settings.redis_url) as client:
+        with redis.Redis.from_url(resources.settings.redis_url) as client:
             client.flushall()
 
     async def done() -> bool:
-        await sweep.sweep(parts)
+        await sweep.sweep(resources)
         orders = [await shop.order(placed["order_id"]) for placed in (paid, late, left)]
         return [(o["status"], o["payment"]["status"]) for o in orders] == [
             ("FULFILLED", "SUCCEEDED"),
@@ -438,4 +451,4 @@ async def test_without_redis_the_sweep_does_it_all(
         ]
 
     await eventually(done)
-    await balance(parts, stripe)
+    await balance(resources, stripe)

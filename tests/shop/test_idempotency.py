@@ -11,11 +11,11 @@ import pytest
 
 from service.app import create_app
 from service.dev.stripe_standin import StripeStandin
-from service.infra.db import transact
-from service.infra.parts import Parts
+from service.infra.resources import Resources
+from service.infra.transactions import run_transaction
 from service.settings import Settings
-from service.shop import checkout, idempotency, sweep
-from service.shop.idempotency import Answer, Key
+from service.shop import checkout, idempotency, retention, sweep
+from service.shop.idempotency import IdempotencyKey, StoredResponse
 from tests.books import hold_ends
 from tests.client import Shop, waiting
 
@@ -205,7 +205,7 @@ class TestStrangers:
 
 @pytest.mark.parametrize("ended", ["cancelled", "hold ended", "paid late"])
 async def test_a_checkout_is_forgotten_once_its_order_was_cancelled(
-    shop: Shop, stripe: StripeStandin, parts: Parts, database: asyncpg.Connection, ended: str
+    shop: Shop, stripe: StripeStandin, resources: Resources, database: asyncpg.Connection, ended: str
 ) -> None:
     """The README's own checkout: its key is the cart, whose next checkout it must not hide."""
     tent = await shop.product(stock=1)
@@ -215,7 +215,7 @@ async def test_a_checkout_is_forgotten_once_its_order_was_cancelled(
     session_id = first["payment"]["stripe_session_id"]
     if ended == "hold ended":
         await hold_ends(database, first["order_id"])
-        await sweep.sweep(parts)
+        await sweep.sweep(resources)
     else:
         await shop.call("POST", f"/orders/{first['order_id']}/cancel", 200)
     if ended == "paid late":
@@ -264,7 +264,7 @@ async def test_a_key_is_forgotten_after_a_day(shop: Shop, database: asyncpg.Conn
     assert (is_replay(again), again.content) == (True, second.content)
 
 
-async def test_old_keys_are_swept_away(shop: Shop, database: asyncpg.Connection, parts: Parts) -> None:
+async def test_old_keys_are_swept_away(shop: Shop, database: asyncpg.Connection, resources: Resources) -> None:
     await send(shop, "/carts", b"", "young")
     await database.execute(
         "INSERT INTO idempotency_keys (id, request_digest, status, answer, created_at)"
@@ -272,7 +272,7 @@ async def test_old_keys_are_swept_away(shop: Shop, database: asyncpg.Connection,
         " FROM generate_series(1, 2 * $1 + 1) AS n",
         sweep.BATCH,
     )
-    await sweep.tidy(parts)
+    await retention.delete_expired(resources)
     assert await database.fetchval("SELECT count(*) FROM idempotency_keys") == 1
     assert is_replay(await send(shop, "/carts", b"", "young"))
 
@@ -299,12 +299,12 @@ async def test_a_good_key_is_taken(shop: Shop, key: str) -> None:
 
 
 async def test_a_checkout_that_died_after_its_reserve_goes_on(
-    shop: Shop, database: asyncpg.Connection, api_parts: Parts
+    shop: Shop, database: asyncpg.Connection, api_parts: Resources
 ) -> None:
     cart, order_id = await shop.cart(((await shop.product())["id"], 1)), uuid4()
     path = f"/carts/{cart}/checkout"
-    key = Key.of("POST", path, "", "a key", b"{}")
-    await transact(api_parts.pool, lambda tx: checkout.reserve(tx, api_parts, key, UUID(cart), order_id, None))
+    key = IdempotencyKey.of("POST", path, "", "a key", b"{}")
+    await run_transaction(api_parts.pool, lambda tx: checkout.reserve(tx, api_parts, key, UUID(cart), order_id, None))
 
     # Nobody knows that it is dead until its claim ends.
     assert problem(await send(shop, path, b"", "a key")) == (409, "checkout_in_progress")
@@ -338,10 +338,10 @@ async def test_a_key_whose_order_was_cancelled_unanswered_makes_a_new_one(
     assert statuses == ["CANCELLED", "PENDING_PAYMENT"]
 
 
-async def test_an_answer_once_given_stays(api_parts: Parts) -> None:
+async def test_an_answer_once_given_stays(api_parts: Resources) -> None:
     """Two checkouts with one key can both be answering; the first stays true."""
-    key = Key.of("POST", "/carts", "", "a key", b"{}")
-    for answer in (None, Answer(201, b"first"), Answer(200, b"second")):
-        await transact(api_parts.pool, lambda tx, answer=answer: idempotency.finish(tx, key, answer))
-    replay = await transact(api_parts.pool, lambda tx: idempotency.begin(tx, key))
-    assert replay == Answer(201, b"first", replayed=True)
+    key = IdempotencyKey.of("POST", "/carts", "", "a key", b"{}")
+    for answer in (None, StoredResponse(201, b"first"), StoredResponse(200, b"second")):
+        await run_transaction(api_parts.pool, lambda tx, answer=answer: idempotency.store_response(tx, key, answer))
+    replay = await run_transaction(api_parts.pool, lambda tx: idempotency.find_stored_response(tx, key))
+    assert replay == StoredResponse(201, b"first", replayed=True)

@@ -23,10 +23,10 @@ from service.dev.stripe_standin import StripeStandin
 from service.dev.stripe_standin.webhooks import signature
 from service.errors import ShopError
 from service.infra.db import Pool
-from service.infra.parts import Parts, open_parts
-from service.infra.turns import Turns
+from service.infra.limiters import Limiter
+from service.infra.resources import Resources, open_resources
 from service.settings import Settings
-from service.shop import cart, catalog, checkout, expiry, payment, refunds, sweep
+from service.shop import cart, catalog, checkout, expiry, refunds, sweep, webhooks
 from service.shop.audit import audit
 from tests.books import balance, emitted, event, hold_ends
 from tests.client import eventually
@@ -61,11 +61,11 @@ class Watched:
     waited_for: bool = False
 
     @property
-    def turns(self) -> Turns:
+    def turns(self) -> Limiter:
         return self.pool.turns
 
     @property
-    def writers(self) -> Turns:
+    def writers(self) -> Limiter:
         return self.pool.writers
 
     @asynccontextmanager
@@ -139,65 +139,65 @@ class Scene:
     late: dict[str, Any] | None = None
 
 
-async def check_out(parts: Parts, scene: Scene) -> str:
-    return str((await checkout.checkout(parts, None, scene.cart, None)).status)
+async def check_out(resources: Resources, scene: Scene) -> str:
+    return str((await checkout.checkout(resources, None, scene.cart, None)).status)
 
 
-async def check_out_rival(parts: Parts, scene: Scene) -> str:
+async def check_out_rival(resources: Resources, scene: Scene) -> str:
     """Another cart with the same tent, at the price that was shown."""
-    return str((await checkout.checkout(parts, None, scene.rival, 1250)).status)
+    return str((await checkout.checkout(resources, None, scene.rival, 1250)).status)
 
 
-async def receive(parts: Parts, sent: dict[str, Any] | None) -> str:
+async def receive(resources: Resources, sent: dict[str, Any] | None) -> str:
     body = orjson.dumps(sent)
-    return await payment.receive(parts, body, signature(body, WEBHOOK_SECRET, int(time.time())))
+    return await webhooks.receive_webhook(resources, body, signature(body, WEBHOOK_SECRET, int(time.time())))
 
 
-async def pay(parts: Parts, scene: Scene) -> str:
-    return await receive(parts, scene.paid)
+async def pay(resources: Resources, scene: Scene) -> str:
+    return await receive(resources, scene.paid)
 
 
-async def pay_late(parts: Parts, scene: Scene) -> str:
-    return await receive(parts, scene.late)
+async def pay_late(resources: Resources, scene: Scene) -> str:
+    return await receive(resources, scene.late)
 
 
-async def expire(parts: Parts, scene: Scene) -> str:
+async def expire(resources: Resources, scene: Scene) -> str:
     assert scene.order
-    await expiry.expire(parts, scene.order)
+    await expiry.expire(resources, scene.order)
     return "done"
 
 
-async def cancel(parts: Parts, scene: Scene) -> str:
+async def cancel(resources: Resources, scene: Scene) -> str:
     assert scene.order
-    return str((await expiry.cancel(parts, None, scene.order)).status)
+    return str((await expiry.cancel(resources, None, scene.order)).status)
 
 
-async def refund(parts: Parts, scene: Scene) -> str:
+async def refund(resources: Resources, scene: Scene) -> str:
     assert scene.order
-    return str((await refunds.refund(parts, None, scene.order, None, False)).status)
+    return str((await refunds.refund(resources, None, scene.order, None, False)).status)
 
 
-async def settle(parts: Parts, scene: Scene) -> str:
+async def settle(resources: Resources, scene: Scene) -> str:
     assert scene.order
-    await refunds.settle(parts, scene.order)
+    await refunds.settle(resources, scene.order)
     return "done"
 
 
-async def move_stock(parts: Parts, scene: Scene) -> str:
-    return str((await catalog.move_stock(parts, None, scene.tent, -1, "broken")).status)
+async def move_stock(resources: Resources, scene: Scene) -> str:
+    return str((await catalog.move_stock(resources, None, scene.tent, -1, "broken")).status)
 
 
-async def change_price(parts: Parts, scene: Scene) -> str:
-    await catalog.update_product(parts, scene.tent, None, catalog.ProductChange(price_minor=1300))
+async def change_price(resources: Resources, scene: Scene) -> str:
+    await catalog.update_product(resources, scene.tent, None, catalog.ProductChange(price_minor=1300))
     return "done"
 
 
-async def edit_cart(parts: Parts, scene: Scene) -> str:
-    return str((await cart.add_item(parts, None, scene.cart, scene.mug, 1)).status)
+async def edit_cart(resources: Resources, scene: Scene) -> str:
+    return str((await cart.add_item(resources, None, scene.cart, scene.mug, 1)).status)
 
 
 Ended = tuple[list[str], dict[str, Any]]
-Run = Callable[[Parts, Scene], Awaitable[str]]
+Run = Callable[[Resources, Scene], Awaitable[str]]
 
 # By name: what it runs, and how it may end when nothing breaks it.
 OPERATIONS: dict[str, tuple[Run, set[str]]] = {
@@ -268,10 +268,10 @@ class Stage:
     """Makes scenes in one database, plays two operations in them, and tells what came of it."""
 
     def __init__(
-        self, first: str, parts: Parts, worker: Parts, stripe: StripeStandin, database: asyncpg.Connection
+        self, first: str, resources: Resources, worker: Resources, stripe: StripeStandin, database: asyncpg.Connection
     ) -> None:
         self.first = first
-        self.parts = parts
+        self.resources = resources
         self.worker = worker
         self.stripe = stripe
         self.database = database
@@ -284,10 +284,10 @@ class Stage:
         if cut_off:
             self.stripe.set_faults([{"method": "POST", "path": "/v1/checkout/session[s]", "action": "drop_after"}])
             with pytest.raises(ShopError):
-                await checkout.checkout(self.parts, None, cart_id, None)
+                await checkout.checkout(self.resources, None, cart_id, None)
             self.stripe.set_faults([])
         else:
-            await checkout.checkout(self.parts, None, cart_id, None)
+            await checkout.checkout(self.resources, None, cart_id, None)
         order_id = await self.database.fetchval(
             "SELECT id FROM orders WHERE cart_id = $1 ORDER BY number DESC LIMIT 1", cart_id
         )
@@ -305,7 +305,7 @@ class Stage:
         does = set(names)
         if "late" in does:
             scene.order, session_id = await self.place(scene.cart)
-            await expiry.cancel(self.parts, None, scene.order)
+            await expiry.cancel(self.resources, None, scene.order)
             # Stripe had promised this money already.
             self.stripe.session(session_id)["status"] = "open"
             scene.late = self.customer_pays(session_id)
@@ -315,15 +315,15 @@ class Stage:
             if does & {"pay", "duplicate", "refund", "settle"}:
                 scene.paid = self.customer_pays(session_id)
             if "settle" in does or (scene.paid and not pending):
-                await receive(self.parts, event(COMPLETED, self.stripe.session(session_id)))
+                await receive(self.resources, event(COMPLETED, self.stripe.session(session_id)))
             if "settle" in does:
-                await refunds.refund(self.parts, None, scene.order, None, False)
+                await refunds.refund(self.resources, None, scene.order, None, False)
             if "expire" in does:
                 await hold_ends(self.database, str(scene.order))
         if "duplicate" in does:
             assert scene.paid
             sent = scene.paid["id"], scene.paid["type"], scene.paid
-            await payment.STORE_EVENT.run(self.parts.pool, *sent)
+            await webhooks.STORE_EVENT.run(self.resources.pool, *sent)
         return scene
 
     # The state after
@@ -342,16 +342,16 @@ class Stage:
 
     # The two operations
 
-    def parts_of(self, name: str) -> Parts:
-        """The parts of the process that an operation is one of: the worker's or the API's."""
-        return self.worker if name in JOBS else self.parts
+    def resources_of(self, name: str) -> Resources:
+        """The resources of the process that an operation is one of: the worker's or the API's."""
+        return self.worker if name in JOBS else self.resources
 
     async def outcome(self, name: str, scene: Scene, pool: Any = None) -> str:
         """How an operation ends, on this pool."""
         run, allowed = OPERATIONS[name]
-        parts = self.parts_of(name)
+        resources = self.resources_of(name)
         try:
-            ended = await run(replace(parts, pool=pool or parts.pool), scene)
+            ended = await run(replace(resources, pool=pool or resources.pool), scene)
         except ShopError as error:
             # With the names of what a program is told beside the code, which a mere constraint cannot tell.
             ended = " ".join([error.code, *sorted(error.extra)])
@@ -392,7 +392,7 @@ class Stage:
         """Stripe sends again what was not answered, the sweep ends what was broken off, and all books balance."""
         for scene in self.scenes:
             for sent in filter(None, (scene.paid, scene.late)):
-                await receive(self.parts, sent)
+                await receive(self.resources, sent)
         self.scenes.clear()
         await sweep.sweep(self.worker)
         await balance(self.worker, self.stripe)
@@ -411,13 +411,13 @@ async def stage(request: pytest.FixtureRequest, template: str, servers: tuple[st
                 "STRIPE_API_BASE": api_base,
                 "STRIPE_WEBHOOK_SECRET": WEBHOOK_SECRET,
             }
-            parts, worker = [
+            resources, worker = [
                 await stack.enter_async_context(
-                    open_parts(Settings.load({**environment, "DATABASE_URL": login(url, role)}), "commerce-tests")
+                    open_resources(Settings.load({**environment, "DATABASE_URL": login(url, role)}), "commerce-tests")
                 )
                 for role in ("app", "worker")
             ]
-            yield Stage(request.param, parts, worker, stripe, database)
+            yield Stage(request.param, resources, worker, stripe, database)
         # The connections have ended, which is when they tell what they met.
         ended = "SELECT count(*) = 1 FROM pg_stat_activity WHERE datname = current_database()"
         await eventually(lambda: database.fetchval(ended))
@@ -430,7 +430,7 @@ async def stage(request: pytest.FixtureRequest, template: str, servers: tuple[st
 @pytest.mark.parametrize("second", OPERATIONS)
 async def test_one_stopped_on_its_way_and_another(stage: Stage, second: str) -> None:
     names = stage.first, second
-    pool = stage.parts_of(stage.first).pool
+    pool = stage.resources_of(stage.first).pool
     alone = Watched(pool)
     in_turn = await stage.serial(names, alone)
     other_way = None

@@ -18,9 +18,9 @@ from service.dev.stripe_standin import StripeStandin
 from service.dev.stripe_standin.webhooks import signature
 from service.errors import ShopError
 from service.infra.metrics import exposition
-from service.infra.parts import Parts
+from service.infra.resources import Resources
 from service.settings import Settings, UnsafeSettings
-from service.shop import payment, sweep
+from service.shop import sweep, webhooks
 from tests.books import all_due, balance, deliver, emitted, event, post
 from tests.client import Shop
 from tests.conftest import WEBHOOK_SECRET
@@ -138,7 +138,7 @@ async def test_a_webhook_has_up_to_a_mebibyte(shop: Shop, database: asyncpg.Conn
 
 
 async def test_a_payment_is_applied_once_and_its_email_kept(
-    shop: Shop, lost: StripeStandin, parts: Parts, database: asyncpg.Connection
+    shop: Shop, lost: StripeStandin, resources: Resources, database: asyncpg.Connection
 ) -> None:
     product = await shop.product(stock=5)
     placed = await shop.placed((product["id"], 2))
@@ -158,10 +158,12 @@ async def test_a_payment_is_applied_once_and_its_email_kept(
     (listed,) = (await shop.call("GET", "/orders?status=PAID", 200))["items"]
     assert listed["email"] == "ann@example.org"
     assert await shop.stock(product["id"]) == 3
-    await balance(parts, lost)
+    await balance(resources, lost)
 
 
-async def test_a_payment_may_be_heard_of_before_the_session(shop: Shop, stripe: StripeStandin, parts: Parts) -> None:
+async def test_a_payment_may_be_heard_of_before_the_session(
+    shop: Shop, stripe: StripeStandin, resources: Resources
+) -> None:
     product = await shop.product(stock=1)
     cart_id = await shop.cart((product["id"], 1))
     stripe.set_faults([{"action": "drop_after", "method": "POST", "path": "/v1/checkout/session[s]", "times": 1}])
@@ -172,7 +174,7 @@ async def test_a_payment_may_be_heard_of_before_the_session(shop: Shop, stripe: 
     order = await shop.until(session["metadata"]["order_id"], "PAID", "SUCCEEDED")
     assert order["payment"]["stripe_session_id"] == session["id"]
     assert (await shop.checkout(cart_id, 409))["code"] == "cart_not_open"
-    await balance(parts, stripe)
+    await balance(resources, stripe)
 
 
 # In any order
@@ -213,7 +215,7 @@ def ends(kinds: tuple[str, ...]) -> tuple[str, str]:
 
 
 async def test_the_end_depends_on_what_happened_and_not_on_the_order_of_events(
-    shop: Shop, lost: StripeStandin, parts: Parts
+    shop: Shop, lost: StripeStandin, resources: Resources
 ) -> None:
     product = await shop.product(stock=100)
     held = 0
@@ -231,12 +233,12 @@ async def test_the_end_depends_on_what_happened_and_not_on_the_order_of_events(
         assert (order["status"], order["payment"]["status"]) == ends(kinds), kinds
         held += order["status"] != "CANCELLED"
         assert await shop.stock(product["id"]) == 100 - held, kinds
-    await balance(parts, lost)
+    await balance(resources, lost)
 
 
 @pytest.mark.parametrize("kinds", [KINDS, (COMPLETED, FAILED), (COMPLETED, SUCCEEDED)])
 async def test_all_events_at_once_end_the_same(
-    shop: Shop, lost: StripeStandin, parts: Parts, kinds: tuple[str, ...]
+    shop: Shop, lost: StripeStandin, resources: Resources, kinds: tuple[str, ...]
 ) -> None:
     product = await shop.product(stock=20)
     status, _ = ends(kinds)
@@ -251,7 +253,7 @@ async def test_all_events_at_once_end_the_same(
 
     await asyncio.gather(*(one() for _ in range(5)))
     assert await shop.stock(product["id"]) == (20 if status == "CANCELLED" else 15)
-    await balance(parts, lost)
+    await balance(resources, lost)
 
 
 # What cannot be applied as it came
@@ -263,7 +265,7 @@ def counted(outcome: str) -> float:
 
 
 async def test_a_body_that_does_not_fit_is_kept_and_stripe_is_asked(
-    shop: Shop, lost: StripeStandin, parts: Parts, database: asyncpg.Connection
+    shop: Shop, lost: StripeStandin, resources: Resources, database: asyncpg.Connection
 ) -> None:
     product = await shop.product()
     # What a body says, what becomes of it, and what of that once Stripe was asked, where it is.
@@ -286,26 +288,26 @@ async def test_a_body_that_does_not_fit_is_kept_and_stripe_is_asked(
         assert (await shop.order(placed["order_id"]))["status"] == "PENDING_PAYMENT", changes
         assert (await stored(database))[-1] == (outcome, in_the_end is None)
 
-        assert await sweep.sweep(parts) == (in_the_end is not None)
+        assert await sweep.sweep(resources) == (in_the_end is not None)
         assert (await stored(database))[-1] == (in_the_end or outcome, True)
         paid = in_the_end == "applied"
         assert (await shop.order(placed["order_id"]))["status"] == ("PAID" if paid else "PENDING_PAYMENT"), changes
         assert await deliver(shop, event(COMPLETED, session)) == ("unchanged" if paid else "applied")
-        await sweep.sweep(parts)
-    await balance(parts, lost)
+        await sweep.sweep(resources)
+    await balance(resources, lost)
 
 
 async def test_a_body_that_says_paid_does_not_pay_what_stripe_says_is_open(
-    shop: Shop, lost: StripeStandin, parts: Parts
+    shop: Shop, lost: StripeStandin, resources: Resources
 ) -> None:
     product = await shop.product()
     placed = await shop.placed((product["id"], 1))
     session = lost.session(placed["payment"]["stripe_session_id"])
     sent = event(COMPLETED, session, status="complete", payment_status="paid", amount_total=1)
     assert await deliver(shop, sent) == "mismatch"
-    assert await payment.handle(parts, sent["id"]) == "unchanged"
+    assert await webhooks.process_stored_event(resources, sent["id"]) == "unchanged"
     assert (await shop.order(placed["order_id"]))["status"] == "PENDING_PAYMENT"
-    await balance(parts, lost)
+    await balance(resources, lost)
 
 
 async def test_the_other_mode_is_not_ours(shop: Shop, lost: StripeStandin, database: asyncpg.Connection) -> None:
@@ -322,7 +324,7 @@ async def test_the_other_mode_is_not_ours(shop: Shop, lost: StripeStandin, datab
     "where", [{"account": "acct_1Other"}, {"context": "acct_1Other"}, {"account": ""}, {"account": []}]
 )
 async def test_an_event_of_another_account_pays_nothing(
-    shop: Shop, lost: StripeStandin, parts: Parts, database: asyncpg.Connection, where: dict[str, Any]
+    shop: Shop, lost: StripeStandin, resources: Resources, database: asyncpg.Connection, where: dict[str, Any]
 ) -> None:
     placed = await shop.placed(((await shop.product())["id"], 1))
     session = lost.pay(placed["payment"]["stripe_session_id"])
@@ -330,7 +332,7 @@ async def test_an_event_of_another_account_pays_nothing(
     for kind in kinds:
         assert await deliver(shop, {**event(kind, session), **where}) == "not_ours", kind
     assert await stored(database) == [("not_ours", True)] * len(kinds)
-    assert await sweep.sweep(parts) == 0
+    assert await sweep.sweep(resources) == 0
     assert (await shop.order(placed["order_id"]))["status"] == "PENDING_PAYMENT"
     # The same without an account is ours.
     assert await deliver(shop, event(COMPLETED, session)) == "applied"
@@ -364,7 +366,7 @@ class TestWithAnAccount:
         assert (await shop.order(placed["order_id"]))["status"] == status
 
 
-async def test_a_dispute_is_written_into_the_timeline(shop: Shop, stripe: StripeStandin, parts: Parts) -> None:
+async def test_a_dispute_is_written_into_the_timeline(shop: Shop, stripe: StripeStandin, resources: Resources) -> None:
     placed = await shop.placed(((await shop.product())["id"], 1))
     session = stripe.pay(placed["payment"]["stripe_session_id"])
     await shop.until(placed["order_id"], "PAID")
@@ -373,7 +375,7 @@ async def test_a_dispute_is_written_into_the_timeline(shop: Shop, stripe: Stripe
     assert await deliver(shop, emitted(stripe, "charge.dispute.created")) == "recorded"
     timeline = (await shop.call("GET", f"/orders/{placed['order_id']}/timeline", 200))["items"]
     assert timeline[-1]["note"] == "Stripe reports charge.dispute.created"
-    await balance(parts, stripe)
+    await balance(resources, stripe)
 
 
 # What fails on the way
@@ -390,7 +392,7 @@ MEND = "ALTER TABLE orders DROP CONSTRAINT {}"
 async def test_an_event_that_could_not_be_applied_is_kept_and_finished_later(
     shop: Shop,
     lost: StripeStandin,
-    parts: Parts,
+    resources: Resources,
     database: asyncpg.Connection,
     repair: str,
     constraint: str,
@@ -409,13 +411,13 @@ async def test_an_event_that_could_not_be_applied_is_kept_and_finished_later(
     if repair == "delivery":
         assert await deliver(shop, sent) == "applied"
     elif repair == "sweep":
-        assert await sweep.sweep(parts) == 1
+        assert await sweep.sweep(resources) == 1
     else:
-        assert await payment.replay(parts, sent["id"]) == "applied"
+        assert await webhooks.replay_event(resources, sent["id"]) == "applied"
     assert await stored(database) == [("applied", True)]
     assert (await shop.order(placed["order_id"]))["status"] == "PAID"
     await all_due(database)
-    await balance(parts, lost)
+    await balance(resources, lost)
 
 
 async def test_the_end_of_another_session_ends_no_order(shop: Shop, lost: StripeStandin) -> None:
@@ -426,7 +428,7 @@ async def test_the_end_of_another_session_ends_no_order(shop: Shop, lost: Stripe
 
 
 async def test_a_payment_that_paid_another_order_pays_no_second(
-    shop: Shop, lost: StripeStandin, parts: Parts, database: asyncpg.Connection
+    shop: Shop, lost: StripeStandin, resources: Resources, database: asyncpg.Connection
 ) -> None:
     product = await shop.product()
     paid, other = [await shop.placed((product["id"], 1)) for _ in range(2)]
@@ -435,15 +437,15 @@ async def test_a_payment_that_paid_another_order_pays_no_second(
     assert await deliver(shop, sent) == "applied"
     forged = event(COMPLETED, sent["data"]["object"], id="cs_test_other", metadata={"order_id": other["order_id"]})
     assert await deliver(shop, forged) == "mismatch"
-    await sweep.sweep(parts)
+    await sweep.sweep(resources)
     assert (await shop.order(other["order_id"]))["status"] == "PENDING_PAYMENT"
     handled = await database.fetchval("SELECT handled_at FROM stripe_events WHERE id = $1", forged["id"])
     assert handled is not None
-    await balance(parts, lost)
+    await balance(resources, lost)
 
 
 async def test_a_payment_that_stands_for_an_order_is_not_given_back_for_another(
-    shop: Shop, lost: StripeStandin, parts: Parts
+    shop: Shop, lost: StripeStandin, resources: Resources
 ) -> None:
     product = await shop.product()
     one, other = [await shop.placed((product["id"], 1)) for _ in range(2)]
@@ -452,23 +454,25 @@ async def test_a_payment_that_stands_for_an_order_is_not_given_back_for_another(
         assert await deliver(shop, emitted(lost, COMPLETED)) == "applied"
     session = lost.session(one["payment"]["stripe_session_id"])
     assert await deliver(shop, event(COMPLETED, session, metadata={"order_id": other["order_id"]})) == "mismatch"
-    await sweep.sweep(parts)
+    await sweep.sweep(resources)
     assert list(lost.refunds) == []
-    await balance(parts, lost)
+    await balance(resources, lost)
 
 
 async def test_an_event_keeps_its_outcome_when_it_is_applied_again(
-    shop: Shop, lost: StripeStandin, parts: Parts, database: asyncpg.Connection
+    shop: Shop, lost: StripeStandin, resources: Resources, database: asyncpg.Connection
 ) -> None:
     placed = await shop.placed(((await shop.product())["id"], 1))
     lost.pay(placed["payment"]["stripe_session_id"])
     sent = emitted(lost, COMPLETED)
     assert await deliver(shop, sent) == "applied"
-    assert await payment.replay(parts, sent["id"]) == "unchanged"
+    assert await webhooks.replay_event(resources, sent["id"]) == "unchanged"
     assert await stored(database) == [("applied", True)]
 
 
-async def test_paid_at_once_is_paid_in_every_order_of_events(shop: Shop, lost: StripeStandin, parts: Parts) -> None:
+async def test_paid_at_once_is_paid_in_every_order_of_events(
+    shop: Shop, lost: StripeStandin, resources: Resources
+) -> None:
     product = await shop.product(stock=100)
     for kinds in (kinds for length in range(1, 5) for kinds in permutations(KINDS, length) if COMPLETED in kinds):
         placed = await shop.placed((product["id"], 1))
@@ -480,18 +484,18 @@ async def test_paid_at_once_is_paid_in_every_order_of_events(shop: Shop, lost: S
             await asyncio.gather(deliver(shop, sent), deliver(shop, sent), deliver(shop, {**sent, "id": uuid4().hex}))
         order = await shop.order(placed["order_id"])
         assert (order["status"], order["payment"]["status"]) == ("PAID", "SUCCEEDED"), kinds
-    await balance(parts, lost)
+    await balance(resources, lost)
 
 
-async def test_replay_fetches_an_event_that_never_came(shop: Shop, lost: StripeStandin, parts: Parts) -> None:
+async def test_replay_fetches_an_event_that_never_came(shop: Shop, lost: StripeStandin, resources: Resources) -> None:
     placed = await shop.placed(((await shop.product())["id"], 1))
     lost.pay(placed["payment"]["stripe_session_id"])
     environment = {
         **os.environ,
-        "DATABASE_URL": parts.settings.database_url,
-        "REDIS_URL": parts.settings.redis_url,
-        "STRIPE_API_KEY": parts.settings.stripe_api_key,
-        "STRIPE_API_BASE": parts.settings.stripe_api_base,
+        "DATABASE_URL": resources.settings.database_url,
+        "REDIS_URL": resources.settings.redis_url,
+        "STRIPE_API_KEY": resources.settings.stripe_api_key,
+        "STRIPE_API_BASE": resources.settings.stripe_api_base,
         "STRIPE_WEBHOOK_SECRET": WEBHOOK_SECRET,
     }
     command = (sys.executable, "-m", "service", "replay", emitted(lost, COMPLETED)["id"])
@@ -500,11 +504,11 @@ async def test_replay_fetches_an_event_that_never_came(shop: Shop, lost: StripeS
     assert (process.returncode, said.decode().strip()) == (0, "applied")
     assert (await shop.order(placed["order_id"]))["status"] == "PAID"
     # Again changes nothing.
-    assert await payment.replay(parts, emitted(lost, COMPLETED)["id"]) == "unchanged"
-    await balance(parts, lost)
+    assert await webhooks.replay_event(resources, emitted(lost, COMPLETED)["id"]) == "unchanged"
+    await balance(resources, lost)
 
 
-async def test_there_is_nothing_to_replay_of_an_unknown_event(parts: Parts) -> None:
+async def test_there_is_nothing_to_replay_of_an_unknown_event(resources: Resources) -> None:
     with pytest.raises(ShopError) as refused:
-        await payment.replay(parts, "evt_unknown")
+        await webhooks.replay_event(resources, "evt_unknown")
     assert refused.value.code == "not_found"

@@ -1,4 +1,4 @@
-"""One purchase, end to end, on real parts."""
+"""One purchase, end to end, on real resources."""
 
 from service.dev.stripe_standin import StripeStandin
 from tests.client import Shop

@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from service.dev.stripe_standin import StripeStandin
-from service.infra.parts import Parts
+from service.infra.resources import Resources
 from service.shop import checkout
 from tests.books import balance
 from tests.client import Shop, eventually, waiting
@@ -46,11 +46,11 @@ async def carts(database: asyncpg.Connection, count: int, *lines: tuple[int, int
 
 @pytest.fixture(autouse=True)
 async def all_is_well(
-    shop: Shop, stripe: StripeStandin, parts: Parts, database: asyncpg.Connection
+    shop: Shop, stripe: StripeStandin, resources: Resources, database: asyncpg.Connection
 ) -> AsyncIterator[None]:
     """However a race ends: the books balance, and no deadlock was met on the way."""
     yield
-    await balance(parts, stripe)
+    await balance(resources, stripe)
     # The connections tell what they met when they end.
     ended = (
         "SELECT coalesce(bool_and(pg_terminate_backend(pid)), true) AND count(*) = 0"
@@ -218,7 +218,7 @@ async def test_staff_changes_products_while_they_are_bought(shop: Shop, database
 
 
 async def test_a_checkout_under_way_shuts_out_others_but_not_add_to_cart(
-    shop: Shop, api_parts: Parts, database: asyncpg.Connection
+    shop: Shop, api_parts: Resources, database: asyncpg.Connection
 ) -> None:
     tent = await shop.product()
     buying, filling = await shop.cart((tent["id"], 1)), await shop.cart()
@@ -235,16 +235,16 @@ async def test_a_checkout_under_way_shuts_out_others_but_not_add_to_cart(
 
 
 @asynccontextmanager
-async def crowd_at(parts: Parts, product_id: int) -> AsyncIterator[None]:
+async def crowd_at(resources: Resources, product_id: int) -> AsyncIterator[None]:
     """All places at a product taken."""
     async with AsyncExitStack() as crowd:
-        for _ in range(parts.settings.db_pool_size // 3):
-            await crowd.enter_async_context(parts.lanes.enter(product_id))
+        for _ in range(resources.settings.db_pool_size // 3):
+            await crowd.enter_async_context(resources.checkout_limiter.enter(product_id))
         yield
 
 
 async def test_who_comes_upon_a_crowd_waits_in_it_without_a_connection(
-    shop: Shop, api_parts: Parts, database: asyncpg.Connection
+    shop: Shop, api_parts: Resources, database: asyncpg.Connection
 ) -> None:
     tent, mug = await shop.product(), await shop.product(name="Mug")
     cart = await shop.cart((tent["id"], 1))
@@ -252,7 +252,7 @@ async def test_who_comes_upon_a_crowd_waits_in_it_without_a_connection(
     async def waits() -> bool:
         status = await database.fetchval("SELECT status FROM carts WHERE id = $1", UUID(cart))
         pool = api_parts.pool
-        return api_parts.lanes.crowded and pool.get_idle_size() == pool.get_size() and status == "OPEN"
+        return api_parts.checkout_limiter.contended and pool.get_idle_size() == pool.get_size() and status == "OPEN"
 
     async with crowd_at(api_parts, mug["id"]):
         async with crowd_at(api_parts, tent["id"]):
@@ -263,4 +263,4 @@ async def test_who_comes_upon_a_crowd_waits_in_it_without_a_connection(
         assert await eventually(waits)
         assert not placing.done()
     assert (await placing).status == 201
-    assert not api_parts.lanes.crowded
+    assert not api_parts.checkout_limiter.contended

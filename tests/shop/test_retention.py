@@ -9,10 +9,10 @@ import asyncpg
 import pytest
 
 from service.dev.stripe_standin import StripeStandin
-from service.infra.db import transact
-from service.infra.parts import Parts
+from service.infra.resources import Resources
+from service.infra.transactions import run_transaction
 from service.settings import Settings
-from service.shop import sweep
+from service.shop import retention, sweep
 from service.worker import work
 from tests.books import all_due, balance, deliver, event, hold_ends
 from tests.client import Shop, eventually, waiting
@@ -45,7 +45,7 @@ async def left(database: asyncpg.Connection) -> set[str]:
 
 
 async def test_carts_left_behind_go_and_all_others_stay(
-    shop: Shop, stripe: StripeStandin, parts: Parts, database: asyncpg.Connection
+    shop: Shop, stripe: StripeStandin, resources: Resources, database: asyncpg.Connection
 ) -> None:
     line = ((await shop.product())["id"], 1)
     empty, filled = await shop.cart(), await shop.cart(line)
@@ -66,7 +66,7 @@ async def test_carts_left_behind_go_and_all_others_stay(
     await age_carts(database, young, by=timedelta(days=29, hours=23))
     await shop.add(touched, line[0])
 
-    await sweep.tidy(parts)
+    await retention.delete_expired(resources)
     assert await left(database) == {young, touched, pending, reopened, unmarked, strange}
     assert await database.fetchval("SELECT count(*) FROM cart_items") == 6
     for cart in (empty, filled):
@@ -76,25 +76,25 @@ async def test_carts_left_behind_go_and_all_others_stay(
     # What stayed works as ever.
     assert (await shop.checkout(young))["status"] == "PENDING_PAYMENT"
     assert (await shop.checkout(unmarked))["status"] == "PENDING_PAYMENT"
-    await balance(parts, stripe)
+    await balance(resources, stripe)
 
 
 async def test_a_cart_that_is_being_edited_is_not_waited_for(
-    shop: Shop, parts: Parts, database: asyncpg.Connection
+    shop: Shop, resources: Resources, database: asyncpg.Connection
 ) -> None:
     edited, other = await shop.cart(), await shop.cart()
     await age_carts(database, edited, other)
     async with database.transaction():
         await database.execute("SELECT FROM carts WHERE id = $1 FOR NO KEY UPDATE", UUID(edited))
-        await sweep.tidy(parts)
+        await retention.delete_expired(resources)
         assert await left(database) == {edited}
-    await sweep.tidy(parts)
+    await retention.delete_expired(resources)
     assert await left(database) == set()
 
 
 @pytest.mark.parametrize("taken", ["edited", "ordered", "ordered and cancelled"])
 async def test_a_cart_that_is_taken_up_just_before_its_lock_stays(
-    shop: Shop, parts: Parts, database: asyncpg.Connection, database_url: str, taken: str
+    shop: Shop, resources: Resources, database: asyncpg.Connection, database_url: str, taken: str
 ) -> None:
     """The statement has its snapshot, in which the cart is old, and is stopped on the way to the lock."""
     product = await shop.product()
@@ -108,7 +108,7 @@ async def test_a_cart_that_is_taken_up_just_before_its_lock_stays(
     )
     async with database.transaction():
         await database.execute("SELECT pg_advisory_xact_lock(1)")
-        tidying = asyncio.create_task(sweep.tidy(parts))
+        tidying = asyncio.create_task(retention.delete_expired(resources))
         await waiting(database)
         if taken == "edited":
             await shop.add(cart, product["id"])
@@ -122,13 +122,13 @@ async def test_a_cart_that_is_taken_up_just_before_its_lock_stays(
 
 
 async def test_who_comes_while_a_cart_is_removed_is_told_that_it_is_gone(
-    shop: Shop, parts: Parts, database: asyncpg.Connection
+    shop: Shop, resources: Resources, database: asyncpg.Connection
 ) -> None:
     product = await shop.product()
     cart = await shop.cart((product["id"], 1))
     await age_carts(database, cart)
-    async with parts.pool.acquire() as worker, worker.transaction():
-        assert await sweep.DELETE_CARTS.run(worker, 30, 100) == 1
+    async with resources.pool.acquire() as worker, worker.transaction():
+        assert await retention.DELETE_CARTS.run(worker, 30, 100) == 1
         coming = [
             asyncio.create_task(shop.checkout(cart, 404)),
             asyncio.create_task(shop.add(cart, product["id"], expect=404)),
@@ -141,7 +141,9 @@ async def test_who_comes_while_a_cart_is_removed_is_told_that_it_is_gone(
 # Batches
 
 
-async def test_a_batch_is_bounded_and_a_transaction_of_its_own(parts: Parts, database: asyncpg.Connection) -> None:
+async def test_a_batch_is_bounded_and_a_transaction_of_its_own(
+    resources: Resources, database: asyncpg.Connection
+) -> None:
     count = 2 * sweep.BATCH + 1
     await database.execute(
         "INSERT INTO carts (id, created_at, updated_at) SELECT gen_random_uuid(), old, old"
@@ -153,12 +155,12 @@ async def test_a_batch_is_bounded_and_a_transaction_of_its_own(parts: Parts, dat
         " SELECT 'evt_' || n, 'x', '{}', 'ignored', now() - interval '91 days' FROM generate_series(1, $1) AS n",
         count,
     )
-    for statement, days in ((sweep.DELETE_CARTS, 30), (sweep.DELETE_EVENTS, 90)):
-        removed = await transact(parts.pool, lambda tx, s=statement, d=days: s.run(tx, d, sweep.BATCH))
+    for statement, days in ((retention.DELETE_CARTS, 30), (retention.DELETE_EVENTS, 90)):
+        removed = await run_transaction(resources.pool, lambda tx, s=statement, d=days: s.run(tx, d, sweep.BATCH))
         assert removed == sweep.BATCH
     commits = "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()"
     before = await settled(database, commits)
-    await sweep.tidy(parts)
+    await retention.delete_expired(resources)
     assert await left(database) == set()
     assert await database.fetchval("SELECT count(*) FROM stripe_events") == 0
     # Two batches of each, the last of them short, and one of the keys.
@@ -180,7 +182,9 @@ async def settled(database: asyncpg.Connection, query: str, above: int = -1) -> 
 
 
 @pytest.mark.parametrize("held", [False, True])
-async def test_handled_events_go_and_others_stay(parts: Parts, database: asyncpg.Connection, held: bool) -> None:
+async def test_handled_events_go_and_others_stay(
+    resources: Resources, database: asyncpg.Connection, held: bool
+) -> None:
     await database.execute(
         "INSERT INTO stripe_events (id, type, payload, received_at, outcome, handled_at, next_attempt_at) VALUES"
         " ('evt_old', 'x', '{}', now() - interval '91 days', 'applied', now() - interval '90 days 1 second', NULL),"
@@ -192,7 +196,7 @@ async def test_handled_events_go_and_others_stay(parts: Parts, database: asyncpg
     async with database.transaction():
         if held:
             await database.execute("SELECT FROM stripe_events WHERE id = 'evt_old' FOR NO KEY UPDATE")
-        await sweep.tidy(parts)
+        await retention.delete_expired(resources)
     assert {event_id for (event_id,) in await database.fetch("SELECT id FROM stripe_events")} == stay
 
 
@@ -201,7 +205,7 @@ async def books(database: asyncpg.Connection) -> dict[str, Any]:
 
 
 async def test_an_event_that_was_removed_has_no_effect_when_it_comes_again(
-    shop: Shop, stripe: StripeStandin, parts: Parts, database: asyncpg.Connection
+    shop: Shop, stripe: StripeStandin, resources: Resources, database: asyncpg.Connection
 ) -> None:
     """Whatever an event does is guarded by the state of its order, which stays for ever."""
     stripe.set_webhooks(drop=True)
@@ -221,7 +225,7 @@ async def test_an_event_that_was_removed_has_no_effect_when_it_comes_again(
         for sent in list(stripe.events):
             await deliver(shop, sent)
         await all_due(database)
-        await sweep.sweep(parts)
+        await sweep.sweep(resources)
 
     await tell()
     await shop.call("POST", f"/orders/{placed[1]['order_id']}/refund", 200, {"restock": True})
@@ -231,11 +235,11 @@ async def test_an_event_that_was_removed_has_no_effect_when_it_comes_again(
     # Paid although it was cancelled, with the units still there, and with a new order of the same cart.
     for order, session in zip(placed[6:], sessions[6:], strict=True):
         await hold_ends(database, order["order_id"])
-        await sweep.sweep(parts)
+        await sweep.sweep(resources)
         stripe.session(session)["status"] = "open"
         stripe.pay(session)
     await shop.checkout((await shop.order(placed[7]["order_id"]))["cart_id"])
-    await sweep.sweep(parts)
+    await sweep.sweep(resources)
     await tell()
     await tell()
     ends = [await shop.order(order["order_id"]) for order in placed]
@@ -261,13 +265,13 @@ async def test_an_event_that_was_removed_has_no_effect_when_it_comes_again(
 
     before, made = await books(database), len(list(stripe.refunds))
     await database.execute("UPDATE stripe_events SET handled_at = handled_at - interval '91 days'")
-    await sweep.tidy(parts)
+    await retention.delete_expired(resources)
     assert await database.fetchval("SELECT count(*) FROM stripe_events") == 0
     await tell()
     assert await database.fetchval("SELECT count(*) FROM stripe_events") == len(list(stripe.events))
     assert await books(database) == before
     assert len(list(stripe.refunds)) == made
-    await balance(parts, stripe)
+    await balance(resources, stripe)
 
 
 async def test_a_new_event_about_the_same_dispute_is_another_note(

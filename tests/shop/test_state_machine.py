@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from service.app import create_app
 from service.dev.stripe_standin import StripeStandin
 from service.errors import ShopError
-from service.infra.parts import Parts, open_parts
+from service.infra.resources import Resources, open_resources
 from service.infra.stripe import StripeRefused, StripeUnknown
 from service.settings import Settings
 from service.shop import checkout, expiry, fulfilment, reconcile, refunds, sweep
@@ -126,7 +126,7 @@ class Market(RuleBasedStateMachine):
         self.stack = AsyncExitStack()
         self.failed = False
         # Whether Stripe may fail calls now, and several things happen at once.
-        self.faulty = self.crowded = False
+        self.faulty = self.contended = False
         self.products: list[int] = []
         self.carts: list[str] = []
         self.orders: Sequence[asyncpg.Record] = []
@@ -158,9 +158,9 @@ class Market(RuleBasedStateMachine):
         shop_url = await self.stack.enter_async_context(served(create_app(told)))
         self.stripe.webhook_url = f"{shop_url}/webhooks/stripe"
         self.shop = await self.stack.enter_async_context(Shop(shop_url))
-        self.api_parts = await self.stack.enter_async_context(open_parts(told, "commerce-tests"))
+        self.api_parts = await self.stack.enter_async_context(open_resources(told, "commerce-tests"))
         told = told.model_copy(update={"database_url": login(database_url, "worker")})
-        self.parts = await self.stack.enter_async_context(open_parts(told, "commerce-tests"))
+        self.resources = await self.stack.enter_async_context(open_resources(told, "commerce-tests"))
         self.database = await asyncpg.connect(database_url)
         self.stack.push_async_callback(self.database.close)
 
@@ -184,7 +184,7 @@ class Market(RuleBasedStateMachine):
         cancelled = {order["id"] for order in self.orders if order["status"] == "CANCELLED"}
         assert not any(session["metadata"]["order_id"] in cancelled for session in self.open_sessions())
         assert await self.database.fetchval("SELECT min(stock) FROM products") >= 0
-        found = await audit(self.parts.pool)
+        found = await audit(self.resources.pool)
         # Time was moved, and nobody sweeps until a step does.
         found.pop("audit/nothing_is_overdue")
         assert not any(found.values()), found
@@ -214,14 +214,14 @@ class Market(RuleBasedStateMachine):
             for order_id in await self.database.fetch("SELECT id::text FROM orders WHERE status = 'PENDING_PAYMENT'"):
                 await hold_ends(self.database, order_id[0])
             await all_due(self.database)
-            await sweep.sweep(self.parts)
-            await reconcile.reconcile(self.parts)
-            await reconcile.fetch_events(self.parts)
+            await sweep.sweep(self.resources)
+            await reconcile.reconcile(self.resources)
+            await reconcile.fetch_events(self.resources)
             if await self.database.fetchval(UNFINISHED) == 0:
                 break
         else:
             raise AssertionError("it is not quiet after ten rounds")
-        await balance(self.parts, self.stripe)
+        await balance(self.resources, self.stripe)
         assert self.open_sessions() == []
 
     async def ask(self, method: str, path: str, json: Any = None, key: str | None = None) -> httpx.Response:
@@ -229,7 +229,7 @@ class Market(RuleBasedStateMachine):
         headers = {"Idempotency-Key": key} if key else {}
         answer = await self.shop.http.request(method, path, json=json, headers=headers)
         if answer.status_code >= 500:
-            allowed = ["payment_unavailable"] * self.faulty + ["busy"] * self.crowded
+            allowed = ["payment_unavailable"] * self.faulty + ["busy"] * self.contended
             assert answer.json()["code"] in allowed, (method, path, answer.text)
         return answer
 
@@ -273,7 +273,7 @@ class Market(RuleBasedStateMachine):
     async def was_cancelled(self, answer: bytes) -> bool:
         """Whether the order of a checkout's answer has ever been cancelled."""
         query = "SELECT EXISTS(SELECT FROM order_events WHERE order_id = $1 AND to_status = 'CANCELLED')"
-        return bool(answer and await self.parts.pool.fetchval(query, UUID(orjson.loads(answer)["order_id"])))
+        return bool(answer and await self.resources.pool.fetchval(query, UUID(orjson.loads(answer)["order_id"])))
 
     async def cancel(self, order_id: str, key: str | None = None) -> None:
         await self.ask("POST", f"/orders/{order_id}/cancel", key=key)
@@ -298,12 +298,12 @@ class Market(RuleBasedStateMachine):
         return {
             "checkout": lambda: checkout.checkout(self.api_parts, None, UUID(order["cart_id"]), None),
             "cancel": lambda: expiry.cancel(self.api_parts, None, order_id),
-            "expire": lambda: expiry.expire(self.parts, order_id),
-            "fulfil": lambda: fulfilment.fulfil(self.parts, order_id),
-            "settle_refunds": lambda: refunds.settle(self.parts, order_id),
-            "sweep": lambda: sweep.sweep(self.parts),
-            "reconcile": lambda: reconcile.reconcile(self.parts),
-            "fetch_events": lambda: reconcile.fetch_events(self.parts),
+            "expire": lambda: expiry.expire(self.resources, order_id),
+            "fulfil": lambda: fulfilment.fulfil(self.resources, order_id),
+            "settle_refunds": lambda: refunds.settle(self.resources, order_id),
+            "sweep": lambda: sweep.sweep(self.resources),
+            "reconcile": lambda: reconcile.reconcile(self.resources),
+            "fetch_events": lambda: reconcile.fetch_events(self.resources),
         }
 
     WORKS = ("checkout", "cancel", "expire", "fulfil", "settle_refunds", "sweep", "reconcile", "fetch_events")
@@ -379,9 +379,9 @@ class Market(RuleBasedStateMachine):
             "pay": lambda: self.pay(chosen["id"], later=False),
             "refund": lambda: self.refund(chosen["id"], None, False),
         }
-        self.crowded = True
+        self.contended = True
         await asyncio.gather(*(over_http[name]() if name in over_http else self.job(works[name]()) for name in doings))
-        self.crowded = False
+        self.contended = False
 
     # Staff
 
@@ -418,7 +418,7 @@ class Market(RuleBasedStateMachine):
         self.stripe.refund_status = status
         paid = self.one(self.stripe.ledger()["payments"], payment)
         with suppress(StripeUnknown, StripeRefused):
-            await self.parts.stripe.create_refund(
+            await self.resources.stripe.create_refund(
                 paid["payment_intent"], amount or paid["amount"], {}, f"dashboard {uuid4()}"
             )
 
@@ -474,7 +474,7 @@ class Market(RuleBasedStateMachine):
             UUID(order_id),
         )
         await hold_ends(self.database, order_id)
-        await self.job(expiry.expire(self.parts, UUID(order_id)))
+        await self.job(expiry.expire(self.resources, UUID(order_id)))
         self.faulty = False
         self.stripe.set_faults([])
         self.stripe.set_webhooks(paused=paused)
@@ -485,13 +485,13 @@ class Market(RuleBasedStateMachine):
     async def hold_ends(self, order: int, swept: bool) -> None:
         await hold_ends(self.database, self.one(self.pending_orders(), order)["id"])
         if swept:
-            await sweep.sweep(self.parts)
+            await sweep.sweep(self.resources)
 
     @step(repair=st.sampled_from([sweep.sweep, reconcile.reconcile, reconcile.fetch_events]), later=st.booleans())
-    async def repairer_runs(self, repair: Callable[[Parts], Coroutine[Any, Any, int]], later: bool) -> None:
+    async def repairer_runs(self, repair: Callable[[Resources], Coroutine[Any, Any, int]], later: bool) -> None:
         if later:
             await all_due(self.database)
-        await self.job(repair(self.parts))
+        await self.job(repair(self.resources))
 
     @step(when=lambda self: self.orders, order=which, name=st.sampled_from(["expire", "fulfil", "settle_refunds"]))
     async def runs_a_job(self, order: int, name: str) -> None:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from service.infra.statements import SQL, files, split
 
-KEYS = ("caller", "param", "returns", "locks", "waits", "index", "rows", "guards")
+KEYS = ("callers", "param", "returns", "locks", "waits", "index", "rows", "guards")
 
 # Weakest first; two of one row go beside each other when their places add up to less than three.
 STRENGTHS = ("KEY SHARE", "SHARE", "NO KEY UPDATE", "UPDATE")
@@ -27,10 +27,15 @@ class Waits(NamedTuple):
     holder: str | None
 
 
+def header_text(name: str) -> str:
+    """The comment at the top of a file."""
+    return split((SQL / f"{name}.sql").read_text())[0]
+
+
 @cache
 def header(name: str) -> dict[str, list[str]]:
     """The values of each key; a value may go on in lines that begin with ten spaces."""
-    text, _ = split((SQL / f"{name}.sql").read_text())
+    text = header_text(name)
     found: dict[str, list[str]] = {}
     for line in re.sub(r"\n-- {10}", " ", text).splitlines():
         if match := re.fullmatch(rf"-- ({'|'.join(KEYS)}) +(\S.*)", line):

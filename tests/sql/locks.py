@@ -62,13 +62,13 @@ def _line(taken: list[list[Lock]], new: list[str], advisory: dict[str, str]) -> 
         known = locks.get(lock.table, lock)
         strongest = max(known.strength, lock.strength, key=STRENGTHS.index)
         locks[lock.table] = Lock(lock.table, strongest, known.order or lock.order)
-    parts = []
+    resources = []
     for how, alike in groupby(locks.values(), key=lambda lock: f"{lock.strength} {lock.order}".strip()):
-        parts.append(f"{', '.join(lock.table for lock in alike)} {how}")
+        resources.append(f"{', '.join(lock.table for lock in alike)} {how}")
     if new:
-        parts.append(f"new {', '.join(dict.fromkeys(new))}")
-    parts += [f"advisory {key}" for key in advisory]
-    return "; ".join([*parts, f"to {next(iter(advisory.values()), 'commit')}"]) if parts else "none"
+        resources.append(f"new {', '.join(dict.fromkeys(new))}")
+    resources += [f"advisory {key}" for key in advisory]
+    return "; ".join([*resources, f"to {next(iter(advisory.values()), 'commit')}"]) if resources else "none"
 
 
 async def held(watcher: asyncpg.Connection, runner: asyncpg.Connection) -> dict[Row, str]:

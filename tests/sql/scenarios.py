@@ -207,16 +207,16 @@ SCENARIOS = {
         run(TENT, 1, "Big tent", None, None, True, MUGS, None),
         none=run(TENT, 2, "Big tent", None, None, False, None, None),
     ),
-    "checkout/attach_session": does(run(PENDING, "cs_x", "url"), none=run(CANCELLED, "cs_x", "url")),
-    "checkout/claim_session": does(run(PENDING, 60.0), none=run(PAID, 60.0)),
+    "payment_session/attach_session": does(run(PENDING, "cs_x", "url"), none=run(CANCELLED, "cs_x", "url")),
+    "payment_session/claim_session": does(run(PENDING, 60.0), none=run(PAID, 60.0)),
     "checkout/close_cart": does(run(OPEN), none=run(PENDING)),
     "checkout/count_pending": does(run(CLIENT)),
     "checkout/explain_refusal": does(run(OPEN), none=run(EMPTY)),
     "checkout/find_order": does(run(PENDING), run(OPEN), none=run(NEW)),
     "checkout/list_products": does(run(OPEN), none=run(EMPTY)),
     "checkout/lock_client": does(run(7)),
-    "checkout/new_attempt": does(run(PENDING, 1, 1800, 60.0), none=run(PENDING, 2, 1800, 60.0)),
-    "checkout/release_claim": does(run(PENDING), none=run(PAID)),
+    "payment_session/start_attempt": does(run(PENDING, 1, 1800, 60.0), none=run(PENDING, 2, 1800, 60.0)),
+    "payment_session/release_claim": does(run(PENDING), none=run(PAID)),
     "checkout/reserve": does(
         run(NEW, OPEN, NEW, None, 1800, 2100, 60.0, "{}", "x", CLIENT),
         none=run(NEW, OPEN, NEW, 1, 1800, 2100, 60.0, "{}", "x", CLIENT),
@@ -224,7 +224,7 @@ SCENARIOS = {
         held=(OPEN,),
     ),
     "fulfilment/mark_fulfilled": does(run(PAID, "x"), none=run(PENDING, "x"), held=(PAID,)),
-    "idempotency/delete_expired": does(run(10), none=run(10, before="DELETE FROM idempotency_keys")),
+    "retention/delete_keys": does(run(10), none=run(10, before="DELETE FROM idempotency_keys")),
     "idempotency/find_key": does(run(KEY), none=run(NEW_KEY)),
     "idempotency/lock_key": does(run(7)),
     "idempotency/store_key": does(
@@ -232,26 +232,26 @@ SCENARIOS = {
         run(KEY, BODY, PENDING, 201, None, b"{}"),
         none=run(KEY, BODY, None, 201, None, b"{}", before="UPDATE idempotency_keys SET status = 200, answer = ''"),
     ),
-    "operation/beat": does(run("sweep", 5.0), none=run("nothing", 5.0)),
-    "operation/is_migrated": does(run()),
-    "operation/list_timely_loops": does(
+    "health/record_heartbeat": does(run("sweep", 5.0), none=run("nothing", 5.0)),
+    "health/is_migrated": does(run()),
+    "health/list_timely_loops": does(
         run(["heartbeat", "sweep"], before="UPDATE worker_heartbeats SET due_at = now() + interval '1 hour'"),
         none=run(["nothing"]),
     ),
-    "operation/lock_migrations": does(run()),
-    "orders/add_note": does(run(PENDING, "PENDING_PAYMENT", "x", "a note"), held=(PENDING,)),
+    "migrations/lock_migrations": does(run()),
+    "transitions/add_note": does(run(PENDING, "PENDING_PAYMENT", "x", "a note"), held=(PENDING,)),
     "orders/list_events": does(run(PAID), none=run(NEW)),
     "orders/list_items": does(run(PAID), none=run(NEW)),
     "orders/list_orders": does(run(LAST, 10), none=run(0, 10)),
     "orders/list_orders_by_status": does(run("CANCELLED", LAST, 10), none=run("CANCELLED", 0, 10)),
-    "orders/lock_order": does(run(PENDING), none=run(NEW)),
-    "orders/lock_orders": does(run([REORDER, PENDING]), none=run([NEW])),
-    "orders/mark_cancelled": does(
+    "transitions/lock_order": does(run(PENDING), none=run(NEW)),
+    "transitions/lock_orders": does(run([REORDER, PENDING]), none=run([NEW])),
+    "transitions/mark_cancelled": does(
         run([REORDER, PENDING], "PENDING_PAYMENT", "EXPIRED", "x", None),
         none=run([REORDER, PENDING], "PAID", "EXPIRED", "x", None),
         held=([REORDER, PENDING],),
     ),
-    "orders/mark_paid": does(
+    "transitions/mark_paid": does(
         run(CANCELLED, "CANCELLED", 2, "cs_x", "pi_x", None, "x"),
         none=run(CANCELLED, "PENDING_PAYMENT", 2, "cs_x", "pi_x", None, "x"),
         refused={
@@ -260,29 +260,31 @@ SCENARIOS = {
         },
         held=(CANCELLED,),
     ),
-    "orders/mark_processing": does(run(PENDING, "cs_x", "x", 60.0), none=run(PAID, "cs_x", "x", 60.0), held=(PENDING,)),
+    "settlement/mark_processing": does(
+        run(PENDING, "cs_x", "x", 60.0), none=run(PAID, "cs_x", "x", 60.0), held=(PENDING,)
+    ),
     "orders/read_order": does(run(PENDING), none=run(NEW)),
-    "orders/return_stock": does(run([REORDER, PENDING], [1, 1]), none=run([CANCELLED], [1])),
-    "payment/cart_has_live_order": does(run(PENDING), run(OPEN)),
-    "payment/finish_event": does(run("evt_1", "applied", PENDING, True), none=run("evt_x", "applied", None, True)),
-    "payment/keep_late_money": does(
+    "transitions/return_stock": does(run([REORDER, PENDING], [1, 1]), none=run([CANCELLED], [1])),
+    "settlement/cart_has_live_order": does(run(PENDING), run(OPEN)),
+    "webhooks/finish_event": does(run("evt_1", "applied", PENDING, True), none=run("evt_x", "applied", None, True)),
+    "settlement/record_late_payment": does(
         run(CANCELLED, "cs_x", "pi_x", 1, "EUR"),
         none=run(PAID, "cs_x", "pi_x", None, None),
         refused={"payments_payment_intent_once": run(CANCELLED, "cs_x", f"pi_{PAID}", None, None)},
         held=(CANCELLED,),
     ),
-    "payment/read_event": does(run("evt_1"), none=run("evt_x")),
-    "payment/record_event": does(
+    "webhooks/read_event": does(run("evt_1"), none=run("evt_x")),
+    "webhooks/record_event": does(
         run("evt_x", "x", "{}", "applied", PENDING, True),
         run("evt_1", "x", "{}", "applied", PENDING, True),
         none=run("evt_old", "x", "{}", "applied", PENDING, True),
     ),
-    "payment/retake_stock": does(
+    "settlement/retake_stock": does(
         run(CANCELLED, 2),
         none=run(CANCELLED, 2, before="UPDATE products SET stock = 0"),
         refused={"stock_movements_once": run(CANCELLED, 1)},
     ),
-    "payment/store_event": does(run("evt_x", "x", "{}"), none=run("evt_1", "x", "{}")),
+    "webhooks/store_event": does(run("evt_x", "x", "{}"), none=run("evt_1", "x", "{}")),
     "reconcile/find_missed_events": does(run(["evt_1", "evt_x", "evt_y"]), none=run(["evt_1"])),
     "reconcile/find_unsettled": does(run([PENDING, CANCELLED, PAID]), none=run([PAID, NEW])),
     "reconcile/move_position": does(run(SOON), none=run(LONG_AGO)),
@@ -325,6 +327,6 @@ SCENARIOS = {
     "sweep/claim_orders": does(run(10), none=run(10, before="UPDATE orders SET next_attempt_at = NULL")),
     "sweep/claim_refunds": does(run(10), none=run(10, before="UPDATE refunds SET next_attempt_at = NULL")),
     "sweep/claim_unmatched": does(run(10), none=run(10, before="UPDATE unmatched_payments SET next_attempt_at = NULL")),
-    "sweep/delete_carts": does(run(9000, 10), none=run(20_000, 10)),
-    "sweep/delete_events": does(run(9000, 10), none=run(20_000, 10)),
+    "retention/delete_carts": does(run(9000, 10), none=run(20_000, 10)),
+    "retention/delete_events": does(run(9000, 10), none=run(20_000, 10)),
 }

@@ -241,26 +241,36 @@ VALUES ({TWO}, 2, 'Mug', 1, 990), ({TWO}, 1, 'Tent', 1, 1250)
 # What has happened, the statement that comes too late or to the wrong place for it, its arguments, and the tables that
 # it leaves as they are: all of them, where the guard is the whole statement's.
 GUARDS = {
-    "mark_paid: status": (PAID, "orders/mark_paid", (FIRST, "PENDING_PAYMENT", 1, "cs", "pi", None, "x"), BOOKS),
-    "mark_paid: path": (PAID, "orders/mark_paid", (FIRST, "PAID", 1, "cs", "pi", None, "x"), BOOKS),
+    "mark_paid: status": (PAID, "transitions/mark_paid", (FIRST, "PENDING_PAYMENT", 1, "cs", "pi", None, "x"), BOOKS),
+    "mark_paid: path": (PAID, "transitions/mark_paid", (FIRST, "PAID", 1, "cs", "pi", None, "x"), BOOKS),
     "mark_paid: payment": (
         "SELECT",
-        "orders/mark_paid",
+        "transitions/mark_paid",
         (SECOND, "CANCELLED", 2, "cs", "pi", None, "x"),
         ("payments",),
     ),
-    "mark_cancelled: status": (PAID, "orders/mark_cancelled", ([FIRST], "PENDING_PAYMENT", "FAILED", "x", None), BOOKS),
-    "mark_cancelled: path": (FULFILLED, "orders/mark_cancelled", ([FIRST], "FULFILLED", "FAILED", "x", None), BOOKS),
+    "mark_cancelled: status": (
+        PAID,
+        "transitions/mark_cancelled",
+        ([FIRST], "PENDING_PAYMENT", "FAILED", "x", None),
+        BOOKS,
+    ),
+    "mark_cancelled: path": (
+        FULFILLED,
+        "transitions/mark_cancelled",
+        ([FIRST], "FULFILLED", "FAILED", "x", None),
+        BOOKS,
+    ),
     "mark_cancelled: payment": (
         f"{PAID}; {CAPTURED}",
-        "orders/mark_cancelled",
+        "transitions/mark_cancelled",
         ([FIRST], "PAID", "EXPIRED", "x", None),
         ("payments",),
     ),
-    "mark_processing: payment": (CAPTURED, "orders/mark_processing", (FIRST, "cs", "x", 1.0), BOOKS),
+    "mark_processing: payment": (CAPTURED, "settlement/mark_processing", (FIRST, "cs", "x", 1.0), BOOKS),
     "mark_processing: order": (
         CANCELLED,
-        "orders/mark_processing",
+        "settlement/mark_processing",
         (FIRST, "cs", "x", 1.0),
         ("orders", "order_events"),
     ),
@@ -272,15 +282,15 @@ GUARDS = {
         (FIRST, "x"),
         BOOKS,
     ),
-    "keep_late_money: status": ("SELECT", "payment/keep_late_money", (SECOND, "cs", "pi", None, None), BOOKS),
-    "claim_session: claim": (CLAIMED, "checkout/claim_session", (FIRST, 1.0), BOOKS),
-    "claim_session: status": (ENDED, "checkout/claim_session", (FIRST, 1.0), BOOKS),
-    "claim_session: session": (ATTACHED, "checkout/claim_session", (FIRST, 1.0), BOOKS),
-    "new_attempt: attempt": ("SELECT", "checkout/new_attempt", (FIRST, 2, 1800, 1.0), BOOKS),
-    "new_attempt: status": (ENDED, "checkout/new_attempt", (FIRST, 1, 1800, 1.0), BOOKS),
-    "new_attempt: session": (ATTACHED, "checkout/new_attempt", (FIRST, 1, 1800, 1.0), BOOKS),
-    "attach_session: order": (CANCELLED, "checkout/attach_session", (FIRST, "cs", "url"), BOOKS),
-    "attach_session: payment": (ENDED, "checkout/attach_session", (FIRST, "cs", "url"), BOOKS),
+    "keep_late_money: status": ("SELECT", "settlement/record_late_payment", (SECOND, "cs", "pi", None, None), BOOKS),
+    "claim_session: claim": (CLAIMED, "payment_session/claim_session", (FIRST, 1.0), BOOKS),
+    "claim_session: status": (ENDED, "payment_session/claim_session", (FIRST, 1.0), BOOKS),
+    "claim_session: session": (ATTACHED, "payment_session/claim_session", (FIRST, 1.0), BOOKS),
+    "new_attempt: attempt": ("SELECT", "payment_session/start_attempt", (FIRST, 2, 1800, 1.0), BOOKS),
+    "new_attempt: status": (ENDED, "payment_session/start_attempt", (FIRST, 1, 1800, 1.0), BOOKS),
+    "new_attempt: session": (ATTACHED, "payment_session/start_attempt", (FIRST, 1, 1800, 1.0), BOOKS),
+    "attach_session: order": (CANCELLED, "payment_session/attach_session", (FIRST, "cs", "url"), BOOKS),
+    "attach_session: payment": (ENDED, "payment_session/attach_session", (FIRST, "cs", "url"), BOOKS),
     "set_balance: captured": ("SELECT", "refunds/set_balance", (FIRST, 0, "SUCCEEDED"), BOOKS),
     "fail_refund: status": (
         f"UPDATE refunds SET status = 'SUCCEEDED', stripe_refund_id = 're_2' WHERE id = {TWO}",
@@ -326,7 +336,7 @@ async def test_a_claim_passes_by_what_another_holds(
 async def test_a_transition_holds_its_cart_order_and_payment(
     database: asyncpg.Connection, other: asyncpg.Connection, table: str
 ) -> None:
-    assert await database.fetch(Statement("orders/lock_order", NoRow).sql, FIRST)
+    assert await database.fetch(Statement("transitions/lock_order", NoRow).sql, FIRST)
     await other.execute(f"SELECT FROM {table} WHERE id = {TWO} FOR NO KEY UPDATE")
     with pytest.raises(asyncpg.LockNotAvailableError):
         await other.execute(f"SELECT FROM {table} WHERE id = {ONE} FOR NO KEY UPDATE")
@@ -336,8 +346,8 @@ async def test_a_transition_holds_its_cart_order_and_payment(
     ("lines", "name", "arguments"),
     [
         (MIXED, "checkout/reserve", GUARDS["reserve: currency"][2]),
-        (ORDERED, "orders/return_stock", ([SECOND], [1])),
-        (ORDERED, "payment/retake_stock", (SECOND, 2)),
+        (ORDERED, "transitions/return_stock", ([SECOND], [1])),
+        (ORDERED, "settlement/retake_stock", (SECOND, 2)),
     ],
     ids=["reserve", "return_stock", "retake_stock"],
 )

@@ -19,7 +19,7 @@ from service.dev import roles
 from service.dev.stripe_standin import StripeStandin
 from service.errors import ShopError
 from service.infra.migrations import MIGRATIONS, migrate, undo
-from service.infra.parts import Parts
+from service.infra.resources import Resources
 from service.settings import Settings
 from tests.books import balance
 from tests.client import Shop, eventually, psql, waiting
@@ -37,8 +37,8 @@ ALONE = [name for name in NAMES if "\n-- transactional: false\n" in TEXTS[name]]
 def statements(text: str) -> list[str]:
     """A file's statements without its comments; what is quoted by dollars stays whole."""
     bare = re.sub(r"^ *--.*\n", "", text, flags=re.MULTILINE)
-    parts = re.split(r"(\$\$.*?\$\$)", bare, flags=re.DOTALL)
-    joined = "".join(part.replace(";", ";\0") if number % 2 == 0 else part for number, part in enumerate(parts))
+    resources = re.split(r"(\$\$.*?\$\$)", bare, flags=re.DOTALL)
+    joined = "".join(part.replace(";", ";\0") if number % 2 == 0 else part for number, part in enumerate(resources))
     return [" ".join(statement.split()) for statement in joined.split("\0") if statement.strip()]
 
 
@@ -559,7 +559,7 @@ EXPAND = {
 
 
 async def test_migrating_beside_customers_costs_none_of_them_a_request(
-    shop: Shop, stripe: StripeStandin, parts: Parts, worker: None, database_url: str, tmp_path: Path
+    shop: Shop, stripe: StripeStandin, resources: Resources, worker: None, database_url: str, tmp_path: Path
 ) -> None:
     """The code that runs is the old one, the schema is first the old, then the new, then the old one again."""
     for path in MIGRATIONS.glob("*.sql"):
@@ -625,8 +625,8 @@ async def test_migrating_beside_customers_costs_none_of_them_a_request(
 
     async def finished() -> bool:
         left = "SELECT count(*) = 0 FROM orders WHERE next_attempt_at IS NOT NULL"
-        return bool(await parts.pool.fetchval(left)) and not any(e["pending_webhooks"] for e in stripe.events)
+        return bool(await resources.pool.fetchval(left)) and not any(e["pending_webhooks"] for e in stripe.events)
 
     await eventually(finished)
-    assert await parts.pool.fetchval("SELECT count(*) FROM orders WHERE status = 'FULFILLED'") == sum(bought[1:])
-    await balance(parts, stripe)
+    assert await resources.pool.fetchval("SELECT count(*) FROM orders WHERE status = 'FULFILLED'") == sum(bought[1:])
+    await balance(resources, stripe)

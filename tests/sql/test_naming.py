@@ -74,7 +74,7 @@ async def test_each_process_is_seen_under_its_name_and_role_at_its_statement(
         ("commerce_app", "commerce-seed", "seed/has_products"),
         ("commerce_owner", "commerce-migrate", None),
         ("commerce_readonly", "commerce-audit", "audit/cart_lines_have_products"),
-        ("commerce_worker", "commerce-replay", "payment/read_event"),
+        ("commerce_worker", "commerce-replay", "webhooks/read_event"),
         ("commerce_worker", "commerce-worker", "sweep/claim_orders"),
     }
     seen: set[tuple[str, str, str | None]] = set()

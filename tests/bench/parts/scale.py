@@ -35,7 +35,9 @@ def buffers(stage: Stage) -> Measured:
         )
     # All that both have run: one that only one has run is none of the purchase's.
     names = sorted(set.intersection(*(set(touched) for side in found.values() for touched in side)))
-    assert {"cart/add_line", "checkout/reserve", "orders/mark_paid", "fulfilment/mark_fulfilled"} <= set(names), names
+    assert {"cart/add_line", "checkout/reserve", "transitions/mark_paid", "fulfilment/mark_fulfilled"} <= set(names), (
+        names
+    )
     sides = {side: {name: [touched[name] for touched in runs] for name in names} for side, runs in found.items()}
     worst = [
         max(sides["large"][name][number] / sides["small"][name][number] for name in names)

@@ -17,7 +17,7 @@ import uvloop
 
 from service.dev.stripe_standin.objects import API_VERSION, new_id
 from service.dev.stripe_standin.webhooks import signature
-from service.infra.parts import open_parts
+from service.infra.resources import open_resources
 from service.settings import Settings
 from service.shop import sweep as sweeper
 from tests.bench.client import Failed, Http, open_loop
@@ -266,8 +266,8 @@ def sweep(stage: Stage) -> Measured:
 
 
 async def _sweep(settings: Settings) -> None:
-    async with open_parts(settings, "commerce-bench") as parts:
-        await sweeper.sweep(parts)
+    async with open_resources(settings, "commerce-bench") as resources:
+        await sweeper.sweep(resources)
 
 
 async def _sessions(stripe: Child, first: int) -> dict[UUID, str]:

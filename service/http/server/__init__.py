@@ -1,0 +1,1 @@
+"""The HTTP server: all code that touches uvicorn's private resources."""

@@ -1,0 +1,16 @@
+-- health/list_timely_loops: which of these loops have come round in time, in any worker.
+-- A loop whose row is gone is not among them: nothing shows that it has come round.
+--
+-- callers  service.infra.health._postgresql
+-- param    $1 loops text[]
+-- returns  many by loop; none = all are late
+-- locks    none
+-- waits    none
+-- index    worker_heartbeats_pkey
+-- rows     0..5 by LIMIT, usually 5
+-- guards   none
+SELECT loop
+FROM worker_heartbeats
+WHERE loop = any($1) AND due_at >= now()
+ORDER BY loop
+LIMIT 5;

@@ -1,0 +1,12 @@
+-- migrations/lock_migrations: be the one migrator, or learn at once that another is.
+-- Tried and not waited for: CREATE INDEX CONCURRENTLY waits for every statement that began before it, and would wait
+-- for one that waits here for its end.
+--
+-- callers  service.infra.migrations._alone
+-- returns  one
+-- locks    advisory 7263511904; to session end
+-- waits    for nothing: it is tried, not waited for
+-- index    none
+-- rows     1
+-- guards   none
+SELECT pg_try_advisory_lock(7263511904) AS locked;

@@ -1,0 +1,24 @@
+-- payment_session/claim_session: become the one request that creates the Stripe session, for a while.
+-- A claim that its process did not give back ends by itself. Should two hold it then, both ask Stripe under the key
+-- of the attempt they claimed, and what either concludes counts for that attempt only.
+--
+-- callers  service.shop.payment_session.claim
+-- param    $1 order_id uuid
+-- param    $2 claim_seconds double precision
+-- returns  one or none; none = another request holds the claim, or there is nothing left to create
+-- locks    payments NO KEY UPDATE; to commit
+-- waits    on payments for transitions of the order; 55P03 after lock_timeout -> busy
+-- index    payments_one_per_order
+-- rows     0..1
+-- guards   none
+UPDATE payments
+SET claimed_until = now() + make_interval(secs => $2)
+WHERE
+    order_id = $1
+    AND status = 'INITIATED'
+    AND stripe_session_id IS NULL
+    AND (claimed_until IS NULL OR claimed_until < now())
+RETURNING
+    attempt,
+    session_parameters,
+    created_at;

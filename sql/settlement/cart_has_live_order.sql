@@ -1,0 +1,11 @@
+-- settlement/cart_has_live_order: whether a cart was checked out anew; its lock keeps the answer true.
+--
+-- callers  service.shop.settlement.apply_late_payment
+-- param    $1 cart_id uuid
+-- returns  one
+-- locks    none
+-- waits    none
+-- index    orders_one_live_per_cart
+-- rows     1
+-- guards   none
+SELECT exists(SELECT FROM orders WHERE cart_id = $1 AND status <> 'CANCELLED') AS live;

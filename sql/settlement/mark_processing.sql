@@ -1,0 +1,51 @@
+-- settlement/mark_processing: the customer is done, the money is on its way; the units stay held until it settles.
+--
+-- callers  service.shop.settlement.apply_session
+-- param    $1 order_id uuid
+-- param    $2 stripe_session_id text
+-- param    $3 cause text
+-- param    $4 recheck_seconds double precision
+-- returns  one or none; none = the payment is past this state
+-- locks    payments UPDATE; orders NO KEY UPDATE; new order_events; to commit
+-- waits    for nothing: transitions/lock_order holds the rows
+-- index    payments_one_per_order, orders_pkey
+-- rows     0..1
+-- guards   none
+WITH payment AS (
+    UPDATE payments
+    SET
+        status = 'PROCESSING',
+        stripe_session_id = $2,
+        checkout_url = NULL,
+        claimed_until = NULL,
+        updated_at = now()
+    WHERE order_id = $1 AND status = 'INITIATED'
+    RETURNING order_id
+),
+
+later AS (
+    UPDATE orders
+    SET
+        next_attempt_at = now() + make_interval(secs => $4),
+        attempts = 0
+    FROM payment
+    -- With the empty text, so that it is found by its id and never among all that are in this status.
+    WHERE orders.id = payment.order_id AND orders.status || '' = 'PENDING_PAYMENT'
+    RETURNING
+        orders.id,
+        orders.status
+),
+
+history AS (
+    INSERT INTO order_events (order_id, from_status, to_status, cause, note)
+    SELECT
+        id,
+        status AS from_status,
+        status AS to_status,
+        $3,
+        'payment processing'
+    FROM later
+)
+
+SELECT id
+FROM later;

@@ -1,0 +1,60 @@
+-- settlement/retake_stock: for late money, take every line of a cancelled order again, or nothing.
+--
+-- callers  service.shop.settlement.apply_late_payment
+-- param    $1 order_id uuid
+-- param    $2 hold integer
+-- returns  many by id; none = some line is short, and nothing was taken
+-- locks    products NO KEY UPDATE by id; orders KEY SHARE; new stock_movements; to commit
+-- waits    on products for checkouts, edits and stock moves of the same products; 55P03 after lock_timeout -> busy
+-- index    order_items_pkey, products_pkey
+-- rows     0..100 by service.shop.cart.MAX_LINES, usually 3
+-- guards   stock_movements_once -> busy, never products_stock_not_negative -> insufficient_stock
+WITH line AS MATERIALIZED (
+    SELECT
+        products.id AS product_id,
+        products.stock,
+        order_items.quantity
+    FROM order_items
+    INNER JOIN products ON order_items.product_id = products.id
+    WHERE order_items.order_id = $1
+    ORDER BY products.id
+    FOR NO KEY UPDATE OF products
+),
+
+enough AS MATERIALIZED (
+    SELECT bool_and(stock >= quantity) AS every_line
+    FROM line
+),
+
+movement AS (
+    INSERT INTO stock_movements (product_id, delta, reason, order_id, hold)
+    SELECT
+        line.product_id,
+        -line.quantity,
+        'hold',
+        $1,
+        $2
+    FROM line, enough
+    WHERE enough.every_line
+),
+
+taken AS (
+    UPDATE products
+    SET
+        -- What was read under the lock: the row of the snapshot may be older, and the CHECK looks at that first.
+        stock = line.stock - line.quantity,
+        updated_at = now()
+    FROM line, enough
+    WHERE products.id = line.product_id AND enough.every_line
+    RETURNING
+        products.id,
+        products.stock,
+        line.quantity
+)
+
+SELECT
+    id AS product_id,
+    stock,
+    quantity
+FROM taken
+ORDER BY id;

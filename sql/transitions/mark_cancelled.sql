@@ -1,0 +1,61 @@
+-- transitions/mark_cancelled: orders end without being delivered, and their carts open again.
+-- A payment still open takes $3; one already captured keeps its status, its refund decides it.
+--
+-- callers  service.shop.transitions.cancel
+-- param    $1 ids uuid[]
+-- param    $2 from_status text
+-- param    $3 payment_status text
+-- param    $4 cause text
+-- param    $5 note text
+-- returns  many in no order; none = they are no longer in $2
+-- locks    orders, carts, payments NO KEY UPDATE by id; new order_events; to commit
+-- waits    for nothing: transitions/lock_orders holds the rows
+-- index    orders_pkey, payments_one_per_order, carts_pkey
+-- rows     0..100 by service.shop.sweep.BATCH, usually 1
+-- guards   never orders_one_live_per_cart -> cart_not_open
+WITH cancelled AS (
+    UPDATE orders
+    SET
+        status = 'CANCELLED',
+        cancelled_at = now(),
+        next_attempt_at = NULL,
+        attempts = 0
+    WHERE id = any($1) AND status = $2 AND $2 IN ('PENDING_PAYMENT', 'PAID')
+    RETURNING
+        id,
+        cart_id
+),
+
+payment AS (
+    UPDATE payments
+    SET
+        status = $3,
+        checkout_url = NULL,
+        claimed_until = NULL,
+        updated_at = now()
+    FROM cancelled
+    WHERE payments.order_id = cancelled.id AND payments.status IN ('INITIATED', 'PROCESSING')
+),
+
+cart AS (
+    UPDATE carts
+    SET
+        status = 'OPEN',
+        updated_at = now()
+    FROM cancelled
+    WHERE carts.id = cancelled.cart_id
+),
+
+history AS (
+    INSERT INTO order_events (order_id, from_status, to_status, cause, note)
+    SELECT
+        id,
+        $2,
+        'CANCELLED',
+        $4,
+        $5
+    FROM cancelled
+)
+
+SELECT id
+FROM cancelled;

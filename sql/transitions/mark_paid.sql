@@ -1,0 +1,68 @@
+-- transitions/mark_paid: a pending order, or a cancelled one that got its stock again, is paid.
+--
+-- callers  service.shop.transitions.mark_paid
+-- param    $1 id uuid
+-- param    $2 from_status text
+-- param    $3 hold integer
+-- param    $4 stripe_session_id text
+-- param    $5 stripe_payment_intent_id text
+-- param    $6 email text
+-- param    $7 cause text
+-- returns  one or none; none = it is no longer in $2
+-- locks    orders, carts NO KEY UPDATE; payments UPDATE; new order_events; to commit
+-- waits    for nothing: transitions/lock_order holds the rows
+-- index    orders_pkey, payments_one_per_order, carts_pkey
+-- rows     0..1
+-- guards   orders_one_live_per_cart -> cart_not_open, payments_payment_intent_once -> busy
+WITH paid AS (
+    UPDATE orders
+    SET
+        status = 'PAID',
+        hold = $3,
+        email = $6,
+        paid_at = now(),
+        cancelled_at = NULL,
+        next_attempt_at = now(),
+        attempts = 0
+    WHERE id = $1 AND status = $2 AND $2 IN ('PENDING_PAYMENT', 'CANCELLED')
+    RETURNING
+        id,
+        cart_id
+),
+
+payment AS (
+    UPDATE payments
+    SET
+        status = 'SUCCEEDED',
+        stripe_session_id = $4,
+        stripe_payment_intent_id = $5,
+        checkout_url = NULL,
+        claimed_until = NULL,
+        updated_at = now()
+    FROM paid
+    WHERE
+        payments.order_id = paid.id
+        AND payments.status IN ('INITIATED', 'PROCESSING', 'FAILED', 'EXPIRED')
+),
+
+cart AS (
+    UPDATE carts
+    SET
+        status = 'CHECKED_OUT',
+        updated_at = now()
+    FROM paid
+    WHERE carts.id = paid.cart_id AND carts.status = 'OPEN'
+),
+
+history AS (
+    INSERT INTO order_events (order_id, from_status, to_status, cause)
+    SELECT
+        id,
+        $2,
+        'PAID',
+        $7
+    FROM paid
+)
+
+SELECT id
+FROM paid;

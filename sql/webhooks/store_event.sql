@@ -1,0 +1,16 @@
+-- webhooks/store_event: keep an event, once.
+-- The same event arriving at once in another transaction is waited for: it is either there then, or ours.
+--
+-- callers  service.shop.webhooks.store_event
+-- param    $1 id text
+-- param    $2 type text
+-- param    $3 payload jsonb
+-- returns  none
+-- locks    new stripe_events; to commit
+-- waits    on stripe_events for the same event being stored elsewhere; 55P03 after lock_timeout -> busy
+-- index    stripe_events_pkey
+-- rows     0..1
+-- guards   none
+INSERT INTO stripe_events (id, type, payload, next_attempt_at)
+VALUES ($1, $2, $3, now())
+ON CONFLICT (id) DO NOTHING;

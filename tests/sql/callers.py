@@ -84,7 +84,7 @@ def write() -> None:
     """Write each statement's callers into its header."""
     for name in files():
         path = SQL / f"{name}.sql"
-        lines = textwrap.wrap(", ".join(callers()[name]), 108)
+        lines = textwrap.wrap(", ".join(callers()[name]), 106)
         value = "\n--          ".join(lines)
         path.write_text(re.sub(r"-- callers  .*(?:\n-- {10}.*)*", f"-- callers  {value}", path.read_text(), count=1))
 

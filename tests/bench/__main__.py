@@ -19,13 +19,13 @@ import redis
 from service.dev.servers import CannotRun, scratch_folder
 from tests.bench import machine
 from tests.bench.drivers import wrk_command
-from tests.bench.figures import measured, readme, rows, table, verdict
+from tests.bench.figures import document, measured, rows, table, verdict
 from tests.bench.parts import PARTS, Part
 from tests.bench.picture import picture
 from tests.bench.stage import POSTGRES, Stage
 
 FOLDER = Path(__file__).parent
-README = machine.ROOT / "README.md"
+DOCUMENT = machine.ROOT / "docs" / "performance.md"
 
 
 def main() -> int:
@@ -37,12 +37,12 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=4, help="how long each time (default 4)")
     parser.add_argument("--orders", type=int, default=1_000_000, help="rows of the large tables (default a million)")
     parser.add_argument("--results", type=Path, default=FOLDER, metavar="FOLDER", help="where results.json and .svg go")
-    parser.add_argument("--readme", action="store_true", help="only write the results into README.md")
+    parser.add_argument("--document", action="store_true", help="only write the results into docs/performance.md")
     options = parser.parse_args()
     kept = options.results / "results.json"
     results: dict[str, Any] = orjson.loads(kept.read_bytes()) if kept.exists() else {"parts": {}}
-    if options.readme:
-        README.write_text(readme(README.read_text(), results))
+    if options.document:
+        DOCUMENT.write_text(document(DOCUMENT.read_text(), results))
         return 0
     if unknown := set(options.names) - set(names):
         parser.error(f"there is no {', '.join(unknown)}; there are {', '.join(names)}")

@@ -141,7 +141,7 @@ def verdict(row: Row) -> str:
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """The README's table: every goal that was measured."""
+    """The table of docs/performance.md: every goal that was measured."""
     lines = ["| measure | goal | measured: median (range) | |", "| --- | --- | --- | --- |"]
     for part in results["parts"].values():
         for row in part["figures"]:
@@ -151,10 +151,10 @@ def table(results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def readme(text: str, results: Mapping[str, Any]) -> str:
-    """The README with what stands between its markers replaced. Raises ValueError where they are not there once."""
+def document(text: str, results: Mapping[str, Any]) -> str:
+    """The document with the text between its markers replaced. Raises ValueError unless each marker is there once."""
     if text.count(TABLE_START) != 1 or text.count(TABLE_END) != 1:
-        raise ValueError(f"README.md needs {TABLE_START} and {TABLE_END} once each")
+        raise ValueError(f"the document needs {TABLE_START} and {TABLE_END} once each")
     before, _, rest = text.partition(TABLE_START)
     after = rest.partition(TABLE_END)[2]
     machine = results["machine"]
@@ -166,5 +166,5 @@ def readme(text: str, results: Mapping[str, Any]) -> str:
         f"PostgreSQL {machine['postgresql']}, everything on this one machine; at {commits}, "
         f"{min(part['rounds'] for part in parts)} rounds, the CPUs at least {busy:.0f} % idle before each part."
     )
-    section = f"\n{table(results)}\n\n![How far each figure gets](tests/bench/results.svg)\n\n{where}\n"
+    section = f"\n{table(results)}\n\n![How far each figure gets](../tests/bench/results.svg)\n\n{where}\n"
     return f"{before}{TABLE_START}{section}{TABLE_END}{after}"

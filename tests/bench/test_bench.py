@@ -3,9 +3,11 @@
 from typing import Any
 from xml.etree import ElementTree
 
+import orjson
 import pytest
 
-from tests.bench.figures import Figure, Goal, alternately, percentile, readme, rows, table, verdict
+from tests.bench.__main__ import DOCUMENT, FOLDER
+from tests.bench.figures import Figure, Goal, alternately, document, percentile, rows, table, verdict
 from tests.bench.parts import PARTS
 from tests.bench.parts.reserve import one_statement
 from tests.bench.picture import picture
@@ -65,15 +67,20 @@ def test_the_table_has_every_goal(results: dict[str, Any]) -> None:
     assert lines[2] == f"| pages & more | at least 2 × the reference | {measured} | reached |"
 
 
-def test_the_readme_is_changed_between_its_markers_only(results: dict[str, Any]) -> None:
-    changed = readme("before <!-- bench --> former <!-- /bench --> after", results)
+def test_the_document_is_changed_between_its_markers_only(results: dict[str, Any]) -> None:
+    changed = document("before <!-- bench --> former <!-- /bench --> after", results)
     assert changed.startswith("before <!-- bench -->\n| measure |")
     assert changed.endswith("<!-- /bench --> after")
     assert "former" not in changed
     assert "at abc, 3 rounds" in changed
-    assert readme(changed, results) == changed
+    assert document(changed, results) == changed
     with pytest.raises(ValueError, match="once each"):
-        readme("no markers", results)
+        document("no markers", results)
+
+
+def test_the_document_shows_the_stored_results() -> None:
+    text = DOCUMENT.read_text()
+    assert document(text, orjson.loads((FOLDER / "results.json").read_bytes())) == text, "tests.bench --document"
 
 
 def test_the_picture_shows_every_bound_goal_and_every_rate(results: dict[str, Any]) -> None:

@@ -8,17 +8,18 @@ import pytest
 
 from service.app import create_app
 from service.settings import Settings
+from tests.test_command_line import COMMANDS
 
 ROOT = Path(__file__).parents[1]
-# What is installed or made; not searched.
-SKIPPED = {".venv", ".data", ".git", "build", "dist", "__pycache__"}
+# What is installed or made is not searched, nor are hidden folders.
+SKIPPED = {"build", "dist", "__pycache__"}
 
 
 def files_below(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.iterdir()):
         if path.is_file():
             yield path.relative_to(ROOT)
-        elif path.name not in SKIPPED:
+        elif path.name not in SKIPPED and path.name[0] != ".":
             yield from files_below(path)
 
 
@@ -158,6 +159,12 @@ def test_named_make_targets_exist() -> None:
     for document in DOCUMENTS:
         named = re.findall(r"(?:`|^    )make ([a-z-]+)", text_of(document), re.MULTILINE)
         assert set(named) <= targets, document
+
+
+def test_named_commands_exist() -> None:
+    for document in DOCUMENTS:
+        named = re.findall(r"(?:commerce-core|python -m service) ([a-z]+)", text_of(document))
+        assert set(named) <= {*COMMANDS}, document
 
 
 def test_decisions_are_listed() -> None:

@@ -1,7 +1,7 @@
 -- cart/create_cart: an empty cart.
 --
 -- callers  service.shop.cart.create_cart
--- param    $1 id uuid
+-- param    $1 cart_id uuid
 -- returns  none
 -- locks    new carts; to commit
 -- waits    for nothing: the id is new

@@ -1,7 +1,7 @@
 -- cart/forget_currency: an emptied cart takes any currency again.
 --
 -- callers  service.shop.cart.remove_line
--- param    $1 id uuid
+-- param    $1 cart_id uuid
 -- returns  none
 -- locks    carts NO KEY UPDATE; to commit
 -- waits    for nothing: cart/open_cart holds the cart

@@ -1,7 +1,7 @@
 -- cart/open_cart: hold an open cart for an edit.
 --
 -- callers  service.shop.cart.remove_line
--- param    $1 id uuid
+-- param    $1 cart_id uuid
 -- returns  one or none; none = no such cart, or it is checked out
 -- locks    carts NO KEY UPDATE; to commit
 -- waits    on carts for edits, checkout and transitions of the same cart; 55P03 after lock_timeout -> busy

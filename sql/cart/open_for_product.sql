@@ -1,7 +1,7 @@
 -- cart/open_for_product: hold an open cart for a line of this product, and fix the cart's currency.
 --
 -- callers  service.shop.cart.put_line
--- param    $1 id uuid
+-- param    $1 cart_id uuid
 -- param    $2 product_id bigint
 -- returns  one or none; none = cart/explain_refusal says why
 -- locks    carts NO KEY UPDATE; to commit

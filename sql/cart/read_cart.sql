@@ -1,7 +1,7 @@
 -- cart/read_cart: a cart with its lines at today's prices, or at those of its order, in one snapshot.
 --
 -- callers  service.shop.cart.read
--- param    $1 id uuid
+-- param    $1 cart_id uuid
 -- returns  many by product_id; one row with a null product = an empty cart; none = there is no such cart
 -- locks    none
 -- waits    none

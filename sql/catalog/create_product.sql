@@ -4,7 +4,7 @@
 -- callers  service.shop.catalog.create_product
 -- param    $1 name text
 -- param    $2 description text
--- param    $3 category_id bigint
+-- param    $3 category_id bigint null
 -- param    $4 price_minor bigint
 -- param    $5 currency text
 -- param    $6 stock integer

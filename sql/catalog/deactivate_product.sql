@@ -1,7 +1,7 @@
 -- catalog/deactivate_product: take a product off sale; twice is the same as once.
 --
 -- callers  service.shop.catalog.deactivate_product
--- param    $1 id bigint
+-- param    $1 product_id bigint
 -- returns  one or none; none = there is no such product
 -- locks    products NO KEY UPDATE; to commit
 -- waits    on products for checkouts, edits and stock moves of the product; 55P03 after lock_timeout -> busy

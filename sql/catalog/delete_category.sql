@@ -1,7 +1,7 @@
 -- catalog/delete_category: remove a category that no product uses.
 --
 -- callers  service.shop.catalog.delete_category
--- param    $1 id bigint
+-- param    $1 category_id bigint
 -- returns  one or none; none = there is no such category
 -- locks    categories UPDATE; to commit
 -- waits    on categories for edits of the category and products that are put into it; 55P03 after lock_timeout -> busy

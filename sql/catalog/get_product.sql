@@ -2,7 +2,7 @@
 --
 -- callers  service.shop.catalog.get_product, service.shop.catalog.update_product,
 --          service.shop.catalog._update_refusal, service.shop.catalog.move_stock
--- param    $1 id bigint
+-- param    $1 product_id bigint
 -- returns  one or none; none = there is no such product
 -- locks    none
 -- waits    none

@@ -1,7 +1,7 @@
 -- catalog/move_stock: units come or go by a delta, with their ledger row, never below zero or above 1,000,000,000.
 --
 -- callers  service.shop.catalog.move_stock
--- param    $1 id bigint
+-- param    $1 product_id bigint
 -- param    $2 delta integer
 -- param    $3 reason text
 -- returns  one or none; none = no such product, fewer units than are to go, or more than there may be

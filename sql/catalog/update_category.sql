@@ -1,9 +1,9 @@
 -- catalog/update_category: change a category's name or slug; a null leaves it as it is.
 --
 -- callers  service.shop.catalog.update_category
--- param    $1 id bigint
--- param    $2 name text
--- param    $3 slug text
+-- param    $1 category_id bigint
+-- param    $2 name text null
+-- param    $3 slug text null
 -- returns  one or none; none = there is no such category
 -- locks    categories UPDATE; to commit
 -- waits    on categories for edits of the category and products that are put into it; 55P03 after lock_timeout -> busy

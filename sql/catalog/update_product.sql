@@ -1,14 +1,14 @@
 -- catalog/update_product: an edit by staff; a null leaves a column as it is, and $6 says whether $7 counts.
 --
 -- callers  service.shop.catalog.update_product
--- param    $1 id bigint
--- param    $2 version integer
--- param    $3 name text
--- param    $4 description text
--- param    $5 price_minor bigint
+-- param    $1 product_id bigint
+-- param    $2 version integer null
+-- param    $3 name text null
+-- param    $4 description text null
+-- param    $5 price_minor bigint null
 -- param    $6 set_category boolean
--- param    $7 category_id bigint
--- param    $8 active boolean
+-- param    $7 category_id bigint null
+-- param    $8 active boolean null
 -- returns  one or none; none = no such product, another version than $2, or no such category
 -- locks    categories KEY SHARE; products NO KEY UPDATE; to commit
 -- waits    on categories, products for the category's removal, and checkouts, edits and stock moves of the product;

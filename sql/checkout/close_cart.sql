@@ -3,7 +3,7 @@
 -- Their products, as old, are only told so that the caller can queue for them.
 --
 -- callers  service.shop.checkout.reserve
--- param    $1 id uuid
+-- param    $1 cart_id uuid
 -- returns  one or none; none = no such cart, or it is checked out
 -- locks    carts NO KEY UPDATE; to commit
 -- waits    on carts for edits, checkout and transitions of the same cart; 55P03 after lock_timeout -> busy

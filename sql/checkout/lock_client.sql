@@ -2,7 +2,7 @@
 -- A statement of its own: one that waits here goes on with its old snapshot, so what is pending is counted by the next.
 --
 -- callers  service.shop.checkout.limit
--- param    $1 lock bigint
+-- param    $1 advisory_key bigint
 -- returns  one
 -- locks    advisory $1; to commit
 -- waits    on advisory for checkouts of the same client; 55P03 after lock_timeout -> busy

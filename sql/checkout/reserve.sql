@@ -8,13 +8,13 @@
 -- param    $1 order_id uuid
 -- param    $2 cart_id uuid
 -- param    $3 payment_id uuid
--- param    $4 expected_total_minor bigint
+-- param    $4 expected_total_minor bigint null
 -- param    $5 hold_seconds integer
 -- param    $6 session_seconds integer
 -- param    $7 claim_seconds double precision
 -- param    $8 session_template jsonb
 -- param    $9 cause text
--- param    $10 client bytea
+-- param    $10 client bytea null
 -- returns  one or none; none = checkout/explain_refusal says why
 -- locks    products NO KEY UPDATE by id; carts KEY SHARE; new orders, stock_movements, order_items, payments,
 --          order_events; to commit

@@ -2,7 +2,7 @@
 -- Not while Stripe has told something of it that is still to be looked into: it may be a whole refund.
 --
 -- callers  service.shop.fulfilment._fulfil
--- param    $1 id uuid
+-- param    $1 order_id uuid
 -- param    $2 cause text
 -- returns  one or none; none = it is not PAID, or not yet
 -- locks    orders NO KEY UPDATE; new order_events; to commit

@@ -4,7 +4,7 @@
 -- hold is above 1.
 --
 -- callers  service.shop.idempotency.find_stored_response
--- param    $1 id bytea
+-- param    $1 key_id bytea
 -- returns  one or none; none = the key is new, older than 24 hours, or its order was cancelled
 -- locks    none
 -- waits    none

@@ -1,7 +1,7 @@
 -- idempotency/lock_key: be the only request with this key, or learn at once that another is.
 --
 -- callers  service.shop.idempotency.find_stored_response
--- param    $1 lock bigint
+-- param    $1 advisory_key bigint
 -- returns  one
 -- locks    advisory $1; to commit
 -- waits    for nothing: it is tried, not waited for

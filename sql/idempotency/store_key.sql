@@ -3,12 +3,12 @@
 -- it without idempotency/lock_key.
 --
 -- callers  service.shop.idempotency.store_response
--- param    $1 id bytea
+-- param    $1 key_id bytea
 -- param    $2 request_digest bytea
--- param    $3 order_id uuid
--- param    $4 status integer
--- param    $5 location text
--- param    $6 answer bytea
+-- param    $3 order_id uuid null
+-- param    $4 status integer null
+-- param    $5 location text null
+-- param    $6 answer bytea null
 -- returns  none
 -- locks    idempotency_keys NO KEY UPDATE; orders KEY SHARE; new idempotency_keys; to commit
 -- waits    on idempotency_keys for a checkout with the same key that is being answered; 55P03 after lock_timeout ->

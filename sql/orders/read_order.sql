@@ -2,7 +2,7 @@
 -- stripe_deadline_passed: Stripe kept silent until ten minutes past the session's own end, so expiry decides without it.
 --
 -- callers  service.shop.orders.read
--- param    $1 id uuid
+-- param    $1 order_id uuid
 -- returns  one or none; none = there is no such order
 -- locks    none
 -- waits    none

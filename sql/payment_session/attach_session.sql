@@ -3,7 +3,7 @@
 -- callers  service.shop.payment_session.attach
 -- param    $1 order_id uuid
 -- param    $2 stripe_session_id text
--- param    $3 checkout_url text
+-- param    $3 checkout_url text null
 -- returns  one or none; none = the order is no longer pending, or its payment is on its way
 -- locks    orders NO KEY UPDATE; payments UPDATE; to commit
 -- waits    on orders, payments for transitions of the order; 55P03 after lock_timeout -> busy

@@ -1,7 +1,7 @@
 -- reconcile/find_missed_events: which of these events of Stripe's never came.
 --
 -- callers  service.shop.reconcile._store_missed
--- param    $1 ids text[]
+-- param    $1 event_ids text[]
 -- returns  many in no order; none = all of them came
 -- locks    none
 -- waits    none

@@ -1,7 +1,7 @@
 -- refunds/fail_refund: Stripe would not make this refund.
 --
 -- callers  service.shop.refunds.settle
--- param    $1 id uuid
+-- param    $1 refund_id uuid
 -- returns  none
 -- locks    refunds NO KEY UPDATE; to commit
 -- waits    on refunds for the sweep that claims it; 55P03 after lock_timeout -> busy; transitions/lock_order holds the order

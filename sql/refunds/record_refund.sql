@@ -2,7 +2,7 @@
 -- Two lists may be written down in the other order than they were read: no refund goes back to an earlier state.
 --
 -- callers  service.shop.refunds.settle
--- param    $1 id uuid
+-- param    $1 refund_id uuid
 -- param    $2 order_id uuid
 -- param    $3 stripe_payment_intent_id text
 -- param    $4 amount_minor bigint

@@ -5,8 +5,8 @@
 -- param    $1 order_id uuid
 -- param    $2 stripe_session_id text
 -- param    $3 stripe_payment_intent_id text
--- param    $4 captured_minor bigint
--- param    $5 captured_currency text
+-- param    $4 captured_minor bigint null
+-- param    $5 captured_currency text null
 -- returns  one or none; none = it is captured already
 -- locks    payments UPDATE; to commit
 -- waits    for nothing: transitions/lock_order holds the payment

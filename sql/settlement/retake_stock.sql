@@ -2,7 +2,7 @@
 --
 -- callers  service.shop.settlement.apply_late_payment
 -- param    $1 order_id uuid
--- param    $2 hold integer
+-- param    $2 hold_number integer
 -- returns  many by id; none = some line is short, and nothing was taken
 -- locks    products NO KEY UPDATE by id; orders KEY SHARE; new stock_movements; to commit
 -- waits    on products for checkouts, edits and stock moves of the same products; 55P03 after lock_timeout -> busy

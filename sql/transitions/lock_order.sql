@@ -2,7 +2,7 @@
 -- Every transition starts here, so that all of them queue in the same order.
 --
 -- callers  service.shop.transitions.lock
--- param    $1 id uuid
+-- param    $1 order_id uuid
 -- returns  one or none; none = there is no such order
 -- locks    carts, orders, payments NO KEY UPDATE; to commit
 -- waits    on carts, orders, payments for transitions of the order and edits of its cart; 55P03 after lock_timeout ->

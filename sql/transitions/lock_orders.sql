@@ -3,7 +3,7 @@
 -- All carts by id, then all orders by id, then their payments: in a line with whoever holds one of them.
 --
 -- callers  service.shop.transitions.lock_all
--- param    $1 ids uuid[]
+-- param    $1 order_ids uuid[]
 -- returns  many by id; none = there are no such orders
 -- locks    carts, orders, payments NO KEY UPDATE by id; to commit
 -- waits    on carts, orders, payments for transitions of the orders and edits of their carts; 55P03 after lock_timeout

@@ -2,11 +2,11 @@
 -- A payment still open takes $3; one already captured keeps its status, its refund decides it.
 --
 -- callers  service.shop.transitions.cancel
--- param    $1 ids uuid[]
+-- param    $1 order_ids uuid[]
 -- param    $2 from_status text
 -- param    $3 payment_status text
 -- param    $4 cause text
--- param    $5 note text
+-- param    $5 note text null
 -- returns  many in no order; none = they are no longer in $2
 -- locks    orders, carts, payments NO KEY UPDATE by id; new order_events; to commit
 -- waits    for nothing: transitions/lock_orders holds the rows

@@ -1,12 +1,12 @@
 -- transitions/mark_paid: a pending order, or a cancelled one that got its stock again, is paid.
 --
 -- callers  service.shop.transitions.mark_paid
--- param    $1 id uuid
+-- param    $1 order_id uuid
 -- param    $2 from_status text
--- param    $3 hold integer
+-- param    $3 hold_number integer
 -- param    $4 stripe_session_id text
--- param    $5 stripe_payment_intent_id text
--- param    $6 email text
+-- param    $5 stripe_payment_intent_id text null
+-- param    $6 email text null
 -- param    $7 cause text
 -- returns  one or none; none = it is no longer in $2
 -- locks    orders, carts NO KEY UPDATE; payments UPDATE; new order_events; to commit

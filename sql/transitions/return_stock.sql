@@ -4,7 +4,7 @@
 --
 -- callers  service.shop.transitions.return_stock
 -- param    $1 order_ids uuid[]
--- param    $2 holds integer[]
+-- param    $2 hold_numbers integer[]
 -- returns  many by id; none = they came back before
 -- locks    products NO KEY UPDATE by id; orders KEY SHARE by id; new stock_movements; to commit
 -- waits    on products for checkouts, edits and stock moves of the same products; 55P03 after lock_timeout -> busy

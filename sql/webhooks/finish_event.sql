@@ -2,9 +2,9 @@
 -- One that had its effect keeps its outcome when it is applied again and changes nothing.
 --
 -- callers  service.shop.webhooks.process_stored_event, service.shop.webhooks._ask_about_refund
--- param    $1 id text
+-- param    $1 event_id text
 -- param    $2 outcome text
--- param    $3 order_id uuid
+-- param    $3 order_id uuid null
 -- param    $4 handled boolean
 -- returns  none
 -- locks    stripe_events NO KEY UPDATE; orders KEY SHARE; to commit

@@ -1,7 +1,7 @@
 -- webhooks/read_event: a stored event.
 --
 -- callers  service.shop.webhooks.process_stored_event, service.shop.webhooks.replay_event
--- param    $1 id text
+-- param    $1 event_id text
 -- returns  one or none; none = it was never stored
 -- locks    none
 -- waits    none

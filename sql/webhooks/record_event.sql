@@ -3,11 +3,11 @@
 -- order or here. One that was only stored, as a failure leaves it, is taken for new.
 --
 -- callers  service.shop.webhooks.receive_webhook
--- param    $1 id text
--- param    $2 type text
+-- param    $1 event_id text
+-- param    $2 event_type text
 -- param    $3 payload jsonb
 -- param    $4 outcome text
--- param    $5 order_id uuid
+-- param    $5 order_id uuid null
 -- param    $6 handled boolean
 -- returns  one or none; none = it came before
 -- locks    stripe_events NO KEY UPDATE; orders KEY SHARE; new stripe_events; to commit

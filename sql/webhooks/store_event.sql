@@ -2,8 +2,8 @@
 -- The same event arriving at once in another transaction is waited for: it is either there then, or ours.
 --
 -- callers  service.shop.webhooks.store_event
--- param    $1 id text
--- param    $2 type text
+-- param    $1 event_id text
+-- param    $2 event_type text
 -- param    $3 payload jsonb
 -- returns  none
 -- locks    new stripe_events; to commit

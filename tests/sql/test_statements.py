@@ -13,6 +13,7 @@ from service.infra.statements import NoRow, Statement, files
 from tests.client import Shop
 from tests.sql.callers import callers
 from tests.sql.headers import KEYS, header, header_text, said
+from tests.sql.scenarios import SCENARIOS
 
 
 def bound() -> dict[str, list[tuple[str, Statement[object]]]]:
@@ -50,12 +51,20 @@ async def test_parameters_and_columns_are_as_the_header_and_the_row_say(name: st
     _, statement = BOUND[name][0]
     prepared = await runner.prepare(statement.sql)
     given = [f"${n} {p.name}" for n, p in enumerate(prepared.get_parameters(), 1)]
-    said = [re.sub(r" \w+ ", " ", line, count=1) for line in header(name).get("param", [])]
+    said = [re.sub(r" \w+ ", " ", line.removesuffix(" null"), count=1) for line in header(name).get("param", [])]
     plain = {"float8": "double precision", "bool": "boolean", "int4": "integer", "int8": "bigint"}
     assert said == [re.sub(r"\w+", lambda m: plain.get(m[0], m[0]), line) for line in given]
     row = statement.row
     columns = [column.name for column in prepared.get_attributes()]
     assert columns == ([] if row is NoRow else [field.name for field in fields(row)])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", files())
+def test_a_scenario_leaves_out_only_what_may_be_null(name: str) -> None:
+    scenario = SCENARIOS[name]
+    runs = [*scenario.does, *([scenario.none] if scenario.none else []), *scenario.refused.values()]
+    nulls = {place for run in runs for place, value in enumerate(run.arguments) if value is None}
+    assert nulls <= {place for place, line in enumerate(header(name).get("param", [])) if line.endswith(" null")}
 
 
 async def test_pages_are_as_long_as_their_statements_say(shop: Shop) -> None:

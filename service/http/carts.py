@@ -72,7 +72,9 @@ async def add_item(request: Request, cart_id: CartId) -> Response:
     """Add units to a line."""
     item, key = await read(request, NewItem)
     found = uuid_id(cart_id, "cart")
-    return responses.answer(await cart.add_item(resources_of(request), key, found, item.product_id, item.quantity))
+    return responses.answer(
+        await cart.add_item(resources_of(request), key, found, product_id=item.product_id, quantity=item.quantity)
+    )
 
 
 @router.put(
@@ -85,7 +87,9 @@ async def set_item(request: Request, cart_id: CartId, product_id: ProductId) -> 
     """Set a line's units."""
     line, _ = await read(request, Quantity)
     found, product = uuid_id(cart_id, "cart"), integer_id(product_id, "product")
-    return responses.answer(await cart.set_item(resources_of(request), found, product, line.quantity))
+    return responses.answer(
+        await cart.set_item(resources_of(request), found, product_id=product, quantity=line.quantity)
+    )
 
 
 @router.delete(

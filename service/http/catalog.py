@@ -121,7 +121,7 @@ class StockMove(Body):
 async def create_category(request: Request) -> Response:
     """Add a category."""
     new, key = await read(request, NewCategory)
-    return responses.answer(await catalog.create_category(resources_of(request), key, new.name, new.slug))
+    return responses.answer(await catalog.create_category(resources_of(request), key, name=new.name, slug=new.slug))
 
 
 @router.get(
@@ -133,7 +133,9 @@ async def create_category(request: Request) -> Response:
 async def list_categories(request: Request) -> Response:
     """The categories by id."""
     query = read_query(request, CategoriesQuery)
-    return responses.json(await catalog.list_categories(resources_of(request), query.after_id, query.limit))
+    return responses.json(
+        await catalog.list_categories(resources_of(request), after_id=query.after_id, limit=query.limit)
+    )
 
 
 @router.patch(
@@ -147,7 +149,9 @@ async def update_category(request: Request, category_id: CategoryId) -> Response
     """Change a category's name or slug."""
     change, _ = await read(request, CategoryChange)
     found = integer_id(category_id, "category")
-    return responses.json(await catalog.update_category(resources_of(request), found, change.name, change.slug))
+    return responses.json(
+        await catalog.update_category(resources_of(request), found, name=change.name, slug=change.slug)
+    )
 
 
 @router.delete(
@@ -185,7 +189,9 @@ async def create_product(request: Request) -> Response:
 async def list_products(request: Request) -> Response:
     """What is for sale, by id, a page at a time."""
     query = read_query(request, ProductsQuery)
-    page = await catalog.list_products(resources_of(request), query.limit, query.after_id, query.category)
+    page = await catalog.list_products(
+        resources_of(request), limit=query.limit, after_id=query.after_id, category=query.category
+    )
     return shared(page)
 
 
@@ -255,7 +261,9 @@ async def move_stock(request: Request, product_id: ProductId) -> Response:
     found = integer_id(product_id, "product")
     if move.delta == 0:
         raise invalid("/delta", "is not zero")
-    return responses.answer(await catalog.move_stock(resources_of(request), key, found, move.delta, move.reason))
+    return responses.answer(
+        await catalog.move_stock(resources_of(request), key, found, delta=move.delta, reason=move.reason)
+    )
 
 
 @lru_cache(maxsize=4)

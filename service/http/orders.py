@@ -74,7 +74,11 @@ class Timeline(BaseModel):
 async def list_orders(request: Request) -> Response:
     """All orders, newest first."""
     query = read_query(request, OrdersQuery)
-    return responses.json(await orders.list_orders(resources_of(request), query.status, query.after, query.limit))
+    return responses.json(
+        await orders.list_orders(
+            resources_of(request), status=query.status, before_number=query.after, limit=query.limit
+        )
+    )
 
 
 @router.get("/orders/{order_id}", response_model=orders.Order, responses=problems("not_found"))
@@ -122,5 +126,7 @@ async def refund_order(request: Request, order_id: OrderId) -> Response:
     wanted, key = await read(request, RefundRequest)
     found = uuid_id(order_id, "order")
     return responses.answer(
-        await refunds.refund(resources_of(request), key, found, wanted.amount_minor, wanted.restock)
+        await refunds.refund(
+            resources_of(request), key, found, amount_minor=wanted.amount_minor, restock=wanted.restock
+        )
     )

@@ -192,7 +192,11 @@ def _key(request: Request, body: bytes) -> IdempotencyKey | None:
     # Decoded, and its UUIDs as we write them: a key belongs to a cart or an order, however its id is spelled.
     path = re.sub(UUID_FORM, lambda match: match[0].lower(), request.scope["path"])
     principal = _principal(request)
-    return None if principal is None else IdempotencyKey.of(request.method, path, principal, keys[0], body)
+    return (
+        None
+        if principal is None
+        else IdempotencyKey.of(method=request.method, path=path, principal=principal, key=keys[0], body=body)
+    )
 
 
 def _principal(request: Request) -> str | None:

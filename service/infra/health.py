@@ -13,7 +13,7 @@ import asyncpg
 from service.errors import ShopError
 from service.infra.db import connection
 from service.infra.resources import Resources
-from service.infra.statements import NoRow, Statement
+from service.infra.sql import statement
 
 # What comes round in the worker: that it is there at all, and its repairers.
 HEARTBEAT, REPAIRERS = "heartbeat", ("sweep", "reconcile", "audit", "tidy")
@@ -30,16 +30,9 @@ class Migrated:
     read_only: bool
 
 
-@dataclass(slots=True)
-class TimelyLoop:
-    """A loop that a worker has come round with in time."""
-
-    loop: str
-
-
-IS_MIGRATED = Statement("health/is_migrated", Migrated)
-BEAT = Statement("health/record_heartbeat", NoRow)
-LIST_TIMELY_LOOPS = Statement("health/list_timely_loops", TimelyLoop)
+IS_MIGRATED = statement("health/is_migrated", Migrated)
+BEAT = statement("health/record_heartbeat")
+LIST_TIMELY_LOOPS = statement("health/list_timely_loops", str)
 
 
 async def check(resources: Resources) -> dict[str, str]:
@@ -54,7 +47,7 @@ async def check(resources: Resources) -> dict[str, str]:
 async def beat(resources: Resources, loop: str, seconds: float) -> None:
     """A loop has come round, and is late when it has not again within `seconds`."""
     async with connection(resources.pool) as writer:
-        await BEAT.run(writer, loop, seconds)
+        await BEAT.run(writer, loop=loop, seconds=seconds)
 
 
 async def _postgresql(resources: Resources) -> tuple[str, str]:
@@ -67,7 +60,7 @@ async def _postgresql(resources: Resources) -> tuple[str, str]:
             if not state.migrated:
                 return "not_migrated", "not seen"
             loops = [HEARTBEAT, *REPAIRERS]
-            timely = {timely.loop for timely in await LIST_TIMELY_LOOPS.all(reader, loops)}
+            timely = await LIST_TIMELY_LOOPS.all(reader, loops=loops)
             late = [loop for loop in loops if loop not in timely]
     except ShopError as error:
         return error.extra.get("postgresql", "unreachable"), "not seen"

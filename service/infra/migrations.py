@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
@@ -12,7 +11,7 @@ import psycopg
 import yoyo
 
 from service.errors import ShopError
-from service.infra.statements import Statement
+from service.infra.sql import statement
 
 MIGRATIONS = Path(__file__).parents[2] / "migrations"
 # How often one is tried whose locks are not had in time: each try keeps others waiting for its lock_timeout at most.
@@ -21,14 +20,7 @@ PAUSE_SECONDS = 0.5
 ASK_SECONDS = 0.1
 
 
-@dataclass(slots=True)
-class MigrationLock:
-    """Whether the advisory lock is ours."""
-
-    locked: bool
-
-
-LOCK_MIGRATIONS = Statement("migrations/lock_migrations", MigrationLock)
+LOCK_MIGRATIONS = statement("migrations/lock_migrations", bool)
 
 
 async def migrate(database_url: str, folder: Path = MIGRATIONS) -> list[str]:

@@ -1,8 +1,12 @@
-"""A .sql file as a typed statement: the text a DBA reads is the text that runs."""
+"""A .sql file as a statement that is called by the names of its parameters: the text a DBA reads is the text that runs.
 
-from dataclasses import dataclass
+Statements are bound by `service.infra.sql.statement`, whose stub types every call from the file's header.
+"""
+
+import re
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from service.infra.db import Connection
 
@@ -11,45 +15,107 @@ SQL = Path(__file__).parents[2] / "sql"
 Row = TypeVar("Row")
 
 
-@dataclass(slots=True, frozen=True)
-class NoRow:
-    """The row type of a statement that answers no rows."""
+class Parameter(NamedTuple):
+    """A `param` line of a header: `type` as PostgreSQL spells it."""
+
+    name: str
+    type: str
+    nullable: bool
 
 
 class Statement(Generic[Row]):
-    """One file under `sql/`, bound to the dataclass of its rows: columns in the order of its fields."""
+    """One file under `sql/`. `row` is the dataclass of its columns in their order, or the type of its only column.
 
-    def __init__(self, name: str, row: type[Row]) -> None:
-        """Load `sql/<name>.sql`; its name goes behind the first word, so that the server's own views name the file.
+    The subclasses have one method each, so that a statement can only be run as its `returns` line says.
+    """
 
-        Before it, pg_stat_statements would cut it off since PostgreSQL 18.
+    def __init__(self, name: str, row: type[Row] | None = None) -> None:
+        """Load `sql/<name>.sql`, and put its name behind the first word.
+
+        A comment before the first word is missing in pg_stat_statements since PostgreSQL 18.
         """
         self.name = name
-        self.row = row
+        self.row: Any = row
+        self.is_scalar = not is_dataclass(row)
         self.header, body = split((SQL / f"{name}.sql").read_text())
+        self.parameters = [parameter.name for parameter in parameters(self.header)]
         verb = body.split(maxsplit=1)[0]
-        self.sql = f"{verb} /* {name} */{body.removeprefix(verb)}"
+        self.sql = f"{verb} /*action='{name}'*/{body.removeprefix(verb)}"
 
-    async def one(self, connection: Connection, *args: Any) -> Row:
-        """The one row there always is."""
-        record = await connection.fetchrow(self.sql, *args)
+    def arguments(self, values: dict[str, Any]) -> list[Any]:
+        """The values in the order of their positions; TypeError where the names are not exactly the parameters'."""
+        try:
+            if len(values) == len(self.parameters):
+                return [values[name] for name in self.parameters]
+        except KeyError:
+            pass
+        raise TypeError(f"{self.name} takes ({', '.join(self.parameters)}), not ({', '.join(values)})")
+
+
+class One(Statement[Row]):
+    """Always answers one row."""
+
+    async def one(self, connection: Connection, /, **values: Any) -> Row:
+        """The row."""
+        record = await connection.fetchrow(self.sql, *self.arguments(values))
         assert record is not None, self.name
-        return self.row(*record)
+        row: Row = record[0] if self.is_scalar else self.row(*record)
+        return row
 
-    async def maybe(self, connection: Connection, *args: Any) -> Row | None:
-        """The row, or None where there is none."""
-        record = await connection.fetchrow(self.sql, *args)
-        return None if record is None else self.row(*record)
 
-    async def all(self, connection: Connection, *args: Any) -> list[Row]:
+class OneOrNone(Statement[Row]):
+    """Answers one row, or none."""
+
+    async def one_or_none(self, connection: Connection, /, **values: Any) -> Row | None:
+        """The row, or None; the header says what that means."""
+        record = await connection.fetchrow(self.sql, *self.arguments(values))
+        if record is None:
+            return None
+        row: Row = record[0] if self.is_scalar else self.row(*record)
+        return row
+
+
+class Many(Statement[Row]):
+    """Answers any number of rows."""
+
+    async def all(self, connection: Connection, /, **values: Any) -> list[Row]:
         """All rows, in the statement's order."""
+        records = await connection.fetch(self.sql, *self.arguments(values))
+        if self.is_scalar:
+            return [record[0] for record in records]
         row = self.row
-        return [row(*record) for record in await connection.fetch(self.sql, *args)]
+        return [row(*record) for record in records]
 
-    async def run(self, connection: Connection, *args: Any) -> int:
-        """Run a statement that answers no rows; the number of rows it touched."""
-        status: str = await connection.execute(self.sql, *args)
+
+class Command(Statement[None]):
+    """Answers no rows."""
+
+    async def run(self, connection: Connection, /, **values: Any) -> int:
+        """The number of rows that it wrote."""
+        status: str = await connection.execute(self.sql, *self.arguments(values))
         return int(status.rpartition(" ")[2])
+
+
+KINDS: dict[str, type[Statement[Any]]] = {"one or none": OneOrNone, "one": One, "many": Many, "none": Command}
+
+
+def bind(name: str, row: type[Any] | None = None) -> Statement[Any]:
+    """The statement of a file, of the kind that its `returns` line says."""
+    header, _ = split((SQL / f"{name}.sql").read_text())
+    return KINDS[returns(header)](name, row)
+
+
+def parameters(header: str) -> list[Parameter]:
+    """A header's `param` lines, `$n name type` or `$n name type null`, in the order of their positions."""
+    lines = re.findall(r"^-- param +\$\d+ (\w+) (.+?)( null)?$", header, re.MULTILINE)
+    return [Parameter(name, type_name, bool(null)) for name, type_name, null in lines]
+
+
+def returns(header: str) -> str:
+    """The kind of a header's `returns` line, a key of KINDS."""
+    match = re.search(rf"^-- returns +({'|'.join(KINDS)})\b", header, re.MULTILINE)
+    assert match, f"There is no `returns` of a known kind in:\n{header}"
+    return match[1]
 
 
 def split(text: str) -> tuple[str, str]:

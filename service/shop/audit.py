@@ -1,33 +1,33 @@
-"""What must always hold: each rule is a query under `sql/audit/` that finds nothing when all is well."""
+"""The invariants of the shop: each is a query under `sql/audit/` that returns a row for every violation."""
 
 from dataclasses import dataclass
 
 from service.infra.db import Pool, connection
 from service.infra.metrics import AUDIT
-from service.infra.statements import Statement, files
+from service.infra.statements import Many, files
 
 
 @dataclass(slots=True)
 class Violation:
-    """A row that should not be: what it is about, and what is wrong with it."""
+    """A row that breaks a rule: what it is about, and what is wrong with it."""
 
     subject: str
     detail: str
 
 
-RULES = [Statement(name, Violation) for name in files("audit")]
+RULES = [Many(name, Violation) for name in files("audit")]
 
 
 async def audit(pool: Pool) -> dict[str, list[Violation]]:
-    """The violations of each rule by its name, up to 1000 each; exported as gauges too.
+    """Each rule's violations by its name, up to 1000 a rule; their numbers are exported as gauges.
 
-    Raises FileNotFoundError without rules: a check of nothing has found nothing out.
+    Raises FileNotFoundError without rules, since an audit that checks nothing must not pass.
     """
     if not RULES:
         raise FileNotFoundError("There is no audit rule.")
-    found: dict[str, list[Violation]] = {}
+    violations: dict[str, list[Violation]] = {}
     for rule in RULES:
         async with connection(pool) as reader:
-            found[rule.name] = await rule.all(reader)
-        AUDIT.labels(rule.name).set(len(found[rule.name]))
-    return found
+            violations[rule.name] = await rule.all(reader)
+        AUDIT.labels(rule.name).set(len(violations[rule.name]))
+    return violations

@@ -1,4 +1,4 @@
-"""Carts: lines of products, in one currency, priced when they are looked at; checked out, as they were ordered."""
+"""Carts: lines of products in one currency. An open cart has today's prices, a checked-out one those of its order."""
 
 from dataclasses import dataclass
 from uuid import UUID, uuid4
@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 from service.errors import ShopError, invalid, not_found
 from service.infra.db import Connection, connection
 from service.infra.resources import Resources
-from service.infra.statements import NoRow, Statement
+from service.infra.sql import statement
 from service.shop.idempotency import IdempotencyKey, StoredResponse, run_once
 
 MAX_LINES = 100
@@ -26,7 +26,7 @@ class Line:
 
 @dataclass(slots=True)
 class Cart:
-    """A cart as clients see it; currency is null while it is empty."""
+    """A cart as clients see it; the currency is null while the cart is empty."""
 
     id: UUID
     status: str
@@ -49,15 +49,8 @@ class CartRow:
 
 
 @dataclass(slots=True)
-class CartId:
-    """The cart that a statement holds."""
-
-    id: UUID
-
-
-@dataclass(slots=True)
 class Refusal:
-    """The state behind a refused edit; nulls where there is no such thing."""
+    """The state that explains a refused edit; nulls where the cart, product or live order does not exist."""
 
     cart_status: str | None
     cart_currency: str | None
@@ -66,15 +59,15 @@ class Refusal:
     product_currency: str | None
 
 
-CREATE_CART = Statement("cart/create_cart", NoRow)
-READ_CART = Statement("cart/read_cart", CartRow)
-OPEN_FOR_PRODUCT = Statement("cart/open_for_product", CartId)
-OPEN_CART = Statement("cart/open_cart", CartId)
-EXPLAIN_REFUSAL = Statement("cart/explain_refusal", Refusal)
-ADD_LINE = Statement("cart/add_line", NoRow)
-SET_LINE = Statement("cart/set_line", NoRow)
-REMOVE_LINE = Statement("cart/remove_line", NoRow)
-FORGET_CURRENCY = Statement("cart/forget_currency", NoRow)
+CREATE_CART = statement("cart/create_cart")
+READ_CART = statement("cart/read_cart", CartRow)
+OPEN_FOR_PRODUCT = statement("cart/open_for_product", UUID)
+OPEN_CART = statement("cart/open_cart", UUID)
+EXPLAIN_REFUSAL = statement("cart/explain_refusal", Refusal)
+ADD_LINE = statement("cart/add_line")
+SET_LINE = statement("cart/set_line")
+REMOVE_LINE = statement("cart/remove_line")
+FORGET_CURRENCY = statement("cart/forget_currency")
 
 
 async def create_cart(resources: Resources, key: IdempotencyKey | None) -> StoredResponse:
@@ -82,21 +75,21 @@ async def create_cart(resources: Resources, key: IdempotencyKey | None) -> Store
 
     async def create(tx: Connection) -> Cart:
         cart_id = uuid4()
-        await CREATE_CART.run(tx, cart_id)
+        await CREATE_CART.run(tx, cart_id=cart_id)
         return Cart(cart_id, "OPEN", [], 0, None)
 
-    return await run_once(resources.pool, key, 201, create, lambda cart: f"/carts/{cart.id}", autocommit=True)
+    return await run_once(resources.pool, key, 201, create, location=lambda cart: f"/carts/{cart.id}", autocommit=True)
 
 
 async def get_cart(resources: Resources, cart_id: UUID) -> Cart:
-    """The cart at today's prices."""
+    """The cart, read on a connection of its own."""
     async with connection(resources.pool) as reader:
         return await read(reader, cart_id)
 
 
 async def read(reader: Connection, cart_id: UUID) -> Cart:
-    """The cart at today's prices, as this connection sees it."""
-    rows = await READ_CART.all(reader, cart_id)
+    """The cart as this connection sees it; 404 when there is none."""
+    rows = await READ_CART.all(reader, cart_id=cart_id)
     if not rows:
         raise not_found("cart")
     lines = [
@@ -109,68 +102,78 @@ async def read(reader: Connection, cart_id: UUID) -> Cart:
 
 
 async def add_item(
-    resources: Resources, key: IdempotencyKey | None, cart_id: UUID, product_id: int, quantity: int
+    resources: Resources, key: IdempotencyKey | None, cart_id: UUID, *, product_id: int, quantity: int
 ) -> StoredResponse:
     """200 with the Cart after `quantity` more units of the product."""
+
+    async def add(tx: Connection) -> Cart:
+        await _lock_for_product(tx, cart_id, product_id)
+        await ADD_LINE.run(tx, cart_id=cart_id, product_id=product_id, quantity=quantity)
+        return await _read_within_limit(tx, cart_id)
+
     async with resources.checkout_limiter.enter(cart_id):
-        return await run_once(
-            resources.pool, key, 200, lambda tx: put_line(tx, ADD_LINE, cart_id, product_id, quantity)
-        )
+        return await run_once(resources.pool, key, 200, add)
 
 
-async def set_item(resources: Resources, cart_id: UUID, product_id: int, quantity: int) -> StoredResponse:
+async def set_item(resources: Resources, cart_id: UUID, *, product_id: int, quantity: int) -> StoredResponse:
     """200 with the Cart, its line set to `quantity` units."""
+
+    async def set_line(tx: Connection) -> Cart:
+        await _lock_for_product(tx, cart_id, product_id)
+        await SET_LINE.run(tx, cart_id=cart_id, product_id=product_id, quantity=quantity)
+        return await _read_within_limit(tx, cart_id)
+
     async with resources.checkout_limiter.enter(cart_id):
-        return await run_once(
-            resources.pool, None, 200, lambda tx: put_line(tx, SET_LINE, cart_id, product_id, quantity)
-        )
+        return await run_once(resources.pool, None, 200, set_line)
 
 
 async def remove_item(resources: Resources, cart_id: UUID, product_id: int) -> StoredResponse:
-    """200 with the Cart, without a line for the product; there may have been none."""
+    """200 with the Cart without a line for the product, whether there was one or not."""
+
+    async def remove(tx: Connection) -> Cart:
+        if await OPEN_CART.one_or_none(tx, cart_id=cart_id) is None:
+            raise await _explain_refusal(tx, cart_id, product_id)
+        await REMOVE_LINE.run(tx, cart_id=cart_id, product_id=product_id)
+        await FORGET_CURRENCY.run(tx, cart_id=cart_id)
+        return await read(tx, cart_id)
+
     async with resources.checkout_limiter.enter(cart_id):
-        return await run_once(resources.pool, None, 200, lambda tx: remove_line(tx, cart_id, product_id))
+        return await run_once(resources.pool, None, 200, remove)
 
 
-async def put_line(tx: Connection, statement: Statement[NoRow], cart_id: UUID, product_id: int, quantity: int) -> Cart:
-    """Hold the open cart, put the line, and read the whole cart while it is held."""
-    if await OPEN_FOR_PRODUCT.maybe(tx, cart_id, product_id) is None:
-        raise await refusal(tx, cart_id, product_id)
-    await statement.run(tx, cart_id, product_id, quantity)
+async def _lock_for_product(tx: Connection, cart_id: UUID, product_id: int) -> None:
+    """Lock the cart if it is open and may contain the product, else raise the reason."""
+    if await OPEN_FOR_PRODUCT.one_or_none(tx, cart_id=cart_id, product_id=product_id) is None:
+        raise await _explain_refusal(tx, cart_id, product_id)
+
+
+async def _read_within_limit(tx: Connection, cart_id: UUID) -> Cart:
+    """The locked cart; raises `invalid` when the new line made it too long."""
     cart = await read(tx, cart_id)
     if len(cart.items) > MAX_LINES:
         raise invalid("/product_id", f"a cart holds at most {MAX_LINES} lines")
     return cart
 
 
-async def remove_line(tx: Connection, cart_id: UUID, product_id: int) -> Cart:
-    """Hold the open cart, remove the line, and read the whole cart while it is held."""
-    if await OPEN_CART.maybe(tx, cart_id) is None:
-        raise await refusal(tx, cart_id, product_id)
-    await REMOVE_LINE.run(tx, cart_id, product_id)
-    await FORGET_CURRENCY.run(tx, cart_id)
-    return await read(tx, cart_id)
-
-
-async def refusal(tx: Connection, cart_id: UUID, product_id: int) -> ShopError:
-    """Why the cart could not be held for this product."""
-    seen = await EXPLAIN_REFUSAL.one(tx, cart_id, product_id)
-    if seen.cart_status is None:
+async def _explain_refusal(tx: Connection, cart_id: UUID, product_id: int) -> ShopError:
+    """Why the cart could not be locked for an edit of this product."""
+    state = await EXPLAIN_REFUSAL.one(tx, cart_id=cart_id, product_id=product_id)
+    if state.cart_status is None:
         return not_found("cart")
-    if seen.cart_status != "OPEN":
-        return cart_not_open(seen.order_id)
-    if seen.product_active is None:
+    if state.cart_status != "OPEN":
+        return cart_not_open(state.order_id)
+    if state.product_active is None:
         return not_found("product")
-    if not seen.product_active:
+    if not state.product_active:
         return ShopError("product_inactive", "The product is not for sale.", product_id=product_id)
-    if seen.cart_currency is not None and seen.cart_currency != seen.product_currency:
+    if state.cart_currency is not None and state.cart_currency != state.product_currency:
         return ShopError(
             "currency_mismatch",
             "All lines of a cart are in one currency.",
-            cart_currency=seen.cart_currency,
-            product_currency=seen.product_currency,
+            cart_currency=state.cart_currency,
+            product_currency=state.product_currency,
         )
-    # What stood in the way is gone again.
+    # The reason for the refusal has disappeared since.
     return ShopError("busy", "The cart is being changed by another request; try again.")
 
 

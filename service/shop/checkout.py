@@ -1,8 +1,13 @@
-"""Checkout: reserve the stock in one transaction, create the Stripe session without one, attach it in a second."""
+"""Checkout in three steps: reserve the stock in a transaction, create the payment session at Stripe, attach it.
+
+No transaction is open and no connection is held while Stripe is asked. A later request, or the sweep, continues a
+checkout that stopped between two steps.
+"""
 
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -12,40 +17,30 @@ from service.infra.encoding import encode
 from service.infra.logs import cause
 from service.infra.metrics import TRANSITIONS
 from service.infra.resources import Resources
-from service.infra.statements import Statement
+from service.infra.sql import statement
 from service.infra.stripe import Session, StripeRefused, StripeUnknown
 from service.infra.transactions import run_transaction
+from service.settings import Settings
 from service.shop import cart, idempotency, money, orders, payment_session, settlement, transitions
 from service.shop.idempotency import IdempotencyKey, StoredResponse
 
-# How often a checkout that lost its reason for a refusal is tried again before it is `busy`.
+# How often a checkout is tried when the reason for its refusal has gone by the time it is looked up.
 ATTEMPTS = 3
 
 
 @dataclass(slots=True)
-class ClosedCart:
-    """What the cart that this checkout closed is of."""
+class Reservation:
+    """What a checkout wants to reserve. `client` is the digest whose pending orders are limited, or None."""
 
-    product_ids: list[int]
-
-
-@dataclass(slots=True)
-class LockedClient:
-    """The advisory lock is ours."""
-
-    locked: str
-
-
-@dataclass(slots=True)
-class Pending:
-    """How many orders of a client wait for their payment."""
-
-    pending: int
+    key: IdempotencyKey | None
+    cart_id: UUID
+    expected_total_minor: int | None
+    client: bytes | None = None
 
 
 @dataclass(slots=True)
 class Reserved:
-    """An order just placed: the session to create, and whether it took the last unit of something."""
+    """The stock is reserved for a new order; the session to create, and whether a product is sold out now."""
 
     attempt: int
     session_parameters: dict[str, Any]
@@ -54,23 +49,40 @@ class Reserved:
 
 
 @dataclass(slots=True)
+class ExistingOrder:
+    """The cart has a live order already."""
+
+    order_id: UUID
+
+
+@dataclass(slots=True)
+class CartChanged:
+    """The cart was reopened, or its products changed, while it was being reserved."""
+
+
+# What reserving a cart can end in. StoredResponse answered an earlier request with the same key.
+Outcome = Reserved | ExistingOrder | StoredResponse | CartChanged
+
+
+class NotReserved(Exception):
+    """The cart's lines, total or currency forbid the order. An exception, to roll back the closing of the cart."""
+
+
+class Contended(Exception):
+    """Others queue for one of the products. An exception, to release the cart and the connection before queueing."""
+
+
+@dataclass(slots=True)
 class CartOrder:
-    """What a cart is, and its live order."""
+    """A cart's status, and its live order."""
 
     cart_status: str
     order_id: UUID | None
 
 
 @dataclass(slots=True)
-class LineProduct:
-    """The product of a line."""
-
-    product_id: int
-
-
-@dataclass(slots=True)
 class RefusedLine:
-    """A line that a checkout looked at, as it is now."""
+    """A line of a refused checkout, as it is now."""
 
     product_id: int
     requested: int
@@ -81,7 +93,7 @@ class RefusedLine:
 
 @dataclass(slots=True)
 class CheckoutPayment:
-    """The payment in a checkout's answer."""
+    """The payment in a checkout's response."""
 
     id: UUID
     status: str
@@ -90,7 +102,7 @@ class CheckoutPayment:
 
 @dataclass(slots=True)
 class Checkout:
-    """What a checkout answers; `expires_at` is the end of the hold."""
+    """A checkout's response; `expires_at` is the end of the hold."""
 
     order_id: UUID
     status: str
@@ -101,21 +113,13 @@ class Checkout:
     checkout_url: str | None
 
 
-LIST_PRODUCTS = Statement("checkout/list_products", LineProduct)
-CLOSE_CART = Statement("checkout/close_cart", ClosedCart)
-LOCK_CLIENT = Statement("checkout/lock_client", LockedClient)
-COUNT_PENDING = Statement("checkout/count_pending", Pending)
-RESERVE = Statement("checkout/reserve", Reserved)
-FIND_ORDER = Statement("checkout/find_order", CartOrder)
-EXPLAIN_REFUSAL = Statement("checkout/explain_refusal", RefusedLine)
-
-
-class NotReserved(Exception):
-    """Some line could not be had; raised to roll the cart's closing back."""
-
-
-class Contended(Exception):
-    """Others wait for one of the products; raised to wait among them with no connection held."""
+LIST_PRODUCTS = statement("checkout/list_products", int)
+CLOSE_CART = statement("checkout/close_cart", list[int])
+LOCK_CLIENT = statement("checkout/lock_client", str)
+COUNT_PENDING = statement("checkout/count_pending", int)
+RESERVE = statement("checkout/reserve", Reserved)
+FIND_ORDER = statement("checkout/find_order", CartOrder)
+EXPLAIN_REFUSAL = statement("checkout/explain_refusal", RefusedLine)
 
 
 async def checkout(
@@ -126,113 +130,104 @@ async def checkout(
     *,
     client: bytes | None = None,
 ) -> StoredResponse:
-    """201 with the Checkout of a new order, or 200 with that of the pending one.
+    """201 with the Checkout of a new order, or 200 with that of the cart's pending order.
 
-    `client` stands for who is asking, where that is to be limited. Raises what the contract lists for checkout:
-    `cart_empty`, `cart_not_open`, `insufficient_stock`, `product_inactive`, `price_changed`, `amount_out_of_range`,
-    `checkout_in_progress`, `rate_limited`, `payment_refused`, `payment_unavailable`, `payment_misconfigured`, and the
-    idempotency key's.
+    Raises `cart_empty`, `cart_not_open`, `insufficient_stock`, `product_inactive`, `price_changed`,
+    `amount_out_of_range`, `checkout_in_progress`, `rate_limited`, `payment_refused`, `payment_unavailable`,
+    `payment_misconfigured`, and the errors of the idempotency key.
     """
+    reservation = Reservation(key, cart_id, expected_total_minor, client)
     for _ in range(ATTEMPTS):
         order_id = uuid4()
         try:
-            placed = await place(resources, key, cart_id, order_id, expected_total_minor, client)
-        except Contended:
-            continue
+            outcome = await reserve_in_turn(resources, reservation, order_id)
         except NotReserved:
-            if refused := await refusal(resources, cart_id, expected_total_minor):
-                raise refused from None
+            if reason := await explain_refusal(resources, reservation):
+                raise reason from None
             continue
-        if isinstance(placed, StoredResponse):
-            return placed
-        if isinstance(placed, Reserved):
-            TRANSITIONS.labels("PENDING_PAYMENT").inc()
-            if placed.sold_out:
-                await resources.cache.invalidate()
-            held = payment_session.Claim(placed.attempt, placed.session_parameters, placed.created_at)
-            return await _pay_for(resources, key, order_id, held, new=True)
-        if placed == order_id:
-            # Reserved by a run whose COMMIT got no answer, so the claim is our own: go on as who asks again does.
-            await payment_session.release(resources, order_id)
-        if placed is not None and (answer := await _again(resources, key, placed)):
-            return answer
+        match outcome:
+            case StoredResponse():
+                return outcome
+            case Reserved(attempt, session_parameters, created_at, sold_out):
+                TRANSITIONS.labels("PENDING_PAYMENT").inc()
+                if sold_out:
+                    await resources.cache.invalidate()
+                claim = payment_session.Claim(attempt, session_parameters, created_at)
+                return await ensure_session(resources, key, order_id, claim, new=True)
+            case ExistingOrder(existing_id):
+                if existing_id == order_id:
+                    # An attempt of ours reserved it, and its COMMIT got no answer. The claim is ours too: release it.
+                    await payment_session.release_claim(resources, order_id)
+                if response := await resume_checkout(resources, key, existing_id):
+                    return response
+            case CartChanged():
+                pass
     raise ShopError("busy", "The cart or its products keep changing; try again.")
 
 
-async def place(
-    resources: Resources,
-    key: IdempotencyKey | None,
-    cart_id: UUID,
-    order_id: UUID,
-    expected_total_minor: int | None,
-    client: bytes | None = None,
-) -> Reserved | UUID | StoredResponse | None:
-    """`reserve` in a transaction of its own, in turn as this client, with this cart and at each of its products.
+async def reserve_in_turn(resources: Resources, reservation: Reservation, order_id: UUID) -> Outcome:
+    """`reserve` in a transaction of its own, after queueing for the client, the cart and, if needed, the products.
 
-    Else the buyers of one product that everybody wants would wait for its lock in all connections there are, and
-    nobody could buy anything else. Which products those are is looked up first only where anybody waits in a lane.
-    Raises Contended where they changed since, and what `reserve` does.
+    Without these queues, the buyers of one product would occupy every connection while they wait for its lock. The
+    cart's products are only looked up while anyone queues. Raises NotReserved.
     """
-
-    async def in_turn(*, look: bool) -> Reserved | UUID | StoredResponse | None:
-        names: list[Hashable] = [client, cart_id] if client else [cart_id]
-        if look:
+    limiter = resources.checkout_limiter
+    for queue_for_products in (limiter.contended, True):
+        slots: list[Hashable] = (
+            [reservation.client, reservation.cart_id] if reservation.client else [reservation.cart_id]
+        )
+        if queue_for_products:
             async with connection(resources.pool) as reader:
-                names += [line.product_id for line in await LIST_PRODUCTS.all(reader, cart_id)]
-        async with resources.checkout_limiter.enter(*names) as also:
-            return await run_transaction(
-                resources.pool,
-                lambda tx: reserve(tx, resources, key, cart_id, order_id, expected_total_minor, client, also),
-                idempotent=True,
-            )
-
-    try:
-        return await in_turn(look=resources.checkout_limiter.contended)
-    except Contended:
-        return await in_turn(look=True)
+                slots += await LIST_PRODUCTS.all(reader, cart_id=reservation.cart_id)
+        try:
+            async with limiter.enter(*slots) as try_add:
+                work = partial(
+                    reserve, settings=resources.settings, reservation=reservation, order_id=order_id, try_add=try_add
+                )
+                return await run_transaction(resources.pool, work, idempotent=True)
+        except Contended:
+            continue
+    return CartChanged()
 
 
 async def reserve(
     tx: Connection,
-    resources: Resources,
-    key: IdempotencyKey | None,
-    cart_id: UUID,
+    settings: Settings,
+    reservation: Reservation,
     order_id: UUID,
-    expected_total_minor: int | None,
-    client: bytes | None = None,
-    also: Callable[..., Awaitable[bool]] | None = None,
-) -> Reserved | UUID | StoredResponse | None:
+    *,
+    try_add: Callable[..., Awaitable[bool]] | None = None,
+) -> Outcome:
     """Close the cart, take the stock, write the order.
 
-    Instead the id of the order that the cart has already, or the answer that the key has; None where the cart
-    opened again in between. Raises NotReserved when a line, the total or the cart does not allow it, Contended when
-    `also`, of the lanes that the caller is in, finds no place at one of the products.
+    Raises NotReserved when the cart's lines, total or currency forbid it. Raises Contended when `try_add`, of the
+    queues that the caller has passed, finds no free slot for one of the products.
     """
+    key, cart_id, client = reservation.key, reservation.cart_id, reservation.client
     if replay := await idempotency.find_stored_response(tx, key):
         return replay
-    closed = await CLOSE_CART.maybe(tx, cart_id)
-    if closed is None:
-        found = await FIND_ORDER.maybe(tx, cart_id)
-        if found is None:
+    product_ids = await CLOSE_CART.one_or_none(tx, cart_id=cart_id)
+    if product_ids is None:
+        existing = await FIND_ORDER.one_or_none(tx, cart_id=cart_id)
+        if existing is None:
             raise not_found("cart")
-        return found.order_id
-    if also and not await also(*closed.product_ids):
+        return CartChanged() if existing.order_id is None else ExistingOrder(existing.order_id)
+    if try_add and not await try_add(*product_ids):
         raise Contended
-    settings = resources.settings
     if client is not None:
-        await limit(tx, client, settings.max_pending_per_client)
-    reserved = await RESERVE.maybe(
+        await enforce_pending_limit(tx, client, settings.max_pending_per_client)
+    reserved = await RESERVE.one_or_none(
         tx,
-        order_id,
-        cart_id,
-        uuid4(),
-        expected_total_minor,
-        settings.hold_seconds,
-        settings.session_seconds,
-        payment_session.claim_seconds(settings),
-        payment_session.template(settings, order_id),
-        cause.get(),
-        client,
+        order_id=order_id,
+        cart_id=cart_id,
+        payment_id=uuid4(),
+        expected_total_minor=reservation.expected_total_minor,
+        hold_seconds=settings.hold_seconds,
+        session_seconds=settings.session_seconds,
+        claim_seconds=payment_session.claim_seconds(settings),
+        session_template=payment_session.template(settings, order_id),
+        cause=cause.get(),
+        client=client,
     )
     if reserved is None:
         raise NotReserved
@@ -240,17 +235,17 @@ async def reserve(
     return reserved
 
 
-async def limit(tx: Connection, client: bytes, most: int) -> None:
-    """Hold the client; `rate_limited` when it has `most` pending orders, for which it has paid nothing yet."""
-    await LOCK_CLIENT.one(tx, int.from_bytes(client[:8], "big", signed=True))
-    if (await COUNT_PENDING.one(tx, client)).pending >= most:
+async def enforce_pending_limit(tx: Connection, client: bytes, most: int) -> None:
+    """Lock the client until the transaction ends; `rate_limited` when it has `most` pending orders."""
+    await LOCK_CLIENT.one(tx, advisory_key=int.from_bytes(client[:8], "big", signed=True))
+    if await COUNT_PENDING.one(tx, client=client) >= most:
         raise ShopError("rate_limited", f"At most {most} orders may wait for their payment; pay or cancel one.")
 
 
-async def refusal(resources: Resources, cart_id: UUID, expected_total_minor: int | None) -> ShopError | None:
-    """Why a cart could not be reserved, looked up without locks; None when nothing stands in the way any more."""
+async def explain_refusal(resources: Resources, reservation: Reservation) -> ShopError | None:
+    """Why a cart could not be reserved, read without locks; None when the reason has gone."""
     async with connection(resources.pool) as reader:
-        lines = await EXPLAIN_REFUSAL.all(reader, cart_id)
+        lines = await EXPLAIN_REFUSAL.all(reader, cart_id=reservation.cart_id)
     if not lines:
         return ShopError("cart_empty", "There is nothing in the cart.")
     if inactive := [line.product_id for line in lines if not line.active]:
@@ -266,90 +261,96 @@ async def refusal(resources: Resources, cart_id: UUID, expected_total_minor: int
         low, high = money.TOTAL_MINOR[0], money.TOTAL_MINOR[-1]
         return ShopError(
             "amount_out_of_range",
-            f"An order comes to {low} to {high} minor units.",
+            f"The total of an order is {low} to {high} minor units.",
             total_minor=total,
             minimum_minor=low,
             maximum_minor=high,
         )
-    if expected_total_minor is not None and total != expected_total_minor:
+    expected = reservation.expected_total_minor
+    if expected is not None and total != expected:
         return ShopError(
             "price_changed",
             "Prices changed since the total was shown.",
-            expected_total_minor=expected_total_minor,
+            expected_total_minor=expected,
             total_minor=total,
         )
     return None
 
 
-async def _again(resources: Resources, key: IdempotencyKey | None, order_id: UUID) -> StoredResponse | None:
-    """Checkout of a cart that has a live order; None where that was cancelled meanwhile."""
+async def resume_checkout(resources: Resources, key: IdempotencyKey | None, order_id: UUID) -> StoredResponse | None:
+    """Continue the checkout of a cart that has a live order; None when that was cancelled since."""
     async with connection(resources.pool) as reader:
         order = await orders.read(reader, order_id)
     if order.stripe_session_id is None and order.status == "PENDING_PAYMENT":
-        held = await payment_session.claim(resources, order_id)
-        if held is None:
+        claim = await payment_session.claim_session(resources, order_id)
+        if claim is None:
             raise payment_session.in_progress()
-        return await _pay_for(resources, key, order_id, held, new=False)
-    return await run_transaction(resources.pool, lambda tx: _answer(tx, key, order_id, 200), idempotent=True)
+        return await ensure_session(resources, key, order_id, claim, new=False)
+    return await run_transaction(resources.pool, lambda tx: read_response(tx, key, order_id, 200), idempotent=True)
 
 
-async def _pay_for(
-    resources: Resources, key: IdempotencyKey | None, order_id: UUID, held: payment_session.Claim, *, new: bool
+async def ensure_session(
+    resources: Resources, key: IdempotencyKey | None, order_id: UUID, claim: payment_session.Claim, *, new: bool
 ) -> StoredResponse:
-    """Create or find the session, with no connection held, and attach it."""
+    """Create the order's session, or find the one that an earlier call created, and attach it to the order."""
     try:
-        found = (
-            await payment_session.create(resources, order_id, held)
-            if new
-            else await payment_session.resume(resources, order_id, held)
-        )
-        if found is None:
-            again = await payment_session.next_attempt(resources, order_id, held)
-            if again is None:
+        if new:
+            session = await payment_session.create(resources, order_id, claim)
+        elif existing := await payment_session.resume(resources, order_id, claim):
+            session = existing
+        else:
+            next_claim = await payment_session.next_attempt(resources, order_id, claim)
+            if next_claim is None:
                 raise payment_session.in_progress()
-            held = again
-            found = await payment_session.create(resources, order_id, held)
+            claim = next_claim
+            session = await payment_session.create(resources, order_id, claim)
     except StripeRefused as refused:
-        await _undo(resources, order_id, held.attempt)
+        await cancel_refused(resources, order_id, claim.attempt)
         raise ShopError("payment_refused", "Stripe refused the payment session.") from refused
     except StripeUnknown as unknown:
-        await payment_session.release(resources, order_id)
+        await payment_session.release_claim(resources, order_id)
         raise payment_session.payment_unavailable(unknown) from unknown
-    if found.status != "open":
+    if session.status != "open":
         try:
-            await settlement.settle_session(resources, order_id, found)
+            await settlement.settle_session(resources, order_id, session)
         except ShopError:
-            await payment_session.release(resources, order_id)
+            await payment_session.release_claim(resources, order_id)
             raise
-    answer = await run_transaction(
+    response = await run_transaction(
         resources.pool,
-        lambda tx: _attach(tx, key, order_id, found, 201 if new else 200),
+        lambda tx: attach_session(tx, key, order_id, session, 201 if new else 200),
         idempotent=True,
         autocommit=key is None,
     )
-    if answer is None:
-        # Cancelled meanwhile: nobody may pay this session any more.
-        await payment_session.close(resources, order_id, found.id)
+    if response is None:
+        # The order was cancelled since, so the session must not be paid.
+        await payment_session.close(resources, order_id, session.id)
         raise payment_session.in_progress()
     await resources.queue.expire_cart_later(order_id, timedelta(seconds=resources.settings.hold_seconds))
-    return answer
+    return response
 
 
-async def _attach(
-    tx: Connection, key: IdempotencyKey | None, order_id: UUID, found: Session, status: int
+async def attach_session(
+    tx: Connection, key: IdempotencyKey | None, order_id: UUID, session: Session, status: int
 ) -> StoredResponse | None:
-    attached = await payment_session.attach(tx, order_id, found)
+    """Attach an open session to its pending order; the response, or `read_response` if the order moved on."""
+    attached = await payment_session.attach(tx, order_id, session)
     if attached is None:
-        return await _answer(tx, key, order_id, status)
-    payment = CheckoutPayment(attached.payment_id, attached.payment_status, found.id)
+        return await read_response(tx, key, order_id, status)
+    payment = CheckoutPayment(attached.payment_id, attached.payment_status, session.id)
     total, currency, expires_at = attached.total_minor, attached.currency, attached.expires_at
-    return await _keep(
-        tx, key, status, Checkout(order_id, "PENDING_PAYMENT", total, currency, expires_at, payment, found.url)
+    return await store_response(
+        tx, key, status, Checkout(order_id, "PENDING_PAYMENT", total, currency, expires_at, payment, session.url)
     )
 
 
-async def _answer(tx: Connection, key: IdempotencyKey | None, order_id: UUID, status: int) -> StoredResponse | None:
-    """The order as it is now; None for a cancelled one. Who asks again once it is paid gets `cart_not_open`."""
+async def read_response(
+    tx: Connection, key: IdempotencyKey | None, order_id: UUID, status: int
+) -> StoredResponse | None:
+    """The response with the order as it is now; None for a cancelled order.
+
+    Raises `cart_not_open` for an order that is paid, unless this checkout placed it.
+    """
     order = await orders.read(tx, order_id)
     if order.status == "CANCELLED":
         return None
@@ -364,21 +365,23 @@ async def _answer(tx: Connection, key: IdempotencyKey | None, order_id: UUID, st
         CheckoutPayment(order.payment_id, order.payment_status, order.stripe_session_id),
         order.checkout_url,
     )
-    return await _keep(tx, key, status, body)
+    return await store_response(tx, key, status, body)
 
 
-async def _keep(tx: Connection, key: IdempotencyKey | None, status: int, body: Checkout) -> StoredResponse:
-    answer = StoredResponse(status, encode(body), f"/orders/{body.order_id}")
-    await idempotency.store_response(tx, key, answer, body.order_id)
-    return answer
+async def store_response(tx: Connection, key: IdempotencyKey | None, status: int, body: Checkout) -> StoredResponse:
+    """The response with this body, stored with the key and its order."""
+    response = StoredResponse(status, encode(body), f"/orders/{body.order_id}")
+    await idempotency.store_response(tx, key, response, body.order_id)
+    return response
 
 
-async def _undo(resources: Resources, order_id: UUID, attempt: int) -> None:
-    """Stripe refused this attempt's session: the order ends at once, unless another request is further on."""
+async def cancel_refused(resources: Resources, order_id: UUID, attempt: int) -> None:
+    """Cancel an order whose session Stripe refused, unless another request has begun a new attempt or attached one."""
 
     async def work(tx: Connection, after: transitions.AfterCommit) -> None:
         order = await transitions.lock(tx, order_id)
         if (order.status, order.attempt, order.stripe_session_id) == ("PENDING_PAYMENT", attempt, None):
-            await transitions.cancel(tx, after, [order], "FAILED", "Stripe refused the payment session")
+            note = "Stripe refused the payment session"
+            await transitions.cancel(tx, after, [order], payment_status="FAILED", note=note)
 
     await transitions.run_transition(resources, work)

@@ -1,24 +1,24 @@
-"""What follows a payment."""
+"""The step after a payment: the order is fulfilled."""
 
 from uuid import UUID
 
 from service.infra.db import Connection
 from service.infra.logs import cause
 from service.infra.resources import Resources
-from service.infra.statements import Statement
+from service.infra.sql import statement
 from service.shop import transitions
-from service.shop.transitions import AfterCommit, OrderId
+from service.shop.transitions import AfterCommit
 
-MARK_FULFILLED = Statement("fulfilment/mark_fulfilled", OrderId)
+MARK_FULFILLED = statement("fulfilment/mark_fulfilled", UUID)
 
 
 async def fulfil(resources: Resources, order_id: UUID) -> None:
-    """PAID -> FULFILLED; nothing for an order in another status, or one that is, or may be, refunded whole."""
+    """PAID -> FULFILLED. Does nothing in another status, or while the whole payment is or may be refunded."""
     await transitions.run_transition(resources, lambda tx, after: _fulfil(tx, after, order_id))
 
 
 async def _fulfil(tx: Connection, after: AfterCommit, order_id: UUID) -> None:
     order = await transitions.lock(tx, order_id)
     paid = order.status == "PAID" and order.payment_status == "SUCCEEDED"
-    if paid and await MARK_FULFILLED.maybe(tx, order_id, cause.get()):
+    if paid and await MARK_FULFILLED.one_or_none(tx, order_id=order_id, cause=cause.get()):
         after.count_transition(order.id, "FULFILLED")

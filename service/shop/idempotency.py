@@ -1,4 +1,4 @@
-"""`Idempotency-Key`: a POST repeated with the same key gets the first one's answer and has no second effect."""
+"""`Idempotency-Key`: a POST repeated with the same key gets the first response again and has no second effect."""
 
 import hashlib
 from collections.abc import Awaitable, Callable
@@ -11,20 +11,13 @@ import orjson
 from service.errors import ShopError
 from service.infra.db import Connection, Pool
 from service.infra.encoding import encode
-from service.infra.statements import NoRow, Statement
+from service.infra.sql import statement
 from service.infra.transactions import run_transaction
 
 
 @dataclass(slots=True)
-class Locked:
-    """Whether the advisory lock was free."""
-
-    locked: bool
-
-
-@dataclass(slots=True)
 class StoredKey:
-    """A key already used; without a status its request was not answered yet."""
+    """A key already used. Without a status, its request has not been answered yet."""
 
     request_digest: bytes
     status: int | None
@@ -32,9 +25,9 @@ class StoredKey:
     answer: bytes | None
 
 
-LOCK_KEY = Statement("idempotency/lock_key", Locked)
-FIND_KEY = Statement("idempotency/find_key", StoredKey)
-STORE_KEY = Statement("idempotency/store_key", NoRow)
+LOCK_KEY = statement("idempotency/lock_key", bool)
+FIND_KEY = statement("idempotency/find_key", StoredKey)
+STORE_KEY = statement("idempotency/store_key")
 
 
 @dataclass(slots=True, frozen=True)
@@ -45,15 +38,15 @@ class IdempotencyKey:
     request_digest: bytes
 
     @classmethod
-    def of(cls, method: str, path: str, principal: str, key: str, body: bytes) -> "IdempotencyKey":
-        """Scoped by method, path (its ids in one spelling) and principal: who may share the key's stored response."""
+    def of(cls, *, method: str, path: str, principal: str, key: str, body: bytes) -> "IdempotencyKey":
+        """The key in its method, path (ids in one spelling) and principal: principals share no stored responses."""
         scope = orjson.dumps([method, path, principal, key])
         return cls(hashlib.sha256(scope).digest(), hashlib.sha256(body).digest())
 
 
 @dataclass(slots=True, frozen=True)
 class StoredResponse:
-    """A 2xx answer as it goes out; `replayed` when it is the first one's."""
+    """A 2xx response as it is sent; `replayed` when it answered an earlier request with the same key."""
 
     status: int
     body: bytes
@@ -62,16 +55,15 @@ class StoredResponse:
 
 
 async def find_stored_response(tx: Connection, key: IdempotencyKey | None) -> StoredResponse | None:
-    """Take the key for this transaction; the stored answer when there is one.
+    """Lock the key until this transaction ends; the response stored for it, if any.
 
-    Raises `idempotency_key_in_use` while another request holds it, `idempotency_key_reused` for another body.
+    Raises `idempotency_key_in_use` while another request has it locked, `idempotency_key_reused` for another body.
     """
     if key is None:
         return None
-    lock = int.from_bytes(key.id[:8], "big", signed=True)
-    if not (await LOCK_KEY.one(tx, lock)).locked:
+    if not await LOCK_KEY.one(tx, advisory_key=int.from_bytes(key.id[:8], "big", signed=True)):
         raise ShopError("idempotency_key_in_use", "The first request with this Idempotency-Key has not ended.")
-    stored = await FIND_KEY.maybe(tx, key.id)
+    stored = await FIND_KEY.one_or_none(tx, key_id=key.id)
     if stored is None:
         return None
     if stored.request_digest != key.request_digest:
@@ -82,15 +74,20 @@ async def find_stored_response(tx: Connection, key: IdempotencyKey | None) -> St
 
 
 async def store_response(
-    tx: Connection, key: IdempotencyKey | None, answer: StoredResponse | None, order_id: UUID | None = None
+    tx: Connection, key: IdempotencyKey | None, response: StoredResponse | None, order_id: UUID | None = None
 ) -> None:
-    """Keep the key with its answer, or, for a checkout that has only reserved yet, with its order."""
+    """Store the key with its response. A checkout that has only reserved yet stores its order without a response."""
     if key is None:
         return
-    if answer is None:
-        await STORE_KEY.run(tx, key.id, key.request_digest, order_id, None, None, None)
-    else:
-        await STORE_KEY.run(tx, key.id, key.request_digest, order_id, answer.status, answer.location, answer.body)
+    await STORE_KEY.run(
+        tx,
+        key_id=key.id,
+        request_digest=key.request_digest,
+        order_id=order_id,
+        status=response.status if response else None,
+        location=response.location if response else None,
+        answer=response.body if response else None,
+    )
 
 
 async def run_once(
@@ -98,22 +95,22 @@ async def run_once(
     key: IdempotencyKey | None,
     status: int,
     work: Callable[[Connection], Awaitable[Any]],
-    location: Callable[[Any], str] | None = None,
     *,
+    location: Callable[[Any], str] | None = None,
     autocommit: bool = False,
 ) -> StoredResponse:
-    """`work(tx)` in a transaction of its own, its result as JSON; or what it answered the first time.
+    """`work(tx)` in a transaction of its own, its result as JSON; or the response stored for the key.
 
-    Lost in its COMMIT, it is looked up by its key. Without one there is nothing to know it by. `autocommit` as
-    `run_transaction` has it, where there is no key to be stored too.
+    After a COMMIT without an answer, the key tells whether it took effect; without a key that stays unknown.
+    `autocommit` is `run_transaction`'s, and is ignored with a key, since storing that is a second statement.
     """
 
     async def attempt(tx: Connection) -> StoredResponse:
-        answer = await find_stored_response(tx, key)
-        if answer is None:
+        response = await find_stored_response(tx, key)
+        if response is None:
             result = await work(tx)
-            answer = StoredResponse(status, encode(result), location(result) if location else None)
-            await store_response(tx, key, answer)
-        return answer
+            response = StoredResponse(status, encode(result), location(result) if location else None)
+            await store_response(tx, key, response)
+        return response
 
     return await run_transaction(pool, attempt, idempotent=key is not None, autocommit=autocommit and key is None)

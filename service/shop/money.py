@@ -1,7 +1,7 @@
-"""The currencies the shop sells in, and money as people read it."""
+"""The currencies that the shop sells in, and money in a form for people."""
 
-# Decimal places by ISO 4217, for the currencies whose minor unit is the same at Stripe. Left out are those that
-# Stripe counts otherwise: ISK and UGX (two places there), MGA, and all with three places.
+# Decimal places by ISO 4217, for the currencies whose minor unit is the same at Stripe. ISK and UGX (two places at
+# Stripe), MGA and all currencies with three places are missing, since Stripe counts them differently.
 # https://docs.stripe.com/currencies#zero-decimal
 EXPONENTS: dict[str, int] = {
     **dict.fromkeys(
@@ -15,12 +15,12 @@ EXPONENTS: dict[str, int] = {
     **dict.fromkeys("BIF CLP DJF GNF JPY KMF KRW PYG RWF VND VUV XAF XOF XPF".split(), 0),
 }
 
-# What an order may come to, in minor units. Stripe's own limits depend on the currency; these are safe in all.
+# The total that an order may have, in minor units. Stripe's limits depend on the currency; these suit all of them.
 TOTAL_MINOR = range(50, 99_999_999 + 1)
 
 
 def readable(amount_minor: int, currency: str) -> str:
-    """E.g. `12.50 EUR`."""
+    """For example `12.50 EUR`."""
     exponent = EXPONENTS[currency]
     whole, rest = divmod(amount_minor, 10**exponent)
     return f"{whole}.{rest:0{exponent}d} {currency}" if exponent else f"{whole} {currency}"

@@ -1,8 +1,4 @@
-"""An order's life: how it is read, held, and moved from one status to the next.
-
-Every transition starts with `lock`, decides on what it returns, and is one guarded UPDATE. The functions that
-take `tx` are what checkout, payment, expiry, fulfilment and refunds share.
-"""
+"""Orders as they are read: one, a page of them, the history of one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,14 +9,15 @@ from uuid import UUID
 from service.errors import not_found
 from service.infra.db import Connection, connection
 from service.infra.resources import Resources
-from service.infra.statements import Statement
+from service.infra.sql import statement
 
 
 @dataclass(slots=True)
 class OrderRow:
     """An order beside its payment.
 
-    `hold_expired` once its hold has ended; `stripe_deadline_passed` after a longer silence of Stripe.
+    `hold_expired` once the time to pay is over. `stripe_deadline_passed` ten minutes after the payment session's end:
+    from then on the order is cancelled even if Stripe does not answer.
     """
 
     id: UUID
@@ -47,7 +44,7 @@ class OrderRow:
 
 @dataclass(slots=True)
 class OrderLine:
-    """A line at the price it was ordered at, in minor units."""
+    """A line at the price of the order, in minor units."""
 
     product_id: int
     name: str
@@ -58,7 +55,7 @@ class OrderLine:
 
 @dataclass(slots=True)
 class Payment:
-    """What clients see of a payment; money in minor units."""
+    """A payment as clients see it; money in minor units."""
 
     id: UUID
     status: str
@@ -88,7 +85,7 @@ class Order:
 
 @dataclass(slots=True)
 class ListedOrder:
-    """An order in staff's listing; `number` is the cursor."""
+    """An order in the listing for staff; `number` is the cursor."""
 
     id: UUID
     number: int
@@ -116,7 +113,7 @@ class OrderPage:
 
 @dataclass(slots=True)
 class EventRow:
-    """A line of an order's history."""
+    """An entry of an order's history."""
 
     at: datetime
     from_status: str | None
@@ -125,23 +122,23 @@ class EventRow:
     note: str | None
 
 
-READ_ORDER = Statement("orders/read_order", OrderRow)
-LIST_ITEMS = Statement("orders/list_items", OrderLine)
-LIST_ORDERS = Statement("orders/list_orders", ListedOrder)
-LIST_ORDERS_BY_STATUS = Statement("orders/list_orders_by_status", ListedOrder)
-LIST_EVENTS = Statement("orders/list_events", EventRow)
+READ_ORDER = statement("orders/read_order", OrderRow)
+LIST_ITEMS = statement("orders/list_items", OrderLine)
+LIST_ORDERS = statement("orders/list_orders", ListedOrder)
+LIST_ORDERS_BY_STATUS = statement("orders/list_orders_by_status", ListedOrder)
+LIST_EVENTS = statement("orders/list_events", EventRow)
 
 
 async def read(reader: Connection, order_id: UUID) -> OrderRow:
     """An order beside its payment; 404 when there is none."""
-    order = await READ_ORDER.maybe(reader, order_id)
+    order = await READ_ORDER.one_or_none(reader, order_id=order_id)
     if order is None:
         raise not_found("order")
     return order
 
 
 async def get_order(resources: Resources, order_id: UUID) -> Order:
-    """An order with its lines and payment."""
+    """An order with its lines and payment, read on a connection of its own."""
     async with connection(resources.pool) as reader:
         return await view(reader, order_id)
 
@@ -149,7 +146,7 @@ async def get_order(resources: Resources, order_id: UUID) -> Order:
 async def view(reader: Connection, order_id: UUID) -> Order:
     """An order with its lines and payment, as this connection sees it."""
     row = await read(reader, order_id)
-    items = await LIST_ITEMS.all(reader, order_id)
+    items = await LIST_ITEMS.all(reader, order_id=order_id)
     return Order(
         row.id,
         row.cart_id,
@@ -167,20 +164,20 @@ async def view(reader: Connection, order_id: UUID) -> Order:
     )
 
 
-async def list_orders(resources: Resources, status: str | None, before_number: int, limit: int) -> OrderPage:
+async def list_orders(resources: Resources, *, status: str | None, before_number: int, limit: int) -> OrderPage:
     """A page of orders with numbers below `before_number`, newest first."""
     async with connection(resources.pool) as reader:
         if status is None:
-            found = await LIST_ORDERS.all(reader, before_number, limit + 1)
+            page = await LIST_ORDERS.all(reader, before_number=before_number, limit=limit + 1)
         else:
-            found = await LIST_ORDERS_BY_STATUS.all(reader, status, before_number, limit + 1)
-    return OrderPage(found[:limit], found[limit - 1].number if len(found) > limit else None)
+            page = await LIST_ORDERS_BY_STATUS.all(reader, status=status, before_number=before_number, limit=limit + 1)
+    return OrderPage(page[:limit], page[limit - 1].number if len(page) > limit else None)
 
 
 async def timeline(resources: Resources, order_id: UUID) -> list[dict[str, Any]]:
-    """Every transition, oldest first: `at`, `from`, `to`, `by`, and a `note` where there is more to say."""
+    """The history of an order, oldest first: `at`, `from`, `to`, `by`, and a `note` or null."""
     async with connection(resources.pool) as reader:
-        events = await LIST_EVENTS.all(reader, order_id)
+        events = await LIST_EVENTS.all(reader, order_id=order_id)
     if not events:
         raise not_found("order")
     return [

@@ -1,7 +1,7 @@
-"""The Stripe session of an order: created once, whatever is lost on the way, and never left behind open.
+"""The payment session of an order at Stripe: created once, whatever answer is lost, and closed when it ends unpaid.
 
-The key and the parameters of a session are fixed when its order is placed, so that asking Stripe again is asking
-the same. No function here holds a connection while it waits for Stripe.
+A session's idempotency key and parameters are fixed when its order is placed, so a repeated call to Stripe is the same
+call. No function here holds a database connection while it waits for Stripe.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from uuid import UUID
 from service.errors import ShopError
 from service.infra.db import Connection, connection
 from service.infra.resources import Resources
-from service.infra.statements import NoRow, Statement
+from service.infra.sql import statement
 from service.infra.stripe import CLOCK_SKEW_SECONDS, Session, StripeFailed, StripeRefused, StripeUnknown
 from service.infra.transactions import run_transaction
 from service.settings import Settings
@@ -21,7 +21,7 @@ from service.settings import Settings
 
 @dataclass(slots=True)
 class Claim:
-    """The right to create an order's session for a while: which attempt, with which parameters, since when."""
+    """The exclusive right to create an order's session until a time: its attempt, its parameters, when it began."""
 
     attempt: int
     session_parameters: dict[str, Any]
@@ -39,17 +39,17 @@ class Attached:
     expires_at: datetime
 
 
-# The codes by which Stripe has said nothing about the session.
+# The error codes that mean: Stripe has not told the state of the session.
 NO_ANSWER = ("payment_unavailable", "payment_misconfigured")
 
-CLAIM_SESSION = Statement("payment_session/claim_session", Claim)
-RELEASE_CLAIM = Statement("payment_session/release_claim", NoRow)
-NEW_ATTEMPT = Statement("payment_session/start_attempt", Claim)
-ATTACH_SESSION = Statement("payment_session/attach_session", Attached)
+CLAIM_SESSION = statement("payment_session/claim_session", Claim)
+RELEASE_CLAIM = statement("payment_session/release_claim")
+START_ATTEMPT = statement("payment_session/start_attempt", Claim)
+ATTACH_SESSION = statement("payment_session/attach_session", Attached)
 
 
 def template(settings: Settings, order_id: UUID) -> dict[str, Any]:
-    """What of a session's parameters does not depend on the cart; the reserve statement adds the rest."""
+    """The session parameters that do not depend on the cart; `checkout/reserve` adds the others."""
     metadata = {"order_id": str(order_id)}
     return {
         "mode": "payment",
@@ -62,43 +62,45 @@ def template(settings: Settings, order_id: UUID) -> dict[str, Any]:
 
 
 def _with_order(url: str, order_id: UUID) -> str:
-    resources = urlsplit(url)
-    # Stripe fills in the session id; its braces must reach it as they are.
+    split = urlsplit(url)
+    # Stripe replaces {CHECKOUT_SESSION_ID}, so the braces must not be percent-encoded.
     added = f"session_id={{CHECKOUT_SESSION_ID}}&{urlencode({'order_id': order_id})}"
-    return urlunsplit(resources._replace(query=f"{resources.query}&{added}" if resources.query else added))
+    return urlunsplit(split._replace(query=f"{split.query}&{added}" if split.query else added))
 
 
 def claim_seconds(settings: Settings) -> float:
-    """A claim outlives every call that can be made under it: creating, looking for and retrieving a session."""
+    """How long a claim lasts: longer than all calls under it (create, list, retrieve), which have a time limit each."""
     return 4 * settings.stripe_timeout_seconds + 5
 
 
-async def claim(resources: Resources, order_id: UUID) -> Claim | None:
-    """Become the one that creates the session; None while another does, or when there is nothing to create."""
+async def claim_session(resources: Resources, order_id: UUID) -> Claim | None:
+    """Claim the creation of the session; None while another request has the claim, or if no session is needed."""
     async with connection(resources.pool) as writer:
-        return await CLAIM_SESSION.maybe(writer, order_id, claim_seconds(resources.settings))
+        return await CLAIM_SESSION.one_or_none(
+            writer, order_id=order_id, claim_seconds=claim_seconds(resources.settings)
+        )
 
 
-async def release(resources: Resources, order_id: UUID) -> None:
-    """Give the claim back, so that asking again need not wait for its end."""
+async def release_claim(resources: Resources, order_id: UUID) -> None:
+    """End the claim early, so that the next request does not have to wait for its end."""
     async with connection(resources.pool) as writer:
-        await RELEASE_CLAIM.run(writer, order_id)
+        await RELEASE_CLAIM.run(writer, order_id=order_id)
 
 
-async def create(resources: Resources, order_id: UUID, held: Claim) -> Session:
-    """The first call for this claim's session. Raises StripeRefused or StripeUnknown."""
-    return await resources.stripe.create_session(held.session_parameters, _key(order_id, held), order_id=order_id)
+async def create(resources: Resources, order_id: UUID, claim: Claim) -> Session:
+    """Ask Stripe to create this claim's session. Raises StripeRefused or StripeUnknown."""
+    return await resources.stripe.create_session(claim.session_parameters, _key(order_id, claim), order_id=order_id)
 
 
-async def resume(resources: Resources, order_id: UUID, held: Claim) -> Session | None:
-    """The session that an earlier call may have created, as it is now; None when there provably is none.
+async def resume(resources: Resources, order_id: UUID, claim: Claim) -> Session | None:
+    """The current state of the session that an earlier call may have created; None when there provably is none.
 
-    A replayed answer is old, so the session is retrieved after it. A stored failure is replayed too: then the
-    session is looked for, and not found there is none. That Stripe minds `expires_at` now proves the same.
-    Raises StripeRefused or StripeUnknown.
+    Stripe may replay an old answer, so the session is retrieved after it. Stripe replays a stored failure too; then
+    the session does not exist unless Stripe's list has it. A refusal of `expires_at` proves the same: the session was
+    never created. Raises StripeRefused or StripeUnknown.
     """
     try:
-        session = await create(resources, order_id, held)
+        session = await create(resources, order_id, claim)
     except StripeRefused as refused:
         if refused.param == "expires_at":
             return None
@@ -106,73 +108,81 @@ async def resume(resources: Resources, order_id: UUID, held: Claim) -> Session |
     except StripeUnknown as unknown:
         if unknown.status is None or unknown.status < 500:
             raise
-        found = await _look_for(resources, order_id, held)
-        if found is None and unknown.replayed:
+        listed = await _find_listed(resources, order_id, claim)
+        if listed is None and unknown.replayed:
             return None
-        if found is None:
+        if listed is None:
             raise
-        session = found
+        session = listed
     return await resources.stripe.retrieve_session(session.id, order_id=order_id)
 
 
-async def next_attempt(resources: Resources, order_id: UUID, held: Claim) -> Claim | None:
-    """A claim on a new session, once `resume` has shown that this one's is none; None when the order moved on."""
-    seconds = resources.settings.session_seconds
+async def next_attempt(resources: Resources, order_id: UUID, claim: Claim) -> Claim | None:
+    """The claim on a new session after `resume` showed that this one does not exist; None when the order moved on."""
+    settings = resources.settings
     return await run_transaction(
         resources.pool,
-        lambda tx: NEW_ATTEMPT.maybe(tx, order_id, held.attempt, seconds, claim_seconds(resources.settings)),
+        lambda tx: START_ATTEMPT.one_or_none(
+            tx,
+            order_id=order_id,
+            attempt=claim.attempt,
+            session_seconds=settings.session_seconds,
+            claim_seconds=claim_seconds(settings),
+        ),
     )
 
 
 async def attach(tx: Connection, order_id: UUID, session: Session) -> Attached | None:
-    """Keep an open session with its order; None when that is no longer pending."""
-    return await ATTACH_SESSION.maybe(tx, order_id, session.id, session.url)
+    """Store an open session with its order; None when the order is no longer pending."""
+    return await ATTACH_SESSION.one_or_none(
+        tx, order_id=order_id, stripe_session_id=session.id, checkout_url=session.url
+    )
 
 
 async def close(resources: Resources, order_id: UUID, stripe_session_id: str | None) -> Session | None:
-    """Make sure that an order's session can no longer be paid: what it came to, None when there is none.
+    """Expire an order's session at Stripe, so that it can no longer be paid; its state, or None without a session.
 
-    Raises `checkout_in_progress` while a request is creating it, `payment_unavailable` or `payment_misconfigured` while
-    Stripe does not say.
+    Raises `checkout_in_progress` while a request is creating it, `payment_unavailable` or `payment_misconfigured`
+    without an answer from Stripe.
     """
-    held = None
+    claim = None
     try:
         if stripe_session_id is None:
-            held = await claim(resources, order_id)
-            if held is None:
+            claim = await claim_session(resources, order_id)
+            if claim is None:
                 raise in_progress()
-            session = await resume(resources, order_id, held)
+            session = await resume(resources, order_id, claim)
             if session is None or session.status != "open":
                 return session
             stripe_session_id = session.id
         return await resources.stripe.expire_session(stripe_session_id, order_id=order_id)
     except StripeRefused:
-        # It makes or knows no such session: the key was changed, or Stripe's test data were cleared.
+        # Stripe has no such session: the API key was changed, or its test data were deleted.
         return None
     except StripeUnknown as unknown:
-        if held is not None:
-            await release(resources, order_id)
+        if claim is not None:
+            await release_claim(resources, order_id)
         raise payment_unavailable(unknown) from unknown
 
 
 def in_progress() -> ShopError:
-    """The 409 while another request is about the order's session."""
+    """The 409 while another request creates the order's session."""
     return ShopError("checkout_in_progress", "Another request is creating the payment session; try again.")
 
 
 def payment_unavailable(failed: StripeFailed) -> ShopError:
-    """The 503, one of NO_ANSWER, while Stripe gives no answer that tells."""
+    """The 503, one of NO_ANSWER, while Stripe does not tell the state of the payment."""
     if failed.status in (401, 403):
-        return ShopError("payment_misconfigured", "Stripe refuses our key; once that is right, asking again goes on.")
-    return ShopError("payment_unavailable", "Stripe does not answer; asking again goes on where this stopped.")
+        return ShopError("payment_misconfigured", "Stripe refuses our API key; try again once it is corrected.")
+    return ShopError("payment_unavailable", "Stripe does not answer; trying again continues from here.")
 
 
-def _key(order_id: UUID, held: Claim) -> str:
-    return f"checkout:{order_id}:{held.attempt}"
+def _key(order_id: UUID, claim: Claim) -> str:
+    return f"checkout:{order_id}:{claim.attempt}"
 
 
-async def _look_for(resources: Resources, order_id: UUID, held: Claim) -> Session | None:
-    since = int(held.created_at.timestamp()) - CLOCK_SKEW_SECONDS
+async def _find_listed(resources: Resources, order_id: UUID, claim: Claim) -> Session | None:
+    since = int(claim.created_at.timestamp()) - CLOCK_SKEW_SECONDS
     async for session in resources.stripe.sessions_since(since, order_id=order_id):
         if session.order_id == str(order_id):
             return session

@@ -1,4 +1,4 @@
-"""Stripe's lists against our tables: what lost webhooks left behind is settled."""
+"""Compares Stripe's lists of sessions and events with our tables, and settles what lost webhooks left open."""
 
 import logging
 import time
@@ -13,71 +13,57 @@ from service.errors import ShopError
 from service.infra.db import connection
 from service.infra.logs import cause
 from service.infra.resources import Resources
-from service.infra.statements import NoRow, Statement
+from service.infra.sql import statement
 from service.infra.stripe import CLOCK_SKEW_SECONDS, Session
 from service.infra.transactions import run_transaction
 from service.shop import settlement, webhooks
 
 PAGE = 100
-# Besides their life, sessions are looked at for as long as a worker may have been down.
+# Sessions are listed for their lifetime and this long, which covers a worker that was down.
 OVERLAP_SECONDS = 3600
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class Unsettled:
-    """An order whose payment is not captured."""
-
-    order_id: UUID
-
-
-@dataclass(slots=True)
 class Position:
-    """Up to when a list has been gone through, and when that was asked."""
+    """The time up to which a list has been read, and the time of this query."""
 
     reached_at: datetime
     asked_at: datetime
 
 
-@dataclass(slots=True)
-class MissedEvent:
-    """An event that Stripe has and we do not."""
-
-    id: str
-
-
-FIND_UNSETTLED = Statement("reconcile/find_unsettled", Unsettled)
-READ_POSITION = Statement("reconcile/read_position", Position)
-MOVE_POSITION = Statement("reconcile/move_position", NoRow)
-FIND_MISSED_EVENTS = Statement("reconcile/find_missed_events", MissedEvent)
+FIND_UNSETTLED = statement("reconcile/find_unsettled", UUID)
+READ_POSITION = statement("reconcile/read_position", Position)
+MOVE_POSITION = statement("reconcile/move_position")
+FIND_MISSED_EVENTS = statement("reconcile/find_missed_events", str)
 
 
 async def reconcile(resources: Resources) -> int:
-    """Go through Stripe's lists; the number of sessions that were settled.
+    """Read Stripe's lists; the number of sessions that were settled.
 
-    Events first: a refund of a payment that we learn of only now is known then, and the order not fulfilled before it.
-    Raises StripeUnknown or StripeRefused; the next run begins anew.
+    Events come first: they may report the refund of a payment that the sessions only then reveal, and an order with
+    an unhandled refund is not fulfilled. Raises StripeUnknown or StripeRefused; the next run starts again.
     """
     try:
         await fetch_events(resources)
     finally:
-        # A key that may not read events may read sessions.
+        # An API key may be allowed to list sessions but no events.
         settled = await settle_sessions(resources)
     return settled
 
 
 async def settle_sessions(resources: Resources) -> int:
-    """Settle every session of the last hours that ended at Stripe and not here; how many there were."""
+    """Settle every session of the last hours that has ended at Stripe but not here; how many there were."""
     cause.set("job reconcile")
     since = int(time.time()) - resources.settings.session_seconds - OVERLAP_SECONDS
     settled = 0
     page: dict[UUID, Session] = {}
-    async for found in resources.stripe.sessions_since(since):
-        order_id = settlement.order_id_of(found)
-        if order_id is not None and found.status != "open":
-            # Should there be two of one order, the paid one counts.
-            page[order_id] = found if found.payment_status == "paid" else page.get(order_id, found)
+    async for session in resources.stripe.sessions_since(since):
+        order_id = settlement.order_id_of(session)
+        if order_id is not None and session.status != "open":
+            # If an order has two sessions, the paid one counts.
+            page[order_id] = session if session.payment_status == "paid" else page.get(order_id, session)
         if len(page) == PAGE:
             settled += await _settle(resources, page)
             page = {}
@@ -86,28 +72,27 @@ async def settle_sessions(resources: Resources) -> int:
 
 async def _settle(resources: Resources, page: dict[UUID, Session]) -> int:
     async with connection(resources.pool) as reader:
-        behind = await FIND_UNSETTLED.all(reader, list(page))
+        unsettled = await FIND_UNSETTLED.all(reader, order_ids=list(page))
     changed = 0
-    for unsettled in behind:
-        order_id, found = unsettled.order_id, page[unsettled.order_id]
+    for order_id in unsettled:
         try:
-            outcome = await settlement.settle_session(resources, order_id, found)
-        # One that fails keeps none of the others waiting.
+            outcome = await settlement.settle_session(resources, order_id, page[order_id])
+        # The other sessions are settled even if one fails.
         except ShopError as error:
-            logger.warning("put off", extra={"order_id": str(order_id), "error": str(error)})
+            logger.warning("session deferred", extra={"order_id": str(order_id), "error": str(error)})
             continue
         except Exception:
-            logger.exception("not reconciled", extra={"order_id": str(order_id)})
+            logger.exception("session failed and was deferred", extra={"order_id": str(order_id)})
             continue
         changed += outcome != "unchanged"
     return changed
 
 
 async def fetch_events(resources: Resources) -> int:
-    """Store every event that Stripe has made since the last run and that never came; how many there were.
+    """Store every event that Stripe has created since the last run and that was not received; how many there were.
 
-    They tell what no session of the last hours does: money that took days, refunds made in the dashboard. The sweep
-    applies them. Stripe keeps events for 30 days, so that long all workers may be down.
+    Events report what the sessions of the last hours do not: payments that took days, and refunds made in the
+    dashboard. The sweep applies them. Stripe lists events for 30 days, so all workers may be down that long.
     """
     cause.set("job reconcile")
     async with connection(resources.pool) as reader:
@@ -115,25 +100,25 @@ async def fetch_events(resources: Resources) -> int:
     since = int(position.reached_at.timestamp()) - CLOCK_SKEW_SECONDS
     stored = 0
     page: dict[str, dict[str, Any]] = {}
-    async for found in resources.stripe.events_since(since, webhooks.EVENT_TYPES):
-        page[str(found.get("id"))] = found
+    async for event in resources.stripe.events_since(since, webhooks.EVENT_TYPES):
+        page[str(event.get("id"))] = event
         if len(page) == PAGE:
             stored += await _store_missed(resources, page)
             page = {}
     stored += await _store_missed(resources, page)
-    await run_transaction(resources.pool, lambda tx: MOVE_POSITION.run(tx, position.asked_at))
+    await run_transaction(resources.pool, lambda tx: MOVE_POSITION.run(tx, reached_at=position.asked_at))
     return stored
 
 
 async def _store_missed(resources: Resources, page: dict[str, dict[str, Any]]) -> int:
     async with connection(resources.pool) as reader:
-        missed = await FIND_MISSED_EVENTS.all(reader, list(page))
-    for event in missed:
+        missed = await FIND_MISSED_EVENTS.all(reader, event_ids=list(page))
+    for event_id in missed:
         try:
-            payload = webhooks.parse_event(orjson.dumps(page[event.id]))
-        except ShopError:
-            # It would be refused as a webhook too, and must not keep the others from being read.
-            logger.error("an event that cannot be stored", extra={"event": event.id})
+            payload = webhooks.parse_event(orjson.dumps(page[event_id]))
+        except ShopError as error:
+            # It would be refused as a webhook too. The other events are stored all the same.
+            logger.error("event cannot be stored", extra={"event_id": event_id, "error": str(error)})
             continue
         await webhooks.store_event(resources, payload)
     return len(missed)

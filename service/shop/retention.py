@@ -2,23 +2,23 @@
 
 from service.infra.db import connection
 from service.infra.resources import Resources
-from service.infra.statements import NoRow, Statement
+from service.infra.sql import statement
 
-# Rows a statement; each is a transaction of its own, so that none holds many locks.
+# Rows a statement. Each statement is a transaction of its own, so that none holds many locks.
 BATCH = 100
 
-DELETE_KEYS = Statement("retention/delete_keys", NoRow)
-DELETE_EVENTS = Statement("retention/delete_events", NoRow)
-DELETE_CARTS = Statement("retention/delete_carts", NoRow)
+DELETE_KEYS = statement("retention/delete_keys")
+DELETE_EVENTS = statement("retention/delete_events")
+DELETE_CARTS = statement("retention/delete_carts")
 
 
 async def delete_expired(resources: Resources) -> None:
-    """Remove what nobody needs any more, in small batches, each a transaction of its own."""
-    keep = resources.settings
+    """Delete expired idempotency keys, handled events and abandoned carts, batch by batch."""
+    settings = resources.settings
     async with connection(resources.pool) as writer:
-        while await DELETE_KEYS.run(writer, BATCH) == BATCH:
+        while await DELETE_KEYS.run(writer, limit=BATCH) == BATCH:
             pass
-        while await DELETE_EVENTS.run(writer, keep.event_days, BATCH) == BATCH:
+        while await DELETE_EVENTS.run(writer, days=settings.event_days, limit=BATCH) == BATCH:
             pass
-        while await DELETE_CARTS.run(writer, keep.cart_days, BATCH) == BATCH:
+        while await DELETE_CARTS.run(writer, days=settings.cart_days, limit=BATCH) == BATCH:
             pass

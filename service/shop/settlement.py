@@ -1,8 +1,12 @@
-"""What Stripe tells of a payment, and what that makes of an order."""
+"""Settling an order: its rows are brought to what Stripe says of its payment session.
+
+Webhooks, expiry, checkout, the recheck and reconcile all end here, so the same session always has the same effect.
+`apply_session` decides by the session alone, inside a transaction. `settle_session` may ask Stripe for more.
+"""
 
 import logging
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from uuid import UUID
 
@@ -10,176 +14,204 @@ from service.errors import ShopError
 from service.infra.db import Connection
 from service.infra.logs import cause
 from service.infra.resources import Resources
-from service.infra.statements import Statement
-from service.infra.stripe import Session, StripeRefused, StripeUnknown
+from service.infra.sql import statement
+from service.infra.stripe import PaymentIntent, Session, StripeRefused, StripeUnknown
 from service.shop import payment_session, refunds, transitions
 from service.shop.transitions import AfterCommit, LockedOrder
 
-# A payment on its way may take days; the sweep asks for it this often, in case its event is lost.
+# A payment on its way may take days. The sweep asks for it at this interval, in case the event about its end is lost.
 RECHECK_SECONDS = 600.0
 SESSION_EXPIRED = "payment session expired"
 MISMATCH = "Stripe has a payment of another amount or currency for it"
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass(slots=True)
-class Kept:
-    """The order whose late money was kept for its refund."""
-
-    order_id: UUID
-
-
-@dataclass(slots=True)
-class Live:
-    """Whether the cart has a live order."""
-
-    live: bool
-
-
-MARK_PROCESSING = Statement("settlement/mark_processing", transitions.OrderId)
-CART_HAS_LIVE_ORDER = Statement("settlement/cart_has_live_order", Live)
-RETAKE_STOCK = Statement("settlement/retake_stock", transitions.MovedUnits)
-RECORD_LATE_PAYMENT = Statement("settlement/record_late_payment", Kept)
+MARK_PROCESSING = statement("settlement/mark_processing", UUID)
+CART_HAS_LIVE_ORDER = statement("settlement/cart_has_live_order", bool)
+RETAKE_STOCK = statement("settlement/retake_stock", transitions.MovedUnits)
+RECORD_LATE_PAYMENT = statement("settlement/record_late_payment", UUID)
 
 
 async def apply_session(
-    tx: Connection, after: AfterCommit, order_id: UUID, found: Session, *, failed: bool = False
+    tx: Connection, after: AfterCommit, order_id: UUID, session: Session, *, failed: bool = False
 ) -> str:
-    """Make of an order what its session says, whoever says it: an event, expiry, checkout or reconcile.
+    """Apply a session's state to its order; `failed` when the payment of a complete session failed for good.
 
-    `failed` when a complete session's payment has failed for good. Answers `applied`, `unchanged`, `order_not_found`,
-    `late_money_refunded`, `paid_twice` or `mismatch`: the payment has another amount or currency, or belongs to another
-    order, or cannot be named; `settle_session` decides on it.
+    Returns `applied`, `unchanged`, `order_not_found`, `late_money_refunded`, `paid_twice` or `mismatch`: the payment
+    has another amount or currency, belongs to another order, or has no payment intent. `settle_session` handles that.
     """
     try:
         order = await transitions.lock(tx, order_id)
     except ShopError:
         return "order_not_found"
-    if found.payment_status == "paid":
-        return await _apply_paid_session(tx, after, order, found)
-    if order.status != "PENDING_PAYMENT" or order.stripe_session_id not in (None, found.id):
+    if session.payment_status == "paid":
+        return await _apply_paid_session(tx, after, order, session)
+    if order.status != "PENDING_PAYMENT" or order.stripe_session_id not in (None, session.id):
         return "unchanged"
     if failed:
-        await transitions.cancel(tx, after, [order], "FAILED", "payment failed")
-    elif found.status == "expired":
-        ended = "FAILED" if order.payment_status == "PROCESSING" else "EXPIRED"
-        await transitions.cancel(tx, after, [order], ended, SESSION_EXPIRED)
-    elif found.status != "complete" or not await MARK_PROCESSING.maybe(
-        tx, order_id, found.id, cause.get(), RECHECK_SECONDS
+        await transitions.cancel(tx, after, [order], payment_status="FAILED", note="payment failed")
+    elif session.status == "expired":
+        ended = unpaid_status(order)
+        await transitions.cancel(tx, after, [order], payment_status=ended, note=SESSION_EXPIRED)
+    elif session.status != "complete" or not await MARK_PROCESSING.one_or_none(
+        tx,
+        order_id=order_id,
+        stripe_session_id=session.id,
+        cause=cause.get(),
+        recheck_seconds=RECHECK_SECONDS,
     ):
         return "unchanged"
     return "applied"
 
 
-async def _apply_paid_session(tx: Connection, after: AfterCommit, order: LockedOrder, found: Session) -> str:
-    intent = found.payment_intent
+async def _apply_paid_session(tx: Connection, after: AfterCommit, order: LockedOrder, session: Session) -> str:
+    intent = session.payment_intent
     if order.captured and (intent is None or order.stripe_payment_intent_id in (None, intent)):
         return "unchanged"
     if intent is not None and await refunds.find_order(tx, intent) not in (None, order.id):
-        # It has paid another order already.
+        # The payment has already paid another order.
         return "mismatch"
-    if (found.amount_total, found.currency) != (order.total_minor, order.currency):
+    if (session.amount_total, session.currency) != (order.total_minor, order.currency):
         return "mismatch"
     if order.captured and intent is not None:
-        # Two sessions of one order were paid. We never leave two open, but money that came is answered for.
-        if await refunds.add_late_money(tx, after, order, intent, order.total_minor):
+        # Two sessions of one order were paid. We never leave two open, but a captured payment is always accounted for.
+        if await refunds.add_late_payment(tx, after, order, payment_intent=intent, amount_minor=order.total_minor):
             await transitions.add_note(tx, order, "paid a second time: the second payment is refunded")
         return "paid_twice"
     if order.status == "PENDING_PAYMENT":
-        await transitions.mark_paid(tx, after, order, order.hold_number, found.id, intent, found.email)
+        await _mark_paid(tx, after, order, session, hold_number=order.hold_number)
         return "applied"
-    return await apply_late_payment(tx, after, order, found)
+    return await apply_late_payment(tx, after, order, session)
 
 
-async def apply_late_payment(tx: Connection, after: AfterCommit, order: LockedOrder, found: Session) -> str:
-    """Money for a cancelled order: its stock is taken again where all of it is there, else it is refunded."""
+async def apply_late_payment(tx: Connection, after: AfterCommit, order: LockedOrder, session: Session) -> str:
+    """Apply the payment of a cancelled order: take its stock again if all of it is there, else refund the payment."""
     hold_number = order.hold_number + 1
-    if not (await CART_HAS_LIVE_ORDER.one(tx, order.cart_id)).live:
-        taken = await RETAKE_STOCK.all(tx, order.id, hold_number)
+    if not await CART_HAS_LIVE_ORDER.one(tx, cart_id=order.cart_id):
+        taken = await RETAKE_STOCK.all(tx, order_id=order.id, hold_number=hold_number)
         if taken:
-            await transitions.mark_paid(tx, after, order, hold_number, found.id, found.payment_intent, found.email)
+            await _mark_paid(tx, after, order, session, hold_number=hold_number)
             if any(units.stock == 0 for units in taken):
                 after.add(lambda resources: resources.cache.invalidate())
             return "applied"
-    if found.payment_intent is None:
+    intent = session.payment_intent
+    if intent is None:
         return "mismatch"
-    if await RECORD_LATE_PAYMENT.maybe(tx, order.id, found.id, found.payment_intent, None, None) is None:
+    recorded = await RECORD_LATE_PAYMENT.one_or_none(
+        tx,
+        order_id=order.id,
+        stripe_session_id=session.id,
+        stripe_payment_intent_id=intent,
+        captured_minor=None,
+        captured_currency=None,
+    )
+    if recorded is None:
         return "unchanged"
-    await refunds.add_late_money(tx, after, order, found.payment_intent, order.total_minor)
+    await refunds.add_late_payment(tx, after, order, payment_intent=intent, amount_minor=order.total_minor)
     await transitions.add_note(tx, order, "paid after it was cancelled: the payment is refunded")
     return "late_money_refunded"
 
 
-async def settle_session(resources: Resources, order_id: UUID, found: Session, *, failed: bool = False) -> str:
-    """`apply_session`, by a session that Stripe was asked for; a payment that does not match the order is given back.
+async def _mark_paid(
+    tx: Connection, after: AfterCommit, order: LockedOrder, session: Session, *, hold_number: int
+) -> None:
+    await transitions.mark_paid(
+        tx,
+        after,
+        order,
+        hold_number=hold_number,
+        stripe_session_id=session.id,
+        payment_intent=session.payment_intent,
+        email=session.email,
+    )
 
-    Answers `unmatched_refunded` then, and `mismatch` only where nothing can be given back. Raises
+
+def unpaid_status(order: LockedOrder) -> str:
+    """The status of a payment that ends unpaid: FAILED once it was on its way, else EXPIRED."""
+    return "FAILED" if order.payment_status == "PROCESSING" else "EXPIRED"
+
+
+async def settle_session(resources: Resources, order_id: UUID, session: Session, *, failed: bool = False) -> str:
+    """`apply_session` for a session that was just fetched from Stripe; a payment that does not match is refunded.
+
+    That outcome is `unmatched_refunded`; `mismatch` remains where nothing can be refunded. Raises
     `payment_unavailable` or `payment_misconfigured` while Stripe does not say what was captured.
     """
     outcome = await transitions.run_transition(
-        resources, partial(apply_session, order_id=order_id, found=found, failed=failed)
+        resources, partial(apply_session, order_id=order_id, session=session, failed=failed)
     )
     if outcome != "mismatch":
         return outcome
     try:
-        return await _refund_unmatched(resources, order_id, found)
+        return await _refund_unmatched(resources, order_id, session)
     except StripeUnknown as unknown:
         raise payment_session.payment_unavailable(unknown) from unknown
 
 
-async def _refund_unmatched(resources: Resources, order_id: UUID, found: Session) -> str:
-    """Cancel the order that a payment does not match, and keep what it captured for its refund; the outcome.
+async def _refund_unmatched(resources: Resources, order_id: UUID, session: Session) -> str:
+    """Cancel the order that a payment does not match, and store the captured amount for its refund.
 
     Raises StripeUnknown.
     """
     intent = None
-    if found.payment_intent is not None:
+    if session.payment_intent is not None:
         with suppress(StripeRefused):
-            intent = await resources.stripe.retrieve_payment_intent(found.payment_intent, order_id=order_id)
-
-    async def work(tx: Connection, after: AfterCommit) -> str:
-        order = await transitions.lock(tx, order_id)
-        if intent is None or not intent.received_minor or intent.order_id not in (None, str(order_id)):
-            return "mismatch"
-        if (intent.received_minor, intent.currency) == (order.total_minor, order.currency):
-            # The money is what the order asked for, whatever the session's total is.
-            fitting = replace(found, amount_total=order.total_minor, currency=order.currency)
-            return await apply_session(tx, after, order_id, fitting)
-        if await refunds.find_order(tx, intent.id) not in (None, order_id):
-            return "mismatch"
-        if not await refunds.add_unmatched(tx, after, order, intent.id, intent.received_minor, intent.currency):
-            return "unchanged"
-        if not order.captured:
-            if order.status == "PENDING_PAYMENT":
-                ended = "FAILED" if order.payment_status == "PROCESSING" else "EXPIRED"
-                await transitions.cancel(tx, after, [order], ended, MISMATCH)
-            await RECORD_LATE_PAYMENT.one(tx, order.id, found.id, intent.id, intent.received_minor, intent.currency)
-        return "unmatched_refunded"
-
-    outcome = await transitions.run_transition(resources, work)
+            intent = await resources.stripe.retrieve_payment_intent(session.payment_intent, order_id=order_id)
+    outcome = await transitions.run_transition(
+        resources, partial(_apply_unmatched, order_id=order_id, session=session, intent=intent)
+    )
     if outcome in ("mismatch", "unmatched_refunded"):
         captured = {"captured_minor": intent.received_minor, "currency": intent.currency} if intent else {}
-        names = {"order_id": str(order_id), "stripe_session_id": found.id, "payment_intent": found.payment_intent}
+        names = {"order_id": str(order_id), "stripe_session_id": session.id, "payment_intent": session.payment_intent}
         logger.warning("payment does not match its order", extra={**names, **captured, "outcome": outcome})
     return outcome
 
 
+async def _apply_unmatched(
+    tx: Connection, after: AfterCommit, *, order_id: UUID, session: Session, intent: PaymentIntent | None
+) -> str:
+    order = await transitions.lock(tx, order_id)
+    if intent is None or not intent.received_minor or intent.order_id not in (None, str(order_id)):
+        return "mismatch"
+    if (intent.received_minor, intent.currency) == (order.total_minor, order.currency):
+        # The captured amount is the order's total; the session's own total does not matter.
+        matching = replace(session, amount_total=order.total_minor, currency=order.currency)
+        return await apply_session(tx, after, order_id, matching)
+    if await refunds.find_order(tx, intent.id) not in (None, order_id):
+        return "mismatch"
+    if not await refunds.add_unmatched(tx, after, order, intent):
+        return "unchanged"
+    if not order.captured:
+        if order.status == "PENDING_PAYMENT":
+            await transitions.cancel(tx, after, [order], payment_status=unpaid_status(order), note=MISMATCH)
+        recorded = await RECORD_LATE_PAYMENT.one_or_none(
+            tx,
+            order_id=order.id,
+            stripe_session_id=session.id,
+            stripe_payment_intent_id=intent.id,
+            captured_minor=intent.received_minor,
+            captured_currency=intent.currency,
+        )
+        assert recorded, "an order without a captured payment can record one"
+    return "unmatched_refunded"
+
+
 async def fetch_session(resources: Resources, stripe_session_id: str, order_id: UUID | None) -> tuple[Session, bool]:
-    """A session as Stripe has it now, and whether its payment has failed for good."""
-    found = await resources.stripe.retrieve_session(stripe_session_id, order_id=order_id)
-    if found.status != "complete" or found.payment_status == "paid" or found.payment_intent is None:
-        return found, False
-    intent = await resources.stripe.retrieve_payment_intent(found.payment_intent, order_id=order_id)
-    return found, intent.status in ("requires_payment_method", "canceled")
+    """The session as Stripe has it now, and whether its payment has failed for good."""
+    session = await resources.stripe.retrieve_session(stripe_session_id, order_id=order_id)
+    if session.status != "complete" or session.payment_status == "paid" or session.payment_intent is None:
+        return session, False
+    intent = await resources.stripe.retrieve_payment_intent(session.payment_intent, order_id=order_id)
+    return session, intent.status in ("requires_payment_method", "canceled")
 
 
-def order_id_of(found: Session) -> UUID | None:
-    """The order that a session names as its own, if any."""
-    return uuid_or_none(found.order_id)
+def order_id_of(session: Session) -> UUID | None:
+    """The order that a session's metadata names, if any."""
+    return uuid_or_none(session.order_id)
 
 
 def uuid_or_none(text: str | None) -> UUID | None:
+    """The UUID in a text from Stripe; None for any other text."""
     try:
         return UUID(text) if text else None
     except ValueError:

@@ -1,4 +1,4 @@
-"""The repairers: whatever is overdue in the tables is found and finished, whoever was to do it and did not."""
+"""The periodic repair of due rows: whatever is overdue in the tables is finished, whichever process left it behind."""
 
 import asyncio
 import logging
@@ -12,22 +12,22 @@ from service.infra.db import connection
 from service.infra.logs import cause
 from service.infra.metrics import SWEPT
 from service.infra.resources import Resources
-from service.infra.statements import Statement
+from service.infra.sql import statement
 from service.infra.stripe import StripeRefused, StripeUnknown
 from service.shop import expiry, fulfilment, refunds, webhooks
 
 BATCH = 100
-# Calls to Stripe at a time; a slow Stripe must not take every connection there is.
-AT_ONCE = 8
+# Repairs at a time. Each may wait for Stripe, and a slow Stripe must not occupy every connection.
+CONCURRENCY = 8
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class DueOrder:
-    """An order on which something is due, by its status at the time.
+    """A due order and its status when it was claimed.
 
-    `session_to_close` where its hold has ended and only its session is to be closed before it is cancelled.
+    `session_to_close` is set when the hold has ended and the order only has to be closed at Stripe and cancelled.
     """
 
     id: UUID
@@ -36,54 +36,50 @@ class DueOrder:
 
 
 @dataclass(slots=True)
-class DueEvent:
-    """A stored event that is not handled."""
+class Repair:
+    """What to do for one due row, and the row's name in the log."""
 
-    id: str
-
-
-@dataclass(slots=True)
-class DueRefund:
-    """An order with a refund, or a payment to be refunded, that is not settled."""
-
-    order_id: UUID
+    subject: dict[str, str]
+    run: Callable[[], Awaitable[object]]
 
 
-CLAIM_ORDERS = Statement("sweep/claim_orders", DueOrder)
-CLAIM_EVENTS = Statement("sweep/claim_events", DueEvent)
-CLAIM_REFUNDS = Statement("sweep/claim_refunds", DueRefund)
-CLAIM_UNMATCHED = Statement("sweep/claim_unmatched", DueRefund)
+CLAIM_ORDERS = statement("sweep/claim_orders", DueOrder)
+CLAIM_EVENTS = statement("sweep/claim_events", str)
+CLAIM_REFUNDS = statement("sweep/claim_refunds", UUID)
+CLAIM_UNMATCHED = statement("sweep/claim_unmatched", UUID)
 
 
 async def sweep(resources: Resources) -> int:
-    """Take up everything that is due now, batch by batch; how many things that was."""
+    """Repair everything that is due now, batch by batch; the number of repairs."""
     cause.set("job sweep")
     count = 0
     while True:
         async with connection(resources.pool) as claimer:
-            orders = await CLAIM_ORDERS.all(claimer, BATCH)
-            events = await CLAIM_EVENTS.all(claimer, BATCH)
-            due_refunds = [*await CLAIM_REFUNDS.all(claimer, BATCH), *await CLAIM_UNMATCHED.all(claimer, BATCH)]
-            refunding = {due.order_id for due in due_refunds}
+            orders = await CLAIM_ORDERS.all(claimer, limit=BATCH)
+            events = await CLAIM_EVENTS.all(claimer, limit=BATCH)
+            refunding = {
+                *await CLAIM_REFUNDS.all(claimer, limit=BATCH),
+                *await CLAIM_UNMATCHED.all(claimer, limit=BATCH),
+            }
         SWEPT.labels("orders").inc(len(orders))
         SWEPT.labels("events").inc(len(events))
         SWEPT.labels("refunds").inc(len(refunding))
         closed: dict[UUID, str] = {}
-        work: list[Callable[[], Awaitable[object]]] = [
-            *(partial(advance, resources, due, closed) for due in orders),
-            *(partial(webhooks.process_stored_event, resources, due.id) for due in events),
-            *(partial(refunds.settle, resources, order_id) for order_id in refunding),
+        repairs = [
+            *(Repair({"order_id": str(due.id)}, partial(advance, resources, due, closed)) for due in orders),
+            *(Repair({"event_id": id_}, partial(webhooks.process_stored_event, resources, id_)) for id_ in events),
+            *(Repair({"order_id": str(id_)}, partial(refunds.settle, resources, id_)) for id_ in refunding),
         ]
-        await _all(work)
+        await _run_all(repairs)
         if closed:
             await _cancel(resources, closed)
-        count += len(work)
+        count += len(repairs)
         if max(len(orders), len(events), len(refunding)) < BATCH:
             return count
 
 
 async def advance(resources: Resources, due: DueOrder, closed: dict[UUID, str]) -> None:
-    """Do what is due on an order; one that is only to be cancelled is put into `closed`, with its session."""
+    """Repair a due order. If it only has to be cancelled, its session is closed and added to `closed`."""
     if due.session_to_close and await expiry.close(resources, due.id, due.session_to_close):
         closed[due.id] = due.session_to_close
     elif due.status == "PENDING_PAYMENT":
@@ -93,25 +89,25 @@ async def advance(resources: Resources, due: DueOrder, closed: dict[UUID, str]) 
 
 
 async def _cancel(resources: Resources, closed: dict[UUID, str]) -> None:
-    """Cancel all in one transaction, a fifth of the work for PostgreSQL; should one of them hinder it, each alone."""
+    """Cancel all in one transaction, which costs PostgreSQL a fifth of the time; if that fails, one by one."""
     try:
         await expiry.cancel_closed(resources, closed)
     except Exception as error:
-        logger.info("not cancelled together", extra={"error": str(error)})
-        await _all(partial(expiry.expire, resources, order_id) for order_id in closed)
+        logger.info("orders not cancelled together", extra={"error": str(error)})
+        await _run_all(Repair({"order_id": str(id_)}, partial(expiry.expire, resources, id_)) for id_ in closed)
 
 
-async def _all(work: Iterable[Callable[[], Awaitable[object]]]) -> None:
-    """Run all, a few at a time. One that fails was put off when it was claimed, and starves no other."""
-    places = asyncio.Semaphore(AT_ONCE)
+async def _run_all(repairs: Iterable[Repair]) -> None:
+    """Run all repairs, CONCURRENCY at a time. A repair that fails is tried again later: its claim deferred it."""
+    slots = asyncio.Semaphore(CONCURRENCY)
 
-    async def one(thing: Callable[[], Awaitable[object]]) -> None:
-        async with places:
+    async def run(repair: Repair) -> None:
+        async with slots:
             try:
-                await thing()
+                await repair.run()
             except (ShopError, StripeUnknown, StripeRefused) as error:
-                logger.info("put off", extra={"error": str(error)})
+                logger.info("repair deferred", extra={**repair.subject, "error": str(error)})
             except Exception:
-                logger.exception("failed, put off")
+                logger.exception("repair failed and was deferred", extra=repair.subject)
 
-    await asyncio.gather(*(one(thing) for thing in work))
+    await asyncio.gather(*(run(repair) for repair in repairs))

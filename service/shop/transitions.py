@@ -1,6 +1,7 @@
 """How an order moves from one status to the next.
 
-Every transition starts with `lock`, decides on the row that it returns, and is one guarded UPDATE.
+Every transition locks the order, decides on the locked row, and is one guarded UPDATE. What follows the commit is
+collected in an AfterCommit.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -13,7 +14,7 @@ from service.infra.db import Connection
 from service.infra.logs import cause
 from service.infra.metrics import TRANSITIONS
 from service.infra.resources import Resources
-from service.infra.statements import NoRow, Statement
+from service.infra.sql import statement
 from service.infra.transactions import run_transaction
 from service.shop import orders
 
@@ -24,9 +25,9 @@ CAPTURED = ("SUCCEEDED", "REFUND_PENDING", "REFUNDED")
 
 @dataclass(slots=True)
 class LockedOrder:
-    """An order while this transaction holds its cart, itself and its payment.
+    """An order while this transaction has its cart, itself and its payment locked.
 
-    `captured_minor` is what was captured, else the amount that its payment asks for.
+    `captured_minor` is what was captured, or else the amount that the payment asks for.
     """
 
     id: UUID
@@ -44,65 +45,58 @@ class LockedOrder:
 
     @property
     def captured(self) -> bool:
-        """Whether the money is, or was, ours."""
+        """Whether a payment was captured, even if it has been refunded since."""
         return self.payment_status in CAPTURED
 
 
 @dataclass(slots=True)
-class OrderId:
-    """The order that a statement changed; no row where its guard did not hold."""
-
-    id: UUID
-
-
-@dataclass(slots=True)
 class MovedUnits:
-    """A product after units of an order came back or were taken."""
+    """A product after units of an order were returned or taken: its new stock, and how many units moved."""
 
     product_id: int
     stock: int
     quantity: int
 
 
-LOCK_ORDER = Statement("transitions/lock_order", LockedOrder)
-LOCK_ORDERS = Statement("transitions/lock_orders", LockedOrder)
-ADD_NOTE = Statement("transitions/add_note", NoRow)
-MARK_PAID = Statement("transitions/mark_paid", OrderId)
-MARK_CANCELLED = Statement("transitions/mark_cancelled", OrderId)
-RETURN_STOCK = Statement("transitions/return_stock", MovedUnits)
+LOCK_ORDER = statement("transitions/lock_order", LockedOrder)
+LOCK_ORDERS = statement("transitions/lock_orders", LockedOrder)
+ADD_NOTE = statement("transitions/add_note")
+MARK_PAID = statement("transitions/mark_paid", UUID)
+MARK_CANCELLED = statement("transitions/mark_cancelled", UUID)
+RETURN_STOCK = statement("transitions/return_stock", MovedUnits)
 
 
 class AfterCommit:
-    """What to do once a transaction has committed: counters, wake-ups, the cache.
+    """Actions that follow the commit of a transaction: counters, wake-ups of the worker, the page cache.
 
-    Nothing of it is owed, and nothing of it does harm: what a try wanted that lost to another is done too, for it may
-    have been lost in its COMMIT, and the next found all done.
+    Actions are best effort and idempotent. Those of a failed attempt run too: it may have committed before its
+    connection was lost.
     """
 
     def __init__(self) -> None:
         self._actions: list[Callable[[Resources], Awaitable[None]]] = []
-        self._reached: set[tuple[UUID, str]] = set()
+        self._transitions: set[tuple[UUID, str]] = set()
 
     def count_transition(self, order_id: UUID, status: str) -> None:
-        """Count an order that count_transition a status."""
-        self._reached.add((order_id, status))
+        """Count that an order got this status; once, also when the transaction is retried."""
+        self._transitions.add((order_id, status))
 
     def add(self, action: Callable[[Resources], Awaitable[None]]) -> None:
         """Run `action(resources)` after the commit."""
         self._actions.append(action)
 
     async def run(self, resources: Resources) -> None:
-        """Do it all."""
-        for _, status in self._reached:
+        """Run all actions in the order in which they were added."""
+        for _, status in self._transitions:
             TRANSITIONS.labels(status).inc()
         for action in self._actions:
             await action(resources)
 
 
 async def run_transition(resources: Resources, work: Callable[[Connection, AfterCommit], Awaitable[T]]) -> T:
-    """Run `work(tx, after)` in a transaction, and what it put into `after` once that has committed.
+    """Run `work(tx, after)` in a transaction, then the actions that it added to `after`.
 
-    `work` decides on what it finds, so that a second run does nothing that the first has done.
+    `work` must decide on the rows that it locks, because it is run again after a COMMIT without an answer.
     """
     after = AfterCommit()
     result = await run_transaction(resources.pool, lambda tx: work(tx, after), idempotent=True)
@@ -111,48 +105,63 @@ async def run_transition(resources: Resources, work: Callable[[Connection, After
 
 
 async def lock(tx: Connection, order_id: UUID) -> LockedOrder:
-    """Hold an order's cart, the order and its payment until the transaction ends; 404 when there is none."""
-    order = await LOCK_ORDER.maybe(tx, order_id)
+    """Lock an order's cart, the order and its payment until the transaction ends; 404 when there is none."""
+    order = await LOCK_ORDER.one_or_none(tx, order_id=order_id)
     if order is None:
         raise not_found("order")
     return order
 
 
 async def lock_all(tx: Connection, order_ids: Sequence[UUID]) -> list[LockedOrder]:
-    """`lock` for many, by their ids; those that there are."""
-    return await LOCK_ORDERS.all(tx, order_ids)
+    """Lock those of the orders that exist, in the order of their ids."""
+    return await LOCK_ORDERS.all(tx, order_ids=order_ids)
 
 
 async def add_note(tx: Connection, order: LockedOrder, text: str) -> None:
-    """Write into the history of an order in its present status."""
-    await ADD_NOTE.run(tx, order.id, order.status, cause.get(), text)
+    """Add a note to the order's history, in its current status."""
+    await ADD_NOTE.run(tx, order_id=order.id, status=order.status, cause=cause.get(), note=text)
 
 
 async def add_note_once(tx: Connection, order: LockedOrder, text: str) -> None:
-    """`add_note`, unless the same cause has written that before: the history outlives the event that it tells of."""
-    known = await orders.LIST_EVENTS.all(tx, order.id)
-    if (cause.get(), text) not in [(event.cause, event.note) for event in known]:
+    """Add a note unless the same cause has added it before. The history outlives a stored event, so it is compared."""
+    history = await orders.LIST_EVENTS.all(tx, order_id=order.id)
+    if (cause.get(), text) not in [(event.cause, event.note) for event in history]:
         await add_note(tx, order, text)
 
 
 async def cancel(
-    tx: Connection, after: AfterCommit, held: Sequence[LockedOrder], payment_status: str, note: str | None = None
+    tx: Connection,
+    after: AfterCommit,
+    locked: Sequence[LockedOrder],
+    *,
+    payment_status: str,
+    note: str | None = None,
 ) -> None:
-    """Cancel orders, all pending or all refunded, give their units back, and open their carts again."""
-    if not held:
+    """Cancel orders that are all in one status, return their units to the stock, and reopen their carts."""
+    if not locked:
         return
-    ids = [order.id for order in held]
-    if len(await MARK_CANCELLED.all(tx, ids, held[0].status, payment_status, cause.get(), note)) < len(held):
-        raise ShopError("busy", "An order changed while it was held.")
-    await return_stock(tx, after, held)
-    for order in held:
+    cancelled = await MARK_CANCELLED.all(
+        tx,
+        order_ids=[order.id for order in locked],
+        from_status=locked[0].status,
+        payment_status=payment_status,
+        cause=cause.get(),
+        note=note,
+    )
+    if len(cancelled) < len(locked):
+        raise ShopError("busy", "An order changed while it was locked.")
+    await return_stock(tx, after, locked)
+    for order in locked:
         after.count_transition(order.id, "CANCELLED")
 
 
-async def return_stock(tx: Connection, after: AfterCommit, held: Sequence[LockedOrder]) -> None:
-    """Give back the units of each order's last hold."""
-    moved = await RETURN_STOCK.all(tx, [order.id for order in held], [order.hold_number for order in held])
-    if any(units.stock == units.quantity for units in moved):
+async def return_stock(tx: Connection, after: AfterCommit, locked: Sequence[LockedOrder]) -> None:
+    """Return the units of each order's last hold to the stock."""
+    returned = await RETURN_STOCK.all(
+        tx, order_ids=[order.id for order in locked], hold_numbers=[order.hold_number for order in locked]
+    )
+    # A product that was sold out is available again.
+    if any(units.stock == units.quantity for units in returned):
         after.add(lambda resources: resources.cache.invalidate())
 
 
@@ -160,16 +169,24 @@ async def mark_paid(
     tx: Connection,
     after: AfterCommit,
     order: LockedOrder,
+    *,
     hold_number: int,
     stripe_session_id: str,
     payment_intent: str | None,
     email: str | None,
 ) -> None:
-    """A pending order, or a cancelled one that got its stock again, is paid; fulfilment follows the commit."""
-    paid = await MARK_PAID.maybe(
-        tx, order.id, order.status, hold_number, stripe_session_id, payment_intent, email, cause.get()
+    """Mark an order paid: a pending one, or a cancelled one whose stock was taken again. Fulfilment follows."""
+    paid = await MARK_PAID.one_or_none(
+        tx,
+        order_id=order.id,
+        from_status=order.status,
+        hold_number=hold_number,
+        stripe_session_id=stripe_session_id,
+        stripe_payment_intent_id=payment_intent,
+        email=email,
+        cause=cause.get(),
     )
     if paid is None:
-        raise ShopError("busy", "The order changed while it was held.")
+        raise ShopError("busy", "The order changed while it was locked.")
     after.count_transition(order.id, "PAID")
     after.add(lambda resources: resources.queue.post_payment_pipeline(order.id))

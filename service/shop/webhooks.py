@@ -1,4 +1,8 @@
-"""Stripe's events: verified, stored and applied; what an event does not settle is asked at Stripe."""
+"""The inbox for Stripe's events: each is verified, stored and applied, and can be applied again later.
+
+An event that does not settle its order by itself stays stored as unhandled. `process_stored_event`, which the sweep
+runs, then asks Stripe for the current state.
+"""
 
 import re
 from contextlib import suppress
@@ -13,23 +17,17 @@ from service.infra.db import Connection, connection
 from service.infra.logs import cause
 from service.infra.metrics import EVENTS
 from service.infra.resources import Resources
-from service.infra.statements import NoRow, Statement
+from service.infra.sql import statement
 from service.infra.stripe import Session, StripeRefused, StripeUnknown, signature_verifies
 from service.infra.transactions import run_transaction
+from service.settings import Settings
 from service.shop import refunds, settlement, transitions
 from service.shop.transitions import AfterCommit
 
 
 @dataclass(slots=True)
-class EventId:
-    """The event just stored; no row when it was there."""
-
-    id: str
-
-
-@dataclass(slots=True)
 class Event:
-    """A stored event and what became of it."""
+    """A stored event and its outcome."""
 
     id: str
     type: str
@@ -38,10 +36,10 @@ class Event:
     handled: bool
 
 
-RECORD_EVENT = Statement("webhooks/record_event", EventId)
-STORE_EVENT = Statement("webhooks/store_event", NoRow)
-FINISH_EVENT = Statement("webhooks/finish_event", NoRow)
-READ_EVENT = Statement("webhooks/read_event", Event)
+RECORD_EVENT = statement("webhooks/record_event", str)
+STORE_EVENT = statement("webhooks/store_event")
+FINISH_EVENT = statement("webhooks/finish_event")
+READ_EVENT = statement("webhooks/read_event", Event)
 
 SESSION_EVENTS = {
     "checkout.session.completed",
@@ -49,7 +47,7 @@ SESSION_EVENTS = {
     "checkout.session.async_payment_failed",
     "checkout.session.expired",
 }
-# All that is looked at here, by the names that Stripe's list of events is asked for.
+# All event types that are handled here. Stripe's list of events is filtered by them.
 EVENT_TYPES = (
     *sorted(SESSION_EVENTS),
     "charge.refunded",
@@ -58,15 +56,15 @@ EVENT_TYPES = (
 )
 
 
-# A NUL, which jsonb does not take; not the same letters behind an escaped backslash. Hardly any body has the letters,
-# and to look for these alone takes a fiftieth of the time.
+# An escaped NUL, which jsonb refuses; behind an escaped backslash the same letters are harmless. Few bodies contain
+# the letters, and searching for them first takes a fiftieth of the time.
 NUL = rb"\u0000"
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 
 @dataclass(slots=True)
 class EventOutcome:
-    """What became of an event; `handled` is False while a job has to ask Stripe about it."""
+    """The outcome of an event; `handled` is False while a job has to ask Stripe about it."""
 
     outcome: str
     order_id: UUID | None = None
@@ -74,28 +72,35 @@ class EventOutcome:
 
 
 async def receive_webhook(resources: Resources, body: bytes, signature: str | None) -> str:
-    """Verify, store and apply one webhook, in one transaction; its outcome, `duplicate` when it came before.
+    """Verify, store and apply one webhook in one transaction; its outcome, or `duplicate` if it came before.
 
-    Raises `invalid_signature` or `malformed` before anything is stored. Any other error means that it was not
-    applied, and that Stripe shall send it again.
+    Raises `invalid_signature` or `malformed` before anything is stored. After any other error the event is not
+    applied, and Stripe must send it again.
     """
     secrets = resources.settings.stripe_webhook_secret
     if secrets and not signature_verifies(body, signature, secrets):
-        raise ShopError("invalid_signature", "The Stripe-Signature header does not fit the body, or is too old.")
+        raise ShopError("invalid_signature", "The Stripe-Signature header does not match the body, or is too old.")
     payload = parse_event(body)
     cause.set(f"event {payload['id']}")
 
     async def work(tx: Connection, after: AfterCommit) -> str:
-        # Of one that came before nothing comes: applied twice is the same as once.
-        result = await apply_event(tx, after, resources, payload)
-        event = (payload["id"], payload["type"], payload)
-        recorded = await RECORD_EVENT.maybe(tx, *event, result.outcome, result.order_id, result.handled)
+        # A repeated event is applied again, which changes nothing.
+        result = await apply_event(tx, after, resources.settings, payload)
+        recorded = await RECORD_EVENT.one_or_none(
+            tx,
+            event_id=payload["id"],
+            event_type=payload["type"],
+            payload=payload,
+            outcome=result.outcome,
+            order_id=result.order_id,
+            handled=result.handled,
+        )
         return result.outcome if recorded else "duplicate"
 
     try:
         outcome = await transitions.run_transition(resources, work)
     except Exception:
-        # It must not depend on Stripe's patience: the sweep tries it again too.
+        # Store it for the sweep, because Stripe stops sending an event after some days.
         with suppress(ShopError):
             await store_event(resources, payload)
         raise
@@ -104,7 +109,7 @@ async def receive_webhook(resources: Resources, body: bytes, signature: str | No
 
 
 def parse_event(body: bytes) -> dict[str, Any]:
-    """An event from its JSON; raises `malformed` for what is none, or holds what cannot be stored."""
+    """An event from its JSON; raises `malformed` when it is not an event, or cannot be stored."""
     try:
         payload = orjson.loads(body)
         event_id, event_type = payload["id"], payload["type"]
@@ -120,30 +125,32 @@ def parse_event(body: bytes) -> dict[str, Any]:
 
 
 async def store_event(resources: Resources, payload: dict[str, Any]) -> None:
-    """Keep an event that is not there yet, for the sweep to apply."""
-    await run_transaction(resources.pool, lambda tx: STORE_EVENT.run(tx, payload["id"], payload["type"], payload))
+    """Store an event for the sweep to apply, unless it is stored already."""
+    await run_transaction(
+        resources.pool,
+        lambda tx: STORE_EVENT.run(tx, event_id=payload["id"], event_type=payload["type"], payload=payload),
+    )
 
 
-async def apply_event(
-    tx: Connection, after: AfterCommit, resources: Resources, payload: dict[str, Any]
-) -> EventOutcome:
+async def apply_event(tx: Connection, after: AfterCommit, settings: Settings, payload: dict[str, Any]) -> EventOutcome:
+    """Apply an event by its body alone; its outcome. Applied again, an event changes nothing more."""
     kind, data = payload["type"], payload["data"]["object"]
-    own_account = resources.settings.stripe_account or None
+    own_account = settings.stripe_account or None
     if any(payload.get(name) not in (None, own_account) for name in ("account", "context")):
-        # A platform gets the events of the accounts connected to it: their money is not ours.
+        # A platform receives the events of its connected accounts too; their payments are not ours.
         return EventOutcome("not_ours")
-    if bool(payload.get("livemode")) != resources.settings.live:
+    if bool(payload.get("livemode")) != settings.live:
         return EventOutcome("livemode_mismatch")
     if kind in SESSION_EVENTS:
         try:
-            found = Session.read(data)
+            session = Session.read(data)
         except StripeUnknown:
             return EventOutcome("unreadable", handled=False)
-        order_id = settlement.order_id_of(found)
+        order_id = settlement.order_id_of(session)
         if order_id is None:
             return EventOutcome("not_ours")
         failed = kind == "checkout.session.async_payment_failed"
-        outcome = await settlement.apply_session(tx, after, order_id, found, failed=failed)
+        outcome = await settlement.apply_session(tx, after, order_id, session, failed=failed)
         return EventOutcome(outcome, order_id, outcome not in ("mismatch", "order_not_found"))
     if kind.startswith("refund.") or kind == "charge.refunded":
         order_id = await _order_paid_by(tx, data)
@@ -159,44 +166,38 @@ async def apply_event(
 
 
 async def process_stored_event(resources: Resources, event_id: str) -> str:
-    """Apply a stored event again, and ask Stripe about one that cannot be applied as it came. Its outcome.
+    """Apply a stored event again, and ask Stripe where its body does not settle it; its outcome.
 
-    Applying twice is the same as once. What was left to this job is decided by what Stripe says now, not by the
-    body. Raises StripeUnknown or `payment_unavailable` while it says nothing; 404 for an id that was never stored.
+    What Stripe says now decides, not the body. Raises StripeUnknown or `payment_unavailable` without an answer, and
+    404 for an event that is not stored.
     """
     async with connection(resources.pool) as reader:
-        event = await READ_EVENT.maybe(reader, event_id)
+        event = await READ_EVENT.one_or_none(reader, event_id=event_id)
     if event is None:
         raise not_found("event")
     cause.set(f"event {event_id}")
 
     async def apply(tx: Connection, after: AfterCommit) -> EventOutcome:
-        result = await apply_event(tx, after, resources, event.payload)
-        await FINISH_EVENT.run(tx, event_id, result.outcome, result.order_id, result.handled)
+        result = await apply_event(tx, after, resources.settings, event.payload)
+        await _finish(tx, event_id, result)
         return result
 
     result = await transitions.run_transition(resources, apply)
-    if result.handled:
-        EVENTS.labels(result.outcome).inc()
-        return result.outcome
-    data = event.payload["data"]["object"]
-    if event.type in SESSION_EVENTS:
-        result = await _ask_about_session(resources, str(data.get("id")), result)
-    else:
-        result = await _ask_about_refund(resources, event_id, data)
-    await run_transaction(
-        resources.pool, lambda tx: FINISH_EVENT.run(tx, event_id, result.outcome, result.order_id, True)
-    )
+    if not result.handled:
+        data = event.payload["data"]["object"]
+        if event.type in SESSION_EVENTS:
+            result = await _settle_by_stripe(resources, str(data.get("id")), result)
+        else:
+            result = await _settle_refund(resources, event_id, data)
+        await run_transaction(resources.pool, lambda tx: _finish(tx, event_id, result))
     EVENTS.labels(result.outcome).inc()
     return result.outcome
 
 
 async def replay_event(resources: Resources, event_id: str) -> str:
-    """`process_stored_event`, for an event that may never have reached us: it is fetched
-    from Stripe and stored first.
-    """
+    """`process_stored_event`, after fetching an event from Stripe that was never received."""
     async with connection(resources.pool) as reader:
-        stored = await READ_EVENT.maybe(reader, event_id)
+        stored = await READ_EVENT.one_or_none(reader, event_id=event_id)
     if stored is None:
         try:
             payload = await resources.stripe.retrieve_event(event_id)
@@ -206,25 +207,25 @@ async def replay_event(resources: Resources, event_id: str) -> str:
     return await process_stored_event(resources, event_id)
 
 
-async def _ask_about_session(resources: Resources, stripe_session_id: str, result: EventOutcome) -> EventOutcome:
+async def _settle_by_stripe(resources: Resources, stripe_session_id: str, result: EventOutcome) -> EventOutcome:
     try:
-        found, failed = await settlement.fetch_session(resources, stripe_session_id, result.order_id)
+        session, failed = await settlement.fetch_session(resources, stripe_session_id, result.order_id)
     except StripeRefused:
         return EventOutcome(result.outcome)
-    order_id = settlement.order_id_of(found)
+    order_id = settlement.order_id_of(session)
     if order_id is None:
         return EventOutcome("not_ours")
-    return EventOutcome(await settlement.settle_session(resources, order_id, found, failed=failed), order_id)
+    return EventOutcome(await settlement.settle_session(resources, order_id, session, failed=failed), order_id)
 
 
-async def _ask_about_refund(resources: Resources, event_id: str, data: dict[str, Any]) -> EventOutcome:
+async def _settle_refund(resources: Resources, event_id: str, data: dict[str, Any]) -> EventOutcome:
     intent_id = data.get("payment_intent")
     if not isinstance(intent_id, str):
         return EventOutcome("not_ours")
     async with connection(resources.pool) as reader:
         order_id = await refunds.find_order(reader, intent_id)
     if order_id is None:
-        # Refunded before we heard of the payment: hear of it first.
+        # The refund was reported before the payment, so the payment is settled first.
         try:
             intent = await resources.stripe.retrieve_payment_intent(intent_id)
         except StripeRefused:
@@ -232,19 +233,25 @@ async def _ask_about_refund(resources: Resources, event_id: str, data: dict[str,
         order_id = settlement.uuid_or_none(intent.order_id)
         if order_id is None:
             return EventOutcome("not_ours")
-        # Before the order is paid: until the refund is looked into, it is not fulfilled.
-        marked = (event_id, "refund_to_settle", order_id, False)
-        await run_transaction(resources.pool, lambda tx: FINISH_EVENT.run(tx, *marked))
-        async for found in resources.stripe.sessions_since(0, order_id=order_id, payment_intent=intent_id):
-            await settlement.settle_session(resources, order_id, found)
+        # An unhandled event stops fulfilment. It names its order before the order is paid, so no fulfilment slips in.
+        unhandled = EventOutcome("refund_to_settle", order_id, handled=False)
+        await run_transaction(resources.pool, lambda tx: _finish(tx, event_id, unhandled))
+        async for session in resources.stripe.sessions_since(0, order_id=order_id, payment_intent=intent_id):
+            await settlement.settle_session(resources, order_id, session)
     try:
         await refunds.settle(resources, order_id)
     except ShopError as error:
         if error.code != "not_found":
             raise
-        # Another shop's order, on the same Stripe account.
+        # The order belongs to another shop on the same Stripe account.
         return EventOutcome("order_not_found", order_id)
     return EventOutcome("applied", order_id)
+
+
+async def _finish(tx: Connection, event_id: str, result: EventOutcome) -> None:
+    await FINISH_EVENT.run(
+        tx, event_id=event_id, outcome=result.outcome, order_id=result.order_id, handled=result.handled
+    )
 
 
 async def _order_paid_by(tx: Connection, data: dict[str, Any]) -> UUID | None:

@@ -1,6 +1,6 @@
 -- cart/explain_refusal: why a line could not be put, read without locks after the fact.
 --
--- callers  service.shop.cart.refusal
+-- callers  service.shop.cart._explain_refusal
 -- param    $1 cart_id uuid
 -- param    $2 product_id bigint
 -- returns  one; nulls = there is no such cart, product or live order

@@ -1,6 +1,6 @@
 -- cart/forget_currency: an emptied cart takes any currency again.
 --
--- callers  service.shop.cart.remove_line
+-- callers  service.shop.cart.remove_item
 -- param    $1 cart_id uuid
 -- returns  none
 -- locks    carts NO KEY UPDATE; to commit

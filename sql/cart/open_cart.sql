@@ -1,6 +1,6 @@
 -- cart/open_cart: hold an open cart for an edit.
 --
--- callers  service.shop.cart.remove_line
+-- callers  service.shop.cart.remove_item
 -- param    $1 cart_id uuid
 -- returns  one or none; none = no such cart, or it is checked out
 -- locks    carts NO KEY UPDATE; to commit

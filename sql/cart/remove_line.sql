@@ -1,6 +1,6 @@
 -- cart/remove_line: take a line out of a cart.
 --
--- callers  service.shop.cart.remove_line
+-- callers  service.shop.cart.remove_item
 -- param    $1 cart_id uuid
 -- param    $2 product_id bigint
 -- returns  none

@@ -1,7 +1,7 @@
 -- catalog/get_product: one product, for sale or not.
 --
 -- callers  service.shop.catalog.get_product, service.shop.catalog.update_product,
---          service.shop.catalog._update_refusal, service.shop.catalog.move_stock
+--          service.shop.catalog._explain_refused_update, service.shop.catalog.move_stock
 -- param    $1 product_id bigint
 -- returns  one or none; none = there is no such product
 -- locks    none

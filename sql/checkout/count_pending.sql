@@ -1,6 +1,6 @@
 -- checkout/count_pending: how many orders a client holds units with, unpaid.
 --
--- callers  service.shop.checkout.limit
+-- callers  service.shop.checkout.enforce_pending_limit
 -- param    $1 client bytea
 -- returns  one
 -- locks    none

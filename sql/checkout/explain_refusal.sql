@@ -1,6 +1,6 @@
 -- checkout/explain_refusal: the lines that a checkout was refused for, read without locks after the fact.
 --
--- callers  service.shop.checkout.refusal
+-- callers  service.shop.checkout.explain_refusal
 -- param    $1 cart_id uuid
 -- returns  many by id; none = the cart is empty
 -- locks    none

@@ -1,7 +1,7 @@
 -- checkout/list_products: the products that a checkout is going to lock.
 -- Read before its transaction where anybody queues; what the cart holds is read again under its lock.
 --
--- callers  service.shop.checkout.place
+-- callers  service.shop.checkout.reserve_in_turn
 -- param    $1 cart_id uuid
 -- returns  many by product_id; none = the cart is empty, or there is none
 -- locks    none

@@ -1,7 +1,7 @@
 -- checkout/lock_client: one checkout of a client at a time, so that two cannot both be its last.
 -- A statement of its own: one that waits here goes on with its old snapshot, so what is pending is counted by the next.
 --
--- callers  service.shop.checkout.limit
+-- callers  service.shop.checkout.enforce_pending_limit
 -- param    $1 advisory_key bigint
 -- returns  one
 -- locks    advisory $1; to commit

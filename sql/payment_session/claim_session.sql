@@ -2,7 +2,7 @@
 -- A claim that its process did not give back ends by itself. Should two hold it then, both ask Stripe under the key
 -- of the attempt they claimed, and what either concludes counts for that attempt only.
 --
--- callers  service.shop.payment_session.claim
+-- callers  service.shop.payment_session.claim_session
 -- param    $1 order_id uuid
 -- param    $2 claim_seconds double precision
 -- returns  one or none; none = another request holds the claim, or there is nothing left to create

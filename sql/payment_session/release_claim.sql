@@ -1,6 +1,6 @@
 -- payment_session/release_claim: give the claim back, so that asking again need not wait for its end.
 --
--- callers  service.shop.payment_session.release
+-- callers  service.shop.payment_session.release_claim
 -- param    $1 order_id uuid
 -- returns  none
 -- locks    payments NO KEY UPDATE; to commit

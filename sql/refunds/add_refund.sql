@@ -1,6 +1,6 @@
 -- refunds/add_refund: decide a refund; asking Stripe for it comes after the commit, under the row's id as its key.
 --
--- callers  service.shop.refunds.request, service.shop.refunds.add_late_money, service.shop.refunds._decide_owed
+-- callers  service.shop.refunds.request, service.shop.refunds.add_late_payment, service.shop.refunds._decide_owed
 -- param    $1 refund_id uuid
 -- param    $2 order_id uuid
 -- param    $3 stripe_payment_intent_id text

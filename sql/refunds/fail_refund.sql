@@ -1,6 +1,6 @@
 -- refunds/fail_refund: Stripe would not make this refund.
 --
--- callers  service.shop.refunds.settle
+-- callers  service.shop.refunds._record
 -- param    $1 refund_id uuid
 -- returns  none
 -- locks    refunds NO KEY UPDATE; to commit

@@ -1,7 +1,8 @@
 -- refunds/list_refunds: an order's refunds, oldest first.
 -- due: whether one that Stripe has not heard of may be sent; a second try waits until the sweep claims it.
 --
--- callers  service.shop.refunds.request, service.shop.refunds.settle, service.shop.refunds._balance
+-- callers  service.shop.refunds.request, service.shop.refunds.settle, service.shop.refunds._record,
+--          service.shop.refunds._balance
 -- param    $1 order_id uuid
 -- returns  many by created_at, id; none = nothing was ever given back
 -- locks    none

@@ -1,7 +1,7 @@
 -- refunds/record_refund: what Stripe says of one refund, ours or one made in its dashboard.
 -- Two lists may be written down in the other order than they were read: no refund goes back to an earlier state.
 --
--- callers  service.shop.refunds.settle
+-- callers  service.shop.refunds._record
 -- param    $1 refund_id uuid
 -- param    $2 order_id uuid
 -- param    $3 stripe_payment_intent_id text

@@ -1,7 +1,7 @@
 -- refunds/settle_unmatched: an order's unmatched payments are due until their refunds have succeeded, whole.
 -- A refund that succeeded may still fail: then its payment is due again.
 --
--- callers  service.shop.refunds.settle
+-- callers  service.shop.refunds._record
 -- param    $1 order_id uuid
 -- returns  none
 -- locks    unmatched_payments NO KEY UPDATE in no order; to commit

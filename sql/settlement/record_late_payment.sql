@@ -1,7 +1,7 @@
 -- settlement/record_late_payment: the payment of an order that stays cancelled was captured all the same.
 -- captured_minor and captured_currency are null where they are what the order asked for.
 --
--- callers  service.shop.settlement.apply_late_payment, service.shop.settlement._refund_unmatched
+-- callers  service.shop.settlement.apply_late_payment, service.shop.settlement._apply_unmatched
 -- param    $1 order_id uuid
 -- param    $2 stripe_session_id text
 -- param    $3 stripe_payment_intent_id text

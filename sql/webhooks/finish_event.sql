@@ -1,7 +1,7 @@
 -- webhooks/finish_event: what became of an event; with $4 false a job still has to look into it.
 -- One that had its effect keeps its outcome when it is applied again and changes nothing.
 --
--- callers  service.shop.webhooks.process_stored_event, service.shop.webhooks._ask_about_refund
+-- callers  service.shop.webhooks._finish
 -- param    $1 event_id text
 -- param    $2 outcome text
 -- param    $3 order_id uuid null

@@ -152,7 +152,7 @@ class Tables:
         """
         query = """
         SELECT
-            coalesce(substring(query FROM '^\\w+ /\\* (\\w+/\\w+) \\*/'), '') AS name, sum(calls)::bigint,
+            coalesce(substring(query FROM '^\\w+ /\\*action=''(\\w+/\\w+)''\\*/'), '') AS name, sum(calls)::bigint,
             sum(total_exec_time) / 1000 AS seconds, sum(shared_blks_hit + shared_blks_read)::bigint
         FROM pg_stat_statements
         WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database())

@@ -27,8 +27,9 @@ async def reserve(request: Request, cart_id: CartId) -> Response:
     """The first of checkout's transactions, decoded, retried and answered as the service does it."""
     wanted, key = await read(request, CheckoutRequest)
     resources, order_id, found = resources_of(request), uuid4(), uuid_id(cart_id, "cart")
-    placed = await checkout.place(resources, key, found, order_id, wanted.expected_total_minor)
-    assert isinstance(placed, checkout.Reserved)
+    reservation = checkout.Reservation(key, found, wanted.expected_total_minor)
+    outcome = await checkout.reserve_in_turn(resources, reservation, order_id)
+    assert isinstance(outcome, checkout.Reserved)
     return responses.json({"order_id": order_id}, 201)
 
 

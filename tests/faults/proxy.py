@@ -17,7 +17,7 @@ When = Literal["before", "after"]
 Names = Callable[[asyncio.StreamReader], AsyncIterator[tuple[bytes, str | None]]]
 
 STARTUP = 196608  # protocol 3.0; other codes ask for TLS, or cancel
-COMMENT = re.compile(rb"/\* (\w+/\w+) \*/")
+COMMENT = re.compile(rb"/\*action='(\w+/\w+)'\*/")
 
 
 async def statements(reader: asyncio.StreamReader) -> AsyncIterator[tuple[bytes, str | None]]:

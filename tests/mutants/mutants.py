@@ -314,15 +314,15 @@ MUTANTS = [
     Mutant(
         "limit: the client is held",
         "service/shop/checkout.py",
-        '    await LOCK_CLIENT.one(tx, int.from_bytes(client[:8], "big", signed=True))\n',
+        '    await LOCK_CLIENT.one(tx, advisory_key=int.from_bytes(client[:8], "big", signed=True))\n',
         "",
         at("http/test_limits", "TestPendingOrders::test_of_two_at_once_one_waits_for_the_other"),
     ),
     Mutant(
         "limit: as many as are allowed",
         "service/shop/checkout.py",
-        ".pending >= most:",
-        ".pending > most:",
+        "client=client) >= most:",
+        "client=client) > most:",
         at("http/test_limits", "TestPendingOrders::test_of_one_client_are_bounded"),
     ),
     Mutant(
@@ -335,8 +335,8 @@ MUTANTS = [
     Mutant(
         "create: only a stored failure proves that there is none",
         "service/shop/payment_session.py",
-        "if found is None and unknown.replayed:",
-        "if found is None:",
+        "if listed is None and unknown.replayed:",
+        "if listed is None:",
         at("shop/test_checkout", "test_a_failure_that_is_not_replayed_proves_nothing"),
     ),
     Mutant(
@@ -356,7 +356,7 @@ MUTANTS = [
     Mutant(
         "checkout: no session is left behind",
         "service/shop/checkout.py",
-        "await payment_session.close(resources, order_id, found.id)",
+        "await payment_session.close(resources, order_id, session.id)",
         "pass",
         CANCELLED_MEANWHILE,
     ),
@@ -377,14 +377,14 @@ MUTANTS = [
     Mutant(
         "expiry: attempt",
         "service/shop/expiry.py",
-        "if (held.attempt, held.stripe_session_id) != (order.attempt, order.stripe_session_id):",
+        "if (locked.attempt, locked.stripe_session_id) != (order.attempt, order.stripe_session_id):",
         "if False:",
         OLDER_ATTEMPT,
     ),
     Mutant(
         "expiry: what is paid later stays",
         "service/shop/expiry.py",
-        " or held.payment_status != order.payment_status:",
+        " or locked.payment_status != order.payment_status:",
         ":",
         at("shop/test_expiry", "test_what_is_heard_while_stripe_is_given_up_counts"),
     ),
@@ -420,7 +420,7 @@ MUTANTS = [
     Mutant(
         "receive: livemode",
         "service/shop/webhooks.py",
-        'if bool(payload.get("livemode")) != resources.settings.live:',
+        'if bool(payload.get("livemode")) != settings.live:',
         "if False:",
         at("shop/test_payment", "test_the_other_mode_is_not_ours"),
     ),
@@ -448,15 +448,15 @@ MUTANTS = [
     Mutant(
         "settle: amount",
         "service/shop/settlement.py",
-        "if (found.amount_total, found.currency) != (order.total_minor, order.currency):",
-        "if found.currency != order.currency:",
+        "if (session.amount_total, session.currency) != (order.total_minor, order.currency):",
+        "if session.currency != order.currency:",
         at("shop/test_unmatched_payments", "test_what_was_captured_goes_back_once_however_it_is_learned"),
     ),
     Mutant(
         "settle: currency",
         "service/shop/settlement.py",
-        "if (found.amount_total, found.currency) != (order.total_minor, order.currency):",
-        "if found.amount_total != order.total_minor:",
+        "if (session.amount_total, session.currency) != (order.total_minor, order.currency):",
+        "if session.amount_total != order.total_minor:",
         at("shop/test_unmatched_payments", "test_what_was_captured_goes_back_once_however_it_is_learned"),
     ),
     Mutant(
@@ -483,29 +483,29 @@ MUTANTS = [
     Mutant(
         "settle: only a pending order ends unpaid",
         "service/shop/settlement.py",
-        'if order.status != "PENDING_PAYMENT" or order.stripe_session_id not in (None, found.id):',
-        "if order.stripe_session_id not in (None, found.id):",
+        'if order.status != "PENDING_PAYMENT" or order.stripe_session_id not in (None, session.id):',
+        "if order.stripe_session_id not in (None, session.id):",
         at("shop/test_payment", "test_the_end_depends_on_what_happened_and_not_on_the_order_of_events"),
     ),
     Mutant(
         "settle: only its own session ends an order",
         "service/shop/settlement.py",
-        " or order.stripe_session_id not in (None, found.id):",
+        " or order.stripe_session_id not in (None, session.id):",
         ":",
         at("shop/test_payment", "test_the_end_of_another_session_ends_no_order"),
     ),
     Mutant(
         "late money: the cart's new order",
         "service/shop/settlement.py",
-        "if not (await CART_HAS_LIVE_ORDER.one(tx, order.cart_id)).live:",
+        "if not await CART_HAS_LIVE_ORDER.one(tx, cart_id=order.cart_id):",
         "if True:",
         LATE,
     ),
     Mutant(
         "reconcile: the paid session of two",
         "service/shop/reconcile.py",
-        'found if found.payment_status == "paid" else page.get(order_id, found)',
-        "found",
+        'session if session.payment_status == "paid" else page.get(order_id, session)',
+        "session",
         at("shop/test_sweep", "test_of_two_sessions_of_one_order_the_paid_one_counts"),
     ),
     Mutant(
@@ -519,8 +519,8 @@ MUTANTS = [
     Mutant(
         "events: what cannot be stored stops no other",
         "service/shop/reconcile.py",
-        "payload = webhooks.parse_event(orjson.dumps(page[event.id]))",
-        "payload = page[event.id]",
+        "payload = webhooks.parse_event(orjson.dumps(page[event_id]))",
+        "payload = page[event_id]",
         at("shop/test_sweep", "test_events_are_fetched_once_through_all_pages_and_past_what_cannot_be_stored"),
     ),
     # Refunds
@@ -534,8 +534,8 @@ MUTANTS = [
     Mutant(
         "refund: what is on its way counts",
         "service/shop/refunds.py",
-        "given = sum(_given_back(order.stripe_payment_intent_id, known))",
-        "given = _given_back(order.stripe_payment_intent_id, known)[0]",
+        "refunded = sum(_refunded_and_pending(order.stripe_payment_intent_id, rows))",
+        "refunded = _refunded_and_pending(order.stripe_payment_intent_id, rows)[0]",
         at("shop/test_refunds", "test_never_more_than_was_paid"),
     ),
     Mutant(
@@ -555,21 +555,21 @@ MUTANTS = [
     Mutant(
         "refund: listed before it is created",
         "service/shop/refunds.py",
-        " and str(row.id) not in there:",
+        " and str(row.id) not in known:",
         ":",
         at("shop/test_refunds", "test_a_refund_whose_answer_was_lost_is_not_made_twice"),
     ),
     Mutant(
         "refund: a replayed failure counts by a newer list",
         "service/shop/refunds.py",
-        "if refund.refund_id == str(row.id)]",
+        "if listed.refund_id == str(row.id)]",
         "if False]",
         at("shop/test_refunds", "test_a_replayed_failure_counts_by_a_list_that_is_newer"),
     ),
     Mutant(
         "refund: one without an answer stops no other",
         "service/shop/refunds.py",
-        "unanswered = unknown\n                    continue",
+        "state.unanswered = unknown\n                    continue",
         "raise",
         at("shop/test_refunds", "test_a_refund_that_cannot_be_asked_for_keeps_no_other_from_being_written_down"),
     ),
@@ -784,7 +784,7 @@ MUTANTS = [
     Mutant(
         "event: our own account",
         "service/shop/webhooks.py",
-        "own_account = resources.settings.stripe_account or None",
+        "own_account = settings.stripe_account or None",
         "own_account = None",
         at("shop/test_payment", "TestWithAnAccount"),
     ),
@@ -803,7 +803,7 @@ MUTANTS = [
         for name, find, instead, test in (
             (
                 "is kept for its refund",
-                "return await _refund_unmatched(resources, order_id, found)",
+                "return await _refund_unmatched(resources, order_id, session)",
                 "return outcome",
                 "test_what_was_captured_goes_back_once_however_it_is_learned",
             ),
@@ -815,8 +815,8 @@ MUTANTS = [
             ),
             (
                 "the second payment",
-                "        if not order.captured:\n            if order.status",
-                "        if True:\n            if order.status",
+                "    if not order.captured:\n        if order.status",
+                "    if True:\n        if order.status",
                 "test_a_second_payment_of_another_amount_goes_back_and_the_order_stays",
             ),
             (
@@ -845,7 +845,7 @@ MUTANTS = [
             (
                 "all of a second payment",
                 "service/shop/refunds.py",
-                "for row in await LIST_UNMATCHED.all(tx, order.id)}",
+                "for row in await LIST_UNMATCHED.all(tx, order_id=order.id)}",
                 "for row in []}",
                 "test_of_a_second_payment_all_goes_back_whichever_refund_fails",
             ),
@@ -853,7 +853,7 @@ MUTANTS = [
                 "its claim is given back",
                 "service/shop/checkout.py",
                 "        except ShopError:\n"
-                "            await payment_session.release(resources, order_id)\n            raise\n",
+                "            await payment_session.release_claim(resources, order_id)\n            raise\n",
                 "        except ShopError:\n            raise\n",
                 "test_a_checkout_that_learned_nothing_can_be_asked_for_again",
             ),

@@ -199,9 +199,17 @@ async def test_an_order_that_ends_while_its_checkout_is_asked_again(
         await waiting(database)
         order, after = await transitions.lock(database, UUID(first["order_id"])), transitions.AfterCommit()
         if becomes == "CANCELLED":
-            await transitions.cancel(database, after, [order], "EXPIRED")
+            await transitions.cancel(database, after, [order], payment_status="EXPIRED")
         else:
-            await transitions.mark_paid(database, after, order, order.hold_number, "cs_test", "pi_test", None)
+            await transitions.mark_paid(
+                database,
+                after,
+                order,
+                hold_number=order.hold_number,
+                stripe_session_id="cs_test",
+                payment_intent="pi_test",
+                email=None,
+            )
     answer = (await asking).json()
     if becomes == "CANCELLED":
         assert answer["status"] == "PENDING_PAYMENT"
@@ -444,7 +452,7 @@ async def test_an_order_cancelled_while_its_session_is_created_leaves_none(
         assert len(payable(stripe)) == 1
         await ask(shop, cart, 409, "checkout_in_progress")
         order = await transitions.lock(database, UUID(order_id))
-        await transitions.cancel(database, transitions.AfterCommit(), [order], "EXPIRED")
+        await transitions.cancel(database, transitions.AfterCommit(), [order], payment_status="EXPIRED")
     assert (await asking)["retry_after"] > 0
     assert payable(stripe) == []
     assert (await shop.order(order_id))["payment"]["stripe_session_id"] is None
@@ -480,7 +488,7 @@ async def test_what_was_concluded_of_an_older_attempt_ends_nothing(
             await other.execute("UPDATE payments SET claimed_until = now()")
         placed = await shop.checkout(cart, 200)
     assert (await cancelling)["code"] == "checkout_in_progress"
-    await checkout._undo(api_parts, UUID(order_id), attempt=1)
+    await checkout.cancel_refused(api_parts, UUID(order_id), attempt=1)
     assert (await shop.order(order_id))["status"] == "PENDING_PAYMENT"
     assert [session["id"] for session in payable(stripe)] == [placed["payment"]["stripe_session_id"]]
     await balance(api_parts, stripe)
@@ -488,7 +496,7 @@ async def test_what_was_concluded_of_an_older_attempt_ends_nothing(
 
 async def test_a_refusal_of_an_attempt_that_has_its_session_ends_nothing(shop: Shop, api_parts: Resources) -> None:
     placed = await shop.placed(((await shop.product())["id"], 1))
-    await checkout._undo(api_parts, UUID(placed["order_id"]), attempt=1)
+    await checkout.cancel_refused(api_parts, UUID(placed["order_id"]), attempt=1)
     assert (await shop.order(placed["order_id"]))["status"] == "PENDING_PAYMENT"
 
 
@@ -506,10 +514,10 @@ async def test_a_late_refusal_does_not_end_the_attempt_that_is_being_created(
     shop: Shop, stripe: StripeStandin, api_parts: Resources, database: asyncpg.Connection
 ) -> None:
     _, order_id, _ = await unanswered(shop, stripe, once("drop"))
-    held = await payment_session.claim(api_parts, UUID(order_id))
-    assert held is not None
-    assert await payment_session.next_attempt(api_parts, UUID(order_id), held)
-    await checkout._undo(api_parts, UUID(order_id), attempt=held.attempt)
+    claim = await payment_session.claim_session(api_parts, UUID(order_id))
+    assert claim is not None
+    assert await payment_session.next_attempt(api_parts, UUID(order_id), claim)
+    await checkout.cancel_refused(api_parts, UUID(order_id), attempt=claim.attempt)
     assert (await shop.order(order_id))["status"] == "PENDING_PAYMENT"
-    await checkout._undo(api_parts, UUID(order_id), attempt=held.attempt + 1)
+    await checkout.cancel_refused(api_parts, UUID(order_id), attempt=claim.attempt + 1)
     assert (await shop.order(order_id))["status"] == "CANCELLED"

@@ -21,6 +21,7 @@ from service.infra.resources import Resources, open_resources
 from service.infra.stripe import Session
 from service.settings import Settings
 from service.shop import cart, catalog, checkout, settlement, transitions
+from service.shop.checkout import Reservation
 from service.shop.transitions import AfterCommit
 from tests.client import waiting
 from tests.conftest import cloned
@@ -38,15 +39,16 @@ class Scene:
 
     async def cart(self) -> UUID:
         cart_id = uuid4()
-        await cart.CREATE_CART.run(self.resources.pool, cart_id)
-        await cart.SET_LINE.run(self.resources.pool, cart_id, self.product_id, 1)
+        await cart.CREATE_CART.run(self.resources.pool, cart_id=cart_id)
+        await cart.SET_LINE.run(self.resources.pool, cart_id=cart_id, product_id=self.product_id, quantity=1)
         return cart_id
 
     async def order(self) -> UUID:
         order_id, cart_id = uuid4(), await self.cart()
         tx = self.sessions[0]
         async with tx.transaction():
-            assert await checkout.reserve(tx, self.resources, None, cart_id, order_id, None)
+            outcome = await checkout.reserve(tx, self.resources.settings, Reservation(None, cart_id, None), order_id)
+            assert isinstance(outcome, checkout.Reserved)
         return order_id
 
 
@@ -55,14 +57,14 @@ Step = Callable[[Connection], Awaitable[object]]
 
 async def check_out(scene: Scene) -> Step:
     cart_id = await scene.cart()
-    return lambda tx: checkout.reserve(tx, scene.resources, None, cart_id, uuid4(), None)
+    return lambda tx: checkout.reserve(tx, scene.resources.settings, Reservation(None, cart_id, None), uuid4())
 
 
 async def cancel(scene: Scene) -> Step:
     order_id = await scene.order()
 
     async def step(tx: Connection) -> None:
-        await transitions.cancel(tx, AfterCommit(), [await transitions.lock(tx, order_id)], "EXPIRED")
+        await transitions.cancel(tx, AfterCommit(), [await transitions.lock(tx, order_id)], payment_status="EXPIRED")
 
     return step
 
@@ -71,7 +73,7 @@ async def pay_late(scene: Scene) -> Step:
     order_id = await scene.order()
     tx = scene.sessions[0]
     async with tx.transaction():
-        await transitions.cancel(tx, AfterCommit(), [await transitions.lock(tx, order_id)], "EXPIRED")
+        await transitions.cancel(tx, AfterCommit(), [await transitions.lock(tx, order_id)], payment_status="EXPIRED")
     paid = Session(f"cs_{order_id}", "complete", "paid", 1250, "EUR", f"pi_{order_id}", None, None, str(order_id))
 
     async def step(tx: Connection) -> None:
@@ -81,11 +83,14 @@ async def pay_late(scene: Scene) -> Step:
 
 
 async def restock(scene: Scene) -> Step:
-    return lambda tx: catalog.MOVE_STOCK.maybe(tx, scene.product_id, 5, "delivery")
+    return lambda tx: catalog.MOVE_STOCK.one_or_none(tx, product_id=scene.product_id, delta=5, reason="delivery")
 
 
 async def edit(scene: Scene) -> Step:
-    return lambda tx: catalog.UPDATE_PRODUCT.maybe(tx, scene.product_id, None, "Tent", None, None, False, None, None)
+    unchanged = dict.fromkeys(("version", "description", "price_minor", "category_id", "active"))
+    return lambda tx: catalog.UPDATE_PRODUCT.one_or_none(
+        tx, product_id=scene.product_id, name="Tent", set_category=False, **unchanged
+    )
 
 
 TAKERS = {"checkout": check_out, "cancel": cancel, "late payment": pay_late, "restock": restock, "edit": edit}
@@ -123,11 +128,11 @@ async def test_four_sessions_do_not_deadlock(
     steps = [await TAKERS[name](scene) for name in (first, second, third)]
     filling, *takers = scene.sessions
     filled = uuid4()
-    await cart.CREATE_CART.run(scene.resources.pool, filled)
+    await cart.CREATE_CART.run(scene.resources.pool, cart_id=filled)
 
     await filling.execute("BEGIN")
-    assert await cart.OPEN_FOR_PRODUCT.maybe(filling, filled, scene.product_id)
-    await line.run(filling, filled, scene.product_id, 1)  # type: ignore[attr-defined]
+    assert await cart.OPEN_FOR_PRODUCT.one_or_none(filling, cart_id=filled, product_id=scene.product_id)
+    await line.run(filling, cart_id=filled, product_id=scene.product_id, quantity=1)  # type: ignore[attr-defined]
     for taker in takers:
         await taker.execute("BEGIN")
     await steps[0](takers[0])

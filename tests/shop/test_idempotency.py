@@ -303,8 +303,9 @@ async def test_a_checkout_that_died_after_its_reserve_goes_on(
 ) -> None:
     cart, order_id = await shop.cart(((await shop.product())["id"], 1)), uuid4()
     path = f"/carts/{cart}/checkout"
-    key = IdempotencyKey.of("POST", path, "", "a key", b"{}")
-    await run_transaction(api_parts.pool, lambda tx: checkout.reserve(tx, api_parts, key, UUID(cart), order_id, None))
+    key = IdempotencyKey.of(method="POST", path=path, principal="", key="a key", body=b"{}")
+    reservation = checkout.Reservation(key, UUID(cart), None)
+    await run_transaction(api_parts.pool, lambda tx: checkout.reserve(tx, api_parts.settings, reservation, order_id))
 
     # Nobody knows that it is dead until its claim ends.
     assert problem(await send(shop, path, b"", "a key")) == (409, "checkout_in_progress")
@@ -340,7 +341,7 @@ async def test_a_key_whose_order_was_cancelled_unanswered_makes_a_new_one(
 
 async def test_an_answer_once_given_stays(api_parts: Resources) -> None:
     """Two checkouts with one key can both be answering; the first stays true."""
-    key = IdempotencyKey.of("POST", "/carts", "", "a key", b"{}")
+    key = IdempotencyKey.of(method="POST", path="/carts", principal="", key="a key", body=b"{}")
     for answer in (None, StoredResponse(201, b"first"), StoredResponse(200, b"second")):
         await run_transaction(api_parts.pool, lambda tx, answer=answer: idempotency.store_response(tx, key, answer))
     replay = await run_transaction(api_parts.pool, lambda tx: idempotency.find_stored_response(tx, key))

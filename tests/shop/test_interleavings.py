@@ -77,7 +77,7 @@ class Watched:
         """A statement has run, and what it locked is locked."""
         if not connection.is_in_transaction():
             return
-        self.transactions[-1].append(statement.split()[2])
+        self.transactions[-1].append(statement.split("'")[1])
         if self.stop == (len(self.transactions) - 1, len(self.transactions[-1]) - 1):
             self.server_pid = connection.get_server_pid()
             self.there.set()
@@ -174,7 +174,7 @@ async def cancel(resources: Resources, scene: Scene) -> str:
 
 async def refund(resources: Resources, scene: Scene) -> str:
     assert scene.order
-    return str((await refunds.refund(resources, None, scene.order, None, False)).status)
+    return str((await refunds.refund(resources, None, scene.order, amount_minor=None, restock=False)).status)
 
 
 async def settle(resources: Resources, scene: Scene) -> str:
@@ -184,7 +184,7 @@ async def settle(resources: Resources, scene: Scene) -> str:
 
 
 async def move_stock(resources: Resources, scene: Scene) -> str:
-    return str((await catalog.move_stock(resources, None, scene.tent, -1, "broken")).status)
+    return str((await catalog.move_stock(resources, None, scene.tent, delta=-1, reason="broken")).status)
 
 
 async def change_price(resources: Resources, scene: Scene) -> str:
@@ -193,7 +193,7 @@ async def change_price(resources: Resources, scene: Scene) -> str:
 
 
 async def edit_cart(resources: Resources, scene: Scene) -> str:
-    return str((await cart.add_item(resources, None, scene.cart, scene.mug, 1)).status)
+    return str((await cart.add_item(resources, None, scene.cart, product_id=scene.mug, quantity=1)).status)
 
 
 Ended = tuple[list[str], dict[str, Any]]
@@ -317,13 +317,15 @@ class Stage:
             if "settle" in does or (scene.paid and not pending):
                 await receive(self.resources, event(COMPLETED, self.stripe.session(session_id)))
             if "settle" in does:
-                await refunds.refund(self.resources, None, scene.order, None, False)
+                await refunds.refund(self.resources, None, scene.order, amount_minor=None, restock=False)
             if "expire" in does:
                 await hold_ends(self.database, str(scene.order))
         if "duplicate" in does:
             assert scene.paid
-            sent = scene.paid["id"], scene.paid["type"], scene.paid
-            await webhooks.STORE_EVENT.run(self.resources.pool, *sent)
+            sent = scene.paid
+            await webhooks.STORE_EVENT.run(
+                self.resources.pool, event_id=sent["id"], event_type=sent["type"], payload=sent
+            )
         return scene
 
     # The state after

@@ -225,7 +225,8 @@ async def test_a_checkout_under_way_shuts_out_others_but_not_add_to_cart(
     async with api_parts.pool.acquire() as tx:
         reserving = tx.transaction()
         await reserving.start()
-        assert await checkout.reserve(tx, api_parts, None, UUID(buying), uuid4(), None)
+        reservation = checkout.Reservation(None, UUID(buying), None)
+        assert isinstance(await checkout.reserve(tx, api_parts.settings, reservation, uuid4()), checkout.Reserved)
         await shop.add(filling, tent["id"])
         with pytest.raises(asyncpg.LockNotAvailableError):
             await database.execute("SELECT FROM products FOR NO KEY UPDATE NOWAIT")

@@ -602,8 +602,9 @@ async def test_what_stripe_listed_earlier_does_not_undo_what_it_listed_later(
     row = await database.fetchrow("SELECT id, stripe_refund_id FROM refunds")
 
     async def written(status: str) -> str:
-        told = (row["id"], UUID(order_id), intent, 1250, status, row["stripe_refund_id"])
-        await run_transaction(resources.pool, lambda tx: refunds.RECORD_REFUND.run(tx, *told))
+        listed = {"refund_id": row["id"], "order_id": UUID(order_id), "stripe_payment_intent_id": intent}
+        listed |= {"amount_minor": 1250, "status": status, "stripe_refund_id": row["stripe_refund_id"]}
+        await run_transaction(resources.pool, lambda tx: refunds.RECORD_REFUND.run(tx, **listed))
         return str(await database.fetchval("SELECT status FROM refunds"))
 
     assert await written("PENDING") == "SUCCEEDED"

@@ -128,7 +128,7 @@ async def test_who_comes_while_a_cart_is_removed_is_told_that_it_is_gone(
     cart = await shop.cart((product["id"], 1))
     await age_carts(database, cart)
     async with resources.pool.acquire() as worker, worker.transaction():
-        assert await retention.DELETE_CARTS.run(worker, 30, 100) == 1
+        assert await retention.DELETE_CARTS.run(worker, days=30, limit=100) == 1
         coming = [
             asyncio.create_task(shop.checkout(cart, 404)),
             asyncio.create_task(shop.add(cart, product["id"], expect=404)),
@@ -156,7 +156,9 @@ async def test_a_batch_is_bounded_and_a_transaction_of_its_own(
         count,
     )
     for statement, days in ((retention.DELETE_CARTS, 30), (retention.DELETE_EVENTS, 90)):
-        removed = await run_transaction(resources.pool, lambda tx, s=statement, d=days: s.run(tx, d, sweep.BATCH))
+        removed = await run_transaction(
+            resources.pool, lambda tx, s=statement, d=days: s.run(tx, days=d, limit=sweep.BATCH)
+        )
         assert removed == sweep.BATCH
     commits = "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()"
     before = await settled(database, commits)

@@ -96,7 +96,7 @@ async def test_what_keeps_failing_is_put_off_and_starves_nothing(
     shop: Shop, lost: StripeStandin, resources: Resources, database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sweep, "BATCH", 2)
-    monkeypatch.setattr(sweep, "AT_ONCE", 1)
+    monkeypatch.setattr(sweep, "CONCURRENCY", 1)
     product = await shop.product(stock=20)
     orders = [(await shop.placed((product["id"], 1)))["order_id"] for _ in range(8)]
     for number, order_id in enumerate(orders):
@@ -241,9 +241,8 @@ async def test_with_every_webhook_lost_what_no_session_of_the_last_hours_tells_i
         UUID(late["order_id"]),
     )
     async with resources.pool.acquire() as tx, tx.transaction():
-        await transitions.cancel(
-            tx, transitions.AfterCommit(), [await transitions.lock(tx, UUID(late["order_id"]))], "EXPIRED"
-        )
+        order = await transitions.lock(tx, UUID(late["order_id"]))
+        await transitions.cancel(tx, transitions.AfterCommit(), [order], payment_status="EXPIRED")
     await shop.call("POST", f"/products/{product['id']}/stock", 200, {"delta": -1, "reason": "broken"})
     paid = lost.pay(refunded["payment"]["stripe_session_id"])
     await shop.until(refunded["order_id"], "FULFILLED", "SUCCEEDED")
@@ -325,7 +324,7 @@ async def test_a_list_that_breaks_off_is_gone_through_again(
     after = await database.fetchval(position)
     assert after > before
     # A slower worker that ends later began earlier.
-    await run_transaction(resources.pool, lambda tx: reconcile.MOVE_POSITION.run(tx, before))
+    await run_transaction(resources.pool, lambda tx: reconcile.MOVE_POSITION.run(tx, reached_at=before))
     assert await database.fetchval(position) == after
 
 

@@ -40,9 +40,9 @@ def _bound(tree: ast.Module) -> dict[str, tuple[str, ...]]:
     for node in tree.body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             text = ast.unparse(node.value)
-            if match := re.match(r"[Ss]tatement\('([^']+)'", text):
+            if match := re.match(r"statement\('([^']+)'", text):
                 constants[node.targets[0].id] = (match[1],)
-            elif match := re.search(r"[Ss]tatement\(name, .* for name in files\('([^']+)'\)", text):
+            elif match := re.search(r"\(name, .* for name in files\('([^']+)'\)", text):
                 constants[node.targets[0].id] = tuple(files(match[1]))
     return constants
 

@@ -6,7 +6,7 @@ from typing import Any
 import asyncpg
 import orjson
 
-from service.infra.statements import NoRow, Statement
+from service.infra.statements import Statement
 
 Node = dict[str, Any]
 
@@ -26,7 +26,7 @@ async def explain(connection: asyncpg.Connection, sql: str, options: str = "COST
 
 async def nodes(connection: asyncpg.Connection, name: str) -> list[Node]:
     """All nodes of the plan of a file under `sql/`."""
-    text = await explain(connection, Statement(name, NoRow).sql, "FORMAT JSON")
+    text = await explain(connection, Statement(name).sql, "FORMAT JSON")
     return [*_walk(orjson.loads(text)[0]["Plan"])]
 
 

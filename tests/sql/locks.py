@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import asyncpg
 
-from service.infra.statements import NoRow, Statement
+from service.infra.statements import Statement
 from tests.sql.explain import nodes
 from tests.sql.headers import STRENGTHS, Lock
 from tests.sql.scenarios import Run
@@ -33,7 +33,7 @@ async def seen(runner: asyncpg.Connection, watcher: asyncpg.Connection, name: st
     advisory: dict[str, str] = {}
     for run in runs:
         async with transaction(runner):
-            await runner.fetch(Statement(name, NoRow).sql, *run.arguments)
+            await runner.fetch(Statement(name).sql, *run.arguments)
             rows = await held(watcher, runner)
             for table, mode in (await table_modes(watcher, runner)).items():
                 modes[table] = "RowExclusiveLock" if "RowExclusiveLock" in (mode, modes.get(table)) else mode
@@ -94,7 +94,7 @@ async def held_at(
     async with transaction(runner):
         async with transaction(watcher):
             await watcher.execute(f"SELECT FROM {table} WHERE ctid = '{place}' FOR {AGAINST[strength]}")
-            running = asyncio.create_task(runner.fetch(Statement(name, NoRow).sql, *run.arguments))
+            running = asyncio.create_task(runner.fetch(Statement(name).sql, *run.arguments))
             stands = await waits(runner, watcher, running)
             found = set(await held(watcher, runner)) if stands else None
         await running

@@ -11,7 +11,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from service.infra.statements import NoRow, Statement
+from service.infra.statements import Statement
 from tests.client import waiting
 from tests.sql.conftest import shared
 
@@ -316,7 +316,7 @@ async def test_a_statement_leaves_alone_what_it_is_not_for(database: asyncpg.Con
 
     await database.execute(happened)
     before = await books()
-    await database.fetch(Statement(name, NoRow).sql, *arguments)
+    await database.fetch(Statement(name).sql, *arguments)
     assert await books() == before
 
 
@@ -328,15 +328,15 @@ async def test_a_claim_passes_by_what_another_holds(
     database: asyncpg.Connection, other: asyncpg.Connection, table: str, claim: str
 ) -> None:
     assert len(await database.fetch(f"SELECT FROM {table} WHERE next_attempt_at <= now() FOR NO KEY UPDATE")) == 1
-    assert await other.fetch(Statement(claim, NoRow).sql, 10) == []
-    assert len(await database.fetch(Statement(claim, NoRow).sql, 10)) == 1
+    assert await other.fetch(Statement(claim).sql, 10) == []
+    assert len(await database.fetch(Statement(claim).sql, 10)) == 1
 
 
 @pytest.mark.parametrize("table", ["carts", "orders", "payments"])
 async def test_a_transition_holds_its_cart_order_and_payment(
     database: asyncpg.Connection, other: asyncpg.Connection, table: str
 ) -> None:
-    assert await database.fetch(Statement("transitions/lock_order", NoRow).sql, FIRST)
+    assert await database.fetch(Statement("transitions/lock_order").sql, FIRST)
     await other.execute(f"SELECT FROM {table} WHERE id = {TWO} FOR NO KEY UPDATE")
     with pytest.raises(asyncpg.LockNotAvailableError):
         await other.execute(f"SELECT FROM {table} WHERE id = {ONE} FOR NO KEY UPDATE")
@@ -356,7 +356,7 @@ async def test_products_are_locked_by_their_ids(
 ) -> None:
     await database.execute(lines)
     await other.execute("BEGIN; SELECT FROM products WHERE id = 1 FOR NO KEY UPDATE")
-    locking = asyncio.create_task(database.fetch(Statement(name, NoRow).sql, *arguments))
+    locking = asyncio.create_task(database.fetch(Statement(name).sql, *arguments))
     try:
         await waiting(other)
         # Whoever waits for the first holds nothing that comes after it.

@@ -14,7 +14,7 @@ import pytest
 
 from service.errors import CONSTRAINTS
 from service.infra.db import shop_error
-from service.infra.statements import SQL, NoRow, Statement, files
+from service.infra.statements import SQL, Statement, files
 from tests.sql import headers
 from tests.sql.explain import nodes
 from tests.sql.headers import body, conflict, said
@@ -35,7 +35,7 @@ def scenario(name: str) -> Scenario:
 
 
 def sql(name: str) -> str:
-    return Statement(name, NoRow).sql
+    return Statement(name).sql
 
 
 def runs(name: str) -> list[Run]:
@@ -299,4 +299,5 @@ async def count(connection: asyncpg.Connection, name: str, run: Run) -> int:
     """How many rows a run answers or writes."""
     async with transaction(connection):
         await connection.execute(run.before or "SELECT")
-        return await Statement(name, NoRow).run(connection, *run.arguments)
+        status = await connection.execute(sql(name), *run.arguments)
+        return int(status.rpartition(" ")[2])

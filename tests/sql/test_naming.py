@@ -13,7 +13,7 @@ import asyncpg
 
 from service.dev.servers import postgres, scratch_folder
 from service.infra.migrations import migrate
-from service.infra.statements import NoRow, Statement, files
+from service.infra.statements import Statement, files
 from service.settings import Settings
 from tests.client import Shop, eventually
 from tests.conftest import login
@@ -42,13 +42,15 @@ async def test_each_statement_is_counted_under_its_file() -> None:
         database = await asyncpg.connect(url, server_settings={"session_replication_role": "replica"})
         await database.execute("CREATE EXTENSION pg_stat_statements")
         for name in files():
-            prepared = await database.prepare(Statement(name, NoRow).sql)
+            prepared = await database.prepare(Statement(name).sql)
             types = [parameter.name for parameter in prepared.get_parameters()]
             values = [[VALUES[kind[:-2]]] if kind.endswith("[]") else VALUES[kind] for kind in types]
             await prepared.fetch(*(WORDS.get((name, place), value) for place, value in enumerate(values)))
-        counted = await database.fetch("SELECT query FROM pg_stat_statements WHERE calls > 0 AND query ~ '^\\w+ /\\* '")
+        counted = await database.fetch(
+            "SELECT query FROM pg_stat_statements WHERE calls > 0 AND query ~ '^\\w+ /\\*action='"
+        )
         await database.close()
-    assert sorted(re.findall(r"^\w+ /\* (\S+) \*/", query)[0] for (query,) in counted) == files()
+    assert sorted(re.findall(r"^\w+ /\*action='(\S+)'\*/", query)[0] for (query,) in counted) == files()
 
 
 async def test_each_process_is_seen_under_its_name_and_role_at_its_statement(
@@ -83,8 +85,8 @@ async def test_each_process_is_seen_under_its_name_and_role_at_its_statement(
         seen.update(
             tuple(row)
             for row in await database.fetch(
-                "SELECT usename, application_name, substring(query FROM '^\\w+ /\\* (\\S+) \\*/') FROM pg_stat_activity"
-                " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+                "SELECT usename, application_name, substring(query FROM '^\\w+ /\\*action=''(\\S+)''\\*/')"
+                " FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
             )
         )
         return expected <= seen

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from service.infra.db import LIMITS
-from service.infra.statements import NoRow, Statement, files
+from service.infra.statements import Statement, files
 from tests.sql.catalogue import CLEARANCE, MILLION, fill
 from tests.sql.conftest import shared
 from tests.sql.explain import explain, nodes
@@ -81,7 +81,7 @@ async def test_index(name: str, catalogue: asyncpg.Connection) -> None:
 @EVERY
 async def test_plan_is_the_committed_one(name: str, catalogue: asyncpg.Connection, pytestconfig: pytest.Config) -> None:
     text = PLANS / f"{name}.txt"
-    now = await explain(catalogue, Statement(name, NoRow).sql) + "\n"
+    now = await explain(catalogue, Statement(name).sql) + "\n"
     same_major = catalogue.get_server_version().major == MAJOR
     if same_major and pytestconfig.getoption("--renew-plans", False):
         text.parent.mkdir(parents=True, exist_ok=True)
@@ -187,7 +187,7 @@ async def touched(connection: asyncpg.Connection, name: str, run: Run) -> int:
         assert len(times) < 20, times
         async with transaction(connection):
             before = await connection.fetchval(TOUCHED)
-            await connection.fetch(Statement(name, NoRow).sql, *run.arguments)
+            await connection.fetch(Statement(name).sql, *run.arguments)
             times.append(int(await connection.fetchval(TOUCHED) - before))
     return times[-1]
 

@@ -1,0 +1,612 @@
+# Written by `make stubs` from the headers under sql/: change those.
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Literal, TypeVar, overload
+from uuid import UUID
+
+from service.infra.db import Connection
+from service.infra.statements import Statement
+
+Row = TypeVar("Row")
+
+class AuditCartLinesHaveProducts(Statement[Row]):
+    async def all(self, connection: Connection, /) -> list[Row]: ...
+
+class AuditHistoryIsLegal(Statement[Row]):
+    async def all(self, connection: Connection, /) -> list[Row]: ...
+
+class AuditNothingIsOverdue(Statement[Row]):
+    async def all(self, connection: Connection, /) -> list[Row]: ...
+
+class AuditPaymentFitsOrder(Statement[Row]):
+    async def all(self, connection: Connection, /) -> list[Row]: ...
+
+class AuditStockMatchesLedger(Statement[Row]):
+    async def all(self, connection: Connection, /) -> list[Row]: ...
+
+class AuditUnitsAddUp(Statement[Row]):
+    async def all(self, connection: Connection, /) -> list[Row]: ...
+
+class AuditUnmatchedPaymentsAreRefunded(Statement[Row]):
+    async def all(self, connection: Connection, /) -> list[Row]: ...
+
+class CartAddLine(Statement[None]):
+    async def run(self, connection: Connection, /, *, cart_id: UUID, product_id: int, quantity: int) -> int: ...
+
+class CartCreateCart(Statement[None]):
+    async def run(self, connection: Connection, /, *, cart_id: UUID) -> int: ...
+
+class CartExplainRefusal(Statement[Row]):
+    async def one(self, connection: Connection, /, *, cart_id: UUID, product_id: int) -> Row: ...
+
+class CartForgetCurrency(Statement[None]):
+    async def run(self, connection: Connection, /, *, cart_id: UUID) -> int: ...
+
+class CartOpenCart(Statement[Row]):
+    async def one_or_none(self, connection: Connection, /, *, cart_id: UUID) -> Row | None: ...
+
+class CartOpenForProduct(Statement[Row]):
+    async def one_or_none(self, connection: Connection, /, *, cart_id: UUID, product_id: int) -> Row | None: ...
+
+class CartReadCart(Statement[Row]):
+    async def all(self, connection: Connection, /, *, cart_id: UUID) -> list[Row]: ...
+
+class CartRemoveLine(Statement[None]):
+    async def run(self, connection: Connection, /, *, cart_id: UUID, product_id: int) -> int: ...
+
+class CartSetLine(Statement[None]):
+    async def run(self, connection: Connection, /, *, cart_id: UUID, product_id: int, quantity: int) -> int: ...
+
+class CatalogCreateCategory(Statement[Row]):
+    async def one(self, connection: Connection, /, *, name: str, slug: str) -> Row: ...
+
+class CatalogCreateProduct(Statement[Row]):
+    async def one_or_none(
+        self,
+        connection: Connection,
+        /,
+        *,
+        name: str,
+        description: str,
+        category_id: int | None,
+        price_minor: int,
+        currency: str,
+        stock: int,
+        active: bool,
+    ) -> Row | None: ...
+
+class CatalogDeactivateProduct(Statement[Row]):
+    async def one_or_none(self, connection: Connection, /, *, product_id: int) -> Row | None: ...
+
+class CatalogDeleteCategory(Statement[Row]):
+    async def one_or_none(self, connection: Connection, /, *, category_id: int) -> Row | None: ...
+
+class CatalogFindCategory(Statement[Row]):
+    async def one_or_none(self, connection: Connection, /, *, slug: str) -> Row | None: ...
+
+class CatalogGetProduct(Statement[Row]):
+    async def one_or_none(self, connection: Connection, /, *, product_id: int) -> Row | None: ...
+
+class CatalogListCategories(Statement[Row]):
+    async def all(self, connection: Connection, /, *, after_id: int, limit: int) -> list[Row]: ...
+
+class CatalogListCategoryProducts(Statement[Row]):
+    async def one(self, connection: Connection, /, *, category_id: int, after_id: int, limit: int) -> Row: ...
+
+class CatalogListProducts(Statement[Row]):
+    async def one(self, connection: Connection, /, *, after_id: int, limit: int) -> Row: ...
+
+class CatalogMoveStock(Statement[Row]):
+    async def one_or_none(
+        self, connection: Connection, /, *, product_id: int, delta: int, reason: str
+    ) -> Row | None: ...
+
+class CatalogUpdateCategory(Statement[Row]):
+    async def one_or_none(
+        self, connection: Connection, /, *, category_id: int, name: str | None, slug: str | None
+    ) -> Row | None: ...
+
+class CatalogUpdateProduct(Statement[Row]):
+    async def one_or_none(
+        self,
+        connection: Connection,
+        /,
+        *,
+        product_id: int,
+        version: int | None,
+        name: str | None,
+        description: str | None,
+        price_minor: int | None,
+        set_category: bool,
+        category_id: int | None,
+        active: bool | None,
+    ) -> Row | None: ...
+
+class CheckoutCloseCart(Statement[Row]):
+    async def one_or_none(self, connection: Connection, /, *, cart_id: UUID) -> Row | None: ...
+
+class CheckoutCountPending(Statement[Row]):
+    async def one(self, connection: Connection, /, *, client: bytes) -> Row: ...
+
+class CheckoutExplainRefusal(Statement[Row]):
+    async def all(self, connection: Connection, /, *, cart_id: UUID) -> list[Row]: ...
+
+class CheckoutFindOrder(Statement[Row]):
+    async def one_or_none(self, connection: Connection, /, *, cart_id: UUID) -> Row | None: ...
+
+class CheckoutListProducts(Statement[Row]):
+    async def all(self, connection: Connection, /, *, cart_id: UUID) -> list[Row]: ...
+
+class CheckoutLockClient(Statement[Row]):
+    async def one(self, connection: Connection, /, *, advisory_key: int) -> Row: ...
+
+class CheckoutReserve(Statement[Row]):
+    async def one_or_none(
+        self,
+        connection: Connection,
+        /,
+        *,
+        order_id: UUID,
+        cart_id: UUID,
+        payment_id: UUID,
+        expected_total_minor: int | None,
+        hold_seconds: int,
+        session_seconds: int,
+        claim_seconds: float,
+        session_template: dict[str, Any],
+        cause: str,
+        client: bytes | None,
+    ) -> Row | None: ...
+
+class FulfilmentMarkFulfilled(Statement[Row]):
+    async def one_or_none(self, connection: Connection, /, *, order_id: UUID, cause: str) -> Row | None: ...
+
+class HealthIsMigrated(Statement[Row]):
+    async def one(self, connection: Connection, /) -> Row: ...
+
+class HealthListTimelyLoops(Statement[Row]):
+    async def all(self, connection: Connection, /, *, loops: Sequence[str]) -> list[Row]: ...
+
+class HealthRecordHeartbeat(Statement[None]):
+    async def run(self, connection: Connection, /, *, loop: str, seconds: float) -> int: ...
+
+class IdempotencyFindKey(Statement[Row]):
+    async def one_or_none(self, connection: Connection, /, *, key_id: bytes) -> Row | None: ...
+
+class IdempotencyLockKey(Statement[Row]):
+    async def one(self, connection: Connection, /, *, advisory_key: int) -> Row: ...
+
+class IdempotencyStoreKey(Statement[None]):
+    async def run(
+        self,
+        connection: Connection,
+        /,
+        *,
+        key_id: bytes,
+        request_digest: bytes,
+        order_id: UUID | None,
+        status: int | None,
+        location: str | None,
+        answer: bytes | None,
+    ) -> int: ...
+
+class MigrationsLockMigrations(Statement[Row]):
+    async def one(self, connection: Connection, /) -> Row: ...
+
+class OrdersListEvents(Statement[Row]):
+    async def all(self, connection: Connection, /, *, order_id: UUID) -> list[Row]: ...
+
+class OrdersListItems(Statement[Row]):
+    async def all(self, connection: Connection, /, *, order_id: UUID) -> list[Row]: ...
+
+class OrdersListOrders(Statement[Row]):
+    async def all(self, connection: Connection, /, *, before_number: int, limit: int) -> list[Row]: ...
+
+class OrdersListOrdersByStatus(Statement[Row]):
+    async def all(self, connection: Connection, /, *, status: str, before_number: int, limit: int) -> list[Row]: ...
+
+class OrdersReadOrder(Statement[Row]):
+    async def one_or_none(self, connection: Connection, /, *, order_id: UUID) -> Row | None: ...
+
+class PaymentSessionAttachSession(Statement[Row]):
+    async def one_or_none(
+        self, connection: Connection, /, *, order_id: UUID, stripe_session_id: str, checkout_url: str | None
+    ) -> Row | None: ...
+
+class PaymentSessionClaimSession(Statement[Row]):
+    async def one_or_none(self, connection: Connection, /, *, order_id: UUID, claim_seconds: float) -> Row | None: ...
+
+class PaymentSessionReleaseClaim(Statement[None]):
+    async def run(self, connection: Connection, /, *, order_id: UUID) -> int: ...
+
+class PaymentSessionStartAttempt(Statement[Row]):
+    async def one_or_none(
+        self, connection: Connection, /, *, order_id: UUID, attempt: int, session_seconds: int, claim_seconds: float
+    ) -> Row | None: ...
+
+class ReconcileFindMissedEvents(Statement[Row]):
+    async def all(self, connection: Connection, /, *, event_ids: Sequence[str]) -> list[Row]: ...
+
+class ReconcileFindUnsettled(Statement[Row]):
+    async def all(self, connection: Connection, /, *, order_ids: Sequence[UUID]) -> list[Row]: ...
+
+class ReconcileMovePosition(Statement[None]):
+    async def run(self, connection: Connection, /, *, reached_at: datetime) -> int: ...
+
+class ReconcileReadPosition(Statement[Row]):
+    async def one(self, connection: Connection, /) -> Row: ...
+
+class RefundsAddRefund(Statement[None]):
+    async def run(
+        self,
+        connection: Connection,
+        /,
+        *,
+        refund_id: UUID,
+        order_id: UUID,
+        stripe_payment_intent_id: str,
+        amount_minor: int,
+        cause: str,
+        restock: bool,
+        wait_seconds: float,
+    ) -> int: ...
+
+class RefundsAddUnmatched(Statement[None]):
+    async def run(
+        self,
+        connection: Connection,
+        /,
+        *,
+        stripe_payment_intent_id: str,
+        order_id: UUID,
+        amount_minor: int,
+        currency: str,
+    ) -> int: ...
+
+class RefundsFailRefund(Statement[None]):
+    async def run(self, connection: Connection, /, *, refund_id: UUID) -> int: ...
+
+class RefundsFindOrder(Statement[Row]):
+    async def one_or_none(self, connection: Connection, /, *, stripe_payment_intent_id: str) -> Row | None: ...
+
+class RefundsListRefunds(Statement[Row]):
+    async def all(self, connection: Connection, /, *, order_id: UUID) -> list[Row]: ...
+
+class RefundsListUnmatched(Statement[Row]):
+    async def all(self, connection: Connection, /, *, order_id: UUID) -> list[Row]: ...
+
+class RefundsRecordRefund(Statement[None]):
+    async def run(
+        self,
+        connection: Connection,
+        /,
+        *,
+        refund_id: UUID,
+        order_id: UUID,
+        stripe_payment_intent_id: str,
+        amount_minor: int,
+        status: str,
+        stripe_refund_id: str,
+    ) -> int: ...
+
+class RefundsSetBalance(Statement[None]):
+    async def run(self, connection: Connection, /, *, order_id: UUID, refunded_minor: int, status: str) -> int: ...
+
+class RefundsSettleUnmatched(Statement[None]):
+    async def run(self, connection: Connection, /, *, order_id: UUID) -> int: ...
+
+class RetentionDeleteCarts(Statement[None]):
+    async def run(self, connection: Connection, /, *, days: int, limit: int) -> int: ...
+
+class RetentionDeleteEvents(Statement[None]):
+    async def run(self, connection: Connection, /, *, days: int, limit: int) -> int: ...
+
+class RetentionDeleteKeys(Statement[None]):
+    async def run(self, connection: Connection, /, *, limit: int) -> int: ...
+
+class SeedAddCategory(Statement[Row]):
+    async def one(self, connection: Connection, /, *, name: str, slug: str) -> Row: ...
+
+class SeedAddProducts(Statement[None]):
+    async def run(
+        self,
+        connection: Connection,
+        /,
+        *,
+        names: Sequence[str],
+        descriptions: Sequence[str],
+        category_ids: Sequence[int],
+        prices_minor: Sequence[int],
+        currencies: Sequence[str],
+        stocks: Sequence[int],
+    ) -> int: ...
+
+class SeedHasProducts(Statement[Row]):
+    async def one(self, connection: Connection, /) -> Row: ...
+
+class SettlementCartHasLiveOrder(Statement[Row]):
+    async def one(self, connection: Connection, /, *, cart_id: UUID) -> Row: ...
+
+class SettlementMarkProcessing(Statement[Row]):
+    async def one_or_none(
+        self, connection: Connection, /, *, order_id: UUID, stripe_session_id: str, cause: str, recheck_seconds: float
+    ) -> Row | None: ...
+
+class SettlementRecordLatePayment(Statement[Row]):
+    async def one_or_none(
+        self,
+        connection: Connection,
+        /,
+        *,
+        order_id: UUID,
+        stripe_session_id: str,
+        stripe_payment_intent_id: str,
+        captured_minor: int | None,
+        captured_currency: str | None,
+    ) -> Row | None: ...
+
+class SettlementRetakeStock(Statement[Row]):
+    async def all(self, connection: Connection, /, *, order_id: UUID, hold_number: int) -> list[Row]: ...
+
+class SweepClaimEvents(Statement[Row]):
+    async def all(self, connection: Connection, /, *, limit: int) -> list[Row]: ...
+
+class SweepClaimOrders(Statement[Row]):
+    async def all(self, connection: Connection, /, *, limit: int) -> list[Row]: ...
+
+class SweepClaimRefunds(Statement[Row]):
+    async def all(self, connection: Connection, /, *, limit: int) -> list[Row]: ...
+
+class SweepClaimUnmatched(Statement[Row]):
+    async def all(self, connection: Connection, /, *, limit: int) -> list[Row]: ...
+
+class TransitionsAddNote(Statement[None]):
+    async def run(self, connection: Connection, /, *, order_id: UUID, status: str, cause: str, note: str) -> int: ...
+
+class TransitionsLockOrder(Statement[Row]):
+    async def one_or_none(self, connection: Connection, /, *, order_id: UUID) -> Row | None: ...
+
+class TransitionsLockOrders(Statement[Row]):
+    async def all(self, connection: Connection, /, *, order_ids: Sequence[UUID]) -> list[Row]: ...
+
+class TransitionsMarkCancelled(Statement[Row]):
+    async def all(
+        self,
+        connection: Connection,
+        /,
+        *,
+        order_ids: Sequence[UUID],
+        from_status: str,
+        payment_status: str,
+        cause: str,
+        note: str | None,
+    ) -> list[Row]: ...
+
+class TransitionsMarkPaid(Statement[Row]):
+    async def one_or_none(
+        self,
+        connection: Connection,
+        /,
+        *,
+        order_id: UUID,
+        from_status: str,
+        hold_number: int,
+        stripe_session_id: str,
+        stripe_payment_intent_id: str | None,
+        email: str | None,
+        cause: str,
+    ) -> Row | None: ...
+
+class TransitionsReturnStock(Statement[Row]):
+    async def all(
+        self, connection: Connection, /, *, order_ids: Sequence[UUID], hold_numbers: Sequence[int]
+    ) -> list[Row]: ...
+
+class WebhooksFinishEvent(Statement[None]):
+    async def run(
+        self, connection: Connection, /, *, event_id: str, outcome: str, order_id: UUID | None, handled: bool
+    ) -> int: ...
+
+class WebhooksReadEvent(Statement[Row]):
+    async def one_or_none(self, connection: Connection, /, *, event_id: str) -> Row | None: ...
+
+class WebhooksRecordEvent(Statement[Row]):
+    async def one_or_none(
+        self,
+        connection: Connection,
+        /,
+        *,
+        event_id: str,
+        event_type: str,
+        payload: dict[str, Any],
+        outcome: str,
+        order_id: UUID | None,
+        handled: bool,
+    ) -> Row | None: ...
+
+class WebhooksStoreEvent(Statement[None]):
+    async def run(
+        self, connection: Connection, /, *, event_id: str, event_type: str, payload: dict[str, Any]
+    ) -> int: ...
+
+@overload
+def statement(name: Literal["audit/cart_lines_have_products"], row: type[Row]) -> AuditCartLinesHaveProducts[Row]: ...
+@overload
+def statement(name: Literal["audit/history_is_legal"], row: type[Row]) -> AuditHistoryIsLegal[Row]: ...
+@overload
+def statement(name: Literal["audit/nothing_is_overdue"], row: type[Row]) -> AuditNothingIsOverdue[Row]: ...
+@overload
+def statement(name: Literal["audit/payment_fits_order"], row: type[Row]) -> AuditPaymentFitsOrder[Row]: ...
+@overload
+def statement(name: Literal["audit/stock_matches_ledger"], row: type[Row]) -> AuditStockMatchesLedger[Row]: ...
+@overload
+def statement(name: Literal["audit/units_add_up"], row: type[Row]) -> AuditUnitsAddUp[Row]: ...
+@overload
+def statement(
+    name: Literal["audit/unmatched_payments_are_refunded"], row: type[Row]
+) -> AuditUnmatchedPaymentsAreRefunded[Row]: ...
+@overload
+def statement(name: Literal["cart/add_line"]) -> CartAddLine: ...
+@overload
+def statement(name: Literal["cart/create_cart"]) -> CartCreateCart: ...
+@overload
+def statement(name: Literal["cart/explain_refusal"], row: type[Row]) -> CartExplainRefusal[Row]: ...
+@overload
+def statement(name: Literal["cart/forget_currency"]) -> CartForgetCurrency: ...
+@overload
+def statement(name: Literal["cart/open_cart"], row: type[Row]) -> CartOpenCart[Row]: ...
+@overload
+def statement(name: Literal["cart/open_for_product"], row: type[Row]) -> CartOpenForProduct[Row]: ...
+@overload
+def statement(name: Literal["cart/read_cart"], row: type[Row]) -> CartReadCart[Row]: ...
+@overload
+def statement(name: Literal["cart/remove_line"]) -> CartRemoveLine: ...
+@overload
+def statement(name: Literal["cart/set_line"]) -> CartSetLine: ...
+@overload
+def statement(name: Literal["catalog/create_category"], row: type[Row]) -> CatalogCreateCategory[Row]: ...
+@overload
+def statement(name: Literal["catalog/create_product"], row: type[Row]) -> CatalogCreateProduct[Row]: ...
+@overload
+def statement(name: Literal["catalog/deactivate_product"], row: type[Row]) -> CatalogDeactivateProduct[Row]: ...
+@overload
+def statement(name: Literal["catalog/delete_category"], row: type[Row]) -> CatalogDeleteCategory[Row]: ...
+@overload
+def statement(name: Literal["catalog/find_category"], row: type[Row]) -> CatalogFindCategory[Row]: ...
+@overload
+def statement(name: Literal["catalog/get_product"], row: type[Row]) -> CatalogGetProduct[Row]: ...
+@overload
+def statement(name: Literal["catalog/list_categories"], row: type[Row]) -> CatalogListCategories[Row]: ...
+@overload
+def statement(name: Literal["catalog/list_category_products"], row: type[Row]) -> CatalogListCategoryProducts[Row]: ...
+@overload
+def statement(name: Literal["catalog/list_products"], row: type[Row]) -> CatalogListProducts[Row]: ...
+@overload
+def statement(name: Literal["catalog/move_stock"], row: type[Row]) -> CatalogMoveStock[Row]: ...
+@overload
+def statement(name: Literal["catalog/update_category"], row: type[Row]) -> CatalogUpdateCategory[Row]: ...
+@overload
+def statement(name: Literal["catalog/update_product"], row: type[Row]) -> CatalogUpdateProduct[Row]: ...
+@overload
+def statement(name: Literal["checkout/close_cart"], row: type[Row]) -> CheckoutCloseCart[Row]: ...
+@overload
+def statement(name: Literal["checkout/count_pending"], row: type[Row]) -> CheckoutCountPending[Row]: ...
+@overload
+def statement(name: Literal["checkout/explain_refusal"], row: type[Row]) -> CheckoutExplainRefusal[Row]: ...
+@overload
+def statement(name: Literal["checkout/find_order"], row: type[Row]) -> CheckoutFindOrder[Row]: ...
+@overload
+def statement(name: Literal["checkout/list_products"], row: type[Row]) -> CheckoutListProducts[Row]: ...
+@overload
+def statement(name: Literal["checkout/lock_client"], row: type[Row]) -> CheckoutLockClient[Row]: ...
+@overload
+def statement(name: Literal["checkout/reserve"], row: type[Row]) -> CheckoutReserve[Row]: ...
+@overload
+def statement(name: Literal["fulfilment/mark_fulfilled"], row: type[Row]) -> FulfilmentMarkFulfilled[Row]: ...
+@overload
+def statement(name: Literal["health/is_migrated"], row: type[Row]) -> HealthIsMigrated[Row]: ...
+@overload
+def statement(name: Literal["health/list_timely_loops"], row: type[Row]) -> HealthListTimelyLoops[Row]: ...
+@overload
+def statement(name: Literal["health/record_heartbeat"]) -> HealthRecordHeartbeat: ...
+@overload
+def statement(name: Literal["idempotency/find_key"], row: type[Row]) -> IdempotencyFindKey[Row]: ...
+@overload
+def statement(name: Literal["idempotency/lock_key"], row: type[Row]) -> IdempotencyLockKey[Row]: ...
+@overload
+def statement(name: Literal["idempotency/store_key"]) -> IdempotencyStoreKey: ...
+@overload
+def statement(name: Literal["migrations/lock_migrations"], row: type[Row]) -> MigrationsLockMigrations[Row]: ...
+@overload
+def statement(name: Literal["orders/list_events"], row: type[Row]) -> OrdersListEvents[Row]: ...
+@overload
+def statement(name: Literal["orders/list_items"], row: type[Row]) -> OrdersListItems[Row]: ...
+@overload
+def statement(name: Literal["orders/list_orders"], row: type[Row]) -> OrdersListOrders[Row]: ...
+@overload
+def statement(name: Literal["orders/list_orders_by_status"], row: type[Row]) -> OrdersListOrdersByStatus[Row]: ...
+@overload
+def statement(name: Literal["orders/read_order"], row: type[Row]) -> OrdersReadOrder[Row]: ...
+@overload
+def statement(name: Literal["payment_session/attach_session"], row: type[Row]) -> PaymentSessionAttachSession[Row]: ...
+@overload
+def statement(name: Literal["payment_session/claim_session"], row: type[Row]) -> PaymentSessionClaimSession[Row]: ...
+@overload
+def statement(name: Literal["payment_session/release_claim"]) -> PaymentSessionReleaseClaim: ...
+@overload
+def statement(name: Literal["payment_session/start_attempt"], row: type[Row]) -> PaymentSessionStartAttempt[Row]: ...
+@overload
+def statement(name: Literal["reconcile/find_missed_events"], row: type[Row]) -> ReconcileFindMissedEvents[Row]: ...
+@overload
+def statement(name: Literal["reconcile/find_unsettled"], row: type[Row]) -> ReconcileFindUnsettled[Row]: ...
+@overload
+def statement(name: Literal["reconcile/move_position"]) -> ReconcileMovePosition: ...
+@overload
+def statement(name: Literal["reconcile/read_position"], row: type[Row]) -> ReconcileReadPosition[Row]: ...
+@overload
+def statement(name: Literal["refunds/add_refund"]) -> RefundsAddRefund: ...
+@overload
+def statement(name: Literal["refunds/add_unmatched"]) -> RefundsAddUnmatched: ...
+@overload
+def statement(name: Literal["refunds/fail_refund"]) -> RefundsFailRefund: ...
+@overload
+def statement(name: Literal["refunds/find_order"], row: type[Row]) -> RefundsFindOrder[Row]: ...
+@overload
+def statement(name: Literal["refunds/list_refunds"], row: type[Row]) -> RefundsListRefunds[Row]: ...
+@overload
+def statement(name: Literal["refunds/list_unmatched"], row: type[Row]) -> RefundsListUnmatched[Row]: ...
+@overload
+def statement(name: Literal["refunds/record_refund"]) -> RefundsRecordRefund: ...
+@overload
+def statement(name: Literal["refunds/set_balance"]) -> RefundsSetBalance: ...
+@overload
+def statement(name: Literal["refunds/settle_unmatched"]) -> RefundsSettleUnmatched: ...
+@overload
+def statement(name: Literal["retention/delete_carts"]) -> RetentionDeleteCarts: ...
+@overload
+def statement(name: Literal["retention/delete_events"]) -> RetentionDeleteEvents: ...
+@overload
+def statement(name: Literal["retention/delete_keys"]) -> RetentionDeleteKeys: ...
+@overload
+def statement(name: Literal["seed/add_category"], row: type[Row]) -> SeedAddCategory[Row]: ...
+@overload
+def statement(name: Literal["seed/add_products"]) -> SeedAddProducts: ...
+@overload
+def statement(name: Literal["seed/has_products"], row: type[Row]) -> SeedHasProducts[Row]: ...
+@overload
+def statement(name: Literal["settlement/cart_has_live_order"], row: type[Row]) -> SettlementCartHasLiveOrder[Row]: ...
+@overload
+def statement(name: Literal["settlement/mark_processing"], row: type[Row]) -> SettlementMarkProcessing[Row]: ...
+@overload
+def statement(name: Literal["settlement/record_late_payment"], row: type[Row]) -> SettlementRecordLatePayment[Row]: ...
+@overload
+def statement(name: Literal["settlement/retake_stock"], row: type[Row]) -> SettlementRetakeStock[Row]: ...
+@overload
+def statement(name: Literal["sweep/claim_events"], row: type[Row]) -> SweepClaimEvents[Row]: ...
+@overload
+def statement(name: Literal["sweep/claim_orders"], row: type[Row]) -> SweepClaimOrders[Row]: ...
+@overload
+def statement(name: Literal["sweep/claim_refunds"], row: type[Row]) -> SweepClaimRefunds[Row]: ...
+@overload
+def statement(name: Literal["sweep/claim_unmatched"], row: type[Row]) -> SweepClaimUnmatched[Row]: ...
+@overload
+def statement(name: Literal["transitions/add_note"]) -> TransitionsAddNote: ...
+@overload
+def statement(name: Literal["transitions/lock_order"], row: type[Row]) -> TransitionsLockOrder[Row]: ...
+@overload
+def statement(name: Literal["transitions/lock_orders"], row: type[Row]) -> TransitionsLockOrders[Row]: ...
+@overload
+def statement(name: Literal["transitions/mark_cancelled"], row: type[Row]) -> TransitionsMarkCancelled[Row]: ...
+@overload
+def statement(name: Literal["transitions/mark_paid"], row: type[Row]) -> TransitionsMarkPaid[Row]: ...
+@overload
+def statement(name: Literal["transitions/return_stock"], row: type[Row]) -> TransitionsReturnStock[Row]: ...
+@overload
+def statement(name: Literal["webhooks/finish_event"]) -> WebhooksFinishEvent: ...
+@overload
+def statement(name: Literal["webhooks/read_event"], row: type[Row]) -> WebhooksReadEvent[Row]: ...
+@overload
+def statement(name: Literal["webhooks/record_event"], row: type[Row]) -> WebhooksRecordEvent[Row]: ...
+@overload
+def statement(name: Literal["webhooks/store_event"]) -> WebhooksStoreEvent: ...

@@ -7,7 +7,7 @@ INSTALLED := .venv/.installed
 MIGRATIONS = $(filter-out %.rollback.sql,$(wildcard migrations/*.sql))
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench plans mutants faults lint format review lock audit-deps clean
+.PHONY: help run test bench plans stubs mutants faults lint format review lock audit-deps clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
@@ -23,6 +23,10 @@ bench: $(INSTALLED)  ## measure it beside what it is compared with, 15 minutes; 
 
 plans: $(INSTALLED)  ## write the plans of all statements at a million products, for review
 	$(BIN)/pytest -q tests/sql/test_plans.py -k committed --renew-plans
+
+stubs: $(INSTALLED)  ## write the callers into the headers under sql/, and the types of all statements into sql.pyi
+	$(BIN)/python -m tests.sql.callers
+	$(BIN)/python -m tests.sql.stubs
 
 mutants: $(INSTALLED)  ## take away each guard of money and stock, and see that a test fails; some with NAME="reserve"
 	@$(BIN)/python -m tests.mutants $(if $(NAME),"$(NAME)")

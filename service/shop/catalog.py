@@ -111,7 +111,7 @@ async def create_category(
     """201 with the new Category; `slug_taken` when another category has the slug."""
     slug_or_default = slug or slug_of(name)
     if not slug_or_default:
-        raise invalid("/slug", "is needed, as none can be made from this name")
+        raise invalid("/slug", "is required, because none can be made from this name")
     return await run_once(
         resources.pool,
         key,
@@ -234,7 +234,7 @@ async def update_product(
             active=change.active,
         )
         if product is None:
-            raise await _explain_refused_update(tx, product_id, version)
+            raise await _explain_refused_update(tx, product_id, version=version)
         return product
 
     product = await run_transaction(resources.pool, update)
@@ -242,7 +242,7 @@ async def update_product(
     return product
 
 
-async def _explain_refused_update(tx: Connection, product_id: int, version: int | None) -> ShopError:
+async def _explain_refused_update(tx: Connection, product_id: int, *, version: int | None) -> ShopError:
     current = await GET_PRODUCT.one_or_none(tx, product_id=product_id)
     if current is None:
         return not_found("product")
@@ -281,7 +281,7 @@ async def move_stock(
             if delta > 0:
                 raise invalid("/delta", "stock goes up to 1,000,000,000 units")
             short = {"product_id": product_id, "requested": -delta, "available": current.stock}
-            raise ShopError("insufficient_stock", "There are fewer units than are to go.", items=[short])
+            raise ShopError("insufficient_stock", "There are not enough units in stock.", items=[short])
         # The stock fell to zero, or rose from it.
         availability_changed = product.stock in (0, delta)
         return product

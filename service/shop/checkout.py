@@ -24,7 +24,7 @@ from service.settings import Settings
 from service.shop import cart, idempotency, money, orders, payment_session, settlement, transitions
 from service.shop.idempotency import IdempotencyKey, StoredResponse
 
-# How often a checkout is tried when the reason for its refusal has gone by the time it is looked up.
+# How often a checkout is tried while its cart or products keep changing.
 ATTEMPTS = 3
 
 
@@ -60,7 +60,7 @@ class CartChanged:
     """The cart was reopened, or its products changed, while it was being reserved."""
 
 
-# What reserving a cart can end in. StoredResponse answered an earlier request with the same key.
+# The outcomes of reserving a cart. A StoredResponse answered an earlier request with the same key.
 Outcome = Reserved | ExistingOrder | StoredResponse | CartChanged
 
 
@@ -173,9 +173,7 @@ async def reserve_in_turn(resources: Resources, reservation: Reservation, order_
     """
     limiter = resources.checkout_limiter
     for queue_for_products in (limiter.contended, True):
-        slots: list[Hashable] = (
-            [reservation.client, reservation.cart_id] if reservation.client else [reservation.cart_id]
-        )
+        slots: list[Hashable] = [name for name in (reservation.client, reservation.cart_id) if name]
         if queue_for_products:
             async with connection(resources.pool) as reader:
                 slots += await LIST_PRODUCTS.all(reader, cart_id=reservation.cart_id)
@@ -235,11 +233,11 @@ async def reserve(
     return reserved
 
 
-async def enforce_pending_limit(tx: Connection, client: bytes, most: int) -> None:
-    """Lock the client until the transaction ends; `rate_limited` when it has `most` pending orders."""
+async def enforce_pending_limit(tx: Connection, client: bytes, limit: int) -> None:
+    """Lock the client until the transaction ends; `rate_limited` when it has `limit` pending orders."""
     await LOCK_CLIENT.one(tx, advisory_key=int.from_bytes(client[:8], "big", signed=True))
-    if await COUNT_PENDING.one(tx, client=client) >= most:
-        raise ShopError("rate_limited", f"At most {most} orders may wait for their payment; pay or cancel one.")
+    if await COUNT_PENDING.one(tx, client=client) >= limit:
+        raise ShopError("rate_limited", f"At most {limit} orders may wait for their payment; pay or cancel one.")
 
 
 async def explain_refusal(resources: Resources, reservation: Reservation) -> ShopError | None:
@@ -286,7 +284,9 @@ async def resume_checkout(resources: Resources, key: IdempotencyKey | None, orde
         if claim is None:
             raise payment_session.in_progress()
         return await ensure_session(resources, key, order_id, claim, new=False)
-    return await run_transaction(resources.pool, lambda tx: read_response(tx, key, order_id, 200), idempotent=True)
+    return await run_transaction(
+        resources.pool, lambda tx: read_response(tx, key, order_id, status=200), idempotent=True
+    )
 
 
 async def ensure_session(
@@ -318,7 +318,7 @@ async def ensure_session(
             raise
     response = await run_transaction(
         resources.pool,
-        lambda tx: attach_session(tx, key, order_id, session, 201 if new else 200),
+        lambda tx: attach_session(tx, key, order_id, session, status=201 if new else 200),
         idempotent=True,
         autocommit=key is None,
     )
@@ -331,12 +331,12 @@ async def ensure_session(
 
 
 async def attach_session(
-    tx: Connection, key: IdempotencyKey | None, order_id: UUID, session: Session, status: int
+    tx: Connection, key: IdempotencyKey | None, order_id: UUID, session: Session, *, status: int
 ) -> StoredResponse | None:
     """Attach an open session to its pending order; the response, or `read_response` if the order moved on."""
     attached = await payment_session.attach(tx, order_id, session)
     if attached is None:
-        return await read_response(tx, key, order_id, status)
+        return await read_response(tx, key, order_id, status=status)
     payment = CheckoutPayment(attached.payment_id, attached.payment_status, session.id)
     total, currency, expires_at = attached.total_minor, attached.currency, attached.expires_at
     return await store_response(
@@ -345,7 +345,7 @@ async def attach_session(
 
 
 async def read_response(
-    tx: Connection, key: IdempotencyKey | None, order_id: UUID, status: int
+    tx: Connection, key: IdempotencyKey | None, order_id: UUID, *, status: int
 ) -> StoredResponse | None:
     """The response with the order as it is now; None for a cancelled order.
 

@@ -67,7 +67,7 @@ async def find_stored_response(tx: Connection, key: IdempotencyKey | None) -> St
     if stored is None:
         return None
     if stored.request_digest != key.request_digest:
-        raise ShopError("idempotency_key_reused", "This Idempotency-Key came before, with another body.")
+        raise ShopError("idempotency_key_reused", "This Idempotency-Key was used before, with another body.")
     if stored.status is None or stored.answer is None:
         return None
     return StoredResponse(stored.status, stored.answer, stored.location, replayed=True)

@@ -1,4 +1,4 @@
-"""The payment session of an order at Stripe: created once, whatever answer is lost, and closed when it ends unpaid.
+"""The payment session of an order at Stripe: created once, even if an answer is lost, and closed if it is not paid.
 
 A session's idempotency key and parameters are fixed when its order is placed, so a repeated call to Stripe is the same
 call. No function here holds a database connection while it waits for Stripe.
@@ -21,7 +21,10 @@ from service.settings import Settings
 
 @dataclass(slots=True)
 class Claim:
-    """The exclusive right to create an order's session until a time: its attempt, its parameters, when it began."""
+    """The exclusive right to create an order's session until a time: for one attempt, with fixed parameters.
+
+    Stripe's list can contain the session from `created_at` on.
+    """
 
     attempt: int
     session_parameters: dict[str, Any]
@@ -39,7 +42,7 @@ class Attached:
     expires_at: datetime
 
 
-# The error codes that mean: Stripe has not told the state of the session.
+# The error codes that mean: Stripe has not reported the state of the session.
 NO_ANSWER = ("payment_unavailable", "payment_misconfigured")
 
 CLAIM_SESSION = statement("payment_session/claim_session", Claim)

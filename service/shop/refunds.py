@@ -288,13 +288,13 @@ async def _decide_owed(tx: Connection, order: LockedOrder, rows: Sequence[Refund
         left = amount - sum(_refunded_and_pending(intent, rows))
         if left <= 0:
             continue
-        # A payment has one late-payment refund at a time. If that one stands, what is left is due to another refund.
+        # A payment has at most one late-payment refund that stands (refunds_late_money_once), so the rest is `staff`.
         stands = any(
             (row.stripe_payment_intent_id, row.cause) == (intent, "late_money") and row.status != "FAILED"
             for row in rows
         )
         first = all(row.cause == "stripe" for row in rows if row.stripe_payment_intent_id == intent)
-        # The wait grows to a day: a disputed payment cannot be refunded for months, if ever.
+        # Later refunds wait for up to a day, because a disputed payment cannot be refunded for months, if ever.
         wait_seconds = 0.0 if first else min(86_400.0, 10.0 * 2 ** min(failures, 14))
         await ADD_REFUND.run(
             tx,

@@ -321,8 +321,8 @@ MUTANTS = [
     Mutant(
         "limit: as many as are allowed",
         "service/shop/checkout.py",
-        "client=client) >= most:",
-        "client=client) > most:",
+        "client=client) >= limit:",
+        "client=client) > limit:",
         at("http/test_limits", "TestPendingOrders::test_of_one_client_are_bounded"),
     ),
     Mutant(

@@ -52,11 +52,11 @@ def stub(names: Sequence[str]) -> str:
         arguments = ["self", "connection: Connection", "/", *(["*", *arguments] if arguments else [])]
         classes.append(
             f"\nclass {class_name(name)}(Statement[{variable}]):\n"
-            + signature(f"    async def {method}(", arguments, f") -> {result}: ...")
+            + signature(f"    async def {method}(", arguments, end=f") -> {result}: ...")
         )
         arguments = [f'name: Literal["{name}"]', *(["row: type[Row]"] if variable == "Row" else [])]
         result = f"{class_name(name)}[Row]" if variable == "Row" else class_name(name)
-        overloads.append("@overload\n" + signature("def statement(", arguments, f") -> {result}: ..."))
+        overloads.append("@overload\n" + signature("def statement(", arguments, end=f") -> {result}: ..."))
     return f"{HEAD}{''.join(classes)}\n{''.join(overloads)}"
 
 
@@ -65,7 +65,7 @@ def class_name(name: str) -> str:
     return name.replace("/", "_").title().replace("_", "")
 
 
-def signature(start: str, arguments: Sequence[str], end: str) -> str:
+def signature(start: str, arguments: Sequence[str], *, end: str) -> str:
     """In one line, in three or with a line for each argument, as ruff formats it."""
     indent = start[: len(start) - len(start.lstrip())]
     line = ", ".join(arguments)

@@ -4,6 +4,10 @@ import importlib
 import pkgutil
 import re
 from dataclasses import fields, is_dataclass
+from datetime import datetime
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+from uuid import UUID
 
 import asyncpg
 import pytest
@@ -54,12 +58,16 @@ async def test_parameters_and_columns_are_as_the_header_and_the_row_say(name: st
     said = [re.sub(r" \w+ ", " ", line.removesuffix(" null"), count=1) for line in header(name).get("param", [])]
     plain = {"float8": "double precision", "bool": "boolean", "int4": "integer", "int8": "bigint"}
     assert said == [re.sub(r"\w+", lambda m: plain.get(m[0], m[0]), line) for line in given]
-    row = statement.row
-    columns = [column.name for column in prepared.get_attributes()]
-    if is_dataclass(row):
-        assert columns == [field.name for field in fields(row)]
+    columns = prepared.get_attributes()
+    if is_dataclass(statement.row):
+        types = get_type_hints(statement.row)
+        assert [column.name for column in columns] == [field.name for field in fields(statement.row)]
     else:
-        assert len(columns) == (row is not None), "a row type that is no dataclass stands for one column"
+        types = {column.name: statement.row for column in columns}
+        assert len(columns) == (statement.row is not None), "a scalar type stands for one column"
+    assert {column.name: TYPES[column.type.name] for column in columns} == {
+        name: plain_type(hint) for name, hint in types.items()
+    }
 
 
 @pytest.mark.parametrize("name", files())
@@ -68,6 +76,26 @@ def test_a_scenario_leaves_out_only_what_may_be_null(name: str) -> None:
     runs = [*scenario.does, *([scenario.none] if scenario.none else []), *scenario.refused.values()]
     nulls = {place for run in runs for place, value in enumerate(run.arguments) if value is None}
     assert nulls <= {place for place, line in enumerate(header(name).get("param", [])) if line.endswith(" null")}
+
+
+# The server's types, and what the driver makes of them.
+TYPES: dict[str, type] = {
+    "bool": bool,
+    "bytea": bytes,
+    "int4": int,
+    "int8": int,
+    "int8[]": list,
+    "jsonb": dict,
+    "text": str,
+    "timestamptz": datetime,
+    "uuid": UUID,
+}
+
+
+def plain_type(hint: Any) -> type:
+    """`UUID | None` -> `UUID`, `dict[str, Any]` -> `dict`."""
+    (hint,) = [part for part in get_args(hint) if part is not NoneType] if isinstance(hint, UnionType) else [hint]
+    return get_origin(hint) or hint
 
 
 async def test_pages_are_as_long_as_their_statements_say(shop: Shop) -> None:

@@ -67,8 +67,11 @@ async def sweep(resources: Resources) -> int:
         closed: dict[UUID, str] = {}
         repairs = [
             *(Repair({"order_id": str(due.id)}, partial(advance, resources, due, closed)) for due in orders),
-            *(Repair({"event_id": id_}, partial(webhooks.process_stored_event, resources, id_)) for id_ in events),
-            *(Repair({"order_id": str(id_)}, partial(refunds.settle, resources, id_)) for id_ in refunding),
+            *(
+                Repair({"event_id": event}, partial(webhooks.process_stored_event, resources, event))
+                for event in events
+            ),
+            *(Repair({"order_id": str(order)}, partial(refunds.settle, resources, order)) for order in refunding),
         ]
         await _run_all(repairs)
         if closed:
@@ -94,7 +97,7 @@ async def _cancel(resources: Resources, closed: dict[UUID, str]) -> None:
         await expiry.cancel_closed(resources, closed)
     except Exception as error:
         logger.info("orders not cancelled together", extra={"error": str(error)})
-        await _run_all(Repair({"order_id": str(id_)}, partial(expiry.expire, resources, id_)) for id_ in closed)
+        await _run_all(Repair({"order_id": str(order)}, partial(expiry.expire, resources, order)) for order in closed)
 
 
 async def _run_all(repairs: Iterable[Repair]) -> None:

@@ -168,8 +168,8 @@ async def apply_event(tx: Connection, after: AfterCommit, settings: Settings, pa
 async def process_stored_event(resources: Resources, event_id: str) -> str:
     """Apply a stored event again, and ask Stripe where its body does not settle it; its outcome.
 
-    What Stripe says now decides, not the body. Raises StripeUnknown or `payment_unavailable` without an answer, and
-    404 for an event that is not stored.
+    Where Stripe is asked, its answer decides, not the body. Raises StripeUnknown or `payment_unavailable` without an
+    answer, and 404 for an event that is not stored.
     """
     async with connection(resources.pool) as reader:
         event = await READ_EVENT.one_or_none(reader, event_id=event_id)
@@ -233,7 +233,7 @@ async def _settle_refund(resources: Resources, event_id: str, data: dict[str, An
         order_id = settlement.uuid_or_none(intent.order_id)
         if order_id is None:
             return EventOutcome("not_ours")
-        # An unhandled event stops fulfilment. It names its order before the order is paid, so no fulfilment slips in.
+        # An order with an unhandled event is not fulfilled, so the event gets its order before that is paid.
         unhandled = EventOutcome("refund_to_settle", order_id, handled=False)
         await run_transaction(resources.pool, lambda tx: _finish(tx, event_id, unhandled))
         async for session in resources.stripe.sessions_since(0, order_id=order_id, payment_intent=intent_id):

@@ -1,11 +1,11 @@
--- audit/cart_lines_have_products: every line of a cart names a product that exists.
--- No foreign key says so: its lock on the product would let checkouts deadlock (checkout/reserve).
+-- audit/cart_lines_have_products: every cart line names a product that exists.
+-- No foreign key enforces it: its lock on the product would let checkouts deadlock (checkout/reserve).
 --
 -- callers  service.shop.audit.audit
 -- returns  many by cart_id, product_id; none = all is well
 -- locks    none
 -- waits    none
--- index    none; reads the tables whole
+-- index    none; reads whole tables
 -- rows     0..1000 by LIMIT, usually 0
 -- guards   none
 SELECT

@@ -1,5 +1,5 @@
--- audit/nothing_is_overdue: no order waits 120 s past its hold or its payment, and no event is left lying.
--- While Stripe does not answer, orders past their hold are expected here.
+-- audit/nothing_is_overdue: no pending order is 120 s past its hold; no paid order and no event waits for 120 s.
+-- While Stripe is unreachable, pending orders past their hold are expected here.
 --
 -- callers  service.shop.audit.audit
 -- returns  many by subject; none = all is well

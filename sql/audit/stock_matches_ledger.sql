@@ -4,7 +4,7 @@
 -- returns  many by id; none = all is well
 -- locks    none
 -- waits    none
--- index    none; reads the tables whole
+-- index    none; reads whole tables
 -- rows     0..1000 by LIMIT, usually 0
 -- guards   none
 WITH ledger AS MATERIALIZED (

@@ -1,14 +1,14 @@
--- audit/units_add_up: units received = units in stock + held by pending orders + sold.
--- Order by order: one that is live took exactly its lines and gave nothing back; any other gave back all it took.
+-- audit/units_add_up: units received = units in stock + units on hold + units sold.
+-- For each order line: the units taken and not returned are its quantity, or 0 once it is cancelled or restocked.
 --
 -- callers  service.shop.audit.audit
 -- returns  many by subject; none = all is well
 -- locks    none
 -- waits    none
--- index    none; reads the tables whole
+-- index    none; reads whole tables
 -- rows     0..1000 by LIMIT, usually 0
 -- guards   none
-WITH out AS (
+WITH actual AS (
     SELECT
         order_id,
         product_id,
@@ -20,7 +20,7 @@ WITH out AS (
         product_id
 ),
 
-due AS (
+expected AS (
     SELECT
         order_items.order_id,
         order_items.product_id,
@@ -30,7 +30,7 @@ due AS (
                 SELECT FROM refunds
                 WHERE refunds.order_id = orders.id AND refunds.restock AND refunds.status = 'SUCCEEDED'
             ) THEN 0
-            -- They came back with the last refund, and then it or one before it failed after all.
+            -- The last refund released the units, and then it or an earlier one failed.
             WHEN orders.status = 'FULFILLED' AND EXISTS (
                 SELECT FROM refunds
                 WHERE refunds.order_id = orders.id AND refunds.restock AND refunds.status IN ('SUCCEEDED', 'FAILED')
@@ -49,11 +49,11 @@ due AS (
 )
 
 SELECT
-    'order ' || coalesce(due.order_id, out.order_id)
-    || ' product ' || coalesce(due.product_id, out.product_id) AS subject,
-    'has ' || coalesce(out.units, 0) || ' units out, should have ' || coalesce(due.units, 0) AS detail
-FROM due
-FULL JOIN out ON due.order_id = out.order_id AND due.product_id = out.product_id
-WHERE coalesce(out.units, 0) <> coalesce(due.units, 0)
+    'order ' || coalesce(expected.order_id, actual.order_id)
+    || ' product ' || coalesce(expected.product_id, actual.product_id) AS subject,
+    'has taken ' || coalesce(actual.units, 0) || ' units, should have taken ' || coalesce(expected.units, 0) AS detail
+FROM expected
+FULL JOIN actual ON expected.order_id = actual.order_id AND expected.product_id = actual.product_id
+WHERE coalesce(actual.units, 0) <> coalesce(expected.units, 0)
 ORDER BY subject
 LIMIT 1000;

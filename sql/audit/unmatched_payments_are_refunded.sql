@@ -1,5 +1,5 @@
--- audit/unmatched_payments_are_refunded: a payment that matches no order is given back, whole.
--- A row stays until Stripe shows its refunds as succeeded.
+-- audit/unmatched_payments_are_refunded: every payment that matches no order is refunded whole.
+-- A payment is listed until Stripe shows its refunds as succeeded.
 --
 -- callers  service.shop.audit.audit
 -- returns  many by stripe_payment_intent_id; none = all is well

@@ -1,4 +1,4 @@
--- cart/create_cart: an empty cart.
+-- cart/create_cart: create an empty cart.
 --
 -- callers  service.shop.cart.create_cart
 -- param    $1 cart_id uuid

@@ -1,9 +1,9 @@
--- cart/explain_refusal: why a line could not be put, read without locks after the fact.
+-- cart/explain_refusal: why a cart line was refused, read without locks after the refusal.
 --
 -- callers  service.shop.cart._explain_refusal
 -- param    $1 cart_id uuid
 -- param    $2 product_id bigint
--- returns  one; nulls = there is no such cart, product or live order
+-- returns  one; nulls = no such cart, product or live order
 -- locks    none
 -- waits    none
 -- index    carts_pkey, products_pkey, orders_one_live_per_cart
@@ -15,7 +15,7 @@ SELECT
     orders.id AS order_id,
     products.active AS product_active,
     products.currency AS product_currency
-FROM (VALUES (1)) AS always (one)
+FROM (VALUES (1)) AS single_row (number)
 LEFT JOIN carts ON carts.id = $1
 LEFT JOIN products ON products.id = $2
 LEFT JOIN orders ON orders.cart_id = $1 AND orders.status <> 'CANCELLED';

@@ -1,4 +1,4 @@
--- cart/open_cart: hold an open cart for an edit.
+-- cart/open_cart: lock an open cart for an edit.
 --
 -- callers  service.shop.cart.remove_item
 -- param    $1 cart_id uuid

@@ -1,4 +1,4 @@
--- cart/open_for_product: hold an open cart for a line of this product, and fix the cart's currency.
+-- cart/open_for_product: lock an open cart for a line of this product, and set the cart's currency.
 --
 -- callers  service.shop.cart._lock_for_product
 -- param    $1 cart_id uuid

@@ -1,8 +1,8 @@
--- cart/read_cart: a cart with its lines at today's prices, or at those of its order, in one snapshot.
+-- cart/read_cart: a cart with its lines, at today's prices or at those of its order, in one snapshot.
 --
 -- callers  service.shop.cart.read
 -- param    $1 cart_id uuid
--- returns  many by product_id; one row with a null product = an empty cart; none = there is no such cart
+-- returns  many by product_id; one row with a null product = an empty cart; none = no such cart
 -- locks    none
 -- waits    none
 -- index    carts_pkey, cart_items_pkey, products_pkey, orders_one_live_per_cart, order_items_pkey

@@ -1,4 +1,4 @@
--- cart/set_line: set a line's units, making it when it is not there.
+-- cart/set_line: set the units of a cart line, or create the line.
 --
 -- callers  service.shop.cart.set_item
 -- param    $1 cart_id uuid
@@ -6,7 +6,7 @@
 -- param    $3 quantity integer
 -- returns  none
 -- locks    carts KEY SHARE; cart_items NO KEY UPDATE; new cart_items; to commit
--- waits    for nothing: cart/open_for_product holds the cart
+-- waits    for nothing: cart/open_for_product has locked the cart
 -- index    cart_items_pkey
 -- rows     1
 -- guards   cart_items_quantity_range -> invalid

@@ -5,7 +5,7 @@
 -- param    $2 slug text
 -- returns  one
 -- locks    new categories; to commit
--- waits    on categories for another one with the slug; 55P03 after lock_timeout -> busy
+-- waits    on categories for another category with the same slug; 55P03 after lock_timeout -> busy
 -- index    none
 -- rows     1
 -- guards   categories_slug_unique -> slug_taken

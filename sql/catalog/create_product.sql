@@ -1,5 +1,5 @@
--- catalog/create_product: add a product, and its first units to the ledger.
--- An unknown category inserts nothing, so that the caller can tell it from one in use.
+-- catalog/create_product: add a product, with its first units in the ledger.
+-- An unknown category inserts nothing: the foreign key's error would be reported as category_in_use.
 --
 -- callers  service.shop.catalog.create_product
 -- param    $1 name text
@@ -9,13 +9,13 @@
 -- param    $5 currency text
 -- param    $6 stock integer
 -- param    $7 active boolean
--- returns  one or none; none = there is no such category
+-- returns  one or none; none = no such category
 -- locks    categories KEY SHARE; new products, stock_movements; to commit
--- waits    on categories for the removal or a new slug of the category; 55P03 after lock_timeout -> busy
+-- waits    on categories for deletion or a new slug of the category; 55P03 after lock_timeout -> busy
 -- index    categories_pkey
 -- rows     0..1
 -- guards   products_stock_not_negative -> insufficient_stock, never products_category_fkey -> category_in_use
-WITH product AS (
+WITH new_product AS (
     INSERT INTO products (name, description, category_id, price_minor, currency, stock, active)
     SELECT
         $1,
@@ -46,7 +46,7 @@ movement AS (
         id,
         stock,
         'initial stock'
-    FROM product
+    FROM new_product
     WHERE stock > 0
 )
 
@@ -62,4 +62,4 @@ SELECT
     version,
     created_at,
     updated_at
-FROM product;
+FROM new_product;

@@ -1,8 +1,8 @@
--- catalog/deactivate_product: take a product off sale; twice is the same as once.
+-- catalog/deactivate_product: take a product off sale; a repeat leaves its version unchanged.
 --
 -- callers  service.shop.catalog.deactivate_product
 -- param    $1 product_id bigint
--- returns  one or none; none = there is no such product
+-- returns  one or none; none = no such product
 -- locks    products NO KEY UPDATE; to commit
 -- waits    on products for checkouts, edits and stock moves of the product; 55P03 after lock_timeout -> busy
 -- index    products_pkey

@@ -1,8 +1,8 @@
--- catalog/find_category: the category behind a slug.
+-- catalog/find_category: the id of the category with this slug.
 --
 -- callers  service.shop.catalog._read_page
 -- param    $1 slug text
--- returns  one or none; none = there is no such slug
+-- returns  one or none; none = no such slug
 -- locks    none
 -- waits    none
 -- index    categories_slug_unique

@@ -1,9 +1,9 @@
--- catalog/get_product: one product, for sale or not.
+-- catalog/get_product: one product, active or not.
 --
 -- callers  service.shop.catalog.get_product, service.shop.catalog.update_product,
 --          service.shop.catalog._explain_refused_update, service.shop.catalog.move_stock
 -- param    $1 product_id bigint
--- returns  one or none; none = there is no such product
+-- returns  one or none; none = no such product
 -- locks    none
 -- waits    none
 -- index    products_pkey

@@ -1,6 +1,6 @@
--- catalog/list_category_products: a keyset page of what is for sale in one category.
--- A range of products_by_category rather than `category_id = $1`: for that a plan may walk all that is for sale, past
--- a million others when the category has little. The inner LIMIT as in catalog/list_products.
+-- catalog/list_category_products: a keyset page of the active products of one category.
+-- A range of products_by_category instead of `category_id = $1`: with equality a plan may walk products_active, past
+-- a million other products when the category has few. catalog/list_products explains the inner LIMIT.
 --
 -- callers  service.shop.catalog._read_page
 -- param    $1 category_id bigint
@@ -36,7 +36,7 @@ WITH item AS (
             active,
             id
         LIMIT 100
-    ) AS longest
+    ) AS longest_page
     ORDER BY
         category_id,
         active,
@@ -58,7 +58,7 @@ SELECT
         'next_cursor', CASE
             WHEN
                 size = $3
-                -- Its first row and not EXISTS, for which a plan may read the table.
+                -- The first row instead of EXISTS, for which a plan may read the whole table.
                 AND (
                     SELECT id
                     FROM products

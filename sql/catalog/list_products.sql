@@ -1,8 +1,8 @@
--- catalog/list_products: a keyset page of what is for sale.
--- The stock itself stays out: a cached page would go stale with every sale. Written as JSON here, it is passed on as it
--- comes: rows that are made objects and then JSON cost a page from the tables a sixth more.
--- The inner LIMIT is for the planner, which takes a number that it does not know for a tenth of the table, and would
--- plan each page anew; no more rows than $2 are read.
+-- catalog/list_products: a keyset page of the active products.
+-- Items have `available` instead of the stock, which would make a cached page stale at every sale.
+-- PostgreSQL builds the JSON: building it from Python objects made a page a sixth slower.
+-- The constant inner LIMIT allows a generic plan: for a parameter alone the planner assumes a tenth of the table and
+-- plans every call anew. At most $2 rows are read.
 --
 -- callers  service.shop.catalog._read_page
 -- param    $1 after_id bigint
@@ -33,7 +33,7 @@ WITH item AS (
         WHERE active AND id > $1
         ORDER BY id
         LIMIT 100
-    ) AS longest
+    ) AS longest_page
     ORDER BY id
     LIMIT $2
 ),
@@ -50,7 +50,7 @@ SELECT
     json_build_object(
         'items', coalesce(items, '[]'),
         'next_cursor', CASE
-            -- Its first row and not EXISTS, for which a plan may read the table.
+            -- The first row instead of EXISTS, for which a plan may read the whole table.
             WHEN size = $2 AND (SELECT id FROM products WHERE active AND id > last_id ORDER BY id LIMIT 1) IS NOT NULL
                 THEN last_id
         END

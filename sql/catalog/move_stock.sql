@@ -1,16 +1,16 @@
--- catalog/move_stock: units come or go by a delta, with their ledger row, never below zero or above 1,000,000,000.
+-- catalog/move_stock: change a product's stock by a delta, with a ledger row, within 0 to 1,000,000,000.
 --
 -- callers  service.shop.catalog.move_stock
 -- param    $1 product_id bigint
 -- param    $2 delta integer
 -- param    $3 reason text
--- returns  one or none; none = no such product, fewer units than are to go, or more than there may be
+-- returns  one or none; none = no such product, or its stock would leave these bounds
 -- locks    products NO KEY UPDATE; new stock_movements; to commit
 -- waits    on products for checkouts, edits and stock moves of the product; 55P03 after lock_timeout -> busy
 -- index    products_pkey
 -- rows     0..1
 -- guards   never products_stock_not_negative -> insufficient_stock
-WITH product AS (
+WITH moved_product AS (
     UPDATE products
     SET
         stock = stock + $2,
@@ -36,7 +36,7 @@ movement AS (
         id,
         $2,
         $3
-    FROM product
+    FROM moved_product
 )
 
 SELECT
@@ -51,4 +51,4 @@ SELECT
     version,
     created_at,
     updated_at
-FROM product;
+FROM moved_product;

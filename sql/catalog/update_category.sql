@@ -1,12 +1,12 @@
--- catalog/update_category: change a category's name or slug; a null leaves it as it is.
+-- catalog/update_category: change a category's name or slug; null leaves a column unchanged.
 --
 -- callers  service.shop.catalog.update_category
 -- param    $1 category_id bigint
 -- param    $2 name text null
 -- param    $3 slug text null
--- returns  one or none; none = there is no such category
+-- returns  one or none; none = no such category
 -- locks    categories UPDATE; to commit
--- waits    on categories for edits of the category and products that are put into it; 55P03 after lock_timeout -> busy
+-- waits    on categories for edits of the category and products assigned to it; 55P03 after lock_timeout -> busy
 -- index    categories_pkey
 -- rows     0..1
 -- guards   categories_slug_unique -> slug_taken

@@ -1,4 +1,4 @@
--- catalog/update_product: an edit by staff; a null leaves a column as it is, and $6 says whether $7 counts.
+-- catalog/update_product: an edit by staff; null leaves a column unchanged, and $6 says whether $7 applies.
 --
 -- callers  service.shop.catalog.update_product
 -- param    $1 product_id bigint
@@ -11,7 +11,7 @@
 -- param    $8 active boolean null
 -- returns  one or none; none = no such product, another version than $2, or no such category
 -- locks    categories KEY SHARE; products NO KEY UPDATE; to commit
--- waits    on categories, products for the category's removal, and checkouts, edits and stock moves of the product;
+-- waits    on categories, products for the category's deletion, and checkouts, edits and stock moves of the product;
 --          55P03 after lock_timeout -> busy
 -- index    products_pkey, categories_pkey
 -- rows     0..1

@@ -1,6 +1,6 @@
 -- checkout/close_cart: close an open cart for its checkout.
--- A statement of its own: one that waits here goes on with its old snapshot, so the lines are read by the next.
--- Their products, as old, are only told so that the caller can queue for them.
+-- A separate statement: after waiting for this lock, its snapshot is old. The next statement reads the lines.
+-- The product ids returned may be outdated. The caller only chooses its limiters by them.
 --
 -- callers  service.shop.checkout.reserve
 -- param    $1 cart_id uuid

@@ -1,4 +1,4 @@
--- checkout/count_pending: how many orders a client holds units with, unpaid.
+-- checkout/count_pending: how many unpaid orders a client has.
 --
 -- callers  service.shop.checkout.enforce_pending_limit
 -- param    $1 client bytea

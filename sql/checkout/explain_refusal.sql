@@ -1,4 +1,4 @@
--- checkout/explain_refusal: the lines that a checkout was refused for, read without locks after the fact.
+-- checkout/explain_refusal: a cart's lines with stock and prices, to explain a refused checkout; read without locks.
 --
 -- callers  service.shop.checkout.explain_refusal
 -- param    $1 cart_id uuid

@@ -1,8 +1,8 @@
--- checkout/find_order: what a cart is, and its live order.
+-- checkout/find_order: a cart's status and its live order.
 --
 -- callers  service.shop.checkout.reserve
 -- param    $1 cart_id uuid
--- returns  one or none; none = there is no such cart; a null order = it has no live one
+-- returns  one or none; none = no such cart; a null order = no live order
 -- locks    none
 -- waits    none
 -- index    carts_pkey, orders_one_live_per_cart

@@ -1,9 +1,9 @@
 -- checkout/list_products: the products that a checkout is going to lock.
--- Read before its transaction where anybody queues; what the cart holds is read again under its lock.
+-- Read before the transaction when a checkout is queueing; the lines are read again under the cart's lock.
 --
 -- callers  service.shop.checkout.reserve_in_turn
 -- param    $1 cart_id uuid
--- returns  many by product_id; none = the cart is empty, or there is none
+-- returns  many by product_id; none = the cart is empty or does not exist
 -- locks    none
 -- waits    none
 -- index    cart_items_pkey

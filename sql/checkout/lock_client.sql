@@ -1,5 +1,5 @@
--- checkout/lock_client: one checkout of a client at a time, so that two cannot both be its last.
--- A statement of its own: one that waits here goes on with its old snapshot, so what is pending is counted by the next.
+-- checkout/lock_client: run one checkout of a client at a time, so that two cannot both pass its limit.
+-- A separate statement: after waiting for this lock, its snapshot is old. The next statement counts.
 --
 -- callers  service.shop.checkout.enforce_pending_limit
 -- param    $1 advisory_key bigint

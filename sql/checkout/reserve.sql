@@ -1,8 +1,8 @@
--- checkout/reserve: lock the products, check every line, take the stock and write the order, or do nothing.
--- One statement, as each round trip under these locks is what limits a product that everybody wants.
--- FOR NO KEY UPDATE excludes every other checkout, as FOR UPDATE would. Sorted by id, two checkouts never deadlock.
--- Nothing may take KEY SHARE of a product beside this statement, as a foreign key would: with that lock alive, the
--- UPDATE starts again at the row's old version and deadlocks with others that wait there.
+-- checkout/reserve: lock the products, check every line, take the stock and create the order, or change nothing.
+-- One statement, because round trips under these locks limit the sales of a hot product.
+-- FOR NO KEY UPDATE excludes other checkouts as FOR UPDATE would. Locked by id, two checkouts cannot deadlock.
+-- Nothing may take KEY SHARE of a product beside this statement, as a foreign key would. Beside that lock the UPDATE
+-- restarts at the row's old version and deadlocks with others that wait for the row.
 --
 -- callers  service.shop.checkout.reserve
 -- param    $1 order_id uuid
@@ -19,7 +19,7 @@
 -- locks    products NO KEY UPDATE by id; carts KEY SHARE; new orders, stock_movements, order_items, payments,
 --          order_events; to commit
 -- waits    on products for checkouts, edits and stock moves of the same products; 55P03 after lock_timeout -> busy;
---          checkout/close_cart holds the cart
+--          checkout/close_cart has locked the cart
 -- index    cart_items_pkey, products_pkey
 -- rows     0..1
 -- guards   orders_one_live_per_cart -> cart_not_open, never orders_total_range -> amount_out_of_range, never
@@ -60,7 +60,7 @@ total AS MATERIALIZED (
         AND ($4::bigint IS NULL OR sum(price_minor * quantity) = $4)
 ),
 
-placed AS (
+new_order AS (
     INSERT INTO orders (id, cart_id, client, total_minor, currency, expires_at, next_attempt_at)
     SELECT
         $1,
@@ -74,10 +74,10 @@ placed AS (
     RETURNING id
 ),
 
-taken AS (
+reserved AS (
     UPDATE products
     SET
-        -- What was read under the lock: the row of the snapshot may be older, and the CHECK looks at that first.
+        -- From the locked row: products.stock may be an older version here, and the CHECK would test that first.
         stock = line.stock - line.quantity,
         updated_at = now()
     FROM line, total
@@ -117,7 +117,7 @@ payment AS (
         total_minor,
         currency,
         $8 || jsonb_build_object(
-            -- Rounded down: rounded up, the longest session there may be would be too long for Stripe.
+            -- Rounded down: rounded up, the longest session allowed would exceed Stripe's limit.
             'expires_at', floor(extract(EPOCH FROM now()))::bigint + $6::integer,
             'line_items', line_items
         ),
@@ -136,12 +136,12 @@ history AS (
         id,
         'PENDING_PAYMENT',
         $9
-    FROM placed
+    FROM new_order
 )
 
 SELECT
     payment.attempt,
     payment.session_parameters,
     payment.created_at,
-    (SELECT bool_or(stock = 0) FROM taken) AS sold_out
+    (SELECT bool_or(stock = 0) FROM reserved) AS sold_out
 FROM payment;

@@ -1,16 +1,16 @@
--- fulfilment/mark_fulfilled: a paid order is done.
--- Not while Stripe has told something of it that is still to be looked into: it may be a whole refund.
+-- fulfilment/mark_fulfilled: mark a paid order as fulfilled.
+-- Not while one of its Stripe events is unhandled: that event may report a whole refund.
 --
 -- callers  service.shop.fulfilment._fulfil
 -- param    $1 order_id uuid
 -- param    $2 cause text
--- returns  one or none; none = it is not PAID, or not yet
+-- returns  one or none; none = it is not PAID, or one of its events is unhandled
 -- locks    orders NO KEY UPDATE; new order_events; to commit
--- waits    for nothing: transitions/lock_order holds the order
+-- waits    for nothing: transitions/lock_order has locked the order
 -- index    orders_pkey, stripe_events_by_order, stripe_events_unhandled_by_payment, payments_one_per_order
 -- rows     0..1
 -- guards   never orders_one_live_per_cart -> cart_not_open
-WITH fulfilled AS (
+WITH fulfilled_order AS (
     UPDATE orders
     SET
         status = 'FULFILLED',
@@ -19,10 +19,10 @@ WITH fulfilled AS (
         attempts = 0
     WHERE
         id = $1
-        -- With the empty text, so that it is found by its id and never among all that are in this status.
+        -- Appending '' stops the planner from reading all orders in this status through orders_by_status.
         AND status || '' = 'PAID'
         AND NOT EXISTS (SELECT FROM stripe_events WHERE order_id = $1 AND handled_at IS NULL)
-        -- What came before its payment was known names only that.
+        -- An event stored before the payment was known has no order_id, but names the payment intent.
         AND NOT EXISTS (
             SELECT FROM stripe_events
             WHERE
@@ -40,8 +40,8 @@ history AS (
         'PAID',
         'FULFILLED',
         $2
-    FROM fulfilled
+    FROM fulfilled_order
 )
 
 SELECT id
-FROM fulfilled;
+FROM fulfilled_order;

@@ -1,5 +1,5 @@
--- health/is_migrated: whether the newest table is there, and the right that the newest migration grants.
--- Also whether the server is read-only, as a standby or a demoted primary is.
+-- health/is_migrated: whether the newest migration was applied, and whether the server is read-only.
+-- A standby is read-only, and so is a demoted primary.
 --
 -- callers  service.infra.health._postgresql
 -- returns  one

@@ -1,9 +1,9 @@
--- health/list_timely_loops: which of these loops have come round in time, in any worker.
--- A loop whose row is gone is not among them: nothing shows that it has come round.
+-- health/list_timely_loops: which of these worker loops have run in time, in any worker.
+-- A loop without a row is left out, because nothing shows that it has run.
 --
 -- callers  service.infra.health._postgresql
 -- param    $1 loops text[]
--- returns  many by loop; none = all are late
+-- returns  many by loop; none = all are overdue
 -- locks    none
 -- waits    none
 -- index    worker_heartbeats_pkey

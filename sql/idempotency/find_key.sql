@@ -1,7 +1,6 @@
--- idempotency/find_key: what was answered to the first request with this key.
--- A statement after the lock, as its snapshot must be newer than what the lock waited out.
--- A checkout's stored response is forgotten once its order was cancelled, also if a late payment then revived it: its
--- hold is above 1.
+-- idempotency/find_key: the stored response of an idempotency key.
+-- A separate statement after idempotency/lock_key: its snapshot includes what the lock's previous owner committed.
+-- A checkout's response is void once its order was cancelled, even if a late payment revived the order (hold > 1).
 --
 -- callers  service.shop.idempotency.find_stored_response
 -- param    $1 key_id bytea

@@ -1,10 +1,10 @@
--- idempotency/lock_key: be the only request with this key, or learn at once that another is.
+-- idempotency/lock_key: become the only request with this key, or learn at once that another is running.
 --
 -- callers  service.shop.idempotency.find_stored_response
 -- param    $1 advisory_key bigint
 -- returns  one
 -- locks    advisory $1; to commit
--- waits    for nothing: it is tried, not waited for
+-- waits    for nothing: the lock is tried once
 -- index    none
 -- rows     1
 -- guards   none

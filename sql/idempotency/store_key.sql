@@ -1,6 +1,6 @@
--- idempotency/store_key: keep a key with its answer; a checkout's comes later than the key, so both may be null.
--- A stored response stays for 24 hours, or until its order was cancelled, as in idempotency/find_key: a checkout stores
--- it without idempotency/lock_key.
+-- idempotency/store_key: store a key with its response; a checkout stores its key first and its response later.
+-- A stored response stays for 24 hours, or until its order was cancelled, as in idempotency/find_key. The rule is
+-- repeated here because a checkout stores its response without idempotency/lock_key.
 --
 -- callers  service.shop.idempotency.store_response
 -- param    $1 key_id bytea
@@ -11,8 +11,7 @@
 -- param    $6 answer bytea null
 -- returns  none
 -- locks    idempotency_keys NO KEY UPDATE; orders KEY SHARE; new idempotency_keys; to commit
--- waits    on idempotency_keys for a checkout with the same key that is being answered; 55P03 after lock_timeout ->
---          busy
+-- waits    on idempotency_keys for a checkout that stores the same key; 55P03 after lock_timeout -> busy
 -- index    idempotency_keys_pkey, orders_pkey
 -- rows     0..1
 -- guards   none

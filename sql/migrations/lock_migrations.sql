@@ -1,11 +1,11 @@
--- migrations/lock_migrations: be the one migrator, or learn at once that another is.
--- Tried and not waited for: CREATE INDEX CONCURRENTLY waits for every statement that began before it, and would wait
--- for one that waits here for its end.
+-- migrations/lock_migrations: become the only migrator, or learn at once that another is running.
+-- Tried once, because waiting would deadlock: CREATE INDEX CONCURRENTLY waits for every statement that began before
+-- it, and the waiting migrator's would be one.
 --
 -- callers  service.infra.migrations._alone
 -- returns  one
 -- locks    advisory 7263511904; to session end
--- waits    for nothing: it is tried, not waited for
+-- waits    for nothing: the lock is tried once
 -- index    none
 -- rows     1
 -- guards   none

@@ -2,7 +2,7 @@
 --
 -- callers  service.shop.orders.timeline, service.shop.transitions.add_note_once
 -- param    $1 order_id uuid
--- returns  many by id; none = there is no such order
+-- returns  many by id; none = no such order
 -- locks    none
 -- waits    none
 -- index    order_events_by_order

@@ -1,8 +1,8 @@
--- orders/list_items: what an order is for, at the prices it was placed at.
+-- orders/list_items: an order's lines, at the prices of its checkout.
 --
 -- callers  service.shop.orders.view
 -- param    $1 order_id uuid
--- returns  many by product_id; none = there is no such order
+-- returns  many by product_id; none = no such order
 -- locks    none
 -- waits    none
 -- index    order_items_pkey

@@ -3,7 +3,7 @@
 -- callers  service.shop.orders.list_orders
 -- param    $1 before_number bigint
 -- param    $2 limit bigint
--- returns  many by number descending; none = there are no older orders
+-- returns  many by number descending; none = no older orders
 -- locks    none
 -- waits    none
 -- index    orders_number_unique, payments_one_per_order

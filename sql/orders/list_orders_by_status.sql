@@ -1,12 +1,12 @@
 -- orders/list_orders_by_status: a keyset page of the orders in one status, newest first.
--- A range of orders_by_status rather than `status = $1`: for that a plan may walk all orders by their number, past
--- millions of others when the status is a rare one.
+-- A range of orders_by_status instead of `status = $1`: with equality a plan may walk all orders by number, past
+-- millions of others when the status is rare.
 --
 -- callers  service.shop.orders.list_orders
 -- param    $1 status text
 -- param    $2 before_number bigint
 -- param    $3 limit bigint
--- returns  many by status descending, number descending; none = there are no older orders in this status
+-- returns  many by status descending, number descending; none = no older orders in this status
 -- locks    none
 -- waits    none
 -- index    orders_by_status, payments_one_per_order

@@ -1,9 +1,9 @@
 -- orders/read_order: an order with its payment.
--- stripe_deadline_passed: Stripe kept silent until ten minutes past the session's own end, so expiry decides without it.
+-- stripe_deadline_passed: the session ended ten minutes ago, so expiry no longer waits for Stripe's answer.
 --
 -- callers  service.shop.orders.read
 -- param    $1 order_id uuid
--- returns  one or none; none = there is no such order
+-- returns  one or none; none = no such order
 -- locks    none
 -- waits    none
 -- index    orders_pkey, payments_one_per_order

@@ -1,23 +1,23 @@
--- payment_session/attach_session: keep the session that Stripe made for a pending order; what its checkout answers.
+-- payment_session/attach_session: store the Stripe session of a pending order; returns what its checkout answers.
 --
 -- callers  service.shop.payment_session.attach
 -- param    $1 order_id uuid
 -- param    $2 stripe_session_id text
 -- param    $3 checkout_url text null
--- returns  one or none; none = the order is no longer pending, or its payment is on its way
+-- returns  one or none; none = the order or its payment is no longer waiting for a session
 -- locks    orders NO KEY UPDATE; payments UPDATE; to commit
 -- waits    on orders, payments for transitions of the order; 55P03 after lock_timeout -> busy
 -- index    orders_pkey, payments_one_per_order
 -- rows     0..1
 -- guards   none
-WITH pending AS MATERIALIZED (
+WITH pending_order AS MATERIALIZED (
     SELECT
         id,
         total_minor,
         currency,
         expires_at
     FROM orders
-    -- With the empty text, so that it is found by its id and never among all that are in this status.
+    -- Appending '' stops the planner from reading all orders in this status through orders_by_status.
     WHERE id = $1 AND status || '' = 'PENDING_PAYMENT'
     FOR NO KEY UPDATE
 )
@@ -28,11 +28,11 @@ SET
     checkout_url = $3,
     claimed_until = NULL,
     updated_at = now()
-FROM pending
-WHERE payments.order_id = pending.id AND payments.status = 'INITIATED'
+FROM pending_order
+WHERE payments.order_id = pending_order.id AND payments.status = 'INITIATED'
 RETURNING
     payments.id AS payment_id,
     payments.status AS payment_status,
-    pending.total_minor,
-    pending.currency,
-    pending.expires_at;
+    pending_order.total_minor,
+    pending_order.currency,
+    pending_order.expires_at;

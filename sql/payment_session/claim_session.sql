@@ -1,11 +1,11 @@
--- payment_session/claim_session: become the one request that creates the Stripe session, for a while.
--- A claim that its process did not give back ends by itself. Should two hold it then, both ask Stripe under the key
--- of the attempt they claimed, and what either concludes counts for that attempt only.
+-- payment_session/claim_session: claim the creation of an order's Stripe session for a while.
+-- A claim ends by itself when its process has died. If two requests then have a claim, each asks Stripe with the key of
+-- the attempt that it claimed, and its conclusion counts for that attempt only.
 --
 -- callers  service.shop.payment_session.claim_session
 -- param    $1 order_id uuid
 -- param    $2 claim_seconds double precision
--- returns  one or none; none = another request holds the claim, or there is nothing left to create
+-- returns  one or none; none = another request has the claim, or no session is missing
 -- locks    payments NO KEY UPDATE; to commit
 -- waits    on payments for transitions of the order; 55P03 after lock_timeout -> busy
 -- index    payments_one_per_order

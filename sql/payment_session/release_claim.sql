@@ -1,4 +1,4 @@
--- payment_session/release_claim: give the claim back, so that asking again need not wait for its end.
+-- payment_session/release_claim: end a claim early, so that the next request need not wait for its end.
 --
 -- callers  service.shop.payment_session.release_claim
 -- param    $1 order_id uuid

@@ -1,11 +1,11 @@
--- payment_session/start_attempt: the next session's number and parameters, once Stripe has shown that there is no session.
+-- payment_session/start_attempt: start the next attempt, once Stripe has shown that no session exists.
 --
 -- callers  service.shop.payment_session.next_attempt
 -- param    $1 order_id uuid
 -- param    $2 attempt integer
 -- param    $3 session_seconds integer
 -- param    $4 claim_seconds double precision
--- returns  one or none; none = the order has moved on
+-- returns  one or none; none = the attempt or the payment has changed since
 -- locks    payments NO KEY UPDATE; to commit
 -- waits    on payments for transitions of the order; 55P03 after lock_timeout -> busy
 -- index    payments_one_per_order

@@ -1,8 +1,8 @@
--- reconcile/find_missed_events: which of these events of Stripe's never came.
+-- reconcile/find_missed_events: which of these Stripe events were never stored.
 --
 -- callers  service.shop.reconcile._store_missed
 -- param    $1 event_ids text[]
--- returns  many in no order; none = all of them came
+-- returns  many in no order; none = all are stored
 -- locks    none
 -- waits    none
 -- index    stripe_events_pkey

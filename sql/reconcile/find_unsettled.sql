@@ -1,8 +1,8 @@
--- reconcile/find_unsettled: which of these orders have not captured their payment.
+-- reconcile/find_unsettled: which of these orders have no captured payment.
 --
 -- callers  service.shop.reconcile._settle
 -- param    $1 order_ids uuid[]
--- returns  many in no order; none = all are captured, or not ours
+-- returns  many in no order; none = all are captured or not ours
 -- locks    none
 -- waits    none
 -- index    payments_one_per_order

@@ -1,4 +1,4 @@
--- reconcile/read_position: up to when Stripe's list of events has been gone through, and the moment it is now.
+-- reconcile/read_position: up to when Stripe's list of events was read, and the current time.
 --
 -- callers  service.shop.reconcile.fetch_events
 -- returns  one

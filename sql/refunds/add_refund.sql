@@ -1,4 +1,4 @@
--- refunds/add_refund: decide a refund; asking Stripe for it comes after the commit, under the row's id as its key.
+-- refunds/add_refund: decide a refund; Stripe is asked for it after the commit, with the row's id as its key.
 --
 -- callers  service.shop.refunds.request, service.shop.refunds.add_late_payment, service.shop.refunds._decide_owed
 -- param    $1 refund_id uuid
@@ -10,7 +10,7 @@
 -- param    $7 wait_seconds double precision
 -- returns  none
 -- locks    orders KEY SHARE; new refunds; to commit
--- waits    for nothing: transitions/lock_order holds the order
+-- waits    for nothing: transitions/lock_order has locked the order
 -- index    refunds_late_money_once
 -- rows     0..1
 -- guards   none

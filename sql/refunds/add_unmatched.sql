@@ -1,4 +1,4 @@
--- refunds/add_unmatched: keep what a payment that matches no order has captured, until it is refunded whole.
+-- refunds/add_unmatched: record a payment that matches no order, until it is refunded whole.
 --
 -- callers  service.shop.refunds.add_unmatched
 -- param    $1 stripe_payment_intent_id text
@@ -7,7 +7,7 @@
 -- param    $4 currency text
 -- returns  none
 -- locks    orders KEY SHARE; new unmatched_payments; to commit
--- waits    for nothing: transitions/lock_order holds the order
+-- waits    for nothing: transitions/lock_order has locked the order
 -- index    unmatched_payments_pkey
 -- rows     0..1
 -- guards   none

@@ -1,10 +1,11 @@
--- refunds/fail_refund: Stripe would not make this refund.
+-- refunds/fail_refund: record that Stripe refused a refund.
 --
 -- callers  service.shop.refunds._record
 -- param    $1 refund_id uuid
 -- returns  none
 -- locks    refunds NO KEY UPDATE; to commit
--- waits    on refunds for the sweep that claims it; 55P03 after lock_timeout -> busy; transitions/lock_order holds the order
+-- waits    on refunds for the sweep that claims it; 55P03 after lock_timeout -> busy; transitions/lock_order has locked
+--          the order
 -- index    refunds_pkey
 -- rows     0..1
 -- guards   none

@@ -2,7 +2,7 @@
 --
 -- callers  service.shop.refunds.find_order
 -- param    $1 stripe_payment_intent_id text
--- returns  one or none; none = we have captured nothing by it
+-- returns  one or none; none = no order was paid by it
 -- locks    none
 -- waits    none
 -- index    payments_payment_intent_once

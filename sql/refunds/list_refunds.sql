@@ -1,10 +1,10 @@
 -- refunds/list_refunds: an order's refunds, oldest first.
--- due: whether one that Stripe has not heard of may be sent; a second try waits until the sweep claims it.
+-- due: a requested refund may be sent to Stripe, because its time has come or the sweep has claimed it.
 --
 -- callers  service.shop.refunds.request, service.shop.refunds.settle, service.shop.refunds._record,
 --          service.shop.refunds._balance
 -- param    $1 order_id uuid
--- returns  many by created_at, id; none = nothing was ever given back
+-- returns  many by created_at, id; none = no refund
 -- locks    none
 -- waits    none
 -- index    refunds_by_order

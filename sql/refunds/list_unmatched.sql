@@ -2,7 +2,7 @@
 --
 -- callers  service.shop.refunds.settle, service.shop.refunds._decide_owed
 -- param    $1 order_id uuid
--- returns  many by created_at, stripe_payment_intent_id; none = there is none
+-- returns  many by created_at, stripe_payment_intent_id; none = no such payment
 -- locks    none
 -- waits    none
 -- index    unmatched_payments_by_order

@@ -1,5 +1,5 @@
--- refunds/record_refund: what Stripe says of one refund, ours or one made in its dashboard.
--- Two lists may be written down in the other order than they were read: no refund goes back to an earlier state.
+-- refunds/record_refund: record Stripe's state of one refund, made by us or in Stripe's dashboard.
+-- Two lists may be recorded in another order than they were read, so a refund never returns to an earlier state.
 --
 -- callers  service.shop.refunds._record
 -- param    $1 refund_id uuid
@@ -10,7 +10,8 @@
 -- param    $6 stripe_refund_id text
 -- returns  none
 -- locks    orders KEY SHARE; refunds UPDATE; new refunds; to commit
--- waits    on refunds for the sweep that claims it; 55P03 after lock_timeout -> busy; transitions/lock_order holds the order
+-- waits    on refunds for the sweep that claims it; 55P03 after lock_timeout -> busy; transitions/lock_order has locked
+--          the order
 -- index    refunds_pkey
 -- rows     0..1
 -- guards   none

@@ -1,5 +1,5 @@
--- refunds/set_balance: how much of a captured payment has been given back, and what that makes of it.
--- An order that waited for its refund is due again once that has failed.
+-- refunds/set_balance: record how much of a captured payment is refunded, and the status that follows.
+-- A paid order whose refund failed is due again: it was waiting for that refund.
 --
 -- callers  service.shop.refunds._balance
 -- param    $1 order_id uuid
@@ -7,7 +7,7 @@
 -- param    $3 status text
 -- returns  none
 -- locks    payments, orders NO KEY UPDATE; to commit
--- waits    for nothing: transitions/lock_order holds the rows
+-- waits    for nothing: transitions/lock_order has locked the rows
 -- index    payments_one_per_order, orders_pkey
 -- rows     0..1
 -- guards   payments_refunded_within_amount -> order_not_refundable
@@ -28,5 +28,5 @@ SET
     next_attempt_at = now(),
     attempts = 0
 FROM payment
--- With the empty text, so that it is found by its id and never among all that are in this status.
+-- Appending '' stops the planner from reading all orders in this status through orders_by_status.
 WHERE orders.id = payment.order_id AND orders.status || '' = 'PAID' AND payment.status = 'SUCCEEDED';

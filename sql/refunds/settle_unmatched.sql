@@ -1,5 +1,5 @@
--- refunds/settle_unmatched: an order's unmatched payments are due until their refunds have succeeded, whole.
--- A refund that succeeded may still fail: then its payment is due again.
+-- refunds/settle_unmatched: keep an order's unmatched payments due until succeeded refunds cover each one.
+-- A succeeded refund may still fail: then its payment is due again.
 --
 -- callers  service.shop.refunds._record
 -- param    $1 order_id uuid
@@ -13,7 +13,7 @@ UPDATE unmatched_payments
 SET next_attempt_at = CASE WHEN next_attempt_at IS NULL THEN now() END
 WHERE
     order_id = $1
-    -- Only those that are due and need not be, or the other way round.
+    -- Only rows that are due though covered, or not due though uncovered.
     AND (next_attempt_at IS NULL) = (
         amount_minor > (
             SELECT coalesce(sum(refunds.amount_minor), 0)

@@ -1,16 +1,16 @@
--- retention/delete_carts: remove carts that were left behind, with their lines, a batch at a time, oldest first.
--- A cart that is edited or checked out meanwhile has a newer updated_at once its lock is had, and stays.
--- The orders are looked at too, for carts ordered by code that did not write ordered_at yet.
--- An array, as the planner would take a list of unknown length for a long one, and read the table whole to join it.
+-- retention/delete_carts: delete abandoned carts with their lines, a batch at a time, oldest first.
+-- A cart that is edited or checked out meanwhile has a newer updated_at once its lock is granted, and stays.
+-- Orders are checked too, for carts ordered by code that did not write ordered_at yet.
+-- An array, because the planner takes an unknown LIMIT for a long list and would join it by reading the whole table.
 --
 -- callers  service.shop.retention.delete_expired
 -- param    $1 days integer
 -- param    $2 limit bigint
 -- returns  none
 -- locks    carts UPDATE SKIP LOCKED; cart_items UPDATE in no order; to commit
--- waits    for nothing: rows held elsewhere are skipped, and who takes a line or an order to a cart holds that first
+-- waits    for nothing: locked carts are skipped, and lines and orders are added only under the cart's lock
 -- index    carts_never_ordered, orders_by_cart, carts_pkey
--- rows     0..100 by service.shop.sweep.BATCH, usually 0
+-- rows     0..100 by service.shop.retention.BATCH, usually 0
 -- guards   none
 DELETE FROM carts
 WHERE id = any(array(

@@ -1,14 +1,14 @@
--- retention/delete_events: remove events that were handled long ago, a batch at a time, oldest first.
--- An array, as the planner would take a list of unknown length for a long one, and read the table whole to join it.
+-- retention/delete_events: delete events that were handled long ago, a batch at a time, oldest first.
+-- An array, because the planner takes an unknown LIMIT for a long list and would join it by reading the whole table.
 --
 -- callers  service.shop.retention.delete_expired
 -- param    $1 days integer
 -- param    $2 limit bigint
 -- returns  none
 -- locks    stripe_events UPDATE SKIP LOCKED; to commit
--- waits    for nothing: rows held elsewhere are skipped
+-- waits    for nothing: rows locked elsewhere are skipped
 -- index    stripe_events_handled, stripe_events_pkey
--- rows     0..100 by service.shop.sweep.BATCH, usually 0
+-- rows     0..100 by service.shop.retention.BATCH, usually 0
 -- guards   none
 DELETE FROM stripe_events
 WHERE id = any(array(

@@ -1,12 +1,12 @@
--- retention/delete_keys: forget keys older than 24 hours, a batch at a time.
+-- retention/delete_keys: delete idempotency keys older than 24 hours, a batch at a time, oldest first.
 --
 -- callers  service.shop.retention.delete_expired
 -- param    $1 limit bigint
 -- returns  none
 -- locks    idempotency_keys UPDATE SKIP LOCKED; to commit
--- waits    for nothing: rows held elsewhere are skipped
+-- waits    for nothing: rows locked elsewhere are skipped
 -- index    idempotency_keys_by_age, idempotency_keys_pkey
--- rows     0..100 by service.shop.sweep.BATCH
+-- rows     0..100 by service.shop.retention.BATCH
 -- guards   none
 WITH expired AS MATERIALIZED (
     SELECT id
@@ -17,6 +17,6 @@ WITH expired AS MATERIALIZED (
     FOR UPDATE SKIP LOCKED
 )
 
--- As an array, as a join with so many rows as LIMIT lets a generic plan expect would read the table whole.
+-- An array: for a join, a generic plan expects many rows from an unknown LIMIT and reads the whole table.
 DELETE FROM idempotency_keys
 WHERE id = any(array(SELECT id FROM expired));

@@ -1,4 +1,4 @@
--- seed/add_category: a category of the demo, or the one that has its slug already.
+-- seed/add_category: add a demo category, or return the one that has its slug.
 --
 -- callers  service.dev.seed.seed
 -- param    $1 name text

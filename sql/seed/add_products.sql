@@ -1,4 +1,4 @@
--- seed/add_products: a batch of the demo's products with their first units, column by column.
+-- seed/add_products: add a batch of demo products with their first units; one array for each column.
 --
 -- callers  service.dev.seed.seed
 -- param    $1 names text[]
@@ -9,23 +9,23 @@
 -- param    $6 stocks integer[]
 -- returns  none
 -- locks    categories KEY SHARE in no order; new stock_movements, products; to commit
--- waits    on categories for the removal or a new slug of a category; 55P03 after lock_timeout -> busy
+-- waits    on categories for deletion or a new slug of a category; 55P03 after lock_timeout -> busy
 -- index    none
 -- rows     1..1000 by service.dev.seed.BATCH
 -- guards   products_category_fkey -> category_in_use, products_stock_not_negative -> insufficient_stock
-WITH product AS (
+WITH new_product AS (
     INSERT INTO products (name, description, category_id, price_minor, currency, stock)
     SELECT
-        given.name,
-        given.description,
-        given.category_id,
-        given.price_minor,
-        given.currency,
-        given.stock
+        batch.name,
+        batch.description,
+        batch.category_id,
+        batch.price_minor,
+        batch.currency,
+        batch.stock
     FROM
         unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::text[], $6::integer[])
-        WITH ORDINALITY AS given (name, description, category_id, price_minor, currency, stock, place)
-    ORDER BY given.place
+        WITH ORDINALITY AS batch (name, description, category_id, price_minor, currency, stock, position)
+    ORDER BY batch.position
     RETURNING
         id,
         stock
@@ -36,5 +36,5 @@ SELECT
     id,
     stock,
     'initial stock'
-FROM product
+FROM new_product
 WHERE stock > 0;

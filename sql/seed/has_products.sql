@@ -7,4 +7,4 @@
 -- index    products_pkey
 -- rows     1
 -- guards   none
-SELECT (SELECT min(id) FROM products) IS NOT NULL AS found;
+SELECT (SELECT min(id) FROM products) IS NOT NULL AS any_product;

@@ -1,4 +1,4 @@
--- settlement/cart_has_live_order: whether a cart was checked out anew; its lock keeps the answer true.
+-- settlement/cart_has_live_order: whether a cart has a live order; the cart's lock keeps the answer true.
 --
 -- callers  service.shop.settlement.apply_late_payment
 -- param    $1 cart_id uuid

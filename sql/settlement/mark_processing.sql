@@ -1,13 +1,13 @@
--- settlement/mark_processing: the customer is done, the money is on its way; the units stay held until it settles.
+-- settlement/mark_processing: record that a payment takes days; the units stay on hold until it settles.
 --
 -- callers  service.shop.settlement.apply_session
 -- param    $1 order_id uuid
 -- param    $2 stripe_session_id text
 -- param    $3 cause text
 -- param    $4 recheck_seconds double precision
--- returns  one or none; none = the payment is past this state
+-- returns  one or none; none = the payment is no longer INITIATED
 -- locks    payments UPDATE; orders NO KEY UPDATE; new order_events; to commit
--- waits    for nothing: transitions/lock_order holds the rows
+-- waits    for nothing: transitions/lock_order has locked the rows
 -- index    payments_one_per_order, orders_pkey
 -- rows     0..1
 -- guards   none
@@ -23,13 +23,13 @@ WITH payment AS (
     RETURNING order_id
 ),
 
-later AS (
+processing_order AS (
     UPDATE orders
     SET
         next_attempt_at = now() + make_interval(secs => $4),
         attempts = 0
     FROM payment
-    -- With the empty text, so that it is found by its id and never among all that are in this status.
+    -- Appending '' stops the planner from reading all orders in this status through orders_by_status.
     WHERE orders.id = payment.order_id AND orders.status || '' = 'PENDING_PAYMENT'
     RETURNING
         orders.id,
@@ -44,8 +44,8 @@ history AS (
         status AS to_status,
         $3,
         'payment processing'
-    FROM later
+    FROM processing_order
 )
 
 SELECT id
-FROM later;
+FROM processing_order;

@@ -1,5 +1,5 @@
--- settlement/record_late_payment: the payment of an order that stays cancelled was captured all the same.
--- captured_minor and captured_currency are null where they are what the order asked for.
+-- settlement/record_late_payment: record the captured payment of an order that stays cancelled.
+-- captured_minor and captured_currency are null when they equal the order's total and currency.
 --
 -- callers  service.shop.settlement.apply_late_payment, service.shop.settlement._apply_unmatched
 -- param    $1 order_id uuid
@@ -9,7 +9,7 @@
 -- param    $5 captured_currency text null
 -- returns  one or none; none = it is captured already
 -- locks    payments UPDATE; to commit
--- waits    for nothing: transitions/lock_order holds the payment
+-- waits    for nothing: transitions/lock_order has locked the payment
 -- index    payments_one_per_order
 -- rows     0..1
 -- guards   payments_payment_intent_once -> busy, never payments_refunded_within_amount -> order_not_refundable

@@ -1,9 +1,9 @@
--- settlement/retake_stock: for late money, take every line of a cancelled order again, or nothing.
+-- settlement/retake_stock: after a late payment, take every line of a cancelled order again, or nothing.
 --
 -- callers  service.shop.settlement.apply_late_payment
 -- param    $1 order_id uuid
 -- param    $2 hold_number integer
--- returns  many by id; none = some line is short, and nothing was taken
+-- returns  many by id; none = a line is short, and nothing was taken
 -- locks    products NO KEY UPDATE by id; orders KEY SHARE; new stock_movements; to commit
 -- waits    on products for checkouts, edits and stock moves of the same products; 55P03 after lock_timeout -> busy
 -- index    order_items_pkey, products_pkey
@@ -21,8 +21,8 @@ WITH line AS MATERIALIZED (
     FOR NO KEY UPDATE OF products
 ),
 
-enough AS MATERIALIZED (
-    SELECT bool_and(stock >= quantity) AS every_line
+availability AS MATERIALIZED (
+    SELECT bool_and(stock >= quantity) AS sufficient
     FROM line
 ),
 
@@ -34,18 +34,18 @@ movement AS (
         'hold',
         $1,
         $2
-    FROM line, enough
-    WHERE enough.every_line
+    FROM line, availability
+    WHERE availability.sufficient
 ),
 
-taken AS (
+reserved AS (
     UPDATE products
     SET
-        -- What was read under the lock: the row of the snapshot may be older, and the CHECK looks at that first.
+        -- From the locked row: products.stock may be an older version here, and the CHECK would test that first.
         stock = line.stock - line.quantity,
         updated_at = now()
-    FROM line, enough
-    WHERE products.id = line.product_id AND enough.every_line
+    FROM line, availability
+    WHERE products.id = line.product_id AND availability.sufficient
     RETURNING
         products.id,
         products.stock,
@@ -56,5 +56,5 @@ SELECT
     id AS product_id,
     stock,
     quantity
-FROM taken
+FROM reserved
 ORDER BY id;

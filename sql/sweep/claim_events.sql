@@ -1,10 +1,10 @@
--- sweep/claim_events: take stored events that are not handled yet, each put off before it is tried.
+-- sweep/claim_events: claim stored events that are due, and defer each before it is tried.
 --
 -- callers  service.shop.sweep.sweep
 -- param    $1 limit bigint
 -- returns  many in no order; none = nothing is due
 -- locks    stripe_events NO KEY UPDATE SKIP LOCKED; to commit
--- waits    for nothing: rows held elsewhere are skipped
+-- waits    for nothing: rows locked elsewhere are skipped
 -- index    stripe_events_due, stripe_events_pkey
 -- rows     0..100 by service.shop.sweep.BATCH, usually 0
 -- guards   none
@@ -21,6 +21,6 @@ UPDATE stripe_events
 SET
     attempts = attempts + 1,
     next_attempt_at = now() + least(interval '1 minute', interval '10 seconds' * 2 ^ least(attempts, 12))
--- As an array, as a join with so many rows as LIMIT lets a generic plan expect would read the table whole.
+-- An array: for a join, a generic plan expects many rows from an unknown LIMIT and reads the whole table.
 WHERE id = any(array(SELECT id FROM due))
 RETURNING id;

@@ -1,13 +1,13 @@
--- sweep/claim_orders: take orders on which something is due, each put off before it is tried.
--- session_to_close is of an order whose hold has ended and of whose payment nothing has been heard.
--- Nothing stays locked while Stripe is asked. An order that keeps failing comes back ever later, up to a minute:
--- an outage of Stripe must not keep its units for much longer than it lasts. A payment on its way may take days.
+-- sweep/claim_orders: claim orders that are due, and defer each before it is tried.
+-- The locks end with this statement, before Stripe is asked. session_to_close: the Stripe session of an order that is
+-- unpaid at the end of its hold. Retries are at most a minute apart, so that units on hold are released soon after an
+-- outage of Stripe. A payment that takes days is checked every ten minutes.
 --
 -- callers  service.shop.sweep.sweep
 -- param    $1 limit bigint
 -- returns  many in no order; none = nothing is due
 -- locks    orders NO KEY UPDATE SKIP LOCKED; to commit
--- waits    for nothing: rows held elsewhere are skipped
+-- waits    for nothing: rows locked elsewhere are skipped
 -- index    orders_due, orders_pkey, payments_one_per_order
 -- rows     0..100 by service.shop.sweep.BATCH, usually 0
 -- guards   none
@@ -28,7 +28,7 @@ SET
         ELSE least(interval '1 minute', interval '10 seconds' * 2 ^ least(orders.attempts, 12))
     END
 FROM payments
--- As an array, as a join with so many rows as LIMIT lets a generic plan expect would read the table whole.
+-- An array: for a join, a generic plan expects many rows from an unknown LIMIT and reads the whole table.
 WHERE orders.id = any(array(SELECT id FROM due)) AND payments.order_id = orders.id
 RETURNING
     orders.id,

@@ -1,4 +1,4 @@
--- transitions/add_note: a line in an order's history that is no transition.
+-- transitions/add_note: add a note to an order's history, without a transition.
 --
 -- callers  service.shop.transitions.add_note
 -- param    $1 order_id uuid
@@ -7,7 +7,7 @@
 -- param    $4 note text
 -- returns  none
 -- locks    orders KEY SHARE; new order_events; to commit
--- waits    for nothing: transitions/lock_order holds the order
+-- waits    for nothing: transitions/lock_order has locked the order
 -- index    none
 -- rows     1
 -- guards   none

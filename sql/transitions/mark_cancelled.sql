@@ -1,5 +1,5 @@
--- transitions/mark_cancelled: orders end without being delivered, and their carts open again.
--- A payment still open takes $3; one already captured keeps its status, its refund decides it.
+-- transitions/mark_cancelled: cancel orders, and open their carts again.
+-- An open payment gets the status $3. A captured one keeps its status, which its refund decides.
 --
 -- callers  service.shop.transitions.cancel
 -- param    $1 order_ids uuid[]
@@ -9,11 +9,11 @@
 -- param    $5 note text null
 -- returns  many in no order; none = they are no longer in $2
 -- locks    orders, carts, payments NO KEY UPDATE by id; new order_events; to commit
--- waits    for nothing: transitions/lock_orders holds the rows
+-- waits    for nothing: transitions/lock_orders has locked the rows
 -- index    orders_pkey, payments_one_per_order, carts_pkey
 -- rows     0..100 by service.shop.sweep.BATCH, usually 1
 -- guards   never orders_one_live_per_cart -> cart_not_open
-WITH cancelled AS (
+WITH cancelled_order AS (
     UPDATE orders
     SET
         status = 'CANCELLED',
@@ -33,8 +33,8 @@ payment AS (
         checkout_url = NULL,
         claimed_until = NULL,
         updated_at = now()
-    FROM cancelled
-    WHERE payments.order_id = cancelled.id AND payments.status IN ('INITIATED', 'PROCESSING')
+    FROM cancelled_order
+    WHERE payments.order_id = cancelled_order.id AND payments.status IN ('INITIATED', 'PROCESSING')
 ),
 
 cart AS (
@@ -42,8 +42,8 @@ cart AS (
     SET
         status = 'OPEN',
         updated_at = now()
-    FROM cancelled
-    WHERE carts.id = cancelled.cart_id
+    FROM cancelled_order
+    WHERE carts.id = cancelled_order.cart_id
 ),
 
 history AS (
@@ -54,8 +54,8 @@ history AS (
         'CANCELLED',
         $4,
         $5
-    FROM cancelled
+    FROM cancelled_order
 )
 
 SELECT id
-FROM cancelled;
+FROM cancelled_order;

@@ -1,4 +1,4 @@
--- transitions/mark_paid: a pending order, or a cancelled one that got its stock again, is paid.
+-- transitions/mark_paid: mark a pending order, or a cancelled one that got its stock again, as paid.
 --
 -- callers  service.shop.transitions.mark_paid
 -- param    $1 order_id uuid
@@ -10,11 +10,11 @@
 -- param    $7 cause text
 -- returns  one or none; none = it is no longer in $2
 -- locks    orders, carts NO KEY UPDATE; payments UPDATE; new order_events; to commit
--- waits    for nothing: transitions/lock_order holds the rows
+-- waits    for nothing: transitions/lock_order has locked the rows
 -- index    orders_pkey, payments_one_per_order, carts_pkey
 -- rows     0..1
 -- guards   orders_one_live_per_cart -> cart_not_open, payments_payment_intent_once -> busy
-WITH paid AS (
+WITH paid_order AS (
     UPDATE orders
     SET
         status = 'PAID',
@@ -39,9 +39,9 @@ payment AS (
         checkout_url = NULL,
         claimed_until = NULL,
         updated_at = now()
-    FROM paid
+    FROM paid_order
     WHERE
-        payments.order_id = paid.id
+        payments.order_id = paid_order.id
         AND payments.status IN ('INITIATED', 'PROCESSING', 'FAILED', 'EXPIRED')
 ),
 
@@ -50,8 +50,8 @@ cart AS (
     SET
         status = 'CHECKED_OUT',
         updated_at = now()
-    FROM paid
-    WHERE carts.id = paid.cart_id AND carts.status = 'OPEN'
+    FROM paid_order
+    WHERE carts.id = paid_order.cart_id AND carts.status = 'OPEN'
 ),
 
 history AS (
@@ -61,8 +61,8 @@ history AS (
         $2,
         'PAID',
         $7
-    FROM paid
+    FROM paid_order
 )
 
 SELECT id
-FROM paid;
+FROM paid_order;

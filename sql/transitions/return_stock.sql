@@ -1,11 +1,11 @@
--- transitions/return_stock: give back the units that the last hold of each of some orders took.
--- Locks in the order that checkout locks, so the two can never wait for each other in a circle.
--- Once for each hold: a refund that put the units back may fail later and be made again.
+-- transitions/return_stock: release the units that the last hold of each of these orders took.
+-- Products are locked by id, as in checkout/reserve, so that the two cannot deadlock.
+-- Once for each hold: a refund that returned the units may fail later and be made again.
 --
 -- callers  service.shop.transitions.return_stock
 -- param    $1 order_ids uuid[]
 -- param    $2 hold_numbers integer[]
--- returns  many by id; none = they came back before
+-- returns  many by id; none = the units were released before
 -- locks    products NO KEY UPDATE by id; orders KEY SHARE by id; new stock_movements; to commit
 -- waits    on products for checkouts, edits and stock moves of the same products; 55P03 after lock_timeout -> busy
 -- index    order_items_pkey, products_pkey, stock_movements_once
@@ -14,13 +14,13 @@
 WITH line AS MATERIALIZED (
     SELECT
         products.id AS product_id,
-        given.order_id,
-        given.hold,
+        hold.order_id,
+        hold.number AS hold_number,
         order_items.quantity
-    FROM unnest($1::uuid[], $2::integer[]) AS given (order_id, hold)
-    INNER JOIN order_items ON given.order_id = order_items.order_id
+    FROM unnest($1::uuid[], $2::integer[]) AS hold (order_id, number)
+    INNER JOIN order_items ON hold.order_id = order_items.order_id
     INNER JOIN products ON order_items.product_id = products.id
-    ORDER BY products.id, given.order_id
+    ORDER BY products.id, hold.order_id
     FOR NO KEY UPDATE OF products
 ),
 
@@ -31,7 +31,7 @@ movement AS (
         quantity,
         'release',
         order_id,
-        hold
+        hold_number
     FROM line
     ON CONFLICT (order_id, product_id, hold, reason) WHERE order_id IS NOT NULL DO NOTHING
     RETURNING
@@ -39,8 +39,8 @@ movement AS (
         delta AS quantity
 ),
 
--- A product once, however many of the orders had it: an UPDATE changes a row once.
-back AS (
+-- One row for each product, because an UPDATE changes a row only once.
+released AS (
     SELECT
         product_id,
         sum(quantity)::integer AS quantity
@@ -48,22 +48,22 @@ back AS (
     GROUP BY product_id
 ),
 
-returned AS (
+restocked AS (
     UPDATE products
     SET
-        stock = products.stock + back.quantity,
+        stock = products.stock + released.quantity,
         updated_at = now()
-    FROM back
-    WHERE products.id = back.product_id
+    FROM released
+    WHERE products.id = released.product_id
     RETURNING
         products.id,
         products.stock,
-        back.quantity
+        released.quantity
 )
 
 SELECT
     id AS product_id,
     stock,
     quantity
-FROM returned
+FROM restocked
 ORDER BY id;

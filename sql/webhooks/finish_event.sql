@@ -1,5 +1,5 @@
--- webhooks/finish_event: what became of an event; with $4 false a job still has to look into it.
--- One that had its effect keeps its outcome when it is applied again and changes nothing.
+-- webhooks/finish_event: record an event's outcome; with $4 false a job still has to process the event.
+-- An event that had an effect keeps its outcome when applying it again changes nothing.
 --
 -- callers  service.shop.webhooks._finish
 -- param    $1 event_id text
@@ -8,7 +8,7 @@
 -- param    $4 handled boolean
 -- returns  none
 -- locks    stripe_events NO KEY UPDATE; orders KEY SHARE; to commit
--- waits    on stripe_events for the same event being handled elsewhere; 55P03 after lock_timeout -> busy
+-- waits    on stripe_events for a transaction that handles the same event; 55P03 after lock_timeout -> busy
 -- index    orders_pkey, stripe_events_pkey
 -- rows     0..1
 -- guards   none

@@ -1,6 +1,6 @@
--- webhooks/record_event: keep an event with what became of it, once; with $6 false a job still has to look into it.
--- At the end of the transaction that applied it, in one statement: the same event in another one is waited for at its
--- order or here. One that was only stored, as a failure leaves it, is taken for new.
+-- webhooks/record_event: store an event with its outcome, once; with $6 false a job still has to process it.
+-- It ends the transaction that applied the event. A second delivery waits at the order's lock or here.
+-- An event that was only stored, as after a failure, counts as new.
 --
 -- callers  service.shop.webhooks.receive_webhook
 -- param    $1 event_id text
@@ -9,9 +9,9 @@
 -- param    $4 outcome text
 -- param    $5 order_id uuid null
 -- param    $6 handled boolean
--- returns  one or none; none = it came before
+-- returns  one or none; none = it was recorded before
 -- locks    stripe_events NO KEY UPDATE; orders KEY SHARE; new stripe_events; to commit
--- waits    on stripe_events for the same event being handled elsewhere; 55P03 after lock_timeout -> busy
+-- waits    on stripe_events for a transaction that handles the same event; 55P03 after lock_timeout -> busy
 -- index    orders_pkey, stripe_events_pkey
 -- rows     0..1
 -- guards   none

@@ -1,5 +1,5 @@
--- webhooks/store_event: keep an event, once.
--- The same event arriving at once in another transaction is waited for: it is either there then, or ours.
+-- webhooks/store_event: store an event, once.
+-- A concurrent delivery of the same event is waited for. Afterwards the event is stored, or it is ours to store.
 --
 -- callers  service.shop.webhooks.store_event
 -- param    $1 event_id text
@@ -7,7 +7,7 @@
 -- param    $3 payload jsonb
 -- returns  none
 -- locks    new stripe_events; to commit
--- waits    on stripe_events for the same event being stored elsewhere; 55P03 after lock_timeout -> busy
+-- waits    on stripe_events for a transaction that stores the same event; 55P03 after lock_timeout -> busy
 -- index    stripe_events_pkey
 -- rows     0..1
 -- guards   none

@@ -155,7 +155,7 @@ MUTANTS = [
     Mutant(
         "return_stock: order of locks",
         RETURN,
-        "ORDER BY products.id, given.order_id\n    FOR NO KEY UPDATE OF products",
+        "ORDER BY products.id, hold.order_id\n    FOR NO KEY UPDATE OF products",
         UNSORTED_LOCK,
         locks("return_stock"),
     ),
@@ -170,15 +170,15 @@ MUTANTS = [
     Mutant(
         "lock_order: order",
         "sql/transitions/lock_order.sql",
-        "    WHERE id = $1 AND (SELECT id FROM cart) IS NOT NULL\n    FOR NO KEY UPDATE\n",
-        "    WHERE id = $1 AND (SELECT id FROM cart) IS NOT NULL\n",
+        "    WHERE id = $1 AND (SELECT id FROM locked_cart) IS NOT NULL\n    FOR NO KEY UPDATE\n",
+        "    WHERE id = $1 AND (SELECT id FROM locked_cart) IS NOT NULL\n",
         HOLDS,
     ),
     Mutant(
         "lock_order: payment",
         "sql/transitions/lock_order.sql",
-        "    WHERE order_id = (SELECT id FROM held)\n    FOR NO KEY UPDATE\n",
-        "    WHERE order_id = (SELECT id FROM held)\n",
+        "    WHERE order_id = (SELECT id FROM locked_order)\n    FOR NO KEY UPDATE\n",
+        "    WHERE order_id = (SELECT id FROM locked_order)\n",
         HOLDS,
     ),
     Mutant(

@@ -67,7 +67,7 @@ def locks(name: str) -> list[Lock]:
 def waits(name: str) -> Waits:
     """What the header says of waiting, where it says that in its form."""
     value = said(name, "waits")
-    holder = re.search(r"(\w+/\w+) holds ", value)
+    holder = re.search(r"(\w+/\w+) has locked ", value)
     ends = "55P03 after lock_timeout -> busy|no limit"
     match = re.fullmatch(rf"none|for nothing: .+|on ([a-z_]+(?:, [a-z_]+)*) for [^;]+; (?:{ends})(?:; .+)?", value)
     assert match, f"sql/{name}.sql: waits is not of the form that sql/README.md gives: {value}"

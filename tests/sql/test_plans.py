@@ -26,7 +26,7 @@ PLANS = Path(__file__).parent / "plans"
 # Texts differ from one major version to the next.
 MAJOR = 18
 # What a header says when the plan is to read tables to their end.
-WHOLE = "none; reads the tables whole"
+WHOLE = "none; reads whole tables"
 
 
 @pytest.fixture(scope="session")

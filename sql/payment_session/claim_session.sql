@@ -5,7 +5,7 @@
 -- callers  service.shop.payment_session.claim_session
 -- param    $1 order_id uuid
 -- param    $2 claim_seconds double precision
--- returns  one or none; none = another request has the claim, or no session is missing
+-- returns  one or none; none = another request has the claim, or there is no session to create
 -- locks    payments NO KEY UPDATE; to commit
 -- waits    on payments for transitions of the order; 55P03 after lock_timeout -> busy
 -- index    payments_one_per_order

@@ -1,4 +1,4 @@
-"""Who runs which statement, by the syntax tree of `service/`. As a program, writes that into the headers."""
+"""Finds the callers of each statement in the syntax tree of `service/`. As a program, writes them into the headers."""
 
 import ast
 import re
@@ -14,7 +14,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 @cache
 def callers() -> dict[str, list[str]]:
-    """The functions that name each statement, by the statement's file; a nested one counts as its outer function."""
+    """For each statement, the functions that name it. A nested function counts as its outer function."""
     trees = {module_name(path): ast.parse(path.read_text()) for path in sorted((ROOT / "service").rglob("*.py"))}
     constants = {
         (module, name): statements for module, tree in trees.items() for name, statements in _bound(tree).items()
@@ -35,7 +35,7 @@ def module_name(path: Path) -> str:
 
 
 def _bound(tree: ast.Module) -> dict[str, tuple[str, ...]]:
-    """The constants of a module that are statements -> their files."""
+    """The constants of a module that are bound to statements -> the statements' names."""
     constants = {}
     for node in tree.body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
@@ -48,7 +48,7 @@ def _bound(tree: ast.Module) -> dict[str, tuple[str, ...]]:
 
 
 def _imports(tree: ast.Module) -> dict[str, str]:
-    """The names that are imported from our own modules -> the module, or the module and the name in it."""
+    """The names imported from `service` -> what each refers to, as module.name."""
     return {
         alias.asname or alias.name: f"{node.module}.{alias.name}"
         for node in ast.walk(tree)
@@ -58,6 +58,7 @@ def _imports(tree: ast.Module) -> dict[str, str]:
 
 
 def _functions(tree: ast.Module) -> list[tuple[str, Function]]:
+    """The functions and methods of a module, by their names."""
     methods = [
         (f"{node.name}.{method.name}", method)
         for node in tree.body
@@ -69,7 +70,7 @@ def _functions(tree: ast.Module) -> list[tuple[str, Function]]:
 
 
 def _references(node: Function, module: str, imports: dict[str, str]) -> set[tuple[str, str]]:
-    """All that a function names of a module's top level: its own module's, or that of one it imports."""
+    """The top-level names that a function refers to, in its own module or in an imported one, as (module, name)."""
     references = set()
     for part in ast.walk(node):
         if isinstance(part, ast.Name):

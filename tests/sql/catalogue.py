@@ -1,8 +1,8 @@
-"""A shop after some years: a million products, two million orders and what belongs to them.
+"""A shop after some years: a million products, two million orders and the rows that belong to them.
 
-PostgreSQL takes a table's size from its file, so statistics alone would not do for it. What the planner looks at is
-as it would be: most orders are fulfilled and little is due, a tenth of the products is off sale, in one category nearly
-all are, and carts have been left behind. Ids of orders and carts are hashes, as far apart in an index as random ones.
+The rows have to exist, because the planner takes a table's size from its file and not from statistics. They are
+distributed as in a shop: most orders are fulfilled, little is due, some carts are abandoned. A tenth of the products is
+off sale, but nearly all of one category. Ids of orders and carts are hashes, scattered over an index like random ids.
 """
 
 import asyncio
@@ -12,19 +12,22 @@ import asyncpg
 from tests.sql.scenarios import SEED
 
 MILLION = 1_000_000
-# A hundredth of all products is in this category, and one in a hundred of those is for sale.
+# One product in a hundred is in this category, and one in a hundred of those is active.
 CLEARANCE = 12
 
 
 def tables(products: int) -> list[dict[str, str]]:
-    """What fills each table for so many products and twice as many orders; the later ones read the earlier."""
+    """The query that fills each table, for so many products and twice as many orders.
+
+    The second stage reads the tables of the first.
+    """
     orders = 2 * products
     carts = orders + products // 5
     product_id = f"11 + (number * 7919 + line * 104729) % {products}"
     age = f"now() - make_interval(secs => 10 * abs({orders} - n))"
     return [
         {
-            # Of a thousand orders one is pending, a hundred are cancelled; a few are paid and about to be fulfilled.
+            # Of a thousand orders one is pending and a hundred are cancelled. A few are paid and not yet fulfilled.
             "orders": f"""
                 SELECT
                     md5('order' || n)::uuid AS id,
@@ -153,7 +156,7 @@ def tables(products: int) -> list[dict[str, str]]:
                     CASE WHEN number % 2000 = 0 THEN now() + interval '1 hour' END AS next_attempt_at
                 FROM orders
                 WHERE number > 10 AND number % 2 = 0""",
-            # A day's, and an hour's that are to be deleted.
+            # The keys of 25 hours: those of the oldest hour are due for deletion.
             "idempotency_keys": f"""
                 SELECT
                     sha256(id::text::bytea) AS id,
@@ -176,7 +179,7 @@ def tables(products: int) -> list[dict[str, str]]:
                     CASE WHEN number % 20000 = 0 THEN now() + interval '1 hour' END AS next_attempt_at
                 FROM orders
                 WHERE number > 10 AND number % 20 = 0""",
-            # Of a hundred one is still to be refunded.
+            # One in a hundred is still to be refunded.
             "unmatched_payments": """
                 SELECT
                     'pi_other_' || id AS stripe_payment_intent_id,
@@ -191,7 +194,7 @@ def tables(products: int) -> list[dict[str, str]]:
 
 
 SETTINGS = {
-    # Without foreign keys' triggers; and no log of thirty million rows, as the tables are unlogged too.
+    # No foreign key triggers. No waiting for WAL: the tables are unlogged as well.
     "session_replication_role": "replica",
     "synchronous_commit": "off",
     "maintenance_work_mem": "256MB",
@@ -201,30 +204,31 @@ SETTINGS = {
 
 
 async def fill(url: str, products: int) -> None:
-    """Load the seed and a catalogue into a migrated database, on two connections, and tell the planner."""
+    """Load the seed and a catalogue into a migrated database, on two connections, and analyze the tables."""
     stages = tables(products)
     connection = await asyncpg.connect(url)
     await connection.execute(SEED)
     for table in [*stages[1], *stages[0]]:
         await connection.execute(f"ALTER TABLE {table} SET UNLOGGED, SET (autovacuum_enabled = false)")
-    # One row at a time into each index takes minutes: they are passed by until REINDEX makes them anew.
+    # Maintaining the indexes for each row takes minutes, so they are disabled until REINDEX builds them.
     await connection.execute(
         "UPDATE pg_index SET indisready = false, indisvalid = false"
         " FROM pg_class WHERE pg_class.oid = indrelid AND relname = ANY($1)",
         [*stages[0], *stages[1]],
     )
     for stage in stages:
-        left = [*stage.items()]
-        await asyncio.gather(_load(url, left), _load(url, left))
+        queue = [*stage.items()]
+        await asyncio.gather(_load(url, queue), _load(url, queue))
     for table in ("products", "categories"):
         await connection.execute(f"SELECT setval('{table}_id_seq', max(id)) FROM {table}")
     await connection.close()
 
 
-async def _load(url: str, left: list[tuple[str, str]]) -> None:
+async def _load(url: str, queue: list[tuple[str, str]]) -> None:
+    """Fill, index and analyze tables until the queue, which two connections share, is empty."""
     connection = await asyncpg.connect(url, server_settings=SETTINGS)
-    while left:
-        table, rows = left.pop(0)
+    while queue:
+        table, rows = queue.pop(0)
         columns = [column.name for column in (await connection.prepare(rows)).get_attributes()]
         await connection.execute(f"INSERT INTO {table} ({', '.join(columns)}) OVERRIDING SYSTEM VALUE {rows}")
         await connection.execute(f"REINDEX TABLE {table}")

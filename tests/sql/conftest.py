@@ -1,4 +1,4 @@
-"""Databases that the tests of the SQL share, as each leaves behind what it found."""
+"""Databases that the tests of the SQL share: each test rolls back what it does."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -13,12 +13,14 @@ from tests.sql.scenarios import SEED
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--renew-plans", action="store_true", help="write the plans beside the tests, to be reviewed")
+    parser.addoption(
+        "--renew-plans", action="store_true", help="write the current plans to tests/sql/plans, for review"
+    )
 
 
 @contextmanager
 def shared(template: str, *statements: str) -> Iterator[str]:
-    """`cloned` for many tests, each with a loop of its own: the URL of a database that these statements were run in."""
+    """`cloned` for many tests, whose event loops differ: the URL of a database in which these statements have run."""
 
     async def prepare(url: str) -> None:
         connection = await asyncpg.connect(url)
@@ -38,14 +40,14 @@ def shared(template: str, *statements: str) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def small_shop(template: str) -> Iterator[str]:
-    """The URL of the database that the scenarios are about."""
+    """The URL of the database in which the scenarios run."""
     with shared(template, SEED, "CREATE EXTENSION pgrowlocks") as url:
         yield url
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def runner(small_shop: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection to the small shop, to run statements in transactions that are rolled back."""
+    """A connection to the small shop that runs statements in transactions which are rolled back."""
     connection = await asyncpg.connect(small_shop)
     yield connection
     await connection.close()
@@ -53,7 +55,7 @@ async def runner(small_shop: str) -> AsyncIterator[asyncpg.Connection]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def watcher(small_shop: str) -> AsyncIterator[asyncpg.Connection]:
-    """Another one, to look at the first and to stand in its way."""
+    """A second connection, which observes the first one and locks rows against it."""
     connection = await asyncpg.connect(small_shop)
     yield connection
     await connection.close()

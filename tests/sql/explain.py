@@ -1,4 +1,4 @@
-"""The generic plan of a statement: the one for all parameters, which is what a pool comes to use."""
+"""The generic plan of a statement: one plan for all parameters, which long-lived connections come to use."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,13 +12,13 @@ Node = dict[str, Any]
 
 
 async def explain(connection: asyncpg.Connection, sql: str, options: str = "COSTS OFF") -> str:
-    """What EXPLAIN with these options says of a statement's generic plan."""
+    """The output of EXPLAIN, with these options, for a statement's generic plan."""
     parameters = (await connection.prepare(sql)).get_parameters()
     await connection.execute(f"SET plan_cache_mode = force_generic_plan; PREPARE explained AS {sql}")
     try:
-        # Nulls do: this plan is made without looking at them.
-        given = f"({', '.join(['NULL'] * len(parameters))})" if parameters else ""
-        lines = await connection.fetch(f"EXPLAIN ({options}) EXECUTE explained{given}")
+        # Nulls are enough: a generic plan does not depend on the values.
+        arguments = f"({', '.join(['NULL'] * len(parameters))})" if parameters else ""
+        lines = await connection.fetch(f"EXPLAIN ({options}) EXECUTE explained{arguments}")
     finally:
         await connection.execute("DEALLOCATE explained; RESET plan_cache_mode")
     return "\n".join(line for (line,) in lines)
@@ -32,5 +32,5 @@ async def nodes(connection: asyncpg.Connection, name: str) -> list[Node]:
 
 def _walk(node: Node) -> Iterator[Node]:
     yield node
-    for below in node.get("Plans", []):
-        yield from _walk(below)
+    for child in node.get("Plans", []):
+        yield from _walk(child)

@@ -1,4 +1,4 @@
-"""What the header of a file under `sql/` says, taken apart; sql/README.md has the grammar."""
+"""Parses the headers of the files under `sql/`; sql/README.md explains their grammar."""
 
 import re
 from functools import cache
@@ -8,12 +8,12 @@ from service.infra.statements import SQL, files, split
 
 KEYS = ("callers", "param", "returns", "locks", "waits", "index", "rows", "guards")
 
-# Weakest first; two of one row go beside each other when their places add up to less than three.
+# Row lock strengths, weakest first. Two locks of one row are compatible when their indexes add up to less than three.
 STRENGTHS = ("KEY SHARE", "SHARE", "NO KEY UPDATE", "UPDATE")
 
 
 class Lock(NamedTuple):
-    """Rows of a table that a statement locks, and in which order: `by id`, `in no order`, `SKIP LOCKED` or ``."""
+    """The rows of a table that a statement locks. `order` is `by id`, `in no order`, `SKIP LOCKED` or empty."""
 
     table: str
     strength: str
@@ -21,10 +21,13 @@ class Lock(NamedTuple):
 
 
 class Waits(NamedTuple):
-    """The tables on whose rows a statement can wait, and the statement before it that holds the other rows."""
+    """The tables on whose rows a statement can wait.
+
+    `predecessor` is the statement that its transaction has run before, and that has locked rows for it.
+    """
 
     on: tuple[str, ...]
-    holder: str | None
+    predecessor: str | None
 
 
 def header_text(name: str) -> str:
@@ -34,56 +37,56 @@ def header_text(name: str) -> str:
 
 @cache
 def header(name: str) -> dict[str, list[str]]:
-    """The values of each key; a value may go on in lines that begin with ten spaces."""
+    """The values of each key; a line that begins with ten spaces continues the value above it."""
     text = header_text(name)
-    found: dict[str, list[str]] = {}
+    values: dict[str, list[str]] = {}
     for line in re.sub(r"\n-- {10}", " ", text).splitlines():
         if match := re.fullmatch(rf"-- ({'|'.join(KEYS)}) +(\S.*)", line):
-            found.setdefault(match[1], []).append(match[2])
-    return found
+            values.setdefault(match[1], []).append(match[2])
+    return values
 
 
 def body(name: str) -> str:
-    """The statement as it stands in its file."""
+    """The statement, as its file has it."""
     return split((SQL / f"{name}.sql").read_text())[1]
 
 
-def said(name: str, key: str) -> str:
-    """The one value of a key."""
+def value_of(name: str, key: str) -> str:
+    """The value of a key that occurs once."""
     values = header(name).get(key, [])
-    assert len(values) == 1, f"sql/{name}.sql says {key} {len(values)} times, not once"
+    assert len(values) == 1, f"sql/{name}.sql has {len(values)} lines `{key}` instead of one"
     return values[0]
 
 
 def locks(name: str) -> list[Lock]:
-    """The rows there are that the header says it locks, in that order; a new row is nothing that others could lock."""
-    found = []
-    for part in said(name, "locks").split("; "):
+    """The locks of existing rows, in the header's order. New rows are left out: nobody else can lock them yet."""
+    result = []
+    for part in value_of(name, "locks").split("; "):
         if match := re.fullmatch(rf"(.+?) ({'|'.join(sorted(STRENGTHS, key=len, reverse=True))})( .+)?", part):
-            found += [Lock(table, match[2], (match[3] or "").strip()) for table in match[1].split(", ")]
-    return found
+            result += [Lock(table, match[2], (match[3] or "").strip()) for table in match[1].split(", ")]
+    return result
 
 
 def waits(name: str) -> Waits:
-    """What the header says of waiting, where it says that in its form."""
-    value = said(name, "waits")
-    holder = re.search(r"(\w+/\w+) has locked ", value)
+    """What the `waits` line says; fails when the line does not follow the grammar."""
+    value = value_of(name, "waits")
+    predecessor = re.search(r"(\w+/\w+) has locked ", value)
     ends = "55P03 after lock_timeout -> busy|no limit"
     match = re.fullmatch(rf"none|for nothing: .+|on ([a-z_]+(?:, [a-z_]+)*) for [^;]+; (?:{ends})(?:; .+)?", value)
-    assert match, f"sql/{name}.sql: waits is not of the form that sql/README.md gives: {value}"
-    return Waits(tuple(match[1].split(", ")) if match[1] else (), holder and holder[1])
+    assert match, f"sql/{name}.sql: `waits` does not follow the grammar in sql/README.md: {value}"
+    return Waits(tuple(match[1].split(", ")) if match[1] else (), predecessor and predecessor[1])
 
 
 def guards(name: str) -> tuple[dict[str, str], dict[str, str]]:
-    """Constraint -> code: those that it can run into, and those that it never does."""
-    real: dict[str, str] = {}
+    """Constraint -> error code: the guards that the statement can violate, and those that it never can."""
+    possible: dict[str, str] = {}
     never: dict[str, str] = {}
-    if (value := said(name, "guards")) != "none":
+    if (value := value_of(name, "guards")) != "none":
         for part in value.split(", "):
             match = re.fullmatch(r"(never )?(\w+) -> (\w+)", part)
-            assert match, f"sql/{name}.sql: guards is not of the form `[never] constraint -> code, …`: {part}"
-            (never if match[1] else real)[match[2]] = match[3]
-    return real, never
+            assert match, f"sql/{name}.sql: `guards` is not `[never] constraint -> code, …`: {part}"
+            (never if match[1] else possible)[match[2]] = match[3]
+    return possible, never
 
 
 def conflict(one: str, other: str) -> bool:
@@ -91,28 +94,35 @@ def conflict(one: str, other: str) -> bool:
     return STRENGTHS.index(one) + STRENGTHS.index(other) >= 3
 
 
-def in_the_way(name: str, table: str, strength: str, has: str | None) -> list[str]:
-    """The statements that, by their headers, lock rows of a table so that this one waits, which `has` them already.
+def conflicting_statements(name: str, table: str, strength: str, own: str | None) -> list[str]:
+    """The statements for which this one waits when it locks a row of `table` with `strength`, by all headers.
 
-    Not those which wait for each other before they come there: at the cart to which both lines belong, for example.
+    `own` is the lock that its transaction already has on the row: what conflicts with that cannot be there any more.
+    A statement that meets this one at an earlier row is left out: the two already queue there, for example at the cart.
     """
-    found = []
-    for other in files():
-        for lock in locks(other):
-            if lock.table != table or not conflict(lock.strength, strength) or (has and conflict(lock.strength, has)):
-                continue
-            met = any(
-                here.table == there.table and conflict(here.strength, there.strength)
-                for here in _before(name, table)
-                for there in _before(other, table)
-            )
-            found += [] if met else [other]
-    return found
+    return [
+        other
+        for other in files()
+        for lock in locks(other)
+        if lock.table == table
+        and conflict(lock.strength, strength)
+        and not (own and conflict(lock.strength, own))
+        and not _meet_before(name, other, table)
+    ]
 
 
-def _before(name: str, table: str) -> list[Lock]:
-    """The locks that are there when a statement comes to a table."""
+def _meet_before(name: str, other: str, table: str) -> bool:
+    """Whether two statements have conflicting locks of an earlier table when they come to this one."""
+    return any(
+        mine.table == theirs.table and conflict(mine.strength, theirs.strength)
+        for mine in _locks_before(name, table)
+        for theirs in _locks_before(other, table)
+    )
+
+
+def _locks_before(name: str, table: str) -> list[Lock]:
+    """The locks that a statement's transaction has when the statement comes to a table."""
     own = locks(name)
-    tables = [lock.table for lock in own]
-    holder = waits(name).holder
-    return (locks(holder) if holder else []) + own[: tables.index(table)]
+    predecessor = waits(name).predecessor
+    position = [lock.table for lock in own].index(table)
+    return (locks(predecessor) if predecessor else []) + own[:position]

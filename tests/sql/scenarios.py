@@ -1,9 +1,11 @@
 """A small shop, and for every statement the arguments with which it does its work there.
 
-The proofs in this folder run each statement as its scenario says. A new file under `sql/` needs an entry in
-SCENARIOS: `does` are runs that between them lock, write and return all that the statement ever does; `none` is a
-run that finds nothing; `refused` has for each guard a run that really falls into it; `held` are the arguments of the
-statement that its header says holds the rows before.
+The proofs in this folder run each statement as its scenario says. A new file under `sql/` needs an entry in SCENARIOS:
+
+- `does`: runs that together lock, write and return everything that the statement can;
+- `none`: a run that matches no row;
+- `refused`: for each guard, a run that violates it;
+- `predecessor`: the arguments of the statement that, by the header's `waits`, has locked the rows before.
 """
 
 import hashlib
@@ -12,16 +14,16 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-# Categories and products: NEW_… are ids that nothing has.
+# Categories and products; NO_… are ids that no row has.
 TENTS, MUGS, UNUSED, NO_CATEGORY = 1, 2, 3, 404
 TENT, LAMP, ROPE, MUG, NO_PRODUCT = 1, 2, 3, 4, 404
 
-OPEN, EMPTY, PENDING, REORDER, PAID, FULFILLED, CANCELLED, REORDERED, LATE, LEFT, NEW = (
+OPEN, EMPTY, PENDING, REORDER, PAID, FULFILLED, CANCELLED, REORDERED, LATE, ABANDONED, NEW = (
     UUID(f"00000000-0000-4000-8000-00000000000{digit}") for digit in "123456789af"
 )
 
-# An order has the id of its cart, a payment that of its order. All products are laid down in another order than that
-# of their ids, so that a plan which takes them as they lie is seen to. The times make nothing overdue for a day.
+# An order has the id of its cart, a payment the id of its order. Products are inserted in another order than that of
+# their ids, so that a plan which locks rows as they lie in the table fails the test. Nothing is overdue for a day.
 SEED = f"""
 INSERT INTO categories (name, slug) VALUES ('Tents', 'tents'), ('Mugs', 'mugs'), ('Unused', 'unused');
 INSERT INTO products (id, name, category_id, price_minor, currency, stock) OVERRIDING SYSTEM VALUE
@@ -38,7 +40,7 @@ VALUES
     ('{OPEN}', 'OPEN', 'EUR'), ('{EMPTY}', 'OPEN', 'EUR'), ('{PENDING}', 'CHECKED_OUT', 'EUR'),
     ('{REORDER}', 'CHECKED_OUT', 'EUR'), ('{PAID}', 'CHECKED_OUT', 'EUR'), ('{FULFILLED}', 'CHECKED_OUT', 'EUR'),
     ('{CANCELLED}', 'OPEN', 'EUR'), ('{LATE}', 'OPEN', 'EUR');
-INSERT INTO carts (id, created_at, updated_at) VALUES ('{LEFT}', '2000-01-01', '2000-01-01');
+INSERT INTO carts (id, created_at, updated_at) VALUES ('{ABANDONED}', '2000-01-01', '2000-01-01');
 INSERT INTO cart_items (cart_id, product_id, quantity)
 SELECT carts.id, products.id, 1 FROM carts, products WHERE carts.id <> '{EMPTY}' AND products.id <> {MUG};
 
@@ -62,7 +64,7 @@ FROM (
     ('{FULFILLED}', '{FULFILLED}', 'FULFILLED'),
     ('{CANCELLED}', '{CANCELLED}', 'CANCELLED'),
     ('{LATE}', '{LATE}', 'CANCELLED')
-) AS given (id, cart_id, status);
+) AS new_order (id, cart_id, status);
 SELECT setval('orders_number_seq', 10);
 UPDATE orders SET next_attempt_at = now() WHERE status IN ('PENDING_PAYMENT', 'PAID');
 INSERT INTO order_items (order_id, product_id, name, quantity, unit_price_minor)
@@ -119,7 +121,7 @@ VALUES
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Arguments for a statement, and what is done before it in its transaction."""
+    """Arguments of a statement, and SQL that runs before it in its transaction."""
 
     arguments: tuple[Any, ...]
     before: str = ""
@@ -127,12 +129,12 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """How a statement is tried; the module says what each of these is."""
+    """How a statement is run; the module's docstring explains each field."""
 
     does: tuple[Run, ...]
     none: Run | None = None
     refused: dict[str, Run] = field(default_factory=dict)
-    held: tuple[Any, ...] = ()
+    predecessor: tuple[Any, ...] = ()
 
 
 def run(*arguments: Any, before: str = "") -> Run:
@@ -140,9 +142,9 @@ def run(*arguments: Any, before: str = "") -> Run:
 
 
 def does(
-    *runs: Run, none: Run | None = None, refused: dict[str, Run] | None = None, held: tuple[Any, ...] = ()
+    *runs: Run, none: Run | None = None, refused: dict[str, Run] | None = None, predecessor: tuple[Any, ...] = ()
 ) -> Scenario:
-    return Scenario(runs, none, refused or {}, held)
+    return Scenario(runs, none, refused or {}, predecessor)
 
 
 LAST = 2**62
@@ -168,20 +170,20 @@ SCENARIOS = {
         run(OPEN, MUG, 1),
         run(OPEN, TENT, 1),
         refused={"cart_items_quantity_range": run(OPEN, TENT, 9999)},
-        held=(OPEN, TENT),
+        predecessor=(OPEN, TENT),
     ),
     "cart/create_cart": does(run(NEW)),
     "cart/explain_refusal": does(run(PENDING, TENT), run(NEW, NO_PRODUCT)),
-    "cart/forget_currency": does(run(EMPTY), none=run(OPEN), held=(EMPTY,)),
+    "cart/forget_currency": does(run(EMPTY), none=run(OPEN), predecessor=(EMPTY,)),
     "cart/open_cart": does(run(OPEN), none=run(PENDING)),
     "cart/open_for_product": does(run(OPEN, TENT), none=run(OPEN, MUG)),
     "cart/read_cart": does(run(OPEN), run(EMPTY), none=run(NEW)),
-    "cart/remove_line": does(run(OPEN, TENT), none=run(OPEN, MUG), held=(OPEN,)),
+    "cart/remove_line": does(run(OPEN, TENT), none=run(OPEN, MUG), predecessor=(OPEN,)),
     "cart/set_line": does(
         run(OPEN, MUG, 1),
         run(OPEN, TENT, 2),
         refused={"cart_items_quantity_range": run(OPEN, TENT, 10_000)},
-        held=(OPEN, TENT),
+        predecessor=(OPEN, TENT),
     ),
     "catalog/create_category": does(run("Pots", "pots"), refused={"categories_slug_unique": run("Tents", "tents")}),
     "catalog/create_product": does(
@@ -221,9 +223,9 @@ SCENARIOS = {
         run(NEW, OPEN, NEW, None, 1800, 2100, 60.0, "{}", "x", CLIENT),
         none=run(NEW, OPEN, NEW, 1, 1800, 2100, 60.0, "{}", "x", CLIENT),
         refused={"orders_one_live_per_cart": run(NEW, PAID, NEW, None, 1800, 2100, 60.0, "{}", "x", CLIENT)},
-        held=(OPEN,),
+        predecessor=(OPEN,),
     ),
-    "fulfilment/mark_fulfilled": does(run(PAID, "x"), none=run(PENDING, "x"), held=(PAID,)),
+    "fulfilment/mark_fulfilled": does(run(PAID, "x"), none=run(PENDING, "x"), predecessor=(PAID,)),
     "retention/delete_keys": does(run(10), none=run(10, before="DELETE FROM idempotency_keys")),
     "idempotency/find_key": does(run(KEY), none=run(NEW_KEY)),
     "idempotency/lock_key": does(run(7)),
@@ -239,7 +241,7 @@ SCENARIOS = {
         none=run(["nothing"]),
     ),
     "migrations/lock_migrations": does(run()),
-    "transitions/add_note": does(run(PENDING, "PENDING_PAYMENT", "x", "a note"), held=(PENDING,)),
+    "transitions/add_note": does(run(PENDING, "PENDING_PAYMENT", "x", "a note"), predecessor=(PENDING,)),
     "orders/list_events": does(run(PAID), none=run(NEW)),
     "orders/list_items": does(run(PAID), none=run(NEW)),
     "orders/list_orders": does(run(LAST, 10), none=run(0, 10)),
@@ -249,7 +251,7 @@ SCENARIOS = {
     "transitions/mark_cancelled": does(
         run([REORDER, PENDING], "PENDING_PAYMENT", "EXPIRED", "x", None),
         none=run([REORDER, PENDING], "PAID", "EXPIRED", "x", None),
-        held=([REORDER, PENDING],),
+        predecessor=([REORDER, PENDING],),
     ),
     "transitions/mark_paid": does(
         run(CANCELLED, "CANCELLED", 2, "cs_x", "pi_x", None, "x"),
@@ -258,10 +260,10 @@ SCENARIOS = {
             "orders_one_live_per_cart": run(REORDERED, "CANCELLED", 2, "cs_x", "pi_x", None, "x"),
             "payments_payment_intent_once": run(PENDING, "PENDING_PAYMENT", 1, "cs_x", f"pi_{PAID}", None, "x"),
         },
-        held=(CANCELLED,),
+        predecessor=(CANCELLED,),
     ),
     "settlement/mark_processing": does(
-        run(PENDING, "cs_x", "x", 60.0), none=run(PAID, "cs_x", "x", 60.0), held=(PENDING,)
+        run(PENDING, "cs_x", "x", 60.0), none=run(PAID, "cs_x", "x", 60.0), predecessor=(PENDING,)
     ),
     "orders/read_order": does(run(PENDING), none=run(NEW)),
     "transitions/return_stock": does(run([REORDER, PENDING], [1, 1]), none=run([CANCELLED], [1])),
@@ -271,7 +273,7 @@ SCENARIOS = {
         run(CANCELLED, "cs_x", "pi_x", 1, "EUR"),
         none=run(PAID, "cs_x", "pi_x", None, None),
         refused={"payments_payment_intent_once": run(CANCELLED, "cs_x", f"pi_{PAID}", None, None)},
-        held=(CANCELLED,),
+        predecessor=(CANCELLED,),
     ),
     "webhooks/read_event": does(run("evt_1"), none=run("evt_x")),
     "webhooks/record_event": does(
@@ -292,10 +294,10 @@ SCENARIOS = {
     "refunds/add_refund": does(
         run(NEW, PAID, f"pi_{PAID}", 50, "staff", False, 0.0),
         none=run(NEW, LATE, f"pi_{LATE}", 50, "late_money", False, 0.0),
-        held=(PAID,),
+        predecessor=(PAID,),
     ),
-    "refunds/add_unmatched": does(run("pi_x", LATE, 50, "EUR"), none=run("pi_1", LATE, 50, "EUR"), held=(LATE,)),
-    "refunds/fail_refund": does(run(LATE), none=run(PENDING), held=(LATE,)),
+    "refunds/add_unmatched": does(run("pi_x", LATE, 50, "EUR"), none=run("pi_1", LATE, 50, "EUR"), predecessor=(LATE,)),
+    "refunds/fail_refund": does(run(LATE), none=run(PENDING), predecessor=(LATE,)),
     "refunds/find_order": does(run(f"pi_{PAID}"), none=run("pi_x")),
     "refunds/list_refunds": does(run(LATE), none=run(NEW)),
     "refunds/list_unmatched": does(run(PAID), none=run(NEW)),
@@ -303,13 +305,13 @@ SCENARIOS = {
         run(NEW, LATE, f"pi_{LATE}", 50, "SUCCEEDED", "re_x"),
         run(LATE, LATE, f"pi_{LATE}", 50, "SUCCEEDED", "re_x"),
         none=run(PENDING, LATE, f"pi_{LATE}", 50, "SUCCEEDED", "re_1"),
-        held=(LATE,),
+        predecessor=(LATE,),
     ),
     "refunds/set_balance": does(
         run(PAID, 0, "SUCCEEDED"),
         none=run(PENDING, 0, "SUCCEEDED"),
         refused={"payments_refunded_within_amount": run(PAID, 2941, "REFUND_PENDING")},
-        held=(PAID,),
+        predecessor=(PAID,),
     ),
     "refunds/settle_unmatched": does(run(PAID), none=run(NEW)),
     "seed/add_category": does(run("Pots", "pots"), run("Tents", "tents")),

@@ -1,13 +1,12 @@
-"""What a header says of locks, waiting, guards, rows and answers is what the server does with the statement.
+"""Proves what headers say of locks, waits, guards, returned rows and row counts against the server.
 
-`caller`, `param` and the columns are proved in test_statements.py, `index` in test_plans.py. Each failure says what is
-true, in the form in which the header is to say it.
+test_statements.py proves `callers`, `param` and the columns; test_plans.py proves `index`. A failure prints the line
+that the header should have.
 """
 
 import importlib
 import re
 from dataclasses import dataclass
-from typing import Any
 
 import asyncpg
 import pytest
@@ -17,11 +16,11 @@ from service.infra.db import shop_error
 from service.infra.statements import SQL, Statement, files
 from tests.sql import headers
 from tests.sql.explain import nodes
-from tests.sql.headers import body, conflict, said
-from tests.sql.locks import AGAINST, held, seen, transaction
+from tests.sql.headers import body, conflict, value_of
+from tests.sql.locks import WEAKEST_CONFLICT, Row, locked_rows, observe_locks, transaction
 from tests.sql.scenarios import SCENARIOS, Run, Scenario
 
-# One pair of connections for all, as connecting takes as long as most of these.
+# All tests share two connections, because connecting takes as long as most of the tests.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 EVERY = pytest.mark.parametrize("name", files())
@@ -29,7 +28,7 @@ EVERY = pytest.mark.parametrize("name", files())
 
 def scenario(name: str) -> Scenario:
     assert name in SCENARIOS, (
-        f"sql/{name}.sql has no scenario: say in SCENARIOS of tests/sql/scenarios.py how it is run"
+        f"sql/{name}.sql has no scenario: add its arguments to SCENARIOS in tests/sql/scenarios.py"
     )
     return SCENARIOS[name]
 
@@ -38,90 +37,129 @@ def sql(name: str) -> str:
     return Statement(name).sql
 
 
-def runs(name: str) -> list[Run]:
-    """All that are not refused."""
-    tried = scenario(name)
-    return [*tried.does, *([tried.none] if tried.none else [])]
+def successful_runs(name: str) -> list[Run]:
+    """All runs that violate no guard."""
+    return [*scenario(name).does, *([none] if (none := scenario(name).none) else [])]
 
 
 @EVERY
 async def test_locks(name: str, runner: asyncpg.Connection, watcher: asyncpg.Connection) -> None:
-    truth = await seen(runner, watcher, name, scenario(name).does)
-    assert said(name, "locks") == truth.line, f"sql/{name}.sql should say:\n-- locks    {truth.line}"
-    # A table that is written is locked ROW EXCLUSIVE; one with rows that are only locked, or that could refer to a
-    # deleted one, ROW SHARE.
+    observed = await observe_locks(runner, watcher, name, scenario(name).does)
+
+    assert value_of(name, "locks") == observed.line, f"sql/{name}.sql should have:\n-- locks    {observed.line}"
+    expected = await expected_table_modes(name, runner, watcher)
+    assert observed.table_modes == expected, "the header's rows and the plan's writes do not explain the table locks"
+
+
+async def expected_table_modes(name: str, runner: asyncpg.Connection, watcher: asyncpg.Connection) -> dict[str, str]:
+    """The table locks that follow from the header's rows and the plan's writes.
+
+    A written table is locked ROW EXCLUSIVE. ROW SHARE is for a table whose rows are only locked, and for one that could
+    refer to a deleted row.
+    """
     modes = {lock.table: "RowShareLock" for lock in headers.locks(name)}
-    for table in await written(runner, name, "Delete"):
-        modes |= await referring(watcher, table)
-    modes |= dict.fromkeys(await written(runner, name, "Insert", "Update", "Delete"), "RowExclusiveLock")
-    assert truth.modes == modes, "the tables that it locks are not explained by the rows that it locks and writes"
+    for table in await written_tables(runner, name, "Delete"):
+        modes |= await referring_table_modes(watcher, table)
+    return modes | dict.fromkeys(await written_tables(runner, name, "Insert", "Update", "Delete"), "RowExclusiveLock")
 
 
-async def referring(connection: asyncpg.Connection, table: str) -> dict[str, str]:
-    """How the tables with a foreign key to this one are locked when a row of it is deleted."""
-    found = await connection.fetch(
+async def referring_table_modes(connection: asyncpg.Connection, table: str) -> dict[str, str]:
+    """How the tables with a foreign key to this one are locked when one of its rows is deleted."""
+    rows = await connection.fetch(
         "SELECT conrelid::regclass::text, CASE confdeltype WHEN 'c' THEN 'RowExclusiveLock' ELSE 'RowShareLock' END"
         " FROM pg_constraint WHERE confrelid = $1::text::regclass",
         table,
     )
-    return {referring: mode for referring, mode in found}
+    return {referring: mode for referring, mode in rows}
 
 
 @EVERY
 async def test_waits(name: str, runner: asyncpg.Connection, watcher: asyncpg.Connection) -> None:
-    tried, (said_on, holder) = scenario(name), headers.waits(name)
-    assert bool(tried.held) == bool(holder), f"sql/{name}.sql: `waits` names who holds its rows, `held` its arguments"
-    skipped = {lock.table for lock in headers.locks(name) if lock.order == "SKIP LOCKED"}
-    on: dict[str, list[str]] = {}
-    for run in tried.does:
-        async with transaction(runner):
-            await runner.fetch(sql(holder), *tried.held) if holder else None
-            had = await held(watcher, runner)
-            await runner.fetch(sql(name), *run.arguments)
-            has = await held(watcher, runner)
-        for (table, place), strength in has.items():
-            before = had.get((table, place))
-            others = headers.in_the_way(name, table, strength, before) if strength != before else []
-            if others and table not in skipped:
-                on[table] = others
-                async with transaction(watcher):
-                    await watcher.execute(f"SELECT FROM {table} WHERE ctid = '{place}' FOR {AGAINST[strength]}")
-                    assert await ends_busy(runner, name, run, holder, tried.held), f"rows of {table} are not waited for"
-        # A new row waits for one with the same key, where no row that is there already keeps the two apart.
-        met = holder or any(conflict(strength, strength) for strength in has.values())
-        if not met and "the id is new" not in said(name, "waits"):
-            async with transaction(watcher):
-                await watcher.fetch(sql(name), *run.arguments)
-                if await ends_busy(runner, name, run, holder, tried.held):
-                    on[(await written(runner, name, "Insert") or ["advisory"])[0]] = [name]
-    assert set(said_on) == set(on), f"sql/{name}.sql waits on {', '.join(on) or 'nothing'}" + "".join(
-        f"; {table} is locked by {', '.join(others)}" for table, others in on.items()
+    """`waits` names exactly the tables on whose rows the statement can wait, and every such wait ends as `busy`.
+
+    Method, for each run of the scenario:
+    1. Run the statement, and list the rows that it locks beyond those that its predecessor has locked.
+    2. Keep each row on which the headers know a conflicting statement that does not queue at an earlier row.
+    3. Lock such a row from a second connection, run the statement again, and see it end as `busy`.
+    4. Run the statement in two transactions at once, to see whether it waits for a new row with the same key.
+    The tables of steps 3 and 4 must be those that the header names.
+    """
+    stated = headers.waits(name)
+    assert bool(scenario(name).predecessor) == bool(stated.predecessor), (
+        f"sql/{name}.sql: the scenario has arguments for a predecessor if and only if `waits` names one"
     )
-    assert (said(name, "waits") == "none") == (said(name, "locks") == "none"), "what locks nothing, waits for none"
+
+    blockers: dict[str, list[str]] = {}  # a table on whose rows the statement waits -> the statements it waits for
+    for run in scenario(name).does:
+        before, locked = await rows_locked_by(runner, watcher, name, run)
+        for row, strength in locked.items():
+            if conflicting := conflicting_statements(name, row, strength, before.get(row)):
+                blockers[row[0]] = conflicting
+                assert await wait_at_row_ends_busy(runner, watcher, name, run, row, strength), f"no wait at {row[0]}"
+        if may_meet_itself(name, locked) and await second_run_ends_busy(runner, watcher, name, run):
+            blockers[(await written_tables(runner, name, "Insert") or ["advisory"])[0]] = [name]
+
+    assert set(stated.on) == set(blockers), f"sql/{name}.sql waits on {', '.join(blockers) or 'nothing'}" + "".join(
+        f"; {table} is locked by {', '.join(others)}" for table, others in blockers.items()
+    )
+    assert (value_of(name, "waits") == "none") == (value_of(name, "locks") == "none"), (
+        f"sql/{name}.sql: a statement without locks has no waits, and the other way round"
+    )
 
 
-async def test_the_lock_map_is_what_the_headers_say() -> None:
-    lockers: dict[str, dict[str, list[str]]] = {}
-    for name in files():
-        for lock in headers.locks(name):
-            lockers.setdefault(lock.table, {}).setdefault(lock.strength, []).append(f"`{name}`")
-    # None takes SHARE.
-    strengths = ("KEY SHARE", "NO KEY UPDATE", "UPDATE")
-    lines = [" | ".join(["| rows of", *strengths, ""]).strip(), "| --- " * 4 + "|"]
-    for table in dict.fromkeys(["carts", "orders", "payments", "products", *sorted(lockers)]):
-        cells = [", ".join(lockers[table].pop(strength, [])) for strength in strengths]
-        lines.append(" | ".join([f"| `{table}`", *cells, ""]).strip())
-    lock_map = "\n".join(lines)
-    assert lock_map in (SQL / "README.md").read_text(), f"sql/README.md should have under Locks:\n{lock_map}"
-    assert not any(lockers.values())
-
-
-async def ends_busy(
-    runner: asyncpg.Connection, name: str, run: Run, holder: str | None, held_arguments: tuple[Any, ...]
-) -> bool:
-    """Whether the statement waits now, and its wait ends as 55P03 and becomes `busy`."""
+async def rows_locked_by(
+    runner: asyncpg.Connection, watcher: asyncpg.Connection, name: str, run: Run
+) -> tuple[dict[Row, str], dict[Row, str]]:
+    """The rows, with the strength of their locks, after the predecessor and after the statement itself."""
     async with transaction(runner):
-        await runner.fetch(sql(holder), *held_arguments) if holder else None
+        await run_predecessor(runner, name)
+        before = await locked_rows(watcher, runner)
+        await runner.fetch(sql(name), *run.arguments)
+        return before, await locked_rows(watcher, runner)
+
+
+async def run_predecessor(connection: asyncpg.Connection, name: str) -> None:
+    """Run the statement that, by the header, has locked rows before this one."""
+    if predecessor := headers.waits(name).predecessor:
+        await connection.fetch(sql(predecessor), *scenario(name).predecessor)
+
+
+def conflicting_statements(name: str, row: Row, strength: str, before: str | None) -> list[str]:
+    """The statements that can make this one wait for a row. `before` is the lock that the predecessor has on it."""
+    table, _ = row
+    skipped = any(lock.table == table and lock.order == "SKIP LOCKED" for lock in headers.locks(name))
+    if skipped or strength == before:
+        return []
+    return headers.conflicting_statements(name, table, strength, before)
+
+
+async def wait_at_row_ends_busy(
+    runner: asyncpg.Connection, watcher: asyncpg.Connection, name: str, run: Run, row: Row, strength: str
+) -> bool:
+    """Whether the statement waits for a row that the watcher has locked, and the wait ends as `busy`."""
+    table, place = row
+    async with transaction(watcher):
+        await watcher.execute(f"SELECT FROM {table} WHERE ctid = '{place}' FOR {WEAKEST_CONFLICT[strength]}")
+        return await ends_busy(runner, name, run)
+
+
+def may_meet_itself(name: str, locked: dict[Row, str]) -> bool:
+    """Whether two runs at once are kept apart by no existing row, so that one may wait for the other's new row."""
+    apart = headers.waits(name).predecessor or any(conflict(strength, strength) for strength in locked.values())
+    return not apart and "the id is new" not in value_of(name, "waits")
+
+
+async def second_run_ends_busy(runner: asyncpg.Connection, watcher: asyncpg.Connection, name: str, run: Run) -> bool:
+    """Whether a second run waits while the watcher's transaction has run the same, and the wait ends as `busy`."""
+    async with transaction(watcher):
+        await watcher.fetch(sql(name), *run.arguments)
+        return await ends_busy(runner, name, run)
+
+
+async def ends_busy(runner: asyncpg.Connection, name: str, run: Run) -> bool:
+    """Whether the statement, after its predecessor, fails with 55P03 and this becomes the error `busy`."""
+    async with transaction(runner):
+        await run_predecessor(runner, name)
         await runner.execute("SET LOCAL lock_timeout = '10ms'")
         try:
             await runner.fetch(sql(name), *run.arguments)
@@ -130,14 +168,30 @@ async def ends_busy(
     return False
 
 
-async def written(connection: asyncpg.Connection, name: str, *operations: str) -> list[str]:
-    """The tables that a statement writes in these ways, by its plan."""
+async def test_the_lock_map_is_what_the_headers_say() -> None:
+    lockers: dict[str, dict[str, list[str]]] = {}  # table -> strength -> statements
+    for name in files():
+        for lock in headers.locks(name):
+            lockers.setdefault(lock.table, {}).setdefault(lock.strength, []).append(f"`{name}`")
+    # No statement takes SHARE.
+    strengths = ("KEY SHARE", "NO KEY UPDATE", "UPDATE")
+    lines = [" | ".join(["| rows of", *strengths, ""]).strip(), "| --- " * 4 + "|"]
+    for table in dict.fromkeys(["carts", "orders", "payments", "products", *sorted(lockers)]):
+        cells = [", ".join(lockers[table].pop(strength, [])) for strength in strengths]
+        lines.append(" | ".join([f"| `{table}`", *cells, ""]).strip())
+    lock_map = "\n".join(lines)
+    assert lock_map in (SQL / "README.md").read_text(), f"sql/README.md, section Locks, should have:\n{lock_map}"
+    assert not any(lockers.values())
+
+
+async def written_tables(connection: asyncpg.Connection, name: str, *operations: str) -> list[str]:
+    """The tables that a statement writes by these operations, from its plan."""
     plan = await nodes(connection, name)
     return [node["Relation Name"] for node in plan if node.get("Operation") in operations]
 
 
 WRITES = re.compile(
-    r"INSERT INTO (?P<insert>\w+) \((?P<given>[^)]*)\)"
+    r"INSERT INTO (?P<insert>\w+) \((?P<columns>[^)]*)\)"
     r"|UPDATE (?P<update>\w+)\s+SET(?P<set>.*?)(?=\n\s*(?:FROM|WHERE|RETURNING)\b|\Z)"
     r"|DO UPDATE\s+SET(?P<upsert>.*?)(?=\n\s*(?:WHERE|RETURNING)\b|\Z)"
     r"|DELETE FROM (?P<delete>\w+)",
@@ -147,7 +201,7 @@ WRITES = re.compile(
 
 @dataclass(slots=True)
 class Write:
-    """What a statement does to a table: which columns it gives to new rows or sets in old ones."""
+    """An operation on a table, with the columns that new rows get or that are set in existing rows."""
 
     operation: str
     table: str
@@ -155,17 +209,17 @@ class Write:
 
 
 def writes(name: str) -> list[Write]:
-    """All that the text does."""
-    found: list[Write] = []
+    """All writes in the statement's text."""
+    result: list[Write] = []
     for match in WRITES.finditer(body(name)):
         sets = set(re.findall(r"(?:^|\n)\s*(\w+) = ", match["set"] or match["upsert"] or ""))
         if match["insert"]:
-            found.append(Write("Insert", match["insert"], set(re.split(r",\s*", match["given"].strip()))))
+            result.append(Write("Insert", match["insert"], set(re.split(r",\s*", match["columns"].strip()))))
         elif match["upsert"]:
-            found.append(Write("Upsert", found[-1].table, sets))
+            result.append(Write("Upsert", result[-1].table, sets))
         else:
-            found.append(Write("Update" if match["update"] else "Delete", match["update"] or match["delete"], sets))
-    return found
+            result.append(Write("Update" if match["update"] else "Delete", match["update"] or match["delete"], sets))
+    return result
 
 
 @EVERY
@@ -176,12 +230,12 @@ async def test_guards(name: str, runner: asyncpg.Connection) -> None:
             await perform(runner, name, run)
         assert error.value.constraint_name == constraint
         assert shop_error(error.value).code == CONSTRAINTS[constraint][0]
-    watching = await guards(runner, name)
-    assert set(refused) <= watching
-    truth = [f"{'' if c in refused else 'never '}{c} -> {CONSTRAINTS[c][0]}" for c in sorted(watching)]
-    assert sorted(said(name, "guards").split(", ")) == sorted(truth or ["none"]), (
-        f"sql/{name}.sql should say:\n-- guards   {', '.join(truth) or 'none'}\nwhere `never` is to go, when a run that"
-        " is refused can be given in SCENARIOS"
+    checked = await checked_constraints(runner, name)
+    assert set(refused) <= checked
+    expected = [f"{'' if c in refused else 'never '}{c} -> {CONSTRAINTS[c][0]}" for c in sorted(checked)]
+    assert sorted(value_of(name, "guards").split(", ")) == sorted(expected or ["none"]), (
+        f"sql/{name}.sql should have:\n-- guards   {', '.join(expected) or 'none'}\n"
+        "without `never` where SCENARIOS can have a run that the constraint refuses"
     )
 
 
@@ -189,31 +243,34 @@ async def test_every_mapped_constraint_is_some_statements_guard() -> None:
     assert {constraint for name in files() for part in headers.guards(name) for constraint in part} == set(CONSTRAINTS)
 
 
-async def guards(connection: asyncpg.Connection, name: str) -> set[str]:
-    """The constraints with a code that watch what a statement writes.
+async def checked_constraints(connection: asyncpg.Connection, name: str) -> set[str]:
+    """The constraints with an error code that PostgreSQL checks for what a statement writes.
 
-    A new row is watched by those of whose columns it is given every one, or it could not be the reason; not by the
-    key that ON CONFLICT names. A changed row is watched by those that look at a changed column. A deleted row, and
-    the changed key of one, by foreign keys that refer to it.
+    - A new row: those whose columns the statement sets all, except the key that ON CONFLICT names.
+    - A changed row: those that read a changed column.
+    - A deleted row, or one whose key changes: the foreign keys that refer to it.
     """
     plan = await nodes(connection, name)
     arbiters = {arbiter for node in plan for arbiter in node.get("Conflict Arbiter Indexes", [])}
-    done = writes(name)
+    parsed = writes(name)
     planned = [(node["Operation"], node["Relation Name"]) for node in plan if "Operation" in node]
-    assert sorted(planned) == sorted((w.operation, w.table) for w in done if w.operation != "Upsert"), "not understood"
-    found = set()
+    assert sorted(planned) == sorted((w.operation, w.table) for w in parsed if w.operation != "Upsert"), (
+        f"sql/{name}.sql: WRITES reads other operations from the text than the plan has"
+    )
+
+    result = set()
     for guard in await connection.fetch(MAPPED, list(CONSTRAINTS)):
-        for write in done:
+        for write in parsed:
             new = write.operation == "Insert" and write.columns >= {*guard["columns"]} and guard["name"] not in arbiters
             changed = write.operation in ("Update", "Upsert") and write.columns & {*guard["columns"], *guard["more"]}
-            left = write.operation == "Delete" or write.columns & {*guard["parent_columns"]}
-            if (write.table == guard["table"] and (new or changed)) or (write.table == guard["parent"] and left):
-                found.add(guard["name"])
-    return found
+            removed = write.operation == "Delete" or write.columns & {*guard["parent_columns"]}
+            if (write.table == guard["table"] and (new or changed)) or (write.table == guard["parent"] and removed):
+                result.add(guard["name"])
+    return result
 
 
-# The constraints and unique indexes of these names: their columns, those of a partial index's condition, and what a
-# foreign key refers to.
+# Constraints and unique indexes by name: their columns, the columns of a partial index's condition (more), and what a
+# foreign key refers to (parent).
 MAPPED = """
 SELECT
     conname AS name,
@@ -243,39 +300,42 @@ WHERE indisunique AND relname = ANY($1) AND NOT EXISTS (SELECT FROM pg_constrain
 
 @EVERY
 async def test_returns(name: str, runner: asyncpg.Connection) -> None:
-    tried = scenario(name)
-    counts = [len(await perform(runner, name, run)) for run in tried.does]
+    none = scenario(name).none
+    counts = [len(await perform(runner, name, run)) for run in scenario(name).does]
     if not (await runner.prepare(sql(name))).get_attributes():
-        truth = "none"
+        expected = "none"
     elif max(counts) > 1:
         order = re.search(r"^ORDER BY\s+(.+?)(?=\nLIMIT|\Z)", body(name), re.MULTILINE | re.DOTALL)
-        truth = f"many by {re.sub(r'[a-z_]+[.]', '', ' '.join(order[1].split()))}" if order else "many in no order"
+        expected = f"many by {re.sub(r'[a-z_]+[.]', '', ' '.join(order[1].split()))}" if order else "many in no order"
     else:
-        assert set(counts) == {1}, "a scenario's runs answer rows"
-        truth = "one or none" if tried.none else "one"
-    value, _, meaning = said(name, "returns").partition("; ")
-    assert value.replace(" descending", " DESC") == truth, f"sql/{name}.sql: -- returns  {truth}"
-    if tried.none and truth != "none":
-        assert await perform(runner, name, tried.none) == []
-        assert "none = " in meaning, f"sql/{name}.sql: returns is to say what `none` means"
+        assert set(counts) == {1}, "a run under `does` returns rows"
+        expected = "one or none" if none else "one"
+
+    value, _, meaning = value_of(name, "returns").partition("; ")
+    assert value.replace(" descending", " DESC") == expected, f"sql/{name}.sql should have:\n-- returns  {expected}"
+    if none and expected != "none":
+        assert await perform(runner, name, none) == []
+        assert "none = " in meaning, f"sql/{name}.sql: `returns` has to say what no row means"
     else:
-        assert "none = " not in meaning, f"sql/{name}.sql: no run in SCENARIOS finds nothing"
+        assert "none = " not in meaning, f"sql/{name}.sql: no run in SCENARIOS returns no row"
 
 
 @EVERY
 async def test_rows(name: str, runner: asyncpg.Connection) -> None:
-    value = said(name, "rows")
+    value = value_of(name, "rows")
     form = re.fullmatch(r"(\d+)(?:\.\.(\d+|n))?(?: by (LIMIT(?: \$\d)?|[\w.]+(?: \+ 1)?))?(?:, usually \d+)?", value)
-    assert form, f"sql/{name}.sql: rows is not of the form that sql/README.md gives: {value}"
+    assert form, f"sql/{name}.sql: `rows` does not follow the grammar in sql/README.md: {value}"
     low, high, by = int(form[1]), form[2] or form[1], form[3]
-    counts = [await count(runner, name, run) for run in runs(name)]
+    counts = [await count_rows(runner, name, run) for run in successful_runs(name)]
     assert low == min(min(counts), 1), f"sql/{name}.sql touches {min(counts)} rows"
     if high == "n":
         assert by is None
         assert "LIMIT" not in body(name)
         return
     assert max(counts) <= int(high), f"sql/{name}.sql touches {max(counts)} rows"
-    assert (by is None) == (int(high) == 1), f"sql/{name}.sql: rows is to say what keeps them to {high}, or `n`"
+    assert (by is None) == (int(high) == 1), (
+        f"sql/{name}.sql: `rows` has to name what bounds them to {high}, or say `n`"
+    )
     if by == "LIMIT":
         assert body(name).endswith(f"LIMIT {high}")
     elif by and by.startswith("LIMIT"):
@@ -289,14 +349,14 @@ async def test_rows(name: str, runner: asyncpg.Connection) -> None:
 
 
 async def perform(connection: asyncpg.Connection, name: str, run: Run) -> list[asyncpg.Record]:
-    """What a run answers; nothing of it stays."""
+    """The rows that a run returns; the transaction is rolled back."""
     async with transaction(connection):
         await connection.execute(run.before or "SELECT")
         return await connection.fetch(sql(name), *run.arguments)
 
 
-async def count(connection: asyncpg.Connection, name: str, run: Run) -> int:
-    """How many rows a run answers or writes."""
+async def count_rows(connection: asyncpg.Connection, name: str, run: Run) -> int:
+    """How many rows a run returns or writes."""
     async with transaction(connection):
         await connection.execute(run.before or "SELECT")
         status = await connection.execute(sql(name), *run.arguments)

@@ -1,4 +1,4 @@
-"""Every file under sql/ is a statement that the server accepts as its header says, and that one module binds."""
+"""Each file under sql/ is bound by one module, and the server accepts it with the types that its header states."""
 
 import importlib
 import pkgutil
@@ -16,13 +16,13 @@ import service
 from service.infra.statements import Statement, files
 from tests.client import Shop
 from tests.sql.callers import callers
-from tests.sql.headers import KEYS, header, header_text, said
+from tests.sql.headers import KEYS, header, header_text, value_of
 from tests.sql.scenarios import SCENARIOS
 
 
 def bound() -> dict[str, list[tuple[str, Statement[object]]]]:
-    """Every statement that a module has at its top, by its file: the modules and the statements."""
-    found: dict[str, list[tuple[str, Statement[object]]]] = {}
+    """For each file, the modules that bind it at their top level, with the statements."""
+    result: dict[str, list[tuple[str, Statement[object]]]] = {}
     for module in pkgutil.walk_packages(service.__path__, "service."):
         if module.name == "service.__main__":
             continue
@@ -32,8 +32,8 @@ def bound() -> dict[str, list[tuple[str, Statement[object]]]]:
             s for value in vars(loaded).values() if isinstance(value, list) for s in value if isinstance(s, Statement)
         ]
         for statement in values:
-            found.setdefault(statement.name, []).append((module.name, statement))
-    return found
+            result.setdefault(statement.name, []).append((module.name, statement))
+    return result
 
 
 BOUND = bound()
@@ -46,7 +46,7 @@ def test_a_file_is_bound_once_and_names_its_callers(name: str) -> None:
     assert [key for key in KEYS if key != "param"] == [key for key in header(name) if key != "param"], (
         "the keys in order"
     )
-    assert said(name, "callers").split(", ") == callers()[name], "python -m tests.sql.callers writes them"
+    assert value_of(name, "callers").split(", ") == callers()[name], "python -m tests.sql.callers writes them"
 
 
 @pytest.mark.asyncio(loop_scope="module")
@@ -54,10 +54,10 @@ def test_a_file_is_bound_once_and_names_its_callers(name: str) -> None:
 async def test_parameters_and_columns_are_as_the_header_and_the_row_say(name: str, runner: asyncpg.Connection) -> None:
     _, statement = BOUND[name][0]
     prepared = await runner.prepare(statement.sql)
-    given = [f"${n} {p.name}" for n, p in enumerate(prepared.get_parameters(), 1)]
-    said = [re.sub(r" \w+ ", " ", line.removesuffix(" null"), count=1) for line in header(name).get("param", [])]
+    prepared_types = [f"${n} {p.name}" for n, p in enumerate(prepared.get_parameters(), 1)]
+    stated = [re.sub(r" \w+ ", " ", line.removesuffix(" null"), count=1) for line in header(name).get("param", [])]
     plain = {"float8": "double precision", "bool": "boolean", "int4": "integer", "int8": "bigint"}
-    assert said == [re.sub(r"\w+", lambda m: plain.get(m[0], m[0]), line) for line in given]
+    assert stated == [re.sub(r"\w+", lambda m: plain.get(m[0], m[0]), line) for line in prepared_types]
     columns = prepared.get_attributes()
     if is_dataclass(statement.row):
         types = get_type_hints(statement.row)
@@ -101,7 +101,7 @@ def plain_type(hint: Any) -> type:
 async def test_pages_are_as_long_as_their_statements_say(shop: Shop) -> None:
     await shop.call("POST", "/categories", 201, {"name": "Tents"})
     for page, statement in PAGES.items():
-        high = int(said(statement, "rows").partition("..")[2].partition(" ")[0])
+        high = int(value_of(statement, "rows").partition("..")[2].partition(" ")[0])
         # One row more than the page has is read, to see whether there is another page.
         await shop.call("GET", f"{page}limit={high - 1}", 200)
         await shop.call("GET", f"{page}limit={high}", 422)

@@ -26,17 +26,17 @@ def at(module: str, *names: str) -> tuple[str, ...]:
 
 def refuses(*constraints: str) -> tuple[str, ...]:
     """The tests that try these constraints alone; numbered where there are several for one."""
-    return at("sql/test_constraints", *(f"test_the_tables_refuse_nonsense[{name}]" for name in constraints))
+    return at("sql/test_constraints", *(f"test_a_constraint_refuses_invalid_rows[{name}]" for name in constraints))
 
 
 def guards(name: str) -> tuple[str, ...]:
     """The test that tries this guard of a statement alone."""
-    return at("sql/test_constraints", f"test_a_statement_leaves_alone_what_it_is_not_for[{name}]")
+    return at("sql/test_constraints", f"test_a_statement_changes_nothing_when_its_guard_fails[{name}]")
 
 
 def locks(statement: str) -> tuple[str, ...]:
     """The test of the order in which this statement locks products."""
-    return at("sql/test_constraints", f"test_products_are_locked_by_their_ids[{statement}]")
+    return at("sql/test_constraints", f"test_products_are_locked_by_id[{statement}]")
 
 
 SHORT, TOTAL, TOO_LITTLE, TOO_MUCH = (
@@ -50,15 +50,15 @@ RESTOCK = at("shop/test_refunds", "test_a_restock_returns_the_units_once_whateve
 LATE_ATTEMPT = at("shop/test_checkout", "test_a_late_refusal_does_not_end_the_attempt_that_is_being_created")
 OLDER_ATTEMPT = at("shop/test_checkout", "test_what_was_concluded_of_an_older_attempt_ends_nothing")
 CANCELLED_MEANWHILE = at("shop/test_checkout", "test_an_order_cancelled_while_its_session_is_created_leaves_none")
-CLAIM = at("sql/test_constraints", "test_a_claim_passes_by_what_another_holds")
+CLAIM = at("sql/test_constraints", "test_a_claim_skips_locked_rows")
 BROKEN_OFF = at("shop/test_sweep", "test_a_list_that_breaks_off_is_gone_through_again")
 FORGOTTEN = at("shop/test_idempotency", "test_a_checkout_is_forgotten_once_its_order_was_cancelled")
-HOLDS = at("sql/test_constraints", "test_a_transition_holds_its_cart_order_and_payment")
+HOLDS = at("sql/test_constraints", "test_a_transition_locks_its_cart_order_and_payment")
 
 RESERVE = "sql/checkout/reserve.sql"
 MARK_PAID, MARK_CANCELLED = "sql/transitions/mark_paid.sql", "sql/transitions/mark_cancelled.sql"
 RETURN, RETAKE = "sql/transitions/return_stock.sql", "sql/settlement/retake_stock.sql"
-CLAIM_SESSION, NEW_ATTEMPT = "sql/payment_session/claim_session.sql", "sql/payment_session/start_attempt.sql"
+CLAIM_SESSION, START_ATTEMPT = "sql/payment_session/claim_session.sql", "sql/payment_session/start_attempt.sql"
 MOVE_POSITION = "sql/reconcile/move_position.sql"
 ATTACH = "sql/payment_session/attach_session.sql"
 CATALOG, CARTS, ORDERS, STOCK, EVENTS, KEYS, CAPTURED = (
@@ -259,11 +259,11 @@ MUTANTS = [
         at("shop/test_refunds", "test_a_whole_refund_before_fulfilment_cancels_and_restocks"),
     ),
     Mutant(
-        "keep_late_money: status",
+        "record_late_payment: status",
         "sql/settlement/record_late_payment.sql",
         " AND status IN ('FAILED', 'EXPIRED')",
         "",
-        guards("keep_late_money: status"),
+        guards("record_late_payment: status"),
     ),
     # The session
     Mutant(
@@ -287,14 +287,16 @@ MUTANTS = [
         "",
         guards("claim_session: session"),
     ),
-    Mutant("new_attempt: attempt", NEW_ATTEMPT, "AND attempt = $2", "AND $2 > 0", guards("new_attempt: attempt")),
-    Mutant("new_attempt: status", NEW_ATTEMPT, "\n    AND status = 'INITIATED'", "", guards("new_attempt: status")),
+    Mutant("start_attempt: attempt", START_ATTEMPT, "AND attempt = $2", "AND $2 > 0", guards("start_attempt: attempt")),
     Mutant(
-        "new_attempt: session",
-        NEW_ATTEMPT,
+        "start_attempt: status", START_ATTEMPT, "\n    AND status = 'INITIATED'", "", guards("start_attempt: status")
+    ),
+    Mutant(
+        "start_attempt: session",
+        START_ATTEMPT,
         "\n    AND stripe_session_id IS NULL",
         "",
-        guards("new_attempt: session"),
+        guards("start_attempt: session"),
     ),
     Mutant(
         "attach_session: order",

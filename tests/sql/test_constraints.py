@@ -1,7 +1,7 @@
-"""The last nets, each tried alone: what a constraint refuses, what a guard leaves alone, what a lock keeps.
+"""Tests each constraint, guard and lock alone, as the last protection of the data.
 
-The code above them asks first, so that hardly any other test falls into them. Each case here is one that nothing
-but the net in question stops: were it gone, the case would pass, and `make mutants` takes it away to see that.
+The service checks first, so hardly any other test reaches them. Nothing but the constraint, guard or lock in question
+stops a case here: `make mutants` removes each one and sees its case fail.
 """
 
 import asyncio
@@ -18,12 +18,12 @@ from tests.sql.conftest import shared
 ONE, TWO, NONE = (f"'00000000-0000-4000-8000-00000000000{number}'::uuid" for number in (1, 2, 3))
 FIRST, SECOND, THIRD = (UUID(text.split("'")[1]) for text in (ONE, TWO, NONE))
 
-# A pending order and a cancelled one whose money came late, and one row of everything else.
+# A pending order, a cancelled order with a late payment, and one row of everything else.
 SEED = f"""
 INSERT INTO categories (name, slug) VALUES ('Tents', 'tents'), ('Mugs', 'mugs');
 INSERT INTO products (name, category_id, price_minor, currency, stock)
 VALUES ('Tent', 1, 1250, 'EUR', 8), ('Mug', 2, 990, 'USD', 5);
--- So that a plan which reads the table as it lies meets the second product first.
+-- Moves the first product behind the second, for a plan that reads the rows as they lie.
 UPDATE products SET updated_at = now() WHERE id = 1;
 INSERT INTO carts (id, status, currency) VALUES ({ONE}, 'CHECKED_OUT', 'EUR'), ({TWO}, 'OPEN', 'EUR');
 INSERT INTO cart_items (cart_id, product_id, quantity) VALUES ({ONE}, 1, 2);
@@ -50,7 +50,7 @@ INSERT INTO stripe_events (id, type, payload, next_attempt_at) VALUES ('evt_1', 
 INSERT INTO idempotency_keys (id, request_digest) VALUES (sha256('key'), sha256('body'));
 """
 
-# Whether a copy of a row is refused for its key says an INSERT, where the key is one that cannot be updated.
+# Keys that an UPDATE cannot set are tested by an INSERT.
 NEW_ORDER = "INSERT INTO orders (id, number, cart_id, status, total_minor, currency, expires_at, cancelled_at)"
 NEW_REFUND = "INSERT INTO refunds (id, order_id, stripe_payment_intent_id, amount_minor, cause)"
 NEW_PRODUCT = "INSERT INTO products (id, name, price_minor, currency, stock)"
@@ -59,7 +59,7 @@ OWN_ID = "OVERRIDING SYSTEM VALUE"
 
 CAPTURED = f"UPDATE payments SET captured_minor = {{}} WHERE id = {TWO}"
 
-NONSENSE = [
+INVALID_ROWS = [
     ("categories_pkey", f"INSERT INTO categories (id, name, slug) {OWN_ID} VALUES (1, 'x', 'x')"),
     ("categories_slug_unique", "UPDATE categories SET slug = 'tents'"),
     ("categories_name_length", "UPDATE categories SET name = ''"),
@@ -177,7 +177,7 @@ NONSENSE = [
 
 @pytest.fixture(scope="module")
 def seeded(template: str) -> Iterator[str]:
-    """The URL of one database for all cases, as each rolls back what it did: a clone for each takes a minute."""
+    """The URL of one database for all cases. Each case rolls back; a clone for each would take a minute in total."""
     with shared(template, SEED) as url:
         yield url
 
@@ -194,37 +194,37 @@ async def database(seeded: str) -> AsyncIterator[asyncpg.Connection]:
 
 @pytest.fixture
 async def other(seeded: str) -> AsyncIterator[asyncpg.Connection]:
-    """Another connection, which hardly waits for a lock."""
+    """A second connection, which waits only briefly for a lock."""
     connection = await asyncpg.connect(seeded, server_settings={"lock_timeout": "100ms"})
     yield connection
     await connection.close()
 
 
-@pytest.mark.parametrize(("constraint", "nonsense"), NONSENSE, ids=[constraint for constraint, _ in NONSENSE])
-async def test_the_tables_refuse_nonsense(database: asyncpg.Connection, constraint: str, nonsense: str) -> None:
+@pytest.mark.parametrize(("constraint", "write"), INVALID_ROWS, ids=[constraint for constraint, _ in INVALID_ROWS])
+async def test_a_constraint_refuses_invalid_rows(database: asyncpg.Connection, constraint: str, write: str) -> None:
     with pytest.raises(asyncpg.IntegrityConstraintViolationError) as refused:
-        await database.execute(nonsense)
+        await database.execute(write)
     assert refused.value.constraint_name == constraint
 
 
-async def test_every_constraint_has_its_nonsense(database: asyncpg.Connection) -> None:
-    # From version 18 on PostgreSQL has NOT NULLs (n) there too, under names that nobody gave them.
+async def test_every_constraint_has_an_invalid_row(database: asyncpg.Connection) -> None:
+    # Since version 18 NOT NULL is a constraint too (n), with a generated name.
     names = await database.fetch(
         "SELECT conname FROM pg_constraint WHERE connamespace = 'public'::regnamespace AND contype <> 'n'"
         " UNION SELECT relname FROM pg_index JOIN pg_class ON oid = indexrelid"
         " WHERE indisunique AND relnamespace = 'public'::regnamespace"
     )
-    # The migrations' own bookkeeping is yoyo's.
+    # yoyo's own tables are left out.
     ours = {name for (name,) in names if "yoyo" not in name}
-    assert ours == {constraint for constraint, _ in NONSENSE}
+    assert ours == {constraint for constraint, _ in INVALID_ROWS}
 
 
-async def test_a_history_begins_at_its_beginning(database: asyncpg.Connection) -> None:
+async def test_a_history_begins_with_a_pending_order(database: asyncpg.Connection) -> None:
     with pytest.raises(asyncpg.CheckViolationError):
         await database.execute("UPDATE order_events SET from_status = NULL, to_status = 'PAID'")
 
 
-BOOKS = ("carts", "products", "orders", "payments", "refunds", "order_events", "stock_movements")
+TABLES = ("carts", "products", "orders", "payments", "refunds", "order_events", "stock_movements")
 PAID = f"UPDATE orders SET status = 'PAID', paid_at = now() WHERE id = {ONE}"
 FULFILLED = f"UPDATE orders SET status = 'FULFILLED', paid_at = now(), fulfilled_at = now() WHERE id = {ONE}"
 CANCELLED = f"UPDATE orders SET status = 'CANCELLED', cancelled_at = now() WHERE id = {ONE}"
@@ -238,11 +238,11 @@ INSERT INTO order_items (order_id, product_id, name, quantity, unit_price_minor)
 VALUES ({TWO}, 2, 'Mug', 1, 990), ({TWO}, 1, 'Tent', 1, 1250)
 """
 
-# What has happened, the statement that comes too late or to the wrong place for it, its arguments, and the tables that
-# it leaves as they are: all of them, where the guard is the whole statement's.
+# For each guard: SQL that makes the guard fail, the statement with its arguments, and the tables that must not change.
+# These are all tables where the guard protects the whole statement.
 GUARDS = {
-    "mark_paid: status": (PAID, "transitions/mark_paid", (FIRST, "PENDING_PAYMENT", 1, "cs", "pi", None, "x"), BOOKS),
-    "mark_paid: path": (PAID, "transitions/mark_paid", (FIRST, "PAID", 1, "cs", "pi", None, "x"), BOOKS),
+    "mark_paid: status": (PAID, "transitions/mark_paid", (FIRST, "PENDING_PAYMENT", 1, "cs", "pi", None, "x"), TABLES),
+    "mark_paid: path": (PAID, "transitions/mark_paid", (FIRST, "PAID", 1, "cs", "pi", None, "x"), TABLES),
     "mark_paid: payment": (
         "SELECT",
         "transitions/mark_paid",
@@ -253,13 +253,13 @@ GUARDS = {
         PAID,
         "transitions/mark_cancelled",
         ([FIRST], "PENDING_PAYMENT", "FAILED", "x", None),
-        BOOKS,
+        TABLES,
     ),
     "mark_cancelled: path": (
         FULFILLED,
         "transitions/mark_cancelled",
         ([FIRST], "FULFILLED", "FAILED", "x", None),
-        BOOKS,
+        TABLES,
     ),
     "mark_cancelled: payment": (
         f"{PAID}; {CAPTURED}",
@@ -267,64 +267,71 @@ GUARDS = {
         ([FIRST], "PAID", "EXPIRED", "x", None),
         ("payments",),
     ),
-    "mark_processing: payment": (CAPTURED, "settlement/mark_processing", (FIRST, "cs", "x", 1.0), BOOKS),
+    "mark_processing: payment": (CAPTURED, "settlement/mark_processing", (FIRST, "cs", "x", 1.0), TABLES),
     "mark_processing: order": (
         CANCELLED,
         "settlement/mark_processing",
         (FIRST, "cs", "x", 1.0),
         ("orders", "order_events"),
     ),
-    "mark_fulfilled: status": ("SELECT", "fulfilment/mark_fulfilled", (FIRST, "x"), BOOKS),
+    "mark_fulfilled: status": ("SELECT", "fulfilment/mark_fulfilled", (FIRST, "x"), TABLES),
     "mark_fulfilled: an event of its own": (
         f"UPDATE orders SET status = 'PAID', paid_at = now() WHERE id = {ONE};"
         f" UPDATE stripe_events SET order_id = {ONE}",
         "fulfilment/mark_fulfilled",
         (FIRST, "x"),
-        BOOKS,
+        TABLES,
     ),
-    "keep_late_money: status": ("SELECT", "settlement/record_late_payment", (SECOND, "cs", "pi", None, None), BOOKS),
-    "claim_session: claim": (CLAIMED, "payment_session/claim_session", (FIRST, 1.0), BOOKS),
-    "claim_session: status": (ENDED, "payment_session/claim_session", (FIRST, 1.0), BOOKS),
-    "claim_session: session": (ATTACHED, "payment_session/claim_session", (FIRST, 1.0), BOOKS),
-    "new_attempt: attempt": ("SELECT", "payment_session/start_attempt", (FIRST, 2, 1800, 1.0), BOOKS),
-    "new_attempt: status": (ENDED, "payment_session/start_attempt", (FIRST, 1, 1800, 1.0), BOOKS),
-    "new_attempt: session": (ATTACHED, "payment_session/start_attempt", (FIRST, 1, 1800, 1.0), BOOKS),
-    "attach_session: order": (CANCELLED, "payment_session/attach_session", (FIRST, "cs", "url"), BOOKS),
-    "attach_session: payment": (ENDED, "payment_session/attach_session", (FIRST, "cs", "url"), BOOKS),
-    "set_balance: captured": ("SELECT", "refunds/set_balance", (FIRST, 0, "SUCCEEDED"), BOOKS),
+    "record_late_payment: status": (
+        "SELECT",
+        "settlement/record_late_payment",
+        (SECOND, "cs", "pi", None, None),
+        TABLES,
+    ),
+    "claim_session: claim": (CLAIMED, "payment_session/claim_session", (FIRST, 1.0), TABLES),
+    "claim_session: status": (ENDED, "payment_session/claim_session", (FIRST, 1.0), TABLES),
+    "claim_session: session": (ATTACHED, "payment_session/claim_session", (FIRST, 1.0), TABLES),
+    "start_attempt: attempt": ("SELECT", "payment_session/start_attempt", (FIRST, 2, 1800, 1.0), TABLES),
+    "start_attempt: status": (ENDED, "payment_session/start_attempt", (FIRST, 1, 1800, 1.0), TABLES),
+    "start_attempt: session": (ATTACHED, "payment_session/start_attempt", (FIRST, 1, 1800, 1.0), TABLES),
+    "attach_session: order": (CANCELLED, "payment_session/attach_session", (FIRST, "cs", "url"), TABLES),
+    "attach_session: payment": (ENDED, "payment_session/attach_session", (FIRST, "cs", "url"), TABLES),
+    "set_balance: captured": ("SELECT", "refunds/set_balance", (FIRST, 0, "SUCCEEDED"), TABLES),
     "fail_refund: status": (
         f"UPDATE refunds SET status = 'SUCCEEDED', stripe_refund_id = 're_2' WHERE id = {TWO}",
         "refunds/fail_refund",
         (SECOND,),
-        BOOKS,
+        TABLES,
     ),
     "reserve: currency": (
         MIXED,
         "checkout/reserve",
         (THIRD, SECOND, THIRD, None, 1800, 2100, 1.0, "{}", "x", None),
-        BOOKS,
+        TABLES,
     ),
 }
 
 
 @pytest.mark.parametrize("guard", GUARDS)
-async def test_a_statement_leaves_alone_what_it_is_not_for(database: asyncpg.Connection, guard: str) -> None:
-    happened, name, arguments, tables = GUARDS[guard]
+async def test_a_statement_changes_nothing_when_its_guard_fails(database: asyncpg.Connection, guard: str) -> None:
+    setup, name, arguments, tables = GUARDS[guard]
 
-    async def books() -> list[list[asyncpg.Record]]:
+    async def snapshot() -> list[list[asyncpg.Record]]:
         return [await database.fetch(f"SELECT * FROM {table} ORDER BY id") for table in tables]
 
-    await database.execute(happened)
-    before = await books()
+    await database.execute(setup)
+    before = await snapshot()
+
     await database.fetch(Statement(name).sql, *arguments)
-    assert await books() == before
+
+    assert await snapshot() == before
 
 
 @pytest.mark.parametrize(
     ("table", "claim"),
     [("orders", "sweep/claim_orders"), ("refunds", "sweep/claim_refunds"), ("stripe_events", "sweep/claim_events")],
 )
-async def test_a_claim_passes_by_what_another_holds(
+async def test_a_claim_skips_locked_rows(
     database: asyncpg.Connection, other: asyncpg.Connection, table: str, claim: str
 ) -> None:
     assert len(await database.fetch(f"SELECT FROM {table} WHERE next_attempt_at <= now() FOR NO KEY UPDATE")) == 1
@@ -333,7 +340,7 @@ async def test_a_claim_passes_by_what_another_holds(
 
 
 @pytest.mark.parametrize("table", ["carts", "orders", "payments"])
-async def test_a_transition_holds_its_cart_order_and_payment(
+async def test_a_transition_locks_its_cart_order_and_payment(
     database: asyncpg.Connection, other: asyncpg.Connection, table: str
 ) -> None:
     assert await database.fetch(Statement("transitions/lock_order").sql, FIRST)
@@ -351,7 +358,7 @@ async def test_a_transition_holds_its_cart_order_and_payment(
     ],
     ids=["reserve", "return_stock", "retake_stock"],
 )
-async def test_products_are_locked_by_their_ids(
+async def test_products_are_locked_by_id(
     database: asyncpg.Connection, other: asyncpg.Connection, lines: str, name: str, arguments: tuple[object, ...]
 ) -> None:
     await database.execute(lines)
@@ -359,7 +366,7 @@ async def test_products_are_locked_by_their_ids(
     locking = asyncio.create_task(database.fetch(Statement(name).sql, *arguments))
     try:
         await waiting(other)
-        # Whoever waits for the first holds nothing that comes after it.
+        # A statement that waits for the first product has not locked the second.
         await other.execute("SELECT FROM products WHERE id = 2 FOR NO KEY UPDATE NOWAIT")
     finally:
         await other.execute("ROLLBACK")

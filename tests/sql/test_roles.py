@@ -1,7 +1,7 @@
-"""What each role may do, tried as that role: every verb on every column of every table, and whatever else there is.
+"""Proves the rights of each role by trying every verb on every column of every table as that role.
 
-What is allowed stands here a second time, so that a grant too many fails as well as one too few; and each grant is
-taken away once, to see that some statement needs it.
+The rights are listed here a second time, so that a superfluous grant fails like a missing one. Each grant is also
+revoked once, to see that some statement needs it.
 """
 
 from collections.abc import AsyncIterator, Iterator
@@ -24,7 +24,7 @@ HISTORY = {**READ, "INSERT": "order_id from_status to_status cause note"}
 LEDGER = {**READ, "INSERT": "product_id delta reason order_id hold"}
 NOTHING: dict[str, str] = {}
 
-# By role and table: the columns of each verb. TRUNCATE is nobody's; who may DELETE may LOCK the table too.
+# Role -> table -> verb -> columns. No role may TRUNCATE; the right to DELETE includes LOCK TABLE.
 ALLOWED = {
     "app": {
         "categories": {**READ, "INSERT": "name slug", "UPDATE": "name slug", "DELETE": ALL},
@@ -115,7 +115,7 @@ COLUMNS = (
     "SELECT relname, attname, atttypid::regtype::text FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid"
     " WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND attnum > 0 AND NOT attisdropped"
 )
-# What none of them may, in any way; a cluster of its own would be needed to try the rest of what a superuser can.
+# Statements forbidden to every role. Other rights of a superuser could only be tried on a cluster of their own.
 FORBIDDEN = [
     "CREATE TABLE mine ()",
     "CREATE TEMPORARY TABLE mine ()",
@@ -144,7 +144,7 @@ FORBIDDEN = [
     "SELECT pg_read_file('postgresql.conf')",
 ]
 
-# Statements that one process alone runs; what is in neither set, both do.
+# Statements that only one kind of process runs. The API and the worker run all others.
 OWNERS = {"migrations/lock_migrations"}
 WORKERS = {
     "fulfilment/mark_fulfilled",
@@ -191,16 +191,16 @@ RUNS = {
 
 @pytest.fixture(scope="module")
 def url(template: str) -> Iterator[str]:
-    """One database for all, as nothing here stays in it; its URL, as a superuser."""
+    """The URL, for a superuser, of one database for all tests, which leave nothing in it."""
     with shared(template) as url:
-        # Who may do what with a database is not cloned with it. And the lines may be run again.
+        # A clone does not have the rights on the database itself. The script may run more than once.
         roles.make_roles(url, PASSWORD)
         yield url
 
 
 @asynccontextmanager
 async def connected(url: str, role: str = "", **settings: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection under a role, else as a superuser."""
+    """A connection as this role, or as a superuser without one."""
     connection = await asyncpg.connect(login(url, role) if role else url, server_settings=settings)
     try:
         yield connection
@@ -208,12 +208,12 @@ async def connected(url: str, role: str = "", **settings: str) -> AsyncIterator[
         await connection.close()
 
 
-# Whoever only reads may set that aside, and then has no right to write anyway.
+# A read-only role may change this setting; it still has no right to write.
 WRITING = {"default_transaction_read_only": "off"}
 
 
 async def may(connection: asyncpg.Connection, statement: str) -> bool:
-    """Whether the server lets it run, which then leaves nothing behind."""
+    """Whether the server permits the statement, which is rolled back."""
     transaction = connection.transaction()
     await transaction.start()
     try:
@@ -225,7 +225,7 @@ async def may(connection: asyncpg.Connection, statement: str) -> bool:
     return True
 
 
-def test_the_roles_of_the_list_are_those_that_are_made() -> None:
+def test_the_list_has_every_role() -> None:
     assert {f"commerce_{role}" for role in ALLOWED} == set(roles.ROLES) - {"commerce_owner"}
 
 
@@ -233,7 +233,7 @@ async def test_every_table_is_in_the_list(url: str) -> None:
     async with connected(url, "owner") as owner:
         tables = {table for table, *_ in await owner.fetch(COLUMNS)}
         kinds = "SELECT DISTINCT relkind::text FROM pg_class WHERE relnamespace = 'public'::regnamespace"
-        # A table, its index and the sequence of its identity: for anything else, rights would have to be listed.
+        # Tables, indexes and identity sequences. Any other kind of relation would need rights in the list.
         assert {kind for (kind,) in await owner.fetch(kinds)} == {"r", "i", "S"}
         assert await owner.fetchval("SELECT count(*) FROM pg_proc WHERE pronamespace = 'public'::regnamespace") == 0
     for allowed in ALLOWED.values():
@@ -241,7 +241,7 @@ async def test_every_table_is_in_the_list(url: str) -> None:
 
 
 @pytest.mark.parametrize("role", ALLOWED)
-async def test_a_role_may_do_what_is_listed_and_nothing_else(url: str, role: str) -> None:
+async def test_a_role_has_exactly_the_listed_rights(url: str, role: str) -> None:
     async with connected(url, role, **WRITING) as connection:
         types: dict[str, dict[str, str]] = {}
         for table, column, kind in await connection.fetch(COLUMNS):
@@ -252,15 +252,17 @@ async def test_a_role_may_do_what_is_listed_and_nothing_else(url: str, role: str
                 "TRUNCATE": f"TRUNCATE {table} CASCADE",
                 "LOCK": f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE NOWAIT",
             }
-            tried = {(verb, column) for verb, sql in whole.items() for column in columns if await may(connection, sql)}
+            permitted = {
+                (verb, column) for verb, sql in whole.items() for column in columns if await may(connection, sql)
+            }
             for column, kind in columns.items():
-                given = "OVERRIDING SYSTEM VALUE SELECT"
+                values = f"OVERRIDING SYSTEM VALUE SELECT NULL::{kind} WHERE false"
                 single = {
                     "SELECT": f"SELECT {column} FROM {table} WHERE false",
-                    "INSERT": f"INSERT INTO {table} ({column}) {given} NULL::{kind} WHERE false",
+                    "INSERT": f"INSERT INTO {table} ({column}) {values}",
                     "UPDATE": f"UPDATE {table} SET {column} = DEFAULT WHERE false",
                 }
-                tried |= {(verb, column) for verb, sql in single.items() if await may(connection, sql)}
+                permitted |= {(verb, column) for verb, sql in single.items() if await may(connection, sql)}
             listed = dict(ALLOWED[role][table])
             if "DELETE" in listed:
                 listed["LOCK"] = ALL
@@ -269,27 +271,27 @@ async def test_a_role_may_do_what_is_listed_and_nothing_else(url: str, role: str
                 for verb, names in listed.items()
                 for column in (columns if names == ALL else names.split())
             }
-            assert tried == allowed, (table, "too many:", tried - allowed, "too few:", allowed - tried)
+            assert permitted == allowed, (table, "too many:", permitted - allowed, "missing:", allowed - permitted)
 
 
 @pytest.mark.parametrize("role", ALLOWED)
-async def test_a_role_may_do_nothing_to_the_schema_or_the_server(url: str, role: str) -> None:
+async def test_a_role_cannot_change_the_schema_or_the_server(url: str, role: str) -> None:
     async with connected(url, role, **WRITING) as connection:
         for statement in FORBIDDEN:
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 await connection.execute(statement)
-        # Who has some right in a table is only warned, and has granted nothing.
+        # A role with some right on the table gets a warning only, and grants nothing.
         grants = "SELECT array_agg(relacl::text ORDER BY oid) FROM pg_class WHERE relnamespace = 'public'::regnamespace"
         before = await connection.fetchval(grants)
         await connection.execute("GRANT ALL ON orders TO PUBLIC")
         assert await connection.fetchval(grants) == before
 
 
-async def test_the_forbidden_is_no_mistake(url: str) -> None:
-    """Each of those would run, did a superuser ask for it."""
+async def test_a_superuser_may_run_the_forbidden_statements(url: str) -> None:
+    """The statements are valid, so that roles are refused for lack of rights."""
     async with connected(url) as superuser:
         for statement in FORBIDDEN:
-            if not statement.startswith(("ALTER SYSTEM", "CREATE DATABASE")):  # which no transaction takes
+            if not statement.startswith(("ALTER SYSTEM", "CREATE DATABASE")):  # not allowed in a transaction
                 assert await may(superuser, statement)
 
 
@@ -312,7 +314,7 @@ async def grants_are_needed(superuser: asyncpg.Connection, role: str) -> None:
     assert len(runs) == len(RUNS[role])
 
     async def refused(change: str, table: str) -> bool:
-        """Whether, after this change, some statement about this table is none of the role's any more."""
+        """Whether, after this change, the role is refused one of its statements on this table."""
         transaction = superuser.transaction()
         await transaction.start()
         try:
@@ -335,20 +337,20 @@ async def grants_are_needed(superuser: asyncpg.Connection, role: str) -> None:
         " WHERE relnamespace = 'public'::regnamespace AND grantee = $1::text::regrole",
         f"commerce_{role}",
     )
-    assert not await refused("SELECT 1", ""), "a statement that the role runs is refused"
+    assert not await refused("SELECT 1", ""), "the role is refused one of its own statements"
     unneeded = [
         (privilege, table, column)
         for table, privilege, column in grants
         if not await refused(f"REVOKE {privilege} {column} ON {table} FROM commerce_{role}", table)
     ]
     if role == "readonly":
-        # People look at more than the audit does.
+        # People read more tables than the audit does.
         assert {privilege for privilege, *_ in unneeded} == {"SELECT"}
     else:
         assert unneeded == []
 
 
-async def test_nobody_is_more_than_they_have_to_be(url: str) -> None:
+async def test_no_role_has_attributes_or_memberships(url: str) -> None:
     async with connected(url, "owner") as owner:
         flags = "rolsuper, rolcreaterole, rolcreatedb, rolreplication, rolbypassrls"
         query = f"SELECT ARRAY[{flags}] FROM pg_roles WHERE rolname LIKE 'commerce\\_%'"
@@ -359,7 +361,7 @@ async def test_nobody_is_more_than_they_have_to_be(url: str) -> None:
         assert [name for (name,) in await owner.fetch(owners)] == ["commerce_owner"]
 
 
-async def test_a_stranger_does_not_come_in(url: str) -> None:
+async def test_another_role_cannot_connect(url: str) -> None:
     stranger = f"stranger_{uuid4().hex}"
     async with connected(url) as superuser:
         await superuser.execute(f"CREATE ROLE {stranger} LOGIN PASSWORD '{PASSWORD}'")
@@ -373,7 +375,7 @@ async def test_a_stranger_does_not_come_in(url: str) -> None:
             assert await connection.fetchval("SELECT count(*) FROM products") == 0
 
 
-async def test_tables_that_another_role_migrated_become_the_owners(template: str) -> None:
+async def test_tables_that_another_role_created_get_our_owner(template: str) -> None:
     async with cloned(template) as url:
         async with connected(url) as superuser:
             await superuser.execute("ALTER TABLE orders OWNER TO CURRENT_USER")
@@ -384,7 +386,7 @@ async def test_tables_that_another_role_migrated_become_the_owners(template: str
             await owner.execute("CREATE TABLE mine ()")
 
 
-async def test_time_limits_are_the_roles_own(url: str) -> None:
+async def test_each_role_has_its_time_limits(url: str) -> None:
     names = (
         "statement_timeout",
         "lock_timeout",
@@ -402,13 +404,13 @@ async def test_time_limits_are_the_roles_own(url: str) -> None:
     assert await limits("owner") == ["0", "2s", "0", "off"]
 
 
-async def test_who_only_reads_does_not_write_by_mistake(url: str) -> None:
+async def test_the_read_only_role_cannot_write_by_mistake(url: str) -> None:
     async with connected(url, "readonly") as connection:
         with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
             await connection.execute("CREATE TABLE mine ()")
 
 
-async def test_review_loads_under_the_role_that_only_reads(url: str) -> None:
+async def test_the_read_only_role_can_prepare_every_statement(url: str) -> None:
     async with connected(url, "readonly") as connection:
         for statement in review():
             await connection.execute(statement)

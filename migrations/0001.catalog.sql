@@ -19,7 +19,7 @@ CREATE TABLE categories (
     CONSTRAINT categories_slug_length CHECK (char_length(slug) BETWEEN 1 AND 200)
 );
 
--- The free space in each page lets a stock update stay on its page (HOT), without touching an index.
+-- Free space in each page lets an update of the stock stay on its page (HOT) and skip the indexes.
 CREATE TABLE products (
     id bigint GENERATED ALWAYS AS IDENTITY,
     name text NOT NULL,
@@ -29,7 +29,7 @@ CREATE TABLE products (
     currency text NOT NULL,
     stock integer NOT NULL,
     active boolean NOT NULL DEFAULT true,
-    -- Counts the edits by staff; stock moves do not count, or If-Match would fail at every sale.
+    -- Counts edits by staff. Stock moves do not count: otherwise If-Match would fail after every sale.
     version integer NOT NULL DEFAULT 1,
     created_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now(),
@@ -40,13 +40,13 @@ CREATE TABLE products (
     CONSTRAINT products_price_range CHECK (price_minor BETWEEN 1 AND 99999999),
     CONSTRAINT products_currency_form CHECK (currency ~ '^[A-Z]{3}$'),
     CONSTRAINT products_stock_not_negative CHECK (stock >= 0),
-    -- Twice what staff may enter, so that units which are held can always come back.
+    -- Twice what staff may enter, so that units on hold can always be released.
     CONSTRAINT products_stock_bounded CHECK (stock <= 2000000000),
     CONSTRAINT products_version_positive CHECK (version > 0)
 ) WITH (fillfactor = 80);
 
--- The listing: keyset pages of what is for sale, however much no longer is.
+-- Keyset pages of active products, however many are inactive.
 CREATE INDEX products_active ON products (id) WHERE active;
 
--- The listing of one category; its first column also serves the foreign key when a category is deleted.
+-- Keyset pages of one category. The first column also serves the foreign key when a category is deleted.
 CREATE INDEX products_by_category ON products (category_id, active, id);

@@ -2,7 +2,7 @@
 --
 -- depends: 0001.catalog
 -- phase: expand
--- lock: SHARE ROW EXCLUSIVE on products for the foreign key, a moment
+-- lock: SHARE ROW EXCLUSIVE on products for the foreign key, briefly
 -- undo: drops every cart
 
 SET LOCAL lock_timeout = '2s';
@@ -11,7 +11,7 @@ SET LOCAL statement_timeout = '60s';
 CREATE TABLE carts (
     id uuid NOT NULL,
     status text NOT NULL DEFAULT 'OPEN',
-    -- Set by the first line and cleared with the last, so that one cart is in one currency.
+    -- Set with the first line and cleared with the last, so that a cart has one currency.
     currency text,
     created_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now(),

@@ -1,30 +1,30 @@
--- Orders, their lines, payment, refunds and history.
+-- Orders with their lines, payments, refunds and history.
 --
 -- depends: 0002.carts
 -- phase: expand
--- lock: SHARE ROW EXCLUSIVE on carts and products for the foreign keys, a moment
--- undo: drops every order and what was paid for it
+-- lock: SHARE ROW EXCLUSIVE on carts and products for the foreign keys, briefly
+-- undo: drops every order, payment and refund
 
 SET LOCAL lock_timeout = '2s';
 SET LOCAL statement_timeout = '60s';
 
 CREATE TABLE orders (
     id uuid NOT NULL,
-    -- Staff's pages go by this number, newest first; customers only ever see the id.
+    -- The key of the staff's pages, newest first. Customers see only the id.
     number bigint GENERATED ALWAYS AS IDENTITY,
     cart_id uuid NOT NULL,
     status text NOT NULL DEFAULT 'PENDING_PAYMENT',
     total_minor bigint NOT NULL,
     currency text NOT NULL,
     email text,
-    -- How often stock was taken for this order: a second time when late money finds it again.
+    -- The hold number: how often stock was taken for this order. A late payment takes it again.
     hold integer NOT NULL DEFAULT 1,
     expires_at timestamptz NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now(),
     paid_at timestamptz,
     fulfilled_at timestamptz,
     cancelled_at timestamptz,
-    -- When the sweep looks at this order next; null when nothing is left to do.
+    -- When the sweep claims this order next; null when nothing is due.
     next_attempt_at timestamptz,
     attempts integer NOT NULL DEFAULT 0,
     CONSTRAINT orders_pkey PRIMARY KEY (id),
@@ -69,12 +69,12 @@ CREATE TABLE payments (
     amount_minor bigint NOT NULL,
     currency text NOT NULL,
     refunded_minor bigint NOT NULL DEFAULT 0,
-    -- The Stripe session to come: its number for this order, and exactly what is sent to create it, so that
-    -- a creation whose answer was lost can be asked for again under the same idempotency key.
+    -- The Stripe session to create: its number for this order, and its exact parameters. If the answer is lost,
+    -- the same request can be sent again with the same idempotency key.
     attempt integer NOT NULL DEFAULT 1,
     session_parameters jsonb NOT NULL,
     session_expires_at timestamptz NOT NULL,
-    -- One request at a time creates the session; past this moment its process is taken for dead.
+    -- One request at a time creates the session. Its claim ends at this time, even if its process died.
     claimed_until timestamptz,
     stripe_session_id text,
     checkout_url text,
@@ -107,7 +107,7 @@ CREATE TABLE refunds (
     order_id uuid NOT NULL,
     stripe_payment_intent_id text NOT NULL,
     amount_minor bigint NOT NULL,
-    -- Why: money that came after the order was cancelled, the shop's staff, or made at Stripe by hand.
+    -- late_money: a late payment. staff: requested by staff. stripe: made in Stripe's dashboard.
     cause text NOT NULL,
     restock boolean NOT NULL DEFAULT false,
     status text NOT NULL DEFAULT 'REQUESTED',
@@ -128,7 +128,7 @@ CREATE TABLE refunds (
 );
 
 CREATE INDEX refunds_by_order ON refunds (order_id);
--- Late money is given back once: a second refund of the same payment only after the first has failed.
+-- A late payment is refunded once: a second refund is possible only after the first has failed.
 CREATE UNIQUE INDEX refunds_late_money_once ON refunds (stripe_payment_intent_id)
 WHERE cause = 'late_money' AND status <> 'FAILED';
 CREATE INDEX refunds_due ON refunds (next_attempt_at) WHERE next_attempt_at IS NOT NULL;
@@ -138,7 +138,7 @@ CREATE TABLE order_events (
     order_id uuid NOT NULL,
     at timestamptz NOT NULL DEFAULT now(),
     from_status text,
-    -- Equal to from_status where only a note is made, about a refund for example.
+    -- Equal to from_status for a note, for example about a refund.
     to_status text NOT NULL,
     -- The request, Stripe event or job behind it.
     cause text NOT NULL,
@@ -148,7 +148,7 @@ CREATE TABLE order_events (
     CONSTRAINT order_events_path_legal CHECK (
         from_status IS NOT DISTINCT FROM to_status
         OR (from_status IS NULL AND to_status = 'PENDING_PAYMENT')
-        -- A null on the left would make the IN null, which a CHECK lets pass.
+        -- With a null on the left IN is null, which a CHECK accepts.
         OR (from_status IS NOT NULL AND (from_status, to_status) IN (
             ('PENDING_PAYMENT', 'PAID'),
             ('PENDING_PAYMENT', 'CANCELLED'),

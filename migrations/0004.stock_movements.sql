@@ -1,8 +1,8 @@
--- The ledger of stock: every unit that came or went, and why.
+-- The stock ledger: every change of a product's stock, with its reason.
 --
 -- depends: 0003.orders
 -- phase: expand
--- lock: SHARE ROW EXCLUSIVE on products and orders for the foreign keys, a moment
+-- lock: SHARE ROW EXCLUSIVE on products and orders for the foreign keys, briefly
 -- undo: drops the ledger; products keep their stock
 
 SET LOCAL lock_timeout = '2s';
@@ -30,7 +30,7 @@ CREATE TABLE stock_movements (
     )
 );
 
--- One hold takes a product's units once and gives them back once, whatever happens twice.
+-- One hold takes a product's units once and releases them once, even if its request is repeated.
 CREATE UNIQUE INDEX stock_movements_once ON stock_movements (order_id, product_id, hold, reason)
 WHERE order_id IS NOT NULL;
 CREATE INDEX stock_movements_by_product ON stock_movements (product_id, id);

@@ -1,8 +1,8 @@
--- Every event that Stripe delivered, and what became of it.
+-- Every event that Stripe delivered, with its outcome.
 --
 -- depends: 0003.orders
 -- phase: expand
--- lock: SHARE ROW EXCLUSIVE on orders for the foreign key, a moment
+-- lock: SHARE ROW EXCLUSIVE on orders for the foreign key, briefly
 -- undo: drops the events; Stripe keeps its own for 30 days
 
 SET LOCAL lock_timeout = '2s';
@@ -14,7 +14,7 @@ CREATE TABLE stripe_events (
     payload jsonb NOT NULL,
     received_at timestamptz NOT NULL DEFAULT now(),
     order_id uuid,
-    -- What was done with it; null until something was.
+    -- The outcome of processing it; null until it was processed.
     outcome text,
     handled_at timestamptz,
     next_attempt_at timestamptz,

@@ -1,4 +1,4 @@
--- Loses the keys: a request repeated after that is done again.
+-- Loses the keys, so that a repeated request takes effect again.
 
 SET LOCAL lock_timeout = '2s';
 SET LOCAL statement_timeout = '60s';

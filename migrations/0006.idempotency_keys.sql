@@ -1,19 +1,19 @@
--- What was answered to a request that carried an Idempotency-Key.
+-- Stored responses of requests with an Idempotency-Key.
 --
 -- depends: 0003.orders
 -- phase: expand
--- lock: SHARE ROW EXCLUSIVE on orders for the foreign key, a moment
--- undo: drops the keys: a request repeated after that is done again
+-- lock: SHARE ROW EXCLUSIVE on orders for the foreign key, briefly
+-- undo: drops the keys, so that a repeated request takes effect again
 
 SET LOCAL lock_timeout = '2s';
 SET LOCAL statement_timeout = '60s';
 
 CREATE TABLE idempotency_keys (
-    -- SHA-256 of method, path, authorization and key: what the key is scoped by.
+    -- SHA-256 of method, path, authorization and key: the scope of the key.
     id bytea NOT NULL,
-    -- SHA-256 of the body: the same key with another body is refused.
+    -- SHA-256 of the body, because the same key with another body is refused.
     request_digest bytea NOT NULL,
-    -- A checkout is answered only when its session is there; until then this is where to go on.
+    -- The order of a checkout. Its response is stored later, once the session exists; a retry continues this order.
     order_id uuid,
     status integer,
     location text,

@@ -1,9 +1,9 @@
--- Loses the grants: under these roles the service stops. No data.
+-- Loses the grants and no data; the service stops under these roles.
 
 SET LOCAL lock_timeout = '2s';
 SET LOCAL statement_timeout = '60s';
 
--- Dynamic, as a statement cannot name a role that may not be there.
+-- Dynamic, because a statement that names a missing role fails.
 DO $$
 DECLARE
     name text;

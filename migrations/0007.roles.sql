@@ -1,12 +1,12 @@
--- What the API (commerce_app), the worker and people who look (commerce_readonly) may do, to the column, and no more.
--- Ledgers and histories only ever grow: nobody here may change or remove what is in them.
--- Blocks, as a grant to a role that is not there would fail: without migrations/roles.psql each does nothing.
--- A row can only be locked by who may change some column of it.
+-- The rights, by column, of the API (commerce_app), the worker (commerce_worker) and readers (commerce_readonly).
+-- Ledgers and histories only grow: none of these roles may change or delete their rows.
+-- Blocks, because a grant to a missing role fails. Without migrations/roles.psql each block does nothing.
+-- Locking a row requires the right to update one of its columns.
 --
 -- depends: 0004.stock_movements 0005.stripe_events 0006.idempotency_keys
 -- phase: expand
 -- lock: none
--- undo: takes the grants back: the service stops under these roles
+-- undo: revokes the grants, so that the service stops under these roles
 
 SET LOCAL lock_timeout = '2s';
 SET LOCAL statement_timeout = '60s';
@@ -24,7 +24,7 @@ BEGIN
     TO commerce_app;
 
     GRANT INSERT (name, slug), UPDATE (name, slug), DELETE ON categories TO commerce_app;
-    -- The currency of a product stays.
+    -- The currency of a product cannot change.
     GRANT
         INSERT (name, description, category_id, price_minor, currency, stock, active),
         UPDATE (name, description, category_id, price_minor, stock, active, version, updated_at)
@@ -34,7 +34,7 @@ BEGIN
     GRANT INSERT (id), UPDATE (status, currency, updated_at) ON carts TO commerce_app;
     GRANT INSERT (cart_id, product_id, quantity), UPDATE (quantity), DELETE ON cart_items TO commerce_app;
 
-    -- An order begins pending, and only the worker fulfils one. What it is for and what it costs stays.
+    -- An order begins as pending, and only the worker fulfils it. Its cart, total and currency cannot change.
     GRANT
         INSERT (id, cart_id, total_minor, currency, expires_at, next_attempt_at),
         UPDATE (status, email, hold, paid_at, cancelled_at, next_attempt_at, attempts)
@@ -48,11 +48,11 @@ BEGIN
             checkout_url, stripe_payment_intent_id, updated_at
         )
     ON payments TO commerce_app;
-    -- It decides on refunds; what becomes of them the worker learns from Stripe.
+    -- The API decides refunds. The worker records what Stripe makes of them.
     GRANT INSERT (id, order_id, stripe_payment_intent_id, amount_minor, cause, restock, next_attempt_at) ON refunds
     TO commerce_app;
 
-    -- What Stripe said stays as it came.
+    -- The payload of an event cannot change.
     GRANT
         INSERT (id, type, payload, next_attempt_at),
         UPDATE (order_id, outcome, handled_at, next_attempt_at)
@@ -90,12 +90,12 @@ BEGIN
         ),
         UPDATE (status, stripe_refund_id, next_attempt_at, attempts, updated_at)
     ON refunds TO commerce_worker;
-    -- Stored by `replay` too, which runs as the worker.
+    -- `replay` stores events too, and runs as the worker.
     GRANT
         INSERT (id, type, payload, next_attempt_at),
         UPDATE (order_id, outcome, handled_at, next_attempt_at, attempts)
     ON stripe_events TO commerce_worker;
-    -- It removes the old ones, and reads no answers. The UPDATE is for the lock alone.
+    -- The worker deletes old keys and reads no responses. UPDATE is needed only to lock a row.
     GRANT SELECT (id, created_at), UPDATE (created_at), DELETE ON idempotency_keys TO commerce_worker;
 END
 $$;

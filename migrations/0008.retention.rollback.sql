@@ -1,4 +1,4 @@
--- Loses when carts were ordered; the worker loses its right to remove carts and events.
+-- Loses when carts were ordered, and the worker's right to delete carts and events.
 
 SET LOCAL lock_timeout = '2s';
 SET LOCAL statement_timeout = '60s';

@@ -1,10 +1,10 @@
--- What retention goes by: a cart that was ever ordered stays with its order. And the worker may remove what is old.
--- Carts ordered before this keep a null, which is no harm: retention looks at the orders too.
+-- A cart that was ordered stays with its order. The worker may delete other old carts, and old events.
+-- Carts ordered before this migration keep a null, so retention checks the orders too.
 --
 -- depends: 0007.roles
 -- phase: expand
--- lock: ACCESS EXCLUSIVE on carts, a moment
--- undo: drops when carts were ordered; the worker removes nothing any more
+-- lock: ACCESS EXCLUSIVE on carts, briefly
+-- undo: drops when carts were ordered; the worker deletes no more carts and events
 
 SET LOCAL lock_timeout = '2s';
 SET LOCAL statement_timeout = '60s';

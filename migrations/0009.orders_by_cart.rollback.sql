@@ -1,4 +1,4 @@
--- Loses the index, and no data; each cart that is removed then reads all orders
+-- Loses the index and no data; each deletion of a cart then reads all orders.
 
 SET lock_timeout = '10min';
 SET statement_timeout = '1h';

@@ -1,18 +1,18 @@
--- Every order of a cart, cancelled ones too: what its foreign key looks for when a cart is removed.
+-- All orders of a cart, cancelled ones too: the foreign key searches for them when a cart is deleted.
 --
 -- depends: 0008.retention
 -- transactional: false
 -- phase: expand
--- lock: SHARE UPDATE EXCLUSIVE on orders while it is built: VACUUM and DDL wait, nobody who reads or writes does
--- undo: drops the index; each cart that is removed then reads all orders
+-- lock: SHARE UPDATE EXCLUSIVE on orders during the build: VACUUM and DDL wait, reads and writes do not
+-- undo: drops the index; each deletion of a cart then reads all orders
 
--- It waits for every older transaction, and holds nothing meanwhile that the shop wants.
+-- Long limits, because the build waits for every older transaction. Its locks stop no reads or writes.
 SET lock_timeout = '10min';
 SET statement_timeout = '1h';
 
--- What a run that was killed left behind.
+-- A killed run leaves an invalid index behind.
 DROP INDEX CONCURRENTLY IF EXISTS orders_by_cart;
 
--- In no transaction, and gone for certain.
+-- This runs outside a transaction, and the index has just been dropped.
 -- squawk-ignore ban-concurrent-index-creation-in-transaction, prefer-robust-stmts
 CREATE INDEX CONCURRENTLY orders_by_cart ON orders (cart_id);

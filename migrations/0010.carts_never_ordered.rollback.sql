@@ -1,4 +1,4 @@
--- Loses the index, and no data; retention then reads all carts
+-- Loses the index and no data; retention then reads all carts.
 
 SET lock_timeout = '10min';
 SET statement_timeout = '1h';

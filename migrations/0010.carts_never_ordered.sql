@@ -1,18 +1,18 @@
--- Carts that may have been left behind, oldest first. By their creation: an edit moves no entry of it (HOT).
+-- Carts that may be abandoned, oldest first. By created_at, so that an edit changes no index entry (HOT).
 --
 -- depends: 0009.orders_by_cart
 -- transactional: false
 -- phase: expand
--- lock: SHARE UPDATE EXCLUSIVE on carts while it is built: VACUUM and DDL wait, nobody who reads or writes does
+-- lock: SHARE UPDATE EXCLUSIVE on carts during the build: VACUUM and DDL wait, reads and writes do not
 -- undo: drops the index; retention then reads all carts
 
--- It waits for every older transaction, and holds nothing meanwhile that the shop wants.
+-- Long limits, because the build waits for every older transaction. Its locks stop no reads or writes.
 SET lock_timeout = '10min';
 SET statement_timeout = '1h';
 
--- What a run that was killed left behind.
+-- A killed run leaves an invalid index behind.
 DROP INDEX CONCURRENTLY IF EXISTS carts_never_ordered;
 
--- In no transaction, and gone for certain.
+-- This runs outside a transaction, and the index has just been dropped.
 -- squawk-ignore ban-concurrent-index-creation-in-transaction, prefer-robust-stmts
 CREATE INDEX CONCURRENTLY carts_never_ordered ON carts (created_at) WHERE ordered_at IS NULL;

@@ -1,4 +1,4 @@
--- Loses the index, and no data; retention then reads all events
+-- Loses the index and no data; retention then reads all events.
 
 SET lock_timeout = '10min';
 SET statement_timeout = '1h';

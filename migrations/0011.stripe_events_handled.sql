@@ -3,16 +3,16 @@
 -- depends: 0010.carts_never_ordered
 -- transactional: false
 -- phase: expand
--- lock: SHARE UPDATE EXCLUSIVE on stripe_events while it is built: VACUUM and DDL wait, nobody who reads or writes does
+-- lock: SHARE UPDATE EXCLUSIVE on stripe_events during the build: VACUUM and DDL wait, reads and writes do not
 -- undo: drops the index; retention then reads all events
 
--- It waits for every older transaction, and holds nothing meanwhile that the shop wants.
+-- Long limits, because the build waits for every older transaction. Its locks stop no reads or writes.
 SET lock_timeout = '10min';
 SET statement_timeout = '1h';
 
--- What a run that was killed left behind.
+-- A killed run leaves an invalid index behind.
 DROP INDEX CONCURRENTLY IF EXISTS stripe_events_handled;
 
--- In no transaction, and gone for certain.
+-- This runs outside a transaction, and the index has just been dropped.
 -- squawk-ignore ban-concurrent-index-creation-in-transaction, prefer-robust-stmts
 CREATE INDEX CONCURRENTLY stripe_events_handled ON stripe_events (handled_at) WHERE handled_at IS NOT NULL;

@@ -1,14 +1,14 @@
--- How far Stripe's lists have been gone through.
+-- How far Stripe's lists have been read.
 --
 -- depends: 0011.stripe_events_handled
 -- phase: expand
 -- lock: none; the table is new
--- undo: drops the position; made again, it begins at that moment
+-- undo: drops the position; created again, it starts at that time
 
 SET LOCAL lock_timeout = '2s';
 SET LOCAL statement_timeout = '60s';
 
--- A row a list, written by each run of reconcile.
+-- One row for each list, updated by each run of reconcile.
 CREATE TABLE reconcile_positions (
     list text NOT NULL,
     reached_at timestamptz NOT NULL DEFAULT now(),

@@ -1,4 +1,4 @@
--- Loses the index, and no data; each fulfilment then reads all unhandled events
+-- Loses the index and no data; each fulfilment then reads all unhandled events.
 
 SET lock_timeout = '10min';
 SET statement_timeout = '1h';

@@ -1,4 +1,4 @@
--- Loses the workers' signs of life; the next ones are missed.
+-- Loses the workers' heartbeats; workers of the new code fail to record theirs.
 
 SET LOCAL lock_timeout = '2s';
 SET LOCAL statement_timeout = '60s';

@@ -1,25 +1,25 @@
--- When each loop of the worker came round last.
+-- When each loop of the worker ran last.
 --
 -- depends: 0013.stripe_events_unhandled
 -- phase: expand
 -- lock: none; the table is new
--- undo: drops the signs of life, which the workers of the new code then fail to give
+-- undo: drops the heartbeats; workers of the new code then fail to record theirs
 
 SET LOCAL lock_timeout = '2s';
 SET LOCAL statement_timeout = '60s';
 
--- A row a loop, whichever worker it runs in.
+-- One row for each loop, whichever worker runs it.
 CREATE TABLE worker_heartbeats (
     loop text NOT NULL,
     beat_at timestamptz NOT NULL DEFAULT now(),
-    -- When the next one is late.
+    -- When the next run is overdue.
     due_at timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT worker_heartbeats_pkey PRIMARY KEY (loop)
 );
 
 INSERT INTO worker_heartbeats (loop) VALUES ('heartbeat'), ('sweep'), ('reconcile'), ('audit'), ('tidy');
 
--- Blocks, as a grant to a role that is not there would fail.
+-- Blocks, as in 0007.roles.
 DO $$
 BEGIN
     IF to_regrole('commerce_worker') IS NOT NULL THEN

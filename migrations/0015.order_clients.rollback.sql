@@ -1,4 +1,4 @@
--- Loses who placed an order; code that counts pending orders by client no longer runs.
+-- Loses the clients of orders; code that limits pending orders no longer runs.
 
 SET LOCAL lock_timeout = '2s';
 SET LOCAL statement_timeout = '60s';

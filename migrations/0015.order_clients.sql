@@ -1,14 +1,14 @@
--- Who placed an order, to count the pending ones of each client by.
+-- The client that placed an order, to limit the pending orders of each client.
 --
 -- depends: 0014.worker_heartbeats
 -- phase: expand
--- lock: ACCESS EXCLUSIVE on orders, a moment: the column has no default, and old rows are not looked at
--- undo: drops it; nobody's pending orders are counted any more
+-- lock: ACCESS EXCLUSIVE on orders, briefly: the column has no default, and old rows are not read
+-- undo: drops the column; code that limits pending orders no longer runs
 
 SET LOCAL lock_timeout = '2s';
 SET LOCAL statement_timeout = '60s';
 
--- A digest under a secret, not the address: that would be a person's, kept for ever.
+-- A keyed digest of the address, because the address itself is personal data and orders stay for ever.
 ALTER TABLE orders ADD COLUMN client bytea;
 ALTER TABLE orders ADD CONSTRAINT orders_client_form CHECK (octet_length(client) = 16) NOT VALID;
 

@@ -1,11 +1,11 @@
--- Loses the index, and no data; each count of a client's pending orders then reads all that are pending.
+-- Loses the index and no data; each count of a client's pending orders then reads all pending orders.
 
 SET lock_timeout = '10min';
 SET statement_timeout = '1h';
 
 DROP INDEX CONCURRENTLY IF EXISTS orders_pending_by_client;
 
--- What was found to be valid cannot be declared unknown.
+-- A validated constraint cannot be marked as not validated, so it is created again.
 SET lock_timeout = '2s';
 ALTER TABLE orders DROP CONSTRAINT orders_client_form;
 ALTER TABLE orders ADD CONSTRAINT orders_client_form CHECK (octet_length(client) = 16) NOT VALID;

@@ -1,4 +1,4 @@
--- Loses the right to store an event together with its outcome: code that does is refused.
+-- Loses the right to store an event with its outcome; code that does so is refused.
 
 SET LOCAL lock_timeout = '2s';
 SET LOCAL statement_timeout = '60s';

@@ -1,9 +1,9 @@
--- What became of an event is written together with it.
+-- The API stores an event together with its outcome.
 --
 -- depends: 0016.orders_pending_by_client
 -- phase: expand
 -- lock: none
--- undo: takes the right back; code that stores an event with its outcome is refused
+-- undo: revokes the right; code that stores an event with its outcome is refused
 
 SET LOCAL lock_timeout = '2s';
 SET LOCAL statement_timeout = '60s';

@@ -1,4 +1,4 @@
--- Loses no data; beside the foreign key, three checkouts of one product can deadlock again.
+-- Loses no data; with the foreign key, three checkouts of one product can deadlock again.
 
 SET LOCAL lock_timeout = '2s';
 SET LOCAL statement_timeout = '60s';

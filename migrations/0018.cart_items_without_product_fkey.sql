@@ -1,11 +1,11 @@
 -- Adding a line to a cart no longer locks the product's row.
 -- The foreign key took KEY SHARE of the product. Beside that lock, three checkouts of the product could deadlock.
--- Nobody but the owner may delete products. audit/cart_lines_have_products finds a line whose product is missing.
+-- Only the owner may delete products. audit/cart_lines_have_products finds a line whose product is missing.
 --
 -- depends: 0017.stripe_events_at_once
 -- phase: expand
--- lock: ACCESS EXCLUSIVE on cart_items and products, a moment
--- undo: adds the foreign key again, and with it the deadlocks
+-- lock: ACCESS EXCLUSIVE on cart_items and products, briefly
+-- undo: adds the foreign key again, so that the deadlocks are possible again
 
 SET LOCAL lock_timeout = '2s';
 SET LOCAL statement_timeout = '60s';

@@ -1,9 +1,9 @@
--- Loses what was captured where it is not what the order asked for; of such a payment only its status stays.
+-- Loses captured amounts other than the order's; of such a payment only the status stays.
 
 SET LOCAL lock_timeout = '2s';
 SET LOCAL statement_timeout = '60s';
 
--- What both the older and the newer constraints allow.
+-- Values that the old and the new constraints accept.
 UPDATE payments
 SET
     refunded_minor = CASE status WHEN 'REFUNDED' THEN amount_minor ELSE 0 END,

@@ -1,17 +1,17 @@
--- What Stripe captured, where it is not what the order asked for: such a payment is refunded, whole.
+-- What Stripe captured when it is not what the order asked for. Such a payment is refunded whole.
 --
 -- depends: 0018.cart_items_without_product_fkey
 -- phase: expand
--- lock: ACCESS EXCLUSIVE on payments, a moment: the columns have no default, and old rows are not read
--- undo: drops the columns, and reads payments whole; of a payment of another amount only its status stays
+-- lock: ACCESS EXCLUSIVE on payments, briefly: the columns have no default, and old rows are not read
+-- undo: drops the columns and reads all payments; of a payment of another amount only the status stays
 
 SET LOCAL lock_timeout = '2s';
 SET LOCAL statement_timeout = '60s';
 
--- In the currency's minor unit. Both are null for a payment of exactly amount_minor in currency.
+-- In minor units. Both are null when exactly amount_minor in currency was captured.
 ALTER TABLE payments ADD COLUMN captured_minor bigint;
 ALTER TABLE payments ADD COLUMN captured_currency text;
--- IS TRUE, as a CHECK lets a row pass for which it is null.
+-- IS TRUE, because a CHECK accepts a row for which its condition is null.
 ALTER TABLE payments ADD CONSTRAINT payments_captured_form CHECK (
     (captured_minor IS NULL AND captured_currency IS NULL)
     OR (
@@ -21,7 +21,7 @@ ALTER TABLE payments ADD CONSTRAINT payments_captured_form CHECK (
         AND status IN ('REFUND_PENDING', 'REFUNDED')
     ) IS TRUE
 ) NOT VALID;
--- The same rule, by what was captured.
+-- The same rules for the captured amount.
 -- squawk-ignore ban-drop-constraint
 ALTER TABLE payments DROP CONSTRAINT payments_refunded_within_amount;
 ALTER TABLE payments ADD CONSTRAINT payments_refunded_within_amount CHECK (

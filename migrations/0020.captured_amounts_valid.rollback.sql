@@ -1,9 +1,9 @@
--- Loses nothing but that the constraints are known to hold for old rows.
+-- Loses no data; old rows count as unchecked again.
 
 SET LOCAL lock_timeout = '2s';
 SET LOCAL statement_timeout = '60s';
 
--- A validated constraint cannot be declared unvalidated, so each is made anew.
+-- A validated constraint cannot be marked as not validated, so each is created again.
 ALTER TABLE payments
 DROP CONSTRAINT payments_captured_form,
 DROP CONSTRAINT payments_refunded_within_amount,

@@ -1,9 +1,9 @@
--- The constraints of 0019 hold for old rows too.
+-- Validates the constraints of 0019 for old rows.
 --
 -- depends: 0019.captured_amounts
 -- phase: expand
--- lock: SHARE UPDATE EXCLUSIVE on payments while it is read: VACUUM and DDL wait, nobody who reads or writes does
--- undo: declares them not validated again
+-- lock: SHARE UPDATE EXCLUSIVE on payments while it is read: VACUUM and DDL wait, reads and writes do not
+-- undo: marks them as not validated again
 
 SET LOCAL lock_timeout = '10min';
 SET LOCAL statement_timeout = '1h';

@@ -1,4 +1,4 @@
--- Loses which payments matched no order; of those still to be refunded, nobody knows any more.
+-- Loses the payments that match no order, and with them which are still to be refunded.
 
 SET LOCAL lock_timeout = '2s';
 SET LOCAL statement_timeout = '60s';

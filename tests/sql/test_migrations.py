@@ -1,4 +1,4 @@
-"""Migrations that are safe at noon: forwards and back on filled tables, beside customers, and cut off in the middle."""
+"""Migrations are safe while customers buy: up and down on filled tables, under load, and killed at any point."""
 
 import asyncio
 import os
@@ -31,39 +31,40 @@ ROLLBACKS = {name: (MIGRATIONS / f"{name}.rollback.sql").read_text() for name in
 ALONE = [name for name in NAMES if "\n-- transactional: false\n" in TEXTS[name]]
 
 
-# What stands in the files
+# Headers, limits and indexes, as the files have them
 
 
 def statements(text: str) -> list[str]:
-    """A file's statements without its comments; what is quoted by dollars stays whole."""
+    """A file's statements without its comments; a dollar-quoted block stays whole."""
     bare = re.sub(r"^ *--.*\n", "", text, flags=re.MULTILINE)
-    resources = re.split(r"(\$\$.*?\$\$)", bare, flags=re.DOTALL)
-    joined = "".join(part.replace(";", ";\0") if number % 2 == 0 else part for number, part in enumerate(resources))
+    # Every second part is dollar-quoted.
+    parts = re.split(r"(\$\$.*?\$\$)", bare, flags=re.DOTALL)
+    joined = "".join(part.replace(";", ";\0") if number % 2 == 0 else part for number, part in enumerate(parts))
     return [" ".join(statement.split()) for statement in joined.split("\0") if statement.strip()]
 
 
 def header_complaints(name: str, text: str, rollback: str, before: set[str]) -> Iterator[str]:
-    """What is wrong with a migration's header, its limits or its way back."""
+    """What is wrong with a migration's header, its limits or its rollback."""
     header = re.match(r"(--.*\n)+", text)
     keys = re.findall(r"^-- (\w+): *(.*)$", header[0] if header else "", re.MULTILINE)
     expected = ["depends", *(["transactional"] if "-- transactional: false" in text else []), "phase", "lock", "undo"]
     if [key for key, _ in keys] != expected:
         yield f"the header has {[key for key, _ in keys]}, not {expected}"
         return
-    said = dict(keys)
-    if not set(said["depends"].split()) <= before or bool(said["depends"]) != bool(before):
-        yield f"depends on {said['depends']!r}"
-    if said["phase"] not in ("expand", "contract"):
-        yield f"phase is {said['phase']!r}"
-    if not said["lock"] or not said["undo"]:
-        yield "lock or undo says nothing"
+    header_values = dict(keys)
+    if not set(header_values["depends"].split()) <= before or bool(header_values["depends"]) != bool(before):
+        yield f"depends on {header_values['depends']!r}"
+    if header_values["phase"] not in ("expand", "contract"):
+        yield f"phase is {header_values['phase']!r}"
+    if not header_values["lock"] or not header_values["undo"]:
+        yield "lock or undo is empty"
     if not rollback.startswith("-- Loses "):
         yield "the rollback does not say what it loses"
-    local = "" if "transactional" in said else "LOCAL "
-    for kind, lines in (("it", statements(text)), ("its rollback", statements(rollback))):
+    local = "" if "transactional" in header_values else "LOCAL "
+    for kind, lines in (("the migration", statements(text)), ("the rollback", statements(rollback))):
         limits = [rf"SET {local}{limit} = '\w+';" for limit in ("lock_timeout", "statement_timeout")]
         if not all(re.fullmatch(limit, line) for limit, line in zip(limits, lines, strict=False)):
-            yield f"{kind} does not begin with its limits"
+            yield f"{kind} does not begin with lock_timeout and statement_timeout"
         if not lines[2:]:
             yield f"{kind} does nothing"
 
@@ -77,7 +78,7 @@ CONSTRAINT = re.compile(
 
 
 def index_complaints(text: str) -> Iterator[str]:
-    """Where a migration builds an index on a table that may have rows, and keeps its writers waiting meanwhile."""
+    """Where a migration builds an index on an existing table and blocks its writers meanwhile."""
     lines = statements(text)
     new = {table for line in lines for table in re.findall(r"^CREATE TABLE (?:IF NOT EXISTS )?(\w+)", line)}
     for number, line in enumerate(lines):
@@ -89,14 +90,14 @@ def index_complaints(text: str) -> Iterator[str]:
             elif "\n-- transactional: false\n" not in text:
                 yield f"{index} is built CONCURRENTLY in a transaction"
             elif lines[number - 1] != f"DROP INDEX CONCURRENTLY IF EXISTS {index};":
-                yield f"{index} is not dropped first, as a run that was killed leaves it behind"
+                yield f"{index} is not dropped first, although a killed run leaves it behind"
         for table in CONSTRAINT.findall(line):
             if table not in new:
-                yield f"{table} gets an index by its constraint: build that first, then USING INDEX"
+                yield f"{table} gets an index by its constraint: build the index first, then USING INDEX"
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_migration_says_what_it_does_and_sets_its_limits(name: str) -> None:
+def test_a_migration_has_its_header_and_its_limits(name: str) -> None:
     before = {other for other in NAMES if other < name}
     assert list(header_complaints(name, TEXTS[name], ROLLBACKS[name], before)) == []
     assert list(index_complaints(TEXTS[name])) == []
@@ -127,7 +128,7 @@ CONCURRENT = (
         ("SELECT 1;\n", ""),
     ],
 )
-def test_a_header_that_is_wrong_is_noticed(good: str, bad: str) -> None:
+def test_a_wrong_header_is_reported(good: str, bad: str) -> None:
     assert list(header_complaints("0002.y", GOOD, BACK, {"0001.x"})) == []
     assert list(header_complaints("0002.y", GOOD.replace(good, bad), BACK, {"0001.x"}))
     if good in BACK:
@@ -148,15 +149,15 @@ def test_a_header_that_is_wrong_is_noticed(good: str, bad: str) -> None:
         "ALTER TABLE t ADD COLUMN b integer, ADD CONSTRAINT t_pkey PRIMARY KEY (a);",
     ],
 )
-def test_an_index_that_keeps_writers_waiting_is_noticed(bad: str) -> None:
+def test_an_index_that_blocks_writers_is_reported(bad: str) -> None:
     assert list(index_complaints(CONCURRENT)) == []
     assert list(index_complaints(f"CREATE TABLE t (a integer);\n{bad.partition('ALTER')[0]}")) == [] or "CONCURR" in bad
     assert list(index_complaints(bad))
 
 
-# Forwards and back
+# Up and down
 
-# What each has put into the tables that it made, so that whatever comes next finds them filled.
+# Rows for the tables that each migration creates, so that later migrations run on filled tables.
 FILL = {
     "0001.catalog": """
         INSERT INTO categories (name, slug) SELECT 'Category ' || n, 'category-' || n FROM generate_series(1, 5) AS n;
@@ -191,7 +192,7 @@ FILL = {
         SELECT sha256(id::text::bytea), sha256('body'), id FROM orders""",
 }
 
-# All of a schema that anybody could notice: a line each, of what is not yoyo's.
+# Everything that defines the schema, one row for each object. yoyo's own tables are left out.
 STRUCTURE = """
 WITH own AS (
     SELECT oid, relname, relkind, relowner, relacl, reloptions, relpersistence FROM pg_class
@@ -229,7 +230,7 @@ FROM own JOIN pg_trigger ON tgrelid = own.oid WHERE NOT tgisinternal
 UNION ALL
 SELECT 'function', proname, pg_get_functiondef(oid) FROM pg_proc WHERE pronamespace = 'public'::regnamespace
 """
-# Those for which somebody who reads or writes a row may have to wait, or who keeps DDL and VACUUM waiting.
+# Table locks that can block reads, writes, DDL or VACUUM.
 LOCKS = (
     "SELECT DISTINCT relname, mode FROM pg_locks JOIN pg_class ON relation = pg_class.oid"
     " WHERE pid = $1 AND granted AND relkind = 'r' AND relname = ANY($2)"
@@ -248,7 +249,7 @@ async def connected(url: str, **settings: str) -> AsyncIterator[asyncpg.Connecti
 
 @asynccontextmanager
 async def empty(template: str) -> AsyncIterator[str]:
-    """A database that has the roles and nothing else; its URL, as a superuser."""
+    """The URL, for a superuser, of a database that has the roles and nothing else."""
     name = f"test_{uuid4().hex}"
     async with connected(template) as server:
         await server.execute(f"CREATE DATABASE {name}")
@@ -260,13 +261,13 @@ async def empty(template: str) -> AsyncIterator[str]:
 
 
 async def structure(database: asyncpg.Connection) -> set[tuple[str, str, str]]:
-    # Sequences are called by their number only in what they belong to.
-    found = [tuple(row) for row in await database.fetch(STRUCTURE)]
-    return {(kind, name, re.sub(r'"seqrelid": "\d+", ', "", text or "")) for kind, name, text in found}
+    """The schema as (kind, name, definition). The numbers of sequences differ between databases and are left out."""
+    rows = [tuple(row) for row in await database.fetch(STRUCTURE)]
+    return {(kind, name, re.sub(r'"seqrelid": "\d+", ', "", text or "")) for kind, name, text in rows}
 
 
 async def contents(database: asyncpg.Connection) -> dict[str, str]:
-    """What is in each table, as a digest."""
+    """A digest of the rows of each table."""
     tables = await database.fetch(
         "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'"
         " AND relname NOT LIKE '%yoyo%'"
@@ -275,18 +276,23 @@ async def contents(database: asyncpg.Connection) -> dict[str, str]:
     return {table: await database.fetchval(digest.format(table)) for (table,) in tables}
 
 
-def declared(name: str, tables: set[str]) -> set[tuple[str, str]]:
-    """The locks that a header tells of, on tables that were there before."""
-    (said,) = re.findall(r"^-- lock: (.*)$", TEXTS[name], re.MULTILINE)
-    found = set()
-    for part in said.split(";"):
+def declared_locks(name: str, tables: set[str]) -> set[tuple[str, str]]:
+    """The locks of existing tables that a header declares, as (table, mode)."""
+    (value,) = re.findall(r"^-- lock: (.*)$", TEXTS[name], re.MULTILINE)
+    result = set()
+    for part in value.split(";"):
         if locks := re.match(r" ?([A-Z ]+) on (.*)", part):
             mode = "".join(word.capitalize() for word in locks[1].split()) + "Lock"
-            found |= {(table, mode) for table in tables & set(re.findall(r"\w+", locks[2]))}
-    return found
+            result |= {(table, mode) for table in tables & set(re.findall(r"\w+", locks[2]))}
+    return result
 
 
-async def test_each_goes_forwards_and_back_and_forwards_again_on_filled_tables(template: str, tmp_path: Path) -> None:
+async def test_each_migration_goes_up_down_and_up_again_on_filled_tables(template: str, tmp_path: Path) -> None:
+    """Each migration locks what its header declares, its rollback restores the schema, and it can run again.
+
+    Method: beginning with an empty database, apply one migration after the other. Fill the new tables, roll back,
+    compare structure and contents with those before, and apply again. The last structure is that of the template.
+    """
     async with empty(template) as url, connected(url) as database:
         owner = login(url, "owner")
         for name in NAMES:
@@ -298,7 +304,7 @@ async def test_each_goes_forwards_and_back_and_forwards_again_on_filled_tables(t
                     await locker.execute("BEGIN")
                     await locker.execute(TEXTS[name])
                     locks = await locker.fetch(LOCKS, locker.get_server_pid(), list(rows))
-                assert declared(name, set(rows)) == {tuple(lock) for lock in locks}, name
+                assert declared_locks(name, set(rows)) == {tuple(lock) for lock in locks}, name
 
             assert await migrate(owner, tmp_path) == [name]
             after = await structure(database)
@@ -317,10 +323,10 @@ async def test_each_goes_forwards_and_back_and_forwards_again_on_filled_tables(t
             assert await structure(other) == await structure(database)
 
 
-async def test_payments_of_another_amount_go_back_and_forwards_again(
+async def test_captured_amounts_can_be_rolled_back_and_migrated_again(
     database: asyncpg.Connection, database_url: str
 ) -> None:
-    """One is refunded, more than its order asked for; the other is still to be."""
+    """One payment of another amount is refunded, a second one is not yet."""
     await database.execute("SET session_replication_role = replica")
     payment = (
         "INSERT INTO payments (id, order_id, status, amount_minor, currency, refunded_minor, session_parameters,"
@@ -331,24 +337,24 @@ async def test_payments_of_another_amount_go_back_and_forwards_again(
     await database.execute(payment, "REFUND_PENDING", 100, "cs_2", 1490)
     owner = login(database_url, "owner")
     await back_to(database_url, "0019.captured_amounts")
-    left = "SELECT status, refunded_minor FROM payments ORDER BY stripe_session_id"
-    assert [tuple(row) for row in await database.fetch(left)] == [("REFUNDED", 1250), ("REFUND_PENDING", 0)]
+    payments = "SELECT status, refunded_minor FROM payments ORDER BY stripe_session_id"
+    assert [tuple(row) for row in await database.fetch(payments)] == [("REFUNDED", 1250), ("REFUND_PENDING", 0)]
     assert await migrate(owner) == [name for name in NAMES if name >= "0019"]
 
 
-async def test_all_go_back_and_leave_nothing(database: asyncpg.Connection, database_url: str) -> None:
+async def test_all_rollbacks_leave_an_empty_database(database: asyncpg.Connection, database_url: str) -> None:
     owner = login(database_url, "owner")
     for name in reversed(NAMES):
         assert await undo(owner) == [name]
     assert await undo(owner) == []
     assert await contents(database) == {}
-    left = await structure(database)
-    assert {(kind, name) for kind, name, _ in left} == {("grant", "public")}
+    remaining = await structure(database)
+    assert {(kind, name) for kind, name, _ in remaining} == {("grant", "public")}
 
 
-async def test_without_the_roles_the_migrations_run_all_the_same(template: str) -> None:
-    """On a server of one's own user, as before there were roles: the grants are skipped, up and down."""
-    # The roles are the server's and cannot be away here, so they are called by other names.
+async def test_migrations_run_without_the_roles(template: str) -> None:
+    """On a server with one user and no roles, the grants are skipped, up and down."""
+    # Roles belong to the whole server and exist here, so the texts name roles that do not exist.
     renamed = [name for name in NAMES if "commerce_" in TEXTS[name]]
     assert renamed
     async with empty(template) as url, connected(url) as database:
@@ -360,7 +366,7 @@ async def test_without_the_roles_the_migrations_run_all_the_same(template: str) 
         assert await database.fetch(f"{grantees} AND relnamespace = 'public'::regnamespace") == []
 
 
-async def test_roles_that_come_later_get_their_grants(database: asyncpg.Connection, database_url: str) -> None:
+async def test_roles_created_later_get_their_grants(database: asyncpg.Connection, database_url: str) -> None:
     whole = await structure(database)
     for name in reversed(NAMES):
         for statement in statements(ROLLBACKS[name]):
@@ -379,7 +385,7 @@ async def test_roles_that_come_later_get_their_grants(database: asyncpg.Connecti
     assert await structure(database) == whole
 
 
-# In the middle
+# Killed, waiting and failing
 
 BUILDING = (
     "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
@@ -388,18 +394,18 @@ BUILDING = (
 
 
 async def back_to(url: str, name: str) -> None:
-    """Undo down to a migration, and that too."""
+    """Roll back down to this migration, and it too."""
     while await undo(login(url, "owner")) != [name]:
         pass
 
 
 @asynccontextmanager
 async def migrating(settings: Settings, folder: Path) -> AsyncIterator[asyncio.subprocess.Process]:
-    """`python -m service migrate` as a process, which is killed if it is still there at the end."""
-    given = {"DATABASE_URL": settings.database_url, "MIGRATE_DATABASE_URL": settings.migrate_database_url}
+    """`python -m service migrate` as a process, which is killed if it still runs at the end."""
+    environment = {"DATABASE_URL": settings.database_url, "MIGRATE_DATABASE_URL": settings.migrate_database_url}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "service", "migrate"),
-        env={**os.environ, **given},
+        env={**os.environ, **environment},
         cwd=folder,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -412,46 +418,47 @@ async def migrating(settings: Settings, folder: Path) -> AsyncIterator[asyncio.s
         await process.communicate()
 
 
-async def ended(process: asyncio.subprocess.Process) -> tuple[int | None, list[str], str]:
+async def result_of(process: asyncio.subprocess.Process) -> tuple[int | None, list[str], str]:
+    """Its exit status, the migrations that it applied, and its error output."""
     output, errors = await asyncio.wait_for(process.communicate(), 60)
     return process.returncode, output.decode().split(), errors.decode()
 
 
-# Where it is stopped: at a lock of its own, or with everything done that is not yet marked as done.
-HELD = {
+# Where the migrator is killed: at a lock of its own, or after its work and before the mark that it has run.
+LOCKED_AGAINST = {
     "at a lock": "LOCK TABLE products IN ROW EXCLUSIVE MODE",
     "before its mark": "LOCK TABLE _yoyo_migration IN EXCLUSIVE MODE",
 }
 
 
-@pytest.mark.parametrize("where", HELD)
-async def test_one_that_was_killed_is_made_good_by_the_next(
+@pytest.mark.parametrize("where", LOCKED_AGAINST)
+async def test_the_next_run_finishes_a_killed_migration(
     settings: Settings, database: asyncpg.Connection, database_url: str, tmp_path: Path, where: str
 ) -> None:
     whole = await structure(database)
     await back_to(database_url, "0004.stock_movements")
     async with database.transaction():
-        await database.execute(HELD[where])
+        await database.execute(LOCKED_AGAINST[where])
         async with migrating(settings, tmp_path) as killed:
             await waiting(database)
             killed.send_signal(signal.SIGKILL)
             assert await killed.wait() == -signal.SIGKILL
     async with migrating(settings, tmp_path) as process:
-        status, applied, errors = await ended(process)
+        status, applied, errors = await result_of(process)
     assert (status, errors) == (0, "")
     assert applied == NAMES[NAMES.index("0004.stock_movements") :]
     assert await structure(database) == whole
 
 
-async def test_one_that_was_killed_building_an_index_is_made_good_by_the_next(
+async def test_the_next_run_finishes_a_killed_index_build(
     settings: Settings, database: asyncpg.Connection, database_url: str, tmp_path: Path
 ) -> None:
-    """The next one comes while what the killed one began is still going on in the server."""
+    """The next migrator starts while the server still runs the killed one's statement."""
     whole = await structure(database)
     await back_to(database_url, "0009.orders_by_cart")
     valid = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('orders_by_cart')"
     async with connected(database_url) as slow, slow.transaction():
-        # A transaction that has written before is waited for.
+        # The build waits for this transaction.
         await slow.execute("LOCK TABLE orders IN ROW EXCLUSIVE MODE")
         async with migrating(settings, tmp_path) as killed:
             await waiting(database)
@@ -460,13 +467,13 @@ async def test_one_that_was_killed_building_an_index_is_made_good_by_the_next(
             await killed.wait()
         assert await database.fetchval(valid) is False
         async with migrating(settings, tmp_path) as process:
-            # The server notices that nobody is there any more, and only then is it another's turn.
+            # The server ends the statement once it notices that its client is gone. Then the next migrator can start.
             alive = "SELECT count(*) FROM pg_stat_activity WHERE pid = $1"
             await eventually(lambda: database.fetchval(f"SELECT ({alive}) = 0", pid))
             await waiting(database)
             assert await database.fetchval(valid) is not True
             await slow.execute("ROLLBACK")
-            status, applied, errors = await ended(process)
+            status, applied, errors = await result_of(process)
             await slow.execute("BEGIN")
     assert (status, errors) == (0, "")
     assert applied == NAMES[NAMES.index("0009.orders_by_cart") :]
@@ -474,7 +481,12 @@ async def test_one_that_was_killed_building_an_index_is_made_good_by_the_next(
 
 
 @pytest.mark.parametrize("name", ALONE)
-async def test_while_an_index_is_built_nobody_waits_and_another_migrator_has_its_turn(template: str, name: str) -> None:
+async def test_an_index_build_blocks_neither_customers_nor_another_migrator(template: str, name: str) -> None:
+    """Only DDL and VACUUM wait for the build, and a second migrator that starts meanwhile cannot deadlock with it.
+
+    Method: an open transaction makes the build wait. Meanwhile a customer locks rows without waiting, and a second
+    migrator starts. Both migrators end once the transaction has ended.
+    """
     async with cloned(template) as url, connected(url) as database, connected(url) as slow:
         await back_to(url, name)
         tables = set(await contents(database))
@@ -485,30 +497,30 @@ async def test_while_an_index_is_built_nobody_waits_and_another_migrator_has_its
             await waiting(database)
             pid = await database.fetchval(BUILDING)
             locks = {tuple(lock) for lock in await database.fetch(LOCKS, pid, list(tables))}
-            assert declared(name, tables) == locks == {(table, "ShareUpdateExclusiveLock")}
+            assert declared_locks(name, tables) == locks == {(table, "ShareUpdateExclusiveLock")}
             async with connected(url, lock_timeout="1ms") as customer, customer.transaction():
                 await customer.execute(f"SELECT FROM {table} FOR UPDATE")
                 await customer.execute(f"LOCK TABLE {table} IN ROW EXCLUSIVE MODE")
             second = asyncio.create_task(migrate(login(url, "owner")))
             two = "SELECT count(*) >= 2 FROM pg_stat_activity WHERE application_name = 'commerce-migrate'"
             await eventually(lambda: database.fetchval(f"{two} AND datname = current_database()"))
-        # Were the second to wait inside a statement, the first would wait for it, and they would be here for ever.
+        # If the second one waited inside a statement, the build would wait for that statement and both would never end.
         assert await asyncio.wait_for(first, 30) == NAMES[NAMES.index(name) :]
         assert await asyncio.wait_for(second, 30) == []
 
 
-async def test_a_lock_that_is_not_had_is_tried_for_again(
+async def test_a_migration_retries_when_a_lock_times_out(
     database: asyncpg.Connection, database_url: str, tmp_path: Path
 ) -> None:
-    """Each wait ends after lock_timeout, so that those who queue behind it are not kept for long."""
+    """Each wait ends after lock_timeout, so that statements which queue behind it wait only briefly."""
     (tmp_path / "0001.x.sql").write_text(
         "-- depends:\nSET LOCAL lock_timeout = '50ms';\nALTER TABLE products ADD COLUMN more integer;\n"
     )
     tries = "SELECT xact_start FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
     async def tried_after(first: object) -> object:
-        found = await database.fetchval(tries)
-        return found if found != first else None
+        started = await database.fetchval(tries)
+        return started if started != first else None
 
     async with connected(database_url) as slow, slow.transaction():
         await slow.execute("LOCK TABLE products IN ROW EXCLUSIVE MODE")
@@ -528,13 +540,13 @@ async def test_a_migration_that_fails_changes_nothing_and_stops_the_rest(
         (tmp_path / f"{number:04}.x.sql").write_text(f"-- depends: {depends}\n{text}\n")
     with pytest.raises(psycopg.errors.DivisionByZero):
         await migrate(login(database_url, "owner"), tmp_path)
-    found = await database.fetchrow("SELECT to_regclass('made'), to_regclass('later')")
-    assert tuple(found) == (None, None)
+    tables = await database.fetchrow("SELECT to_regclass('made'), to_regclass('later')")
+    assert tuple(tables) == (None, None)
     (tmp_path / "0001.x.sql").write_text("-- depends: 0000.x\nCREATE TABLE made ();\n")
     assert await migrate(login(database_url, "owner"), tmp_path) == ["0001.x", "0002.x"]
 
 
-# Beside customers
+# Under load
 
 EXPAND = {
     "9001.staff_note": (
@@ -558,10 +570,14 @@ EXPAND = {
 }
 
 
-async def test_migrating_beside_customers_costs_none_of_them_a_request(
+async def test_no_customer_request_fails_during_migrations(
     shop: Shop, stripe: StripeStandin, resources: Resources, worker: None, database_url: str, tmp_path: Path
 ) -> None:
-    """The code that runs is the old one, the schema is first the old, then the new, then the old one again."""
+    """The old code serves customers on the old schema, then on the new one, then on the old one again.
+
+    Method: four customers buy or cancel in a loop. Meanwhile three migrations run, the index build behind an open
+    report, and are rolled back. Every answer is a success, all orders finish, and the ledgers agree with Stripe.
+    """
     for path in MIGRATIONS.glob("*.sql"):
         shutil.copy(path, tmp_path)
     last = NAMES[-1]
@@ -574,39 +590,39 @@ async def test_migrating_beside_customers_costs_none_of_them_a_request(
     bought = [0] * 4
     closing = asyncio.Event()
 
-    async def ask(method: str, path: str, json: object = None) -> dict[str, object]:
+    async def call(method: str, path: str, json: object = None) -> dict[str, object]:
         answer = await shop.http.request(method, path, json=json)
         answers.append((f"{method} {path}", answer.status_code))
         return dict(answer.json())
 
     async def customer(number: int) -> None:
         while not closing.is_set():
-            cart = (await ask("POST", "/carts"))["id"]
+            cart = (await call("POST", "/carts"))["id"]
             for product in products:
-                await ask("POST", f"/carts/{cart}/items", {"product_id": product, "quantity": 1})
-            placed = await ask("POST", f"/carts/{cart}/checkout")
+                await call("POST", f"/carts/{cart}/items", {"product_id": product, "quantity": 1})
+            placed = await call("POST", f"/carts/{cart}/checkout")
             if number:
                 stripe.pay(placed["payment"]["stripe_session_id"])  # type: ignore[index]
             else:
-                await ask("POST", f"/orders/{placed['order_id']}/cancel")
-            await ask("GET", f"/orders/{placed['order_id']}")
-            await ask("GET", "/orders")
+                await call("POST", f"/orders/{placed['order_id']}/cancel")
+            await call("GET", f"/orders/{placed['order_id']}")
+            await call("GET", "/orders")
             bought[number] += 1
 
     async def all_buy() -> None:
-        """Everybody buys once more from now on."""
+        """Wait until every customer has bought twice more."""
         goal = [count + 2 for count in bought]
 
-        async def reached() -> bool:
+        async def goal_reached() -> bool:
             return all(count >= least for count, least in zip(bought, goal, strict=True))
 
-        await eventually(reached, 60)
+        await eventually(goal_reached, 60)
 
     owner = login(database_url, "owner")
     customers = [asyncio.create_task(customer(number)) for number in range(len(bought))]
     await all_buy()
     async with connected(database_url) as slow:
-        # The building of the index waits for a report that was begun before; nobody else does.
+        # The index build waits for a report that began earlier; no customer does.
         await slow.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
         await slow.execute("SELECT count(*) FROM products")
         changing = asyncio.create_task(migrate(owner, tmp_path))
@@ -624,8 +640,10 @@ async def test_migrating_beside_customers_costs_none_of_them_a_request(
     assert [answer for answer in answers if answer[1] not in (200, 201)] == []
 
     async def finished() -> bool:
-        left = "SELECT count(*) = 0 FROM orders WHERE next_attempt_at IS NOT NULL"
-        return bool(await resources.pool.fetchval(left)) and not any(e["pending_webhooks"] for e in stripe.events)
+        nothing_due = "SELECT count(*) = 0 FROM orders WHERE next_attempt_at IS NOT NULL"
+        return bool(await resources.pool.fetchval(nothing_due)) and not any(
+            e["pending_webhooks"] for e in stripe.events
+        )
 
     await eventually(finished)
     assert await resources.pool.fetchval("SELECT count(*) FROM orders WHERE status = 'FULFILLED'") == sum(bought[1:])

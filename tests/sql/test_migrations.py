@@ -480,6 +480,53 @@ async def test_the_next_run_finishes_a_killed_index_build(
     assert await structure(database) == whole
 
 
+# After DROP CONSTRAINT, its rollback cannot run again: the constraint no longer exists.
+STUCK = "0016.orders_pending_by_client"
+ROLLBACKS_ALONE = [
+    pytest.param(name, marks=pytest.mark.xfail(strict=True, raises=asyncpg.UndefinedObjectError))
+    if name == STUCK
+    else name
+    for name in ALONE
+]
+
+
+@pytest.mark.parametrize("name", ALONE)
+async def test_a_migration_without_a_transaction_can_stop_anywhere_and_run_again(template: str, name: str) -> None:
+    async with cloned(template) as url, connected(url) as database:
+        await back_to(url, name)
+        up, down = statements(TEXTS[name]), statements(ROLLBACKS[name])
+        await run_each(database, up)
+        after = await structure(database)
+        for stop in range(1, len(up)):
+            await run_each(database, down)
+            await run_each(database, up[:stop])
+
+            await run_each(database, up)
+
+            assert await structure(database) == after
+
+
+@pytest.mark.parametrize("name", ROLLBACKS_ALONE)
+async def test_a_rollback_without_a_transaction_can_stop_anywhere_and_run_again(template: str, name: str) -> None:
+    async with cloned(template) as url, connected(url) as database:
+        await back_to(url, name)
+        before = await structure(database)
+        up, down = statements(TEXTS[name]), statements(ROLLBACKS[name])
+        for stop in range(1, len(down)):
+            await run_each(database, up)
+            await run_each(database, down[:stop])
+
+            await run_each(database, down)
+
+            assert await structure(database) == before
+
+
+async def run_each(database: asyncpg.Connection, lines: list[str]) -> None:
+    """Run statements one by one, each in a transaction of its own."""
+    for line in lines:
+        await database.execute(line)
+
+
 @pytest.mark.parametrize("name", ALONE)
 async def test_an_index_build_blocks_neither_customers_nor_another_migrator(template: str, name: str) -> None:
     """Only DDL and VACUUM wait for the build, and a second migrator that starts meanwhile cannot deadlock with it.

@@ -144,9 +144,9 @@ async def wait_at_row_ends_busy(
 
 
 def may_meet_itself(name: str, locked: dict[Row, str]) -> bool:
-    """Whether two runs at once are kept apart by no existing row, so that one may wait for the other's new row."""
-    apart = headers.waits(name).predecessor or any(conflict(strength, strength) for strength in locked.values())
-    return not apart and "the id is new" not in value_of(name, "waits")
+    """Whether two runs at once lock no common row first, so that one may wait for the other's new row."""
+    queued = headers.waits(name).predecessor or any(conflict(strength, strength) for strength in locked.values())
+    return not queued and "the id is new" not in value_of(name, "waits")
 
 
 async def second_run_ends_busy(runner: asyncpg.Connection, watcher: asyncpg.Connection, name: str, run: Run) -> bool:

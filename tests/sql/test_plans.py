@@ -172,7 +172,7 @@ PURCHASE = {
 }
 
 
-def test_the_statements_of_a_purchase_exist() -> None:
+async def test_the_statements_of_a_purchase_exist() -> None:
     assert set(files()) >= PURCHASE
 
 

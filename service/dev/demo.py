@@ -1,4 +1,4 @@
-"""Believable products for a demo: an outdoor and home shop, the same one every time."""
+"""Demo products: an outdoor and home shop, the same at every call."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from random import Random
 
 STRIDE = 49_999
 
-# Per category: what is sold and from what price in minor units, what it is made like, and what is said of it.
+# Per category: its kinds of product with a base price in minor units, their variants, and a sentence of description.
 SHELVES = {
     "Tents & Shelters": (
         "Dome Tent 18900, Tunnel Tent 27900, Trekking Tent 32900, Ridge Tent 24900, Tarp 6900, Bivouac Sack 8900, "
@@ -72,7 +72,7 @@ CATEGORIES = tuple(SHELVES)
 
 @dataclass(slots=True)
 class DemoProduct:
-    """A product to load: `category` is one of CATEGORIES, `price_minor` counts cents, `stock` counts units."""
+    """A product to load; `category` is one of CATEGORIES, `price_minor` is in cents, `stock` in units."""
 
     name: str
     description: str
@@ -83,23 +83,23 @@ class DemoProduct:
 
 
 def products(count: int) -> Iterator[DemoProduct]:
-    """The first `count` products, up to a million, no two of one name; the same at every call."""
+    """The first `count` products, at most a million, with unique names; the same at every call."""
     random = Random(2024)  # noqa: S311
     for number in range(count):
-        turn, shelf = divmod(number, len(CATEGORIES))
+        row, shelf = divmod(number, len(CATEGORIES))
         category = CATEGORIES[shelf]
-        offers, kinds, praise = SHELVES[category]
-        things, traits = offers.split(", "), kinds.split(",")
-        # Every combination of words comes once, since the stride has no factor in common with their number,
-        # and neighbours differ in most of them.
-        rest, thing = divmod((turn + 977 * shelf) * STRIDE, len(things))
-        rest, trait = divmod(rest, len(traits))
-        rest, series = divmod(rest, len(SERIES))
-        kind, _, price = things[thing].rpartition(" ")
-        colour = COLOURS[rest % len(COLOURS)]
+        kinds, names, sentence = SHELVES[category]
+        priced_kinds, variants = kinds.split(", "), names.split(",")
+        # The stride has no common factor with the number of combinations, so each of them comes once,
+        # and neighbours differ in most words.
+        rest, kind_index = divmod((row + 977 * shelf) * STRIDE, len(priced_kinds))
+        rest, variant_index = divmod(rest, len(variants))
+        rest, series_index = divmod(rest, len(SERIES))
+        kind, _, price = priced_kinds[kind_index].rpartition(" ")
+        variant, series, colour = variants[variant_index], SERIES[series_index], COLOURS[rest % len(COLOURS)]
         yield DemoProduct(
-            name=f"{SERIES[series]} {traits[trait]} {kind}, {colour}",
-            description=f"{traits[trait]} {kind.lower()} of our {SERIES[series]} series in {colour.lower()}. {praise}",
+            name=f"{series} {variant} {kind}, {colour}",
+            description=f"{variant} {kind.lower()} of our {series} series in {colour.lower()}. {sentence}",
             category=category,
             price_minor=int(price) * random.randint(8, 14) // 1000 * 100 + random.choice((0, 50, 90)),
             currency="EUR",

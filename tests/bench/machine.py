@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from service.dev.servers import CannotRun
+from service.dev.processes import CannotRun
 
 ROOT = Path(__file__).parents[2]
 LIBRARIES = ("asyncpg", "fastapi", "httptools", "orjson", "redis", "starlette", "stripe", "uvicorn", "uvloop")

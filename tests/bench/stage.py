@@ -15,7 +15,8 @@ import orjson
 import psycopg
 import redis
 
-from service.dev.servers import CannotRun, complete, free_port, postgres, spawn, stop, tail, valkey
+from service.dev.processes import CannotRun, complete, spawn, stop, tail
+from service.dev.servers import free_port, postgres, valkey
 from tests.bench.load import Tables
 from tests.bench.machine import ROOT
 

@@ -1,4 +1,4 @@
-"""`python -m service run` as a user starts it: one process that brings up everything and takes it all down."""
+"""`commerce-core run` as a user starts it: one process that starts every server and stops it again."""
 
 import http.client
 import os
@@ -19,12 +19,12 @@ import pytest
 from service.dev.servers import data_folder, free_port, scratch_folder
 from service.settings import Settings
 
-OURS = ("DATABASE_URL", "REDIS_URL", "MIGRATE_DATABASE_URL", "STRIPE_", "ADMIN_TOKEN")
+SETTINGS = ("DATABASE_URL", "REDIS_URL", "MIGRATE_DATABASE_URL", "STRIPE_", "ADMIN_TOKEN")
 
 
 @pytest.fixture
 def project() -> Iterator[Path]:
-    """A folder to start in, without an `.env` and with data of its own, which go with it."""
+    """A folder to start in, without `.env`; its data are removed after the test."""
     with scratch_folder() as folder:
         yield folder
         shutil.rmtree(data_folder(folder))
@@ -32,11 +32,11 @@ def project() -> Iterator[Path]:
 
 @contextmanager
 def running(project: Path, port: int) -> Iterator[subprocess.Popen[str]]:
-    """The command in a session of its own, killed when the test has not ended it."""
+    """The command in a session of its own, killed if it still runs after the test."""
     process = subprocess.Popen(
         [sys.executable, "-m", "service", "run", "--port", str(port)],
         cwd=project,
-        env={name: value for name, value in os.environ.items() if not name.startswith(OURS)},
+        env={name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -50,7 +50,7 @@ def running(project: Path, port: int) -> Iterator[subprocess.Popen[str]]:
 
 
 def wait_for(process: subprocess.Popen[str], text: str) -> str:
-    """What the command printed up to the line with the text."""
+    """The command's output up to the line with the text."""
     assert process.stdout
     assert process.stderr
     printed = ""
@@ -58,7 +58,7 @@ def wait_for(process: subprocess.Popen[str], text: str) -> str:
         printed += line
         if text in line:
             return printed
-    pytest.fail(f"It ended before it said {text!r}:\n{printed}{process.stderr.read()}")
+    pytest.fail(f"It ended before it printed {text!r}:\n{printed}{process.stderr.read()}")
 
 
 def status(port: int, path: str) -> int:
@@ -71,14 +71,14 @@ def status(port: int, path: str) -> int:
 
 
 def await_roles(printed: str, expected: set[tuple[str, str]], seconds: float = 10) -> None:
-    """Wait until just these roles and names are connected, as the address that was printed tells."""
+    """Wait until exactly these (role, application name) pairs are connected to the database whose URL was printed."""
     url = re.search(r"postgresql://commerce_owner:\S+", printed)
     assert url
     query = "SELECT DISTINCT usename, application_name FROM pg_stat_activity WHERE application_name LIKE 'commerce%'"
     deadline = time.monotonic() + seconds
     with psycopg.connect(url[0], autocommit=True) as connection:
-        while (found := set(connection.execute(query).fetchall())) != expected:
-            assert time.monotonic() < deadline, found
+        while (connected := set(connection.execute(query).fetchall())) != expected:
+            assert time.monotonic() < deadline, connected
             time.sleep(0.01)
 
 
@@ -87,15 +87,15 @@ def children(process: subprocess.Popen[str]) -> list[int]:
     return [int(pid) for pid in listing.split()]
 
 
-def left(pids: list[int]) -> list[int]:
-    """Those that still run."""
+def alive(pids: list[int]) -> list[int]:
+    """The processes that still run."""
     return [pid for pid in pids if Path(f"/proc/{pid}/exe").exists()]
 
 
 def await_end(pids: list[int], seconds: float = 10) -> None:
     deadline = time.monotonic() + seconds
-    while alive := left(pids):
-        assert time.monotonic() < deadline, f"left behind: {alive}"
+    while running := alive(pids):
+        assert time.monotonic() < deadline, f"still running: {running}"
         time.sleep(0.01)
 
 
@@ -104,16 +104,16 @@ def test_a_taken_port_is_named(project: Path) -> None:
         port = taken.getsockname()[1]
         with running(project, port) as process:
             _, errors = process.communicate(timeout=20)
+
     assert process.returncode == 1
     assert (
         errors == f"Cannot use port {port}: Address already in use. Choose another: `make run PORT=8081`, or --port.\n"
     )
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
-def test_everything_starts_and_leaves_nothing_behind(project: Path) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="inspects processes in /proc")
+def test_a_signal_stops_every_child(project: Path) -> None:
     port = free_port()
-    log = data_folder(project) / "log"
     with running(project, port) as process:
         printed = wait_for(process, "Ctrl-C")
         assert f"http://127.0.0.1:{port}/docs" in printed
@@ -122,37 +122,62 @@ def test_everything_starts_and_leaves_nothing_behind(project: Path) -> None:
         assert len(started) == 5
         await_roles(printed, {("commerce_app", "commerce-api"), ("commerce_worker", "commerce-worker")})
 
-        with running(project, free_port()) as second:
-            _, errors = second.communicate(timeout=20)
-        assert second.returncode == 1
-        assert f"Process {process.pid} already runs on" in errors
-
         process.send_signal(signal.SIGTERM)
         process.send_signal(signal.SIGINT)  # an impatient second signal
+
         assert process.wait(timeout=40) == 0
         assert process.stderr
         assert process.stderr.read() == ""
-        assert left(started) == []
+        assert alive(started) == []
 
-    with running(project, port) as process:
+
+def test_a_second_run_on_the_same_data_is_refused(project: Path) -> None:
+    with running(project, free_port()) as first:
+        wait_for(first, "Ctrl-C")
+
+        with running(project, free_port()) as second:
+            _, errors = second.communicate(timeout=20)
+
+        first.send_signal(signal.SIGTERM)
+        first.wait(timeout=40)
+    assert second.returncode == 1
+    assert f"Process {first.pid} already runs on" in errors
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends children with their parent")
+def test_a_killed_run_leaves_no_child_and_its_data_persist(project: Path) -> None:
+    log = data_folder(project) / "log"
+    with running(project, free_port()) as process:
         wait_for(process, "Ctrl-C")
-        # On the data that were there.
+        started = children(process)
+
+        process.kill()
+
+        await_end(started)
+
+    with running(project, free_port()) as process:
+        wait_for(process, "Ctrl-C")
         assert [(log / f"{name}.log").read_text() for name in ("migrate", "seed")] == [
             "nothing to apply\n",
             "0 products loaded\n",
         ]
-        started = children(process)
-        process.kill()
-        await_end(started)
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=40)
 
-    with running(project, port) as process:
+
+@pytest.mark.skipif(sys.platform != "linux", reason="inspects processes in /proc")
+def test_a_killed_worker_ends_the_run(project: Path) -> None:
+    with running(project, free_port()) as process:
         wait_for(process, "Ctrl-C")
+
         worker = max(children(process))
         os.kill(worker, signal.SIGKILL)
+
         _, errors = process.communicate(timeout=40)
     assert process.returncode == 1
     assert "worker ended by itself (SIGKILL)" in errors
-    assert {file.name for file in log.iterdir()} >= {"api.log", "worker.log", "standin.log", "migrate.log"}
+    logs = {file.name for file in (data_folder(project) / "log").iterdir()}
+    assert logs >= {"api.log", "worker.log", "standin.log", "migrate.log"}
 
 
 def test_the_example_names_every_setting() -> None:

@@ -1,7 +1,9 @@
-"""The Stripe stand-in, asked by the real SDK over HTTP on a real server, as the service asks it."""
+"""The Stripe stand-in, called by the real SDK over HTTP on a real server, as the service calls it."""
 
 import asyncio
 import re
+import shutil
+import sys
 import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -18,11 +20,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from service.dev import stripe_standin
+from service.dev.servers import free_port
 from service.dev.stripe_standin import StripeStandin
 from tests.conftest import served
 
 SECRET = "whsec_of_the_tests"
 SHOP = "http://shop.test"
+UNREACHABLE = "http://127.0.0.1:9/hook"
 
 
 @asynccontextmanager
@@ -34,36 +39,41 @@ async def sdk(base: str, key: str = "sk_test_1") -> AsyncIterator[Any]:
 
 
 class Receiver:
-    """A webhook endpoint that verifies every signature and answers the statuses it is given, then 200."""
+    """A webhook endpoint that verifies every signature; it answers `statuses` in order, then 200."""
 
     def __init__(self) -> None:
         self.statuses: list[int] = []
         self.refused: list[dict[str, Any]] = []
-        self.taken: list[dict[str, Any]] = []
+        self.accepted: list[dict[str, Any]] = []
         self.app = Starlette(routes=[Route("/hook", self.receive, methods=["POST"])])
 
     async def receive(self, request: Request) -> Response:
         body = await request.body()
         stripe.WebhookSignature.verify_header(body, request.headers["stripe-signature"], SECRET, tolerance=60)
         status = self.statuses.pop(0) if self.statuses else 200
-        (self.taken if status == 200 else self.refused).append(orjson.loads(body))
+        (self.accepted if status == 200 else self.refused).append(orjson.loads(body))
         return Response(status_code=status)
 
     def types(self) -> list[str]:
-        return [event["type"] for event in self.taken]
+        return [event["type"] for event in self.accepted]
+
+    def event(self, kind: str) -> dict[str, Any]:
+        """The first accepted event of a type."""
+        return next(event for event in self.accepted if event["type"] == kind)
 
     async def until(self, count: int, seconds: float = 5) -> None:
-        await eventually(lambda: len(self.taken) >= count, seconds)
+        """Wait until `count` events are accepted."""
+        await eventually(lambda: len(self.accepted) >= count, seconds)
 
 
 async def eventually(condition: Callable[[], bool], seconds: float = 5) -> None:
     async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - what is waited for knows of no event
+        while not condition():  # noqa: ASYNC110 - nothing signals these conditions
             await asyncio.sleep(0.01)
 
 
 class World:
-    """A stand-in being served, a client of the SDK for it, a plain HTTP client, and a webhook receiver."""
+    """A served stand-in, an SDK client and a plain HTTP client for it."""
 
     def __init__(self, standin: StripeStandin, base: str, client: Any, http: aiohttp.ClientSession) -> None:
         self.standin = standin
@@ -71,39 +81,46 @@ class World:
         self.client = client
         self.sessions = client.v1.checkout.sessions
         self.refunds = client.v1.refunds
+        self.intents = client.v1.payment_intents
+        self.events = client.v1.events
         self.http = http
 
     async def create(self, key: str | None = None, **changes: Any) -> Any:
+        """Create a session, with an idempotency key if there is one."""
         options = {} if key is None else {"idempotency_key": key}
         return await self.sessions.create_async(parameters(**changes), options)
 
-    async def paid(self, amount: int = 2500) -> Any:
+    async def create_paid(self, amount: int = 2500) -> Any:
         """A session that has been paid, as the API shows it."""
         session = await self.create(line_items=[line(amount, 1)])
         self.standin.pay(session.id)
         return await self.sessions.retrieve_async(session.id)
 
-    async def patiently(self, call: Callable[..., Awaitable[Any]], **arguments: Any) -> Any:
-        """Call until the key in use by an earlier call is free."""
+    async def create_when_key_is_free(self, key: str) -> Any:
         async with asyncio.timeout(5):
             while True:
                 try:
-                    return await call(**arguments)
+                    return await self.create(key=key)
                 except stripe.APIError as error:
                     if error.http_status != 409:
                         raise
                     await asyncio.sleep(0.01)
 
     async def control(self, method: str, path: str, body: Any = None) -> Any:
-        async with self.http.request(method, f"{self.base}/_control{path}", json=body) as answer:
-            assert answer.status == 200, await answer.text()
-            return await answer.json()
+        async with self.http.request(method, f"{self.base}/_control{path}", json=body) as response:
+            assert response.status == 200, await response.text()
+            return await response.json()
 
     async def press(self, session: Any, action: str, **fields: str) -> tuple[int, str, str]:
-        """Press a button of the payment page: status, Location and body of the answer."""
+        """Press a button of the payment page; the response's status, Location and body."""
         form = {"action": action, **fields}
-        async with self.http.post(session.url, data=form, allow_redirects=False) as answer:
-            return answer.status, answer.headers.get("Location", ""), await answer.text()
+        async with self.http.post(session.url, data=form, allow_redirects=False) as response:
+            return response.status, response.headers.get("Location", ""), await response.text()
+
+    async def page(self, url: str) -> tuple[int, str]:
+        """The status and the text of a page."""
+        async with self.http.get(url) as response:
+            return response.status, await response.text()
 
 
 def line(amount: int = 1250, quantity: int = 2, name: str = "Blue cup", currency: str = "usd") -> dict[str, Any]:
@@ -112,8 +129,8 @@ def line(amount: int = 1250, quantity: int = 2, name: str = "Blue cup", currency
 
 
 def parameters(**changes: Any) -> Any:
-    """Parameters of a session of 25.00 USD; a change to None leaves one out."""
-    usual = {
+    """Parameters of a session of 25.00 USD; a change to None removes one."""
+    defaults = {
         "mode": "payment",
         "line_items": [line()],
         "success_url": f"{SHOP}/done?session_id={{CHECKOUT_SESSION_ID}}",
@@ -122,7 +139,7 @@ def parameters(**changes: Any) -> Any:
         "metadata": {"order_id": "order-1"},
         "payment_intent_data": {"metadata": {"order_id": "order-1"}},
     }
-    return {key: value for key, value in (usual | changes).items() if value is not None}
+    return {key: value for key, value in (defaults | changes).items() if value is not None}
 
 
 @asynccontextmanager
@@ -133,8 +150,8 @@ async def world_of(standin: StripeStandin) -> AsyncIterator[World]:
 
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
-    async with world_of(StripeStandin(webhook_secret=SECRET, settle_seconds=None)) as made:
-        yield made
+    async with world_of(StripeStandin(webhook_secret=SECRET, settle_seconds=None)) as world:
+        yield world
 
 
 @pytest.fixture
@@ -147,7 +164,7 @@ async def receiver(world: World) -> AsyncIterator[Receiver]:
 
 
 async def refused(call: Awaitable[Any], status: int, code: str | None = None, param: str | None = None) -> Any:
-    """The SDK's error for a call that Stripe refuses, checked against status, code and parameter."""
+    """The SDK's error for a call that Stripe refuses, after a check of its status, code and parameter."""
     with pytest.raises(stripe.StripeError) as caught:
         await call
     error: Any = caught.value
@@ -156,12 +173,50 @@ async def refused(call: Awaitable[Any], status: int, code: str | None = None, pa
     return error
 
 
+# The program
+
+
+async def test_it_runs_without_the_service(tmp_path: Path) -> None:
+    """A copy of its folder runs outside the package `service`, so it imports nothing of the service."""
+    folder = Path(stripe_standin.__file__).parent
+    shutil.copytree(folder, tmp_path / "stripe_standin", ignore=shutil.ignore_patterns("__pycache__"))
+    port = free_port()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "stripe_standin", "--port", str(port), cwd=tmp_path
+    )
+
+    try:
+        await wait_until_listening(port)
+        async with sdk(f"http://127.0.0.1:{port}") as client:
+            session = await client.v1.checkout.sessions.create_async(parameters())
+    finally:
+        process.terminate()
+        status = await process.wait()
+
+    assert session.status == "open"
+    assert status == 0
+
+
+async def wait_until_listening(port: int) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+            except OSError:
+                await asyncio.sleep(0.05)
+            else:
+                writer.close()
+                return
+
+
 # Sessions
 
 
 async def test_a_session_begins_open_and_unpaid(world: World) -> None:
     before = int(time.time())
+
     session = await world.create(customer_email="jo@example.com", expires_at=before + 2100)
+
     assert re.fullmatch(r"cs_test_\w{58}", session.id)
     assert (session.object, session.mode, session.livemode) == ("checkout.session", "payment", False)
     assert (session.status, session.payment_status, session.payment_intent) == ("open", "unpaid", None)
@@ -172,18 +227,20 @@ async def test_a_session_begins_open_and_unpaid(world: World) -> None:
     assert session.expires_at == before + 2100
     assert session.url == f"{world.base}/pay/{session.id}"
     assert not [key for key in session.to_dict() if key.startswith("_") or key == "line_items"]
-    assert (await world.sessions.retrieve_async(session.id)).to_dict() == session.to_dict()
     assert session.last_response.headers["Request-Id"].startswith("req_")
+    assert (await world.sessions.retrieve_async(session.id)).to_dict() == session.to_dict()
 
 
 async def test_the_page_has_the_public_address_when_one_is_set(world: World) -> None:
     world.standin.public_url = "https://pay.example/"
+
     session = await world.create()
+
     assert session.url == f"https://pay.example/pay/{session.id}"
 
 
 @pytest.mark.parametrize(
-    ("changes", "code", "param", "words"),
+    ("changes", "code", "param", "message"),
     [
         ({"mode": None}, "parameter_missing", "mode", "Missing required param: mode."),
         ({"success_url": None}, "parameter_missing", "success_url", "success_url"),
@@ -213,134 +270,211 @@ async def test_the_page_has_the_public_address_when_one_is_set(world: World) -> 
         ({"metadata": {"note": "x" * 501}}, None, "metadata[note]", "up to 500 characters"),
     ],
 )  # fmt: skip
-async def test_wrong_parameters_are_refused_in_stripes_words(
-    world: World, changes: dict[str, Any], code: str | None, param: str | None, words: str
+async def test_invalid_parameters_get_stripes_error_messages(
+    world: World, changes: dict[str, Any], code: str | None, param: str | None, message: str
 ) -> None:
     error = await refused(world.create(**changes), 400, code, param)
+
     assert isinstance(error, stripe.InvalidRequestError)
-    assert words in error.user_message
+    assert message in error.user_message
     assert world.standin.ledger() == {"payments": [], "open_sessions": []}
 
 
-async def test_expires_at_lies_between_half_an_hour_and_a_day(world: World) -> None:
+@pytest.mark.parametrize(("seconds", "message"), [(1790, "at least 30 minutes"), (86_410, "less than 24 hours")])
+async def test_expires_at_out_of_bounds_is_refused(world: World, seconds: int, message: str) -> None:
+    error = await refused(world.create(expires_at=int(time.time()) + seconds), 400, None, "expires_at")
+
+    assert f"{message} from Checkout Session creation" in error.user_message
+
+
+async def test_expires_at_can_be_half_an_hour_away(world: World) -> None:
+    session = await world.create(expires_at=int(time.time()) + 1810)
+
+    assert session.status == "open"
+
+
+async def test_expires_at_defaults_to_a_day(world: World) -> None:
     now = int(time.time())
-    early = await refused(world.create(expires_at=now + 1790), 400, None, "expires_at")
-    assert "at least 30 minutes from Checkout Session creation" in early.user_message
-    late = await refused(world.create(expires_at=now + 86_410), 400, None, "expires_at")
-    assert "less than 24 hours from Checkout Session creation" in late.user_message
-    assert (await world.create(expires_at=now + 1810)).status == "open"
-    assert (await world.create()).expires_at - now in range(86_400, 86_402)
 
-
-async def test_only_open_sessions_can_be_expired(world: World, receiver: Receiver) -> None:
     session = await world.create()
+
+    assert session.expires_at - now in range(86_400, 86_402)
+
+
+async def test_an_open_session_can_be_expired(world: World, receiver: Receiver) -> None:
+    session = await world.create()
+
     expired = await world.sessions.expire_async(session.id)
+
     assert (expired.status, expired.url) == ("expired", None)
     await receiver.until(1)
     assert receiver.types() == ["checkout.session.expired"]
-    again = await refused(world.sessions.expire_async(session.id), 400, None, "session")
-    assert 'Only Checkout Sessions with a status in ["open"] can be expired.' in again.user_message
-    assert "status of `expired`" in again.user_message
-    paid = await world.paid()
+
+
+async def test_an_expired_session_cannot_be_expired(world: World) -> None:
+    session = await world.create()
+    await world.sessions.expire_async(session.id)
+
+    error = await refused(world.sessions.expire_async(session.id), 400, None, "session")
+
+    assert 'Only Checkout Sessions with a status in ["open"] can be expired.' in error.user_message
+    assert "status of `expired`" in error.user_message
+
+
+async def test_a_paid_session_cannot_be_expired(world: World) -> None:
+    paid = await world.create_paid()
+
     error = await refused(world.sessions.expire_async(paid.id), 400, None, "session")
+
     assert "status of `complete`" in error.user_message
 
 
-async def test_time_expires_a_session(world: World, receiver: Receiver) -> None:
+async def test_a_session_expires_at_its_time(world: World, receiver: Receiver) -> None:
     session = await world.create(expires_at=int(time.time()) + 1900)
+
     await world.control("POST", "/clock", {"advance": 1800})
-    assert (await world.sessions.retrieve_async(session.id)).status == "open"
+    before = await world.sessions.retrieve_async(session.id)
     await world.control("POST", "/clock", {"advance": 101})
-    assert (await world.sessions.retrieve_async(session.id)).status == "expired"
+    after = await world.sessions.retrieve_async(session.id)
+
+    assert (before.status, after.status) == ("open", "expired")
     await receiver.until(1)
-    assert receiver.taken[0]["type"] == "checkout.session.expired"
-    assert receiver.taken[0]["data"]["object"]["id"] == session.id
-    assert receiver.taken[0]["created"] >= session.expires_at
-    async with world.http.get(session.url) as page:
-        assert page.status == 410
-        assert "expired" in await page.text()
+    event = receiver.accepted[0]
+    assert event["type"] == "checkout.session.expired"
+    assert event["data"]["object"]["id"] == session.id
+    assert event["created"] >= session.expires_at
+    status, text = await world.page(session.url)
+    assert status == 410
+    assert "expired" in text
 
 
-async def test_the_ticker_expires_a_session_that_nobody_asks_for(world: World, receiver: Receiver) -> None:
+async def test_the_ticker_expires_a_session_without_any_call(world: World, receiver: Receiver) -> None:
     await world.create(expires_at=int(time.time()) + 1810)
-    # Unlike `advance_clock` this leaves what has come due to the ticker.
+
+    # Unlike `advance_clock`, this leaves the due session to the ticker.
     world.standin._clock_shift += 1820
+
     await receiver.until(1, seconds=3)
     assert receiver.types() == ["checkout.session.expired"]
 
 
-async def test_sessions_are_listed_newest_first_in_pages(world: World) -> None:
-    made = []
-    for _ in range(5):
-        made.append(await world.create())
-        world.standin.advance_clock(10)
-    ids = [session.id for session in reversed(made)]
+class Listed:
+    """Five sessions, ten seconds apart: `ids` newest first."""
 
-    async def listed(**query: Any) -> tuple[list[str], bool]:
-        page = await world.sessions.list_async(query)
+    def __init__(self, world: World, sessions: list[Any]) -> None:
+        self.ids = [session.id for session in reversed(sessions)]
+        self.created = [session.created for session in reversed(sessions)]
+        self._world = world
+
+    async def list(self, **query: Any) -> tuple[list[str], bool]:
+        """The ids of one page, and whether more follow."""
+        page = await self._world.sessions.list_async(query)
         assert (page.object, page.url) == ("list", "/v1/checkout/sessions")
         return [session.id for session in page.data], page.has_more
 
-    assert await listed() == (ids, False)
-    assert await listed(limit=2) == (ids[:2], True)
-    assert await listed(limit=2, starting_after=ids[1]) == (ids[2:4], True)
-    assert await listed(limit=2, starting_after=ids[3]) == (ids[4:], False)
-    assert await listed(limit=2, ending_before=ids[4]) == (ids[2:4], True)
-    assert await listed(limit=2, ending_before=ids[2]) == (ids[:2], False)
-    second, fourth = made[1].created, made[3].created
-    assert await listed(created={"gte": second, "lte": fourth}) == (ids[1:4], False)
-    assert await listed(created={"gt": second, "lt": fourth}) == (ids[2:3], False)
-    assert await listed(created=second) == (ids[3:4], False)
-    assert await listed(created={"gte": second}, limit=1, starting_after=ids[0]) == (ids[1:2], True)
-    world.standin.pay(ids[2])
-    paid = await world.sessions.retrieve_async(ids[2])
-    assert await listed(payment_intent=paid.payment_intent) == ([ids[2]], False)
-    assert await listed(status="complete") == ([ids[2]], False)
-    walked = [session.id async for session in (await world.sessions.list_async({"limit": 2})).auto_paging_iter()]
-    assert walked == ids
+
+@pytest.fixture
+async def listed(world: World) -> Listed:
+    sessions = []
+    for _ in range(5):
+        sessions.append(await world.create())
+        world.standin.advance_clock(10)
+    return Listed(world, sessions)
+
+
+async def test_sessions_are_listed_newest_first(listed: Listed) -> None:
+    assert await listed.list() == (listed.ids, False)
+    assert await listed.list(limit=2) == (listed.ids[:2], True)
+
+
+async def test_a_list_is_paged_by_a_cursor(listed: Listed) -> None:
+    ids = listed.ids
+    assert await listed.list(limit=2, starting_after=ids[1]) == (ids[2:4], True)
+    assert await listed.list(limit=2, starting_after=ids[3]) == (ids[4:], False)
+    assert await listed.list(limit=2, ending_before=ids[4]) == (ids[2:4], True)
+    assert await listed.list(limit=2, ending_before=ids[2]) == (ids[:2], False)
+
+
+async def test_a_list_is_bounded_by_created(listed: Listed) -> None:
+    ids = listed.ids
+    fourth, second = listed.created[1], listed.created[3]
+    assert await listed.list(created={"gte": second, "lte": fourth}) == (ids[1:4], False)
+    assert await listed.list(created={"gt": second, "lt": fourth}) == (ids[2:3], False)
+    assert await listed.list(created=second) == (ids[3:4], False)
+    assert await listed.list(created={"gte": second}, limit=1, starting_after=ids[0]) == (ids[1:2], True)
+
+
+async def test_a_list_is_filtered_by_status_and_payment(world: World, listed: Listed) -> None:
+    world.standin.pay(listed.ids[2])
+    paid = await world.sessions.retrieve_async(listed.ids[2])
+
+    assert await listed.list(payment_intent=paid.payment_intent) == ([paid.id], False)
+    assert await listed.list(status="complete") == ([paid.id], False)
+
+
+async def test_the_sdk_pages_through_a_list(world: World, listed: Listed) -> None:
+    first_page = await world.sessions.list_async({"limit": 2})
+
+    assert [session.id async for session in first_page.auto_paging_iter()] == listed.ids
+
+
+async def test_an_invalid_list_query_is_refused(world: World) -> None:
     await refused(world.sessions.list_async({"limit": 101}), 400, "parameter_invalid_integer", "limit")
     await refused(world.sessions.list_async({"starting_after": "cs_no"}), 404, "resource_missing", "starting_after")
 
 
-# Who may ask, and for what
+# Authentication and routing
 
 
-async def test_a_test_key_is_needed(world: World) -> None:
-    async with world.http.get(f"{world.base}/v1/events") as answer:
-        assert answer.status == 401
-        assert (await answer.json())["error"]["message"].startswith("You did not provide an API key.")
+async def test_a_call_without_a_key_is_refused(world: World) -> None:
+    async with world.http.get(f"{world.base}/v1/events") as response:
+        assert response.status == 401
+        assert (await response.json())["error"]["message"].startswith("You did not provide an API key.")
+
+
+async def test_a_live_key_is_refused_and_not_repeated(world: World) -> None:
     async with sdk(world.base, "sk_live_not_here_please") as live:
         error = await refused(live.v1.events.list_async(), 401)
-        assert isinstance(error, stripe.AuthenticationError)
-        assert "not_here" not in error.user_message
-    for authorization in ("Basic " + b64encode(b"sk_test_1:").decode(), "Bearer rk_test_1"):
-        headers = {"Authorization": authorization}
-        async with world.http.get(f"{world.base}/v1/events", headers=headers) as answer:
-            assert answer.status == 200
+
+    assert isinstance(error, stripe.AuthenticationError)
+    assert "not_here" not in error.user_message
 
 
-async def test_what_is_not_there_is_404(world: World) -> None:
-    v1 = world.client.v1
+@pytest.mark.parametrize("authorization", ["Basic " + b64encode(b"sk_test_1:").decode(), "Bearer rk_test_1"])
+async def test_a_test_key_is_accepted(world: World, authorization: str) -> None:
+    headers = {"Authorization": authorization}
+    async with world.http.get(f"{world.base}/v1/events", headers=headers) as response:
+        assert response.status == 200
+
+
+async def test_an_unknown_object_is_404(world: World) -> None:
     error = await refused(world.sessions.retrieve_async("cs_no"), 404, "resource_missing", "session")
+
     assert error.user_message == "No such checkout.session: 'cs_no'"
     await refused(world.sessions.expire_async("cs_no"), 404, "resource_missing", "session")
     await refused(world.refunds.retrieve_async("re_no"), 404, "resource_missing", "id")
-    await refused(v1.payment_intents.retrieve_async("pi_no"), 404, "resource_missing", "intent")
-    await refused(v1.events.retrieve_async("evt_no"), 404, "resource_missing", "id")
-    unknown = await refused(v1.customers.list_async(), 404)
-    assert "Unrecognized request URL (GET: /v1/customers)." in unknown.user_message
+    await refused(world.intents.retrieve_async("pi_no"), 404, "resource_missing", "intent")
+    await refused(world.events.retrieve_async("evt_no"), 404, "resource_missing", "id")
     counts = await world.control("GET", "/requests")
     assert counts["GET /v1/checkout/sessions/{id}"] == counts["POST /v1/checkout/sessions/{id}/expire"] == 1
+
+
+async def test_an_unknown_call_is_404(world: World) -> None:
+    error = await refused(world.client.v1.customers.list_async(), 404)
+
+    assert "Unrecognized request URL (GET: /v1/customers)." in error.user_message
 
 
 # Idempotency keys
 
 
-async def test_a_key_brings_the_first_answer_again(world: World) -> None:
+async def test_a_key_replays_the_first_answer(world: World) -> None:
     first = await world.create(key="k1")
     world.standin.pay(first.id)
+
     again = await world.create(key="k1")
-    # The answer is as old as the first: it does not know of the payment.
+
+    # The answer is the stored one, from before the payment.
     assert again.to_dict() == first.to_dict()
     assert again.status == "open"
     assert "Idempotent-Replayed" not in first.last_response.headers
@@ -349,19 +483,28 @@ async def test_a_key_brings_the_first_answer_again(world: World) -> None:
     assert len(list(world.standin.sessions)) == 1
 
 
-async def test_a_key_belongs_to_its_parameters_and_path(world: World) -> None:
+async def test_a_key_with_other_parameters_is_refused(world: World) -> None:
+    await world.create(key="k1")
+
+    error = await refused(world.create(key="k1", client_reference_id="order-2"), 400)
+
+    assert isinstance(error, stripe.IdempotencyError)
+    assert "with the same parameters they were first used with" in error.user_message
+
+
+async def test_a_key_with_another_path_is_refused(world: World) -> None:
     first = await world.create(key="k1")
-    other = await refused(world.create(key="k1", client_reference_id="order-2"), 400)
-    assert isinstance(other, stripe.IdempotencyError)
-    assert "with the same parameters they were first used with" in other.user_message
-    path = await refused(world.sessions.expire_async(first.id, options={"idempotency_key": "k1"}), 400)
-    assert isinstance(path, stripe.IdempotencyError)
-    assert "('/v1/checkout/sessions/" in path.user_message
+
+    error = await refused(world.sessions.expire_async(first.id, options={"idempotency_key": "k1"}), 400)
+
+    assert isinstance(error, stripe.IdempotencyError)
+    assert "('/v1/checkout/sessions/" in error.user_message
     assert (await world.sessions.retrieve_async(first.id)).status == "open"
 
 
 async def test_a_failed_validation_leaves_the_key_free(world: World) -> None:
     await refused(world.create(key="k1", line_items=[line(1, 1)]), 400, "amount_too_small")
+
     assert (await world.create(key="k1")).status == "open"
 
 
@@ -369,17 +512,20 @@ async def test_a_key_in_use_is_a_conflict(world: World) -> None:
     await world.control("PUT", "/faults", [{"action": "delay", "path": "/v1/", "seconds": 0.3, "times": 1}])
     first = asyncio.create_task(world.create(key="k1"))
     await eventually(lambda: bool(world.standin.requests))
+
     error = await refused(world.create(key="k1"), 409)
+
     assert error.json_body["error"]["type"] == "idempotency_error"
     assert error.json_body["error"]["code"] == "idempotency_key_in_use"
-    made = await first
-    assert (await world.create(key="k1")).id == made.id
+    assert (await first).id == (await world.create(key="k1")).id
 
 
 async def test_a_key_is_forgotten_after_a_day(world: World) -> None:
     first = await world.create(key="k1")
+
     world.standin.advance_clock(86_401)
     second = await world.create(key="k1")
+
     assert second.id != first.id
 
 
@@ -387,12 +533,13 @@ async def test_a_key_is_forgotten_after_a_day(world: World) -> None:
 
 
 async def test_the_page_shows_the_order(world: World) -> None:
-    lines = [line(1250, 2, "<b>Cup</b>"), line(499, 1, "Spoon")]
-    session = await world.create(line_items=lines)
+    session = await world.create(line_items=[line(1250, 2, "<b>Cup</b>"), line(499, 1, "Spoon")])
+
     async with world.http.get(session.url) as page:
-        assert page.status == 200
-        assert "default-src 'none'" in page.headers["Content-Security-Policy"]
         text = await page.text()
+
+    assert page.status == 200
+    assert "default-src 'none'" in page.headers["Content-Security-Policy"]
     assert "&lt;b&gt;Cup&lt;/b&gt;" in text
     assert "<b>" not in text
     assert "2 × $12.50" in text
@@ -400,30 +547,46 @@ async def test_the_page_shows_the_order(world: World) -> None:
     assert 'value="shopper@example.com"' in text
     assert "no money moves" in text
     assert "<script" not in text
-    yen = await world.create(line_items=[line(1500, 1, currency="jpy")])
-    async with world.http.get(yen.url) as page:
-        assert "Pay ¥1,500" in await page.text()
-    async with world.http.get(f"{world.base}/pay/cs_no") as page:
-        assert page.status == 404
+
+
+async def test_the_page_shows_a_currency_without_decimals(world: World) -> None:
+    session = await world.create(line_items=[line(1500, 1, currency="jpy")])
+
+    _, text = await world.page(session.url)
+
+    assert "Pay ¥1,500" in text
+
+
+async def test_an_unknown_page_is_404(world: World) -> None:
+    status, _ = await world.page(f"{world.base}/pay/cs_no")
+
+    assert status == 404
 
 
 async def test_paying_on_the_page(world: World, receiver: Receiver) -> None:
     session = await world.create()
+
     status, location, _ = await world.press(session, "pay", email="jo@example.com")
+
     assert (status, location) == (303, f"{SHOP}/done?session_id={session.id}")
     paid = await world.sessions.retrieve_async(session.id)
     assert (paid.status, paid.payment_status, paid.url) == ("complete", "paid", None)
     assert paid.customer_details.email == "jo@example.com"
-    intent = await world.client.v1.payment_intents.retrieve_async(paid.payment_intent)
+    intent = await world.intents.retrieve_async(paid.payment_intent)
     assert (intent.status, intent.amount, intent.amount_received) == ("succeeded", 2500, 2500)
     assert (intent.currency, intent.metadata["order_id"]) == ("usd", "order-1")
     assert intent.latest_charge.startswith("ch_")
     await receiver.until(2)
     assert sorted(receiver.types()) == ["checkout.session.completed", "payment_intent.succeeded"]
-    completed = next(event for event in receiver.taken if event["type"] == "checkout.session.completed")
-    assert completed["data"]["object"] == paid.to_dict()
-    # Pressing again pays nothing again.
+    assert receiver.event("checkout.session.completed")["data"]["object"] == paid.to_dict()
+
+
+async def test_paying_twice_on_the_page_pays_once(world: World) -> None:
+    session = await world.create()
+    await world.press(session, "pay")
+
     status, _, text = await world.press(session, "pay")
+
     assert status == 200
     assert "paid already" in text
     assert [payment["session"] for payment in world.standin.ledger()["payments"]] == [session.id]
@@ -431,24 +594,52 @@ async def test_paying_on_the_page(world: World, receiver: Receiver) -> None:
 
 async def test_a_declined_card_leaves_the_session_open(world: World, receiver: Receiver) -> None:
     session = await world.create()
+
     status, _, text = await world.press(session, "decline")
+
     assert status == 200
     assert "Your card was declined." in text
     declined = await world.sessions.retrieve_async(session.id)
     assert (declined.status, declined.payment_status) == ("open", "unpaid")
-    intent = await world.client.v1.payment_intents.retrieve_async(declined.payment_intent)
+    intent = await world.intents.retrieve_async(declined.payment_intent)
     assert (intent.status, intent.last_payment_error.code) == ("requires_payment_method", "card_declined")
     await receiver.until(1)
     assert receiver.types() == ["payment_intent.payment_failed"]
+
+
+async def test_a_second_attempt_pays_the_same_intent(world: World) -> None:
+    session = await world.create()
+    await world.press(session, "decline")
+    declined = await world.sessions.retrieve_async(session.id)
+
     await world.press(session, "pay")
+
     paid = await world.sessions.retrieve_async(session.id)
-    assert (paid.payment_status, paid.payment_intent) == ("paid", intent.id)
+    assert (paid.payment_status, paid.payment_intent) == ("paid", declined.payment_intent)
 
 
 async def test_cancelling_on_the_page_changes_nothing(world: World) -> None:
     session = await world.create()
-    assert (await world.press(session, "cancel"))[:2] == (303, f"{SHOP}/cancelled")
+
+    status, location, _ = await world.press(session, "cancel")
+
+    assert (status, location) == (303, f"{SHOP}/cancelled")
     assert (await world.sessions.retrieve_async(session.id)).to_dict() == session.to_dict()
+
+
+async def test_a_bank_transfer_is_complete_and_unpaid_at_first(world: World, receiver: Receiver) -> None:
+    session = await world.create()
+
+    status, location, _ = await world.press(session, "later")
+
+    assert (status, location) == (303, f"{SHOP}/done?session_id={session.id}")
+    promised = await world.sessions.retrieve_async(session.id)
+    assert (promised.status, promised.payment_status) == ("complete", "unpaid")
+    await receiver.until(1)
+    assert receiver.types() == ["checkout.session.completed"]
+    assert receiver.accepted[0]["data"]["object"]["payment_status"] == "unpaid"
+    error = await refused(world.refunds.create_async({"payment_intent": promised.payment_intent}), 400)
+    assert "does not have a successful charge to refund" in error.user_message
 
 
 @pytest.mark.parametrize(
@@ -470,19 +661,14 @@ async def test_a_bank_transfer_settles_later(
     events: list[str],
 ) -> None:
     session = await world.create()
-    status, location, _ = await world.press(session, "later")
-    assert (status, location) == (303, f"{SHOP}/done?session_id={session.id}")
-    promised = await world.sessions.retrieve_async(session.id)
-    assert (promised.status, promised.payment_status) == ("complete", "unpaid")
+    await world.press(session, "later")
     await receiver.until(1)
-    assert receiver.types() == ["checkout.session.completed"]
-    assert receiver.taken[0]["data"]["object"]["payment_status"] == "unpaid"
-    error = await refused(world.refunds.create_async({"payment_intent": promised.payment_intent}), 400)
-    assert "does not have a successful charge to refund" in error.user_message
+
     await world.control("POST", f"/sessions/{session.id}/settle", {"succeed": succeed})
-    assert (await world.sessions.retrieve_async(session.id)).payment_status == payment_status
-    intent = await world.client.v1.payment_intents.retrieve_async(promised.payment_intent)
-    assert intent.status == intent_status
+
+    settled = await world.sessions.retrieve_async(session.id)
+    assert settled.payment_status == payment_status
+    assert (await world.intents.retrieve_async(settled.payment_intent)).status == intent_status
     await receiver.until(3)
     assert sorted(receiver.types()[1:]) == events
 
@@ -491,66 +677,101 @@ async def test_a_bank_transfer_settles_by_itself() -> None:
     async with world_of(StripeStandin(settle_seconds=10)) as world:
         session = await world.create()
         await world.press(session, "later")
+
         world.standin.advance_clock(9)
-        assert (await world.sessions.retrieve_async(session.id)).payment_status == "unpaid"
+        before = await world.sessions.retrieve_async(session.id)
         world.standin.advance_clock(2)
-        assert (await world.sessions.retrieve_async(session.id)).payment_status == "paid"
+        after = await world.sessions.retrieve_async(session.id)
+
+    assert (before.payment_status, after.payment_status) == ("unpaid", "paid")
 
 
 # Refunds and disputes
 
 
-async def test_refunds_in_parts_and_no_more_than_was_paid(world: World, receiver: Receiver) -> None:
-    paid = await world.paid(2500)
-    whole = {"payment_intent": paid.payment_intent}
-    part = await world.refunds.create_async({**whole, "amount": 1000, "metadata": {"refund_id": "7"}})
-    assert (part.object, part.amount, part.currency, part.status) == ("refund", 1000, "usd", "succeeded")
-    assert (part.payment_intent, part.metadata["refund_id"]) == (paid.payment_intent, "7")
-    over = await refused(world.refunds.create_async({**whole, "amount": 1501}), 400, None, "amount")
-    assert over.user_message == "Refund amount ($15.01) is greater than unrefunded amount on charge ($15.00)"
-    rest = await world.refunds.create_async({"charge": part.charge, "reason": "requested_by_customer"})
+async def test_a_payment_is_refunded_in_two_steps(world: World, receiver: Receiver) -> None:
+    paid = await world.create_paid(2500)
+    payment = {"payment_intent": paid.payment_intent}
+
+    first = await world.refunds.create_async({**payment, "amount": 1000, "metadata": {"refund_id": "7"}})
+    rest = await world.refunds.create_async({"charge": first.charge, "reason": "requested_by_customer"})
+
+    assert (first.object, first.amount, first.currency, first.status) == ("refund", 1000, "usd", "succeeded")
+    assert (first.payment_intent, first.metadata["refund_id"]) == (paid.payment_intent, "7")
     assert (rest.amount, rest.reason) == (1500, "requested_by_customer")
-    none_left = await refused(world.refunds.create_async(whole), 400, "charge_already_refunded")
-    assert none_left.user_message == f"Charge {part.charge} has already been refunded."
-    page = await world.refunds.list_async(whole)
-    assert [refund.id for refund in page.data] == [rest.id, part.id]
-    assert (await world.refunds.retrieve_async(part.id)).to_dict() == part.to_dict()
+    page = await world.refunds.list_async(payment)
+    assert [refund.id for refund in page.data] == [rest.id, first.id]
+    assert (await world.refunds.retrieve_async(first.id)).to_dict() == first.to_dict()
     assert world.standin.ledger()["payments"][0]["refunded"] == 2500
     await receiver.until(6)
     assert (receiver.types().count("refund.created"), receiver.types().count("charge.refunded")) == (2, 2)
 
 
-async def test_a_refused_refund_is_remembered_by_its_key(world: World) -> None:
-    paid = await world.paid(2500)
-    over = {"payment_intent": paid.payment_intent, "amount": 2501}
+async def test_a_refund_above_the_unrefunded_amount_is_refused(world: World) -> None:
+    paid = await world.create_paid(2500)
+    payment = {"payment_intent": paid.payment_intent}
+    await world.refunds.create_async({**payment, "amount": 1000})
+
+    error = await refused(world.refunds.create_async({**payment, "amount": 1501}), 400, None, "amount")
+
+    assert error.user_message == "Refund amount ($15.01) is greater than unrefunded amount on charge ($15.00)"
+
+
+async def test_a_refund_after_a_whole_refund_is_refused(world: World) -> None:
+    paid = await world.create_paid(2500)
+    payment = {"payment_intent": paid.payment_intent}
+    refund = await world.refunds.create_async(payment)
+
+    error = await refused(world.refunds.create_async(payment), 400, "charge_already_refunded")
+
+    assert error.user_message == f"Charge {refund.charge} has already been refunded."
+
+
+async def test_a_key_remembers_a_refused_refund(world: World) -> None:
+    paid = await world.create_paid(2500)
+    parameters = {"payment_intent": paid.payment_intent, "amount": 2501}
+
     for _ in range(2):
-        error = await refused(world.refunds.create_async(over, {"idempotency_key": "k"}), 400, None, "amount")
+        error = await refused(world.refunds.create_async(parameters, {"idempotency_key": "k"}), 400, None, "amount")
+
     assert error.headers["Idempotent-Replayed"] == "true"
 
 
-async def test_a_failed_refund_gives_its_amount_back(world: World, receiver: Receiver) -> None:
-    paid = await world.paid(2500)
+async def test_a_pending_refund_is_not_refunded_yet(world: World) -> None:
+    paid = await world.create_paid(2500)
     await world.control("PUT", "/refunds", {"status": "pending"})
+
     pending = await world.refunds.create_async({"payment_intent": paid.payment_intent})
+
     assert pending.status == "pending"
     assert world.standin.ledger()["payments"][0]["refunded"] == 0
     again = {"payment_intent": paid.payment_intent}
     await refused(world.refunds.create_async(again), 400, "charge_already_refunded")
+
+
+async def test_the_amount_of_a_failed_refund_can_be_refunded_again(world: World, receiver: Receiver) -> None:
+    paid = await world.create_paid(2500)
+    await world.control("PUT", "/refunds", {"status": "pending"})
+    pending = await world.refunds.create_async({"payment_intent": paid.payment_intent})
+
     await world.control("POST", f"/refunds/{pending.id}", {"status": "failed"})
+    second = await world.refunds.create_async({"payment_intent": paid.payment_intent})
+    await world.control("POST", f"/refunds/{second.id}", {"status": "succeeded"})
+
     failed = await world.refunds.retrieve_async(pending.id)
     assert failed.status == "failed"
     assert failed.failure_reason
     await eventually(lambda: "refund.failed" in receiver.types() and "refund.updated" in receiver.types())
-    second = await world.refunds.create_async(again)
-    await world.control("POST", f"/refunds/{second.id}", {"status": "succeeded"})
     assert world.standin.ledger()["payments"][0]["refunded"] == 2500
 
 
-async def test_a_dispute(world: World, receiver: Receiver) -> None:
-    paid = await world.paid(2500)
+async def test_a_disputed_payment_cannot_be_refunded(world: World, receiver: Receiver) -> None:
+    paid = await world.create_paid(2500)
+
     await world.control("POST", "/disputes", {"payment_intent": paid.payment_intent})
+
     await eventually(lambda: "charge.dispute.created" in receiver.types())
-    dispute = next(e for e in receiver.taken if e["type"] == "charge.dispute.created")["data"]["object"]
+    dispute = receiver.event("charge.dispute.created")["data"]["object"]
     assert (dispute["payment_intent"], dispute["amount"]) == (paid.payment_intent, 2500)
     refund = {"payment_intent": paid.payment_intent}
     await refused(world.refunds.create_async(refund), 400, "charge_disputed")
@@ -559,151 +780,205 @@ async def test_a_dispute(world: World, receiver: Receiver) -> None:
 # Events and webhooks
 
 
-async def test_events_are_kept_and_listed(world: World) -> None:
-    paid = await world.paid()
-    events = world.client.v1.events
-    page = await events.list_async()
+async def test_events_are_stored_and_listed(world: World) -> None:
+    paid = await world.create_paid()
+
+    page = await world.events.list_async()
+    event = await world.events.retrieve_async(page.data[0].id)
+
     assert [event.type for event in page.data] == ["checkout.session.completed", "payment_intent.succeeded"]
-    event = await events.retrieve_async(page.data[0].id)
     assert event.object == "event"
     assert event.data.object["id"] == paid.id
     assert (event.livemode, event.request.id) == (False, None)
-    wanted = {"types": ["payment_intent.succeeded", "refund.created"]}
-    assert [event.type for event in (await events.list_async(wanted)).data] == ["payment_intent.succeeded"]
-    assert (await events.list_async({"type": "refund.created"})).data == []
-    assert (await events.list_async({"created": {"gt": event.created}})).data == []
-    await world.sessions.expire_async((await world.create()).id, options={"idempotency_key": "k9"})
-    newest = (await events.list_async({"limit": 1})).data[0]
+
+
+async def test_events_are_listed_by_type_and_time(world: World) -> None:
+    await world.create_paid()
+    newest = (await world.events.list_async()).data[0]
+
+    by_types = await world.events.list_async({"types": ["payment_intent.succeeded", "refund.created"]})
+    by_type = await world.events.list_async({"type": "refund.created"})
+    later = await world.events.list_async({"created": {"gt": newest.created}})
+
+    assert [event.type for event in by_types.data] == ["payment_intent.succeeded"]
+    assert by_type.data == []
+    assert later.data == []
+
+
+async def test_an_event_names_the_request_that_caused_it(world: World) -> None:
+    session = await world.create()
+
+    await world.sessions.expire_async(session.id, options={"idempotency_key": "k9"})
+
+    newest = (await world.events.list_async({"limit": 1})).data[0]
     assert (newest.type, newest.request.idempotency_key) == ("checkout.session.expired", "k9")
     assert newest.request.id.startswith("req_")
 
 
-async def test_an_event_is_retried_until_it_is_taken(world: World, receiver: Receiver) -> None:
+async def test_an_event_is_retried_until_the_endpoint_accepts_it(world: World, receiver: Receiver) -> None:
     receiver.statuses = [500, 302]
     session = await world.create()
+
     await world.sessions.expire_async(session.id)
+
     await receiver.until(1)
-    assert [event["id"] for event in receiver.refused] == [receiver.taken[0]["id"]] * 2
-    event_id = receiver.taken[0]["id"]
+    event_id = receiver.accepted[0]["id"]
+    assert [event["id"] for event in receiver.refused] == [event_id] * 2
     event = world.standin.events.get(event_id)
     assert event is not None
     await eventually(lambda: event["pending_webhooks"] == 0)
 
 
 async def test_an_unreachable_endpoint_gets_its_events_later(world: World, receiver: Receiver) -> None:
-    reachable, world.standin.webhook_url = world.standin.webhook_url, "http://127.0.0.1:9/hook"
+    reachable, world.standin.webhook_url = world.standin.webhook_url, UNREACHABLE
     await world.sessions.expire_async((await world.create()).id)
     await asyncio.sleep(0.1)
+
     world.standin.webhook_url = reachable
+
     await receiver.until(1)
     assert receiver.types() == ["checkout.session.expired"]
 
 
-async def test_deliveries_can_be_held_multiplied_and_dropped(world: World, receiver: Receiver) -> None:
+async def test_deliveries_can_be_paused_and_multiplied(world: World, receiver: Receiver) -> None:
     await world.control("PUT", "/webhooks", {"paused": True, "copies": 3, "shuffle": True})
     for _ in range(4):
         await world.sessions.expire_async((await world.create()).id)
     await asyncio.sleep(0.1)
-    assert receiver.taken == []
+    assert receiver.accepted == []
+
     await world.control("PUT", "/webhooks", {"paused": False})
+
     await receiver.until(12)
-    counts = [[event["id"] for event in receiver.taken].count(event["id"]) for event in world.standin.events]
+    counts = [[event["id"] for event in receiver.accepted].count(event["id"]) for event in world.standin.events]
     assert counts == [3, 3, 3, 3]
+
+
+async def test_a_dropped_event_is_stored_and_not_sent(world: World, receiver: Receiver) -> None:
     await world.control("PUT", "/webhooks", {"drop": True})
+
     await world.sessions.expire_async((await world.create()).id)
+
     await asyncio.sleep(0.1)
-    assert len(receiver.taken) == 12
-    assert len((await world.client.v1.events.list_async()).data) == 5
+    assert receiver.accepted == []
+    assert len((await world.events.list_async()).data) == 1
 
 
 # Faults
 
 
-async def test_a_failure_after_the_effect_is_what_the_key_remembers(world: World) -> None:
+async def test_a_key_remembers_a_failure_after_the_effect(world: World) -> None:
     rule = {"method": "POST", "path": "/v1/checkout/session[s]", "action": "status_after", "times": 1}
     await world.control("PUT", "/faults", [rule])
+
     error = await refused(world.create(key="k1"), 500)
-    assert error.json_body["error"]["type"] == "api_error"
     replayed = await refused(world.create(key="k1"), 500)
+
+    assert error.json_body["error"]["type"] == "api_error"
     assert replayed.headers["Idempotent-Replayed"] == "true"
-    # The session is there all the same, and only the list can find it.
+    # The session exists, and only the list shows it.
     listed = (await world.sessions.list_async()).data
     assert [session.metadata["order_id"] for session in listed] == ["order-1"]
     assert (await world.create(key="k2")).id != listed[0].id
 
 
-async def test_a_lost_answer_is_what_the_key_brings(world: World) -> None:
+async def test_a_key_replays_an_answer_that_never_arrived(world: World) -> None:
     world.standin.set_faults([{"path": "/v1/checkout/sessions", "action": "drop_after", "times": 1}])
     with pytest.raises(stripe.APIConnectionError):
         await world.create(key="k1")
-    found = await world.create(key="k1")
-    assert found.last_response.headers["Idempotent-Replayed"] == "true"
-    assert [session["id"] for session in world.standin.sessions] == [found.id]
+
+    session = await world.create(key="k1")
+
+    assert session.last_response.headers["Idempotent-Replayed"] == "true"
+    assert [stored["id"] for stored in world.standin.sessions] == [session.id]
 
 
-@pytest.mark.parametrize("stored", [False, True])
-async def test_a_failure_before_the_effect(world: World, stored: bool) -> None:
-    rule = {"action": "status", "status": 503, "times": 1, "stored": stored}
+async def test_a_failure_before_the_effect_leaves_the_key_free(world: World) -> None:
+    rule = {"action": "status", "status": 503, "times": 1, "stored": False}
     await world.control("PUT", "/faults", [rule])
+
+    await refused(world.create(key="k1"), 503)
+
+    assert list(world.standin.sessions) == []
+    assert (await world.create(key="k1")).status == "open"
+
+
+async def test_a_stored_failure_before_the_effect_is_replayed(world: World) -> None:
+    rule = {"action": "status", "status": 503, "times": 1, "stored": True}
+    await world.control("PUT", "/faults", [rule])
+
+    await refused(world.create(key="k1"), 503)
+
+    assert list(world.standin.sessions) == []
     await refused(world.create(key="k1"), 503)
     assert list(world.standin.sessions) == []
-    if stored:
-        await refused(world.create(key="k1"), 503)
-        assert list(world.standin.sessions) == []
-    else:
-        assert (await world.create(key="k1")).status == "open"
 
 
 async def test_a_dropped_connection_has_no_effect(world: World) -> None:
     world.standin.set_faults([{"path": "/v1/", "action": "drop", "times": 1}])
+
     with pytest.raises(stripe.APIConnectionError):
         await world.create(key="k1")
+
     assert list(world.standin.sessions) == []
 
 
-async def test_a_hanging_call_is_given_up_by_the_client(world: World) -> None:
+async def test_a_hanging_call_frees_its_key_when_the_client_disconnects(world: World) -> None:
     world.standin.set_faults([{"path": "/v1/", "action": "hang"}])
+
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(world.create(key="k1"), 0.2)
+
     await world.control("DELETE", "/faults")
-    # The key is free again once the server has seen the client go.
-    session = await world.patiently(world.create, key="k1")
+    session = await world.create_when_key_is_free("k1")
     assert session.status == "open"
     assert len(list(world.standin.sessions)) == 1
 
 
-async def test_a_malformed_answer(world: World) -> None:
+async def test_a_malformed_answer_comes_after_the_effect(world: World) -> None:
     world.standin.set_faults([{"path": "/v1/checkout", "action": "malformed", "times": 1}])
+
     with pytest.raises(stripe.APIError, match="Invalid response body"):
         await world.create(key="k1")
+
     assert (await world.create(key="k1")).id == next(iter(world.standin.sessions))["id"]
 
 
-async def test_a_fault_strikes_only_what_it_names(world: World) -> None:
+async def test_a_fault_applies_only_to_the_calls_that_it_names(world: World) -> None:
     session = await world.create()
+
     world.standin.set_faults([{"method": "GET", "path": "/v1/checkout/sessions/*", "action": "status"}])
+
     assert (await world.create()).status == "open"
     assert len((await world.sessions.list_async()).data) == 2
     await refused(world.sessions.retrieve_async(session.id), 500)
     await refused(world.sessions.retrieve_async(session.id), 500)
-    async with world.http.put(f"{world.base}/_control/faults", json=[{"action": "explode"}]) as answer:
-        assert answer.status == 400
+
+
+async def test_an_invalid_fault_leaves_the_rules_unchanged(world: World) -> None:
+    session = await world.create()
+    world.standin.set_faults([{"method": "GET", "path": "/v1/checkout/sessions/*", "action": "status"}])
+
+    async with world.http.put(f"{world.base}/_control/faults", json=[{"action": "explode"}]) as response:
+        assert response.status == 400
+
     assert (await refused(world.sessions.retrieve_async(session.id), 500)).json_body
 
 
 # Restarts
 
 
-async def test_a_restart_keeps_everything(tmp_path: Path) -> None:
+async def test_a_restart_preserves_the_state(tmp_path: Path) -> None:
+    """Stop a stand-in with undelivered events, start another on its data, and compare."""
     database = tmp_path / "stripe.sqlite"
     receiver = Receiver()
-    unreachable = "http://127.0.0.1:9/hook"
-    async with world_of(StripeStandin(database=database, webhook_url=unreachable)) as world:
+    async with world_of(StripeStandin(database=database, webhook_url=UNREACHABLE)) as world:
         opened = await world.create(key="k1", expires_at=int(time.time()) + 1900)
-        paid = await world.paid()
+        paid = await world.create_paid()
         refund = await world.refunds.create_async({"payment_intent": paid.payment_intent, "amount": 100})
         ledger = world.standin.ledger()
         events = [event["id"] for event in world.standin.events]
+
     async with served(receiver.app) as base:
         second = StripeStandin(database=database, webhook_url=f"{base}/hook", webhook_secret=SECRET)
         async with world_of(second) as world:
@@ -712,12 +987,13 @@ async def test_a_restart_keeps_everything(tmp_path: Path) -> None:
             assert (await world.refunds.retrieve_async(refund.id)).to_dict() == refund.to_dict()
             assert (await world.create(key="k1", expires_at=opened.expires_at)).id == opened.id
             await receiver.until(len(events))
-            assert sorted(event["id"] for event in receiver.taken) == sorted(events)
+            assert sorted(event["id"] for event in receiver.accepted) == sorted(events)
             world.standin.advance_clock(1901)
             assert (await world.sessions.retrieve_async(opened.id)).status == "expired"
             later = await world.create()
+
     async with world_of(StripeStandin(database=database)) as world:
-        # Objects are found by `created`, so the shifted clock must go on from where it was.
+        # Pages rely on the order of `created`, so the shifted clock must continue from where it was.
         assert (await world.create()).created >= later.created
         undelivered = world.standin.store.load("delivery")
     assert [event["event"] for event in undelivered if event["event"] in events] == []

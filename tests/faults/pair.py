@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 import psycopg
 
 from service.dev import servers
-from service.dev.servers import complete, free_port
+from service.dev.processes import complete
+from service.dev.servers import free_port
 
 # Without fsync, as nothing here loses its power; with what makes a COMMIT wait for the standby.
 OPTIONS = {"synchronous_commit": "on"}

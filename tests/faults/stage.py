@@ -16,7 +16,8 @@ from typing import TypeVar
 import aiohttp
 
 from service.dev import servers
-from service.dev.servers import free_port, scratch_folder, spawn, stop
+from service.dev.processes import spawn, stop
+from service.dev.servers import free_port, scratch_folder
 from service.infra.migrations import migrate
 from service.infra.resources import Resources, open_resources
 from service.settings import Settings

@@ -12,7 +12,7 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from service.app import create_app
-from service.dev import servers
+from service.dev import processes, servers
 from service.dev.stripe_standin import StripeStandin
 from service.settings import Settings
 from tests.books import deliver, event
@@ -300,7 +300,7 @@ async def nginx(upstream: int, more: str) -> AsyncIterator[str]:
         configuration = folder / "nginx.conf"
         configuration.write_text(NGINX.format(folder=own, port=port, upstream=upstream, more=more))
         configuration.chmod(0o644)
-        process = servers.spawn(
+        process = processes.spawn(
             [program, "-e", "stderr", "-p", own, "-c", configuration], folder / "log", account=account, folder=own
         )
         try:
@@ -309,7 +309,7 @@ async def nginx(upstream: int, more: str) -> AsyncIterator[str]:
                 try:
                     _, writer = await asyncio.open_connection("127.0.0.1", port)
                 except OSError:
-                    assert process.poll() is None, servers.tail(folder / "log")
+                    assert process.poll() is None, processes.tail(folder / "log")
                     return False
                 writer.close()
                 return True
@@ -317,7 +317,7 @@ async def nginx(upstream: int, more: str) -> AsyncIterator[str]:
             await eventually(listens)
             yield f"http://127.0.0.1:{port}"
         finally:
-            servers.stop(process)
+            processes.stop(process)
 
 
 @pytest.mark.parametrize("more", ["", "proxy_request_buffering off;"], ids=["whole", "streamed"])

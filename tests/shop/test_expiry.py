@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from service.dev.stripe_standin import StripeStandin
-from service.dev.stripe_standin.parameters import ApiError
+from service.dev.stripe_standin.replies import ApiError
 from service.errors import ShopError
 from service.infra.resources import Resources
 from service.shop import expiry, reconcile, sweep

@@ -1,4 +1,4 @@
-"""Currencies as Stripe counts them. Amounts are whole numbers of the currency's minor unit."""
+"""Stripe's currencies and their limits. Amounts are integers in the currency's minor unit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SYMBOLS = {"usd": "$", "eur": "€", "gbp": "£", "jpy": "¥"}
 
 
 def format_amount(amount: int, currency: str) -> str:
-    """`$1,234.50` where the currency has a symbol of its own, else `SEK 1,234.50`."""
+    """`$1,234.50` for a currency with a symbol, else `SEK 1,234.50`."""
     decimals = 0 if currency in NO_DECIMALS else 3 if currency in THREE_DECIMALS else 2
     major, minor = divmod(amount, 10**decimals)
     digits = f"{major:,}" + (f".{minor:0{decimals}}" if decimals else "")

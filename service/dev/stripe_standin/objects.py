@@ -1,4 +1,4 @@
-"""Stripe's objects as they begin, in the shapes of the API version that stripe 16.1 pins."""
+"""New objects in Stripe's shapes, of the API version that stripe 16.1 pins."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import string
 from secrets import token_bytes
 
 from .money import MAXIMUM, MINIMUM, USUAL_MINIMUM, format_amount
-from .parameters import ApiError, Parameters
+from .parameters import Parameters
+from .replies import ApiError
 from .store import Json
 
 API_VERSION = "2026-10-28.endive"
 DAY = 86_400
-# By a byte; a choice for each letter would ask the system that often.
+# Indexed by a random byte: `secrets.choice` for each letter would call the system that often.
 LETTERS = (5 * (string.ascii_letters + string.digits))[:256]
 
 
@@ -20,7 +21,7 @@ def new_id(prefix: str, length: int = 24) -> str:
 
 
 def new_session(form: Parameters, base_url: str, now: int) -> Json:
-    """An open Checkout Session; ApiError 400 for what Stripe refuses in the parameters."""
+    """An open Checkout Session. Raises ApiError 400 for parameters that Stripe refuses."""
     form.expect(
         required=("mode", "line_items", "success_url"),
         optional=(
@@ -50,7 +51,7 @@ def new_session(form: Parameters, base_url: str, now: int) -> Json:
         bound = "at least 30 minutes" if expires_at < now + 1800 else "less than 24 hours"
         message = f"The `expires_at` timestamp must be {bound} from Checkout Session creation."
         raise ApiError(400, message, param="expires_at")
-    # Sessions have longer ids than other objects, as at Stripe.
+    # Longer than the ids of other objects, as at Stripe.
     session_id = new_id("cs_test_a1", 56)
     email = form.text("customer_email", most=800)
     return {
@@ -86,7 +87,7 @@ def new_session(form: Parameters, base_url: str, now: int) -> Json:
         "locale": None,
         "metadata": form.metadata(),
         "mode": "payment",
-        # Since 2022-08-01 there is none before the customer first tries to pay.
+        # Since API version 2022-08-01, None until the customer first tries to pay.
         "payment_intent": None,
         "payment_link": None,
         "payment_method_collection": "if_required",
@@ -113,7 +114,7 @@ def new_session(form: Parameters, base_url: str, now: int) -> Json:
 
 
 def read_lines(form: Parameters) -> list[Json]:
-    """[{name, description, currency, unit_amount, quantity}], all of one currency."""
+    """The line items, all of one currency: [{name, description, currency, unit_amount, quantity}]."""
     sections = form.sections("line_items")
     if not sections:
         raise form.missing("line_items")
@@ -128,7 +129,7 @@ def read_lines(form: Parameters) -> list[Json]:
         product = price.section("product_data")
         product.expect(required=("name",), optional=("description", "images", "metadata"))
         product.metadata()
-        currency = price.needed_text("currency").lower()
+        currency = price.required_text("currency").lower()
         if len(currency) != 3 or not (currency.isascii() and currency.isalpha()):
             message = f"Invalid currency: {currency}. Stripe currently supports three-letter ISO codes only"
             raise ApiError(400, message, param=price.name("currency"))
@@ -136,11 +137,11 @@ def read_lines(form: Parameters) -> list[Json]:
             message = "All line items of a Checkout Session must be in the same currency."
             raise ApiError(400, message, param=price.name("currency"))
         line = {
-            "name": product.needed_text("name"),
+            "name": product.required_text("name"),
             "description": product.text("description", most=40_000),
             "currency": currency,
-            "unit_amount": price.needed_integer("unit_amount", least=0, most=MAXIMUM),
-            "quantity": section.needed_integer("quantity", least=1, most=999_999),
+            "unit_amount": price.required_integer("unit_amount", least=0, most=MAXIMUM),
+            "quantity": section.required_integer("quantity", least=1, most=999_999),
         }
         lines.append(line)
     return lines
@@ -208,4 +209,45 @@ def new_charge(session: Json, now: int) -> Json:
         "payment_intent": session["payment_intent"],
         "refunded": False,
         "status": "pending",
+    }
+
+
+def new_refund(
+    charge: Json, amount: int, *, status: str, reason: str | None, metadata: dict[str, str], now: int
+) -> Json:
+    return {
+        "id": new_id("re_"),
+        "object": "refund",
+        "amount": amount,
+        "balance_transaction": None,
+        "charge": charge["id"],
+        "created": now,
+        "currency": charge["currency"],
+        "destination_details": {"card": {"type": "refund"}, "type": "card"},
+        "failure_reason": None,
+        "metadata": metadata,
+        "payment_intent": charge["payment_intent"],
+        "reason": reason,
+        "receipt_number": None,
+        "source_transfer_reversal": None,
+        "status": status,
+        "transfer_reversal": None,
+    }
+
+
+def new_dispute(charge: Json, now: int) -> Json:
+    return {
+        "id": new_id("du_"),
+        "object": "dispute",
+        "amount": charge["amount"],
+        "balance_transactions": [],
+        "charge": charge["id"],
+        "created": now,
+        "currency": charge["currency"],
+        "is_charge_refundable": False,
+        "livemode": False,
+        "metadata": {},
+        "payment_intent": charge["payment_intent"],
+        "reason": "fraudulent",
+        "status": "needs_response",
     }

@@ -1,4 +1,4 @@
-"""The payment page that a session's `url` leads to: plain HTML forms, no script, nothing from elsewhere."""
+"""The payment page at a session's `url`: plain HTML forms, no script, no resources from other hosts."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from .money import format_amount
-from .parameters import ApiError
 from .payments import Payments
+from .replies import ApiError
 from .store import Json
 
 STYLE = """
@@ -98,7 +98,7 @@ def closed_page(session: Json) -> HTMLResponse:
 
 
 class PaymentPage:
-    """GET shows the form, POST does what the pressed button's `action` says: pay, later, decline or cancel.
+    """GET shows the form; POST applies the `action` of the pressed button: pay, later, decline or cancel.
 
     `settle_seconds`: how long after `later` the money arrives; None leaves that to `settle`.
     """

@@ -1,4 +1,4 @@
-"""Stripe's request parameters and its complaints about them, in Stripe's words."""
+"""Stripe's request parameters: decoding, and validation with Stripe's error messages."""
 
 from __future__ import annotations
 
@@ -7,65 +7,31 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import parse_qsl
 
+from .replies import ApiError
 from .store import Json
 
 BRACKETS = re.compile(r"\[([^\]]*)\]")
 
 
-class ApiError(Exception):
-    """A refusal as Stripe words it.
-
-    `kept`: the endpoint had begun its work, so that Stripe stores this answer under the idempotency key. A
-    request that fails validation, meets another in progress or is not let in leaves no trace.
-    """
-
-    def __init__(
-        self,
-        status: int,
-        message: str,
-        *,
-        code: str | None = None,
-        param: str | None = None,
-        kind: str = "invalid_request_error",
-        kept: bool = False,
-    ) -> None:
-        super().__init__(message)
-        self.status = status
-        self.kept = kept
-        error = {"type": kind, "message": message}
-        if code is not None:
-            error |= {
-                "code": code,
-                "doc_url": f"https://stripe.com/docs/error-codes/{code.replace('_', '-')}",
-            }
-        if param is not None:
-            error["param"] = param
-        self.body: Json = {"error": error}
-
-
-def missing_object(noun: str, object_id: str, param: str = "id") -> ApiError:
-    return ApiError(404, f"No such {noun}: '{object_id}'", code="resource_missing", param=param)
-
-
 def form_values(encoded: str) -> Json:
-    """`a[b][0][c]=v` as {"a": {"b": {"0": {"c": "v"}}}}; lists stay dictionaries keyed by their position."""
+    """`a[b][0][c]=v` as {"a": {"b": {"0": {"c": "v"}}}}; a list becomes a dictionary keyed by position."""
     values: Json = {}
     for name, value in parse_qsl(encoded, keep_blank_values=True):
         first, _, rest = name.partition("[")
         keys = [first, *BRACKETS.findall("[" + rest)] if rest else [first]
-        inside = values
+        level = values
         for key in keys[:-1]:
-            deeper = inside.setdefault(key, {})
-            if not isinstance(deeper, dict):
+            nested = level.setdefault(key, {})
+            if not isinstance(nested, dict):
                 raise ApiError(400, f"Invalid object: {name}", param=first)
-            inside = deeper
-        # `types[]=a&types[]=b`: each takes the next free place.
-        inside[keys[-1] or str(len(inside))] = value
+            level = nested
+        # `types[]=a&types[]=b`: each value takes the next position.
+        level[keys[-1] or str(len(level))] = value
     return values
 
 
 class Parameters:
-    """Decoded parameters at one level. Each reader raises ApiError 400 naming the parameter by its path."""
+    """Decoded parameters of one level. Each reader raises ApiError 400, which names the parameter by its path."""
 
     def __init__(self, values: Json, path: str = "") -> None:
         self._values = values
@@ -119,7 +85,7 @@ class Parameters:
             )
         return value
 
-    def needed_text(self, key: str, *, most: int = 5000) -> str:
+    def required_text(self, key: str, *, most: int = 5000) -> str:
         value = self.text(key, most=most)
         if value is None:
             raise self.missing(key)
@@ -145,7 +111,7 @@ class Parameters:
             raise ApiError(400, f"This value must be {bound}.", code="parameter_invalid_integer", param=name)
         return number
 
-    def needed_integer(self, key: str, *, least: int, most: int) -> int:
+    def required_integer(self, key: str, *, least: int, most: int) -> int:
         value = self.integer(key, least=least, most=most)
         if value is None:
             raise self.missing(key)
@@ -158,7 +124,7 @@ class Parameters:
         return value
 
     def section(self, key: str) -> Parameters:
-        """The parameters nested under `key`; none when it is absent."""
+        """The parameters nested under `key`, empty when it is absent."""
         value = self._values.get(key, {})
         if not isinstance(value, dict):
             raise ApiError(400, "Invalid object", param=self.name(key))
@@ -188,9 +154,9 @@ class Parameters:
     def metadata(self, key: str = "metadata") -> dict[str, str]:
         """At most 50 keys of 40 characters with values of 500; an empty value unsets its key."""
         name = self.name(key)
-        found: dict[str, str] = {}
+        metadata: dict[str, str] = {}
         if self._values.get(key) == "":
-            return found
+            return metadata
         for entry, value in self.section(key)._values.items():
             if not isinstance(value, str):
                 raise ApiError(400, f"Metadata values must be strings, but {name}[{entry}] is not one.", param=name)
@@ -199,7 +165,9 @@ class Parameters:
                     message = f"Metadata {noun} can have up to {most} characters, but you passed in {len(text)}."
                     raise ApiError(400, message, param=f"{name}[{entry}]")
             if value:
-                found[entry] = value
-        if len(found) > 50:
-            raise ApiError(400, f"You can have at most 50 metadata keys, but you passed in {len(found)}.", param=name)
-        return found
+                metadata[entry] = value
+        if len(metadata) > 50:
+            raise ApiError(
+                400, f"You can have at most 50 metadata keys, but you passed in {len(metadata)}.", param=name
+            )
+        return metadata

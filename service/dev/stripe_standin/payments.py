@@ -1,4 +1,4 @@
-"""What happens at Stripe: sessions, payments, refunds and disputes, and the event each change leaves."""
+"""What happens at Stripe: sessions, payments, refunds and disputes, and the event that each change emits."""
 
 from __future__ import annotations
 
@@ -9,8 +9,18 @@ from heapq import heapify, heappop, heappush
 import orjson
 
 from .money import format_amount
-from .objects import API_VERSION, customer_details, new_charge, new_id, new_intent, new_session
-from .parameters import ApiError, Parameters, missing_object
+from .objects import (
+    API_VERSION,
+    customer_details,
+    new_charge,
+    new_dispute,
+    new_id,
+    new_intent,
+    new_refund,
+    new_session,
+)
+from .parameters import Parameters
+from .replies import ApiError, missing_object
 from .store import Collection, Json, Store, public
 
 NO_REQUEST: Json = {"id": None, "idempotency_key": None}
@@ -19,11 +29,11 @@ REFUND_STATUSES = ("pending", "succeeded", "failed")
 
 
 class Payments:
-    """The account's books.
+    """The account's objects and what can happen to them.
 
-    Every method returns the changed object in Stripe's shape and raises ApiError when Stripe would refuse.
-    Not thread-safe: call from the event loop's thread. Changes last once the store commits, which every
-    request and the ticker do.
+    A method that changes an object returns it in Stripe's shape, and raises ApiError when Stripe would refuse.
+    Not thread-safe: call from the event loop's thread. Changes are durable after the store's commit, which every
+    request and the ticker make.
     """
 
     def __init__(self, store: Store, deliver: Callable[[Json], None]) -> None:
@@ -34,13 +44,13 @@ class Payments:
         self.refunds = Collection(store, "refund")
         self.disputes = Collection(store, "dispute")
         self.events = Collection(store, "event")
-        # New refunds have this status; with "pending" a test settles each by `set_refund`.
+        # The status of new refunds; after "pending" a test settles each one by `set_refund`.
         self.refund_status = "succeeded"
-        # The API request that the events of the moment come from.
+        # The API request that causes the events emitted now.
         self.cause = NO_REQUEST
         self._deliver = deliver
         self._clock_shift: float = sum(row["seconds"] for row in store.load("clock"))
-        # (when, session id) for all that time alone brings about; what no longer applies is passed over.
+        # (time, session id) of each expiry and bank transfer to come; entries that no longer apply are skipped.
         self._due = [(s["expires_at"], s["id"]) for s in self.sessions if s["status"] == "open"]
         self._due += [(s["_settles_at"], s["id"]) for s in self.sessions if s["_settles_at"]]
         heapify(self._due)
@@ -52,8 +62,9 @@ class Payments:
         return int(time.time() + self._clock_shift)
 
     def advance_clock(self, seconds: float) -> int:
-        """Shift the clock forward (objects are kept in the order of `created`) and return the new time."""
+        """Shift the clock forward and return the new time."""
         if seconds < 0:
+            # Pages rely on objects stored in the order of `created`.
             raise ApiError(400, "The clock only goes forward.")
         self._clock_shift += seconds
         self.store.save("clock", {"id": "shift", "seconds": self._clock_shift})
@@ -61,7 +72,7 @@ class Payments:
         return self.now()
 
     def catch_up(self) -> None:
-        """Expire and settle what is due; costs nothing when nothing is."""
+        """Expire and settle the sessions that are due; cheap when none is."""
         now = self.now()
         while self._due and self._due[0][0] <= now:
             _, session_id = heappop(self._due)
@@ -79,7 +90,7 @@ class Payments:
             "object": "event",
             "api_version": API_VERSION,
             "created": self.now(),
-            # A snapshot: the object goes on changing, the event does not.
+            # A copy: the object may change later, the event must not.
             "data": {"object": orjson.loads(orjson.dumps(public(subject)))},
             "livemode": False,
             "pending_webhooks": 0,
@@ -98,7 +109,7 @@ class Payments:
         return session
 
     def create_session(self, form: Parameters, base_url: str) -> Json:
-        """A new open session of mode payment whose page is at `base_url`/pay/{id}."""
+        """Create an open session of mode payment, with its page at `base_url`/pay/{id}."""
         session = new_session(form, base_url, self.now())
         self.sessions.save(session)
         heappush(self._due, (session["expires_at"], session["id"]))
@@ -117,7 +128,7 @@ class Payments:
                 'Only Checkout Sessions with a status in ["open"] can be expired. This Checkout Session has a'
                 f" status of `{session['status']}`."
             )
-            raise ApiError(400, message, param="session", kept=True)
+            raise ApiError(400, message, param="session", stored=True)
         return self._expire(session)
 
     def _expire(self, session: Json) -> Json:
@@ -146,7 +157,7 @@ class Payments:
         later: bool = False,
         settles_in: float | None = None,
     ) -> Json:
-        """The customer pays. `later`: by a method that settles by `settle` or after `settles_in` seconds."""
+        """The customer pays. With `later` the money arrives by `settle`, or after `settles_in` seconds."""
         session = self._open_session(session_id)
         email = email or session["customer_email"] or "shopper@example.com"
         session |= {
@@ -166,7 +177,7 @@ class Payments:
         return public(session)
 
     def decline(self, session_id: str) -> Json:
-        """The customer's card is declined: the session stays open for another try."""
+        """The customer's card is declined; the session stays open for another attempt."""
         session = self._open_session(session_id)
         intent = self._attempt(session, "requires_payment_method")
         self.sessions.save(session)
@@ -174,11 +185,11 @@ class Payments:
         return public(session)
 
     def settle(self, session_id: str, succeed: bool = True) -> Json:
-        """What came of a payment that was to settle later."""
+        """Settle a payment made with `later`: the money arrives, or the payment fails."""
         session = self.session(session_id)
         intent = self.intents.get(session["payment_intent"] or "")
         if intent is None or intent["status"] != "processing":
-            raise ApiError(400, "This Checkout Session has no payment that is still to settle.")
+            raise ApiError(400, "This Checkout Session has no payment to settle.")
         session["_settles_at"] = None
         charge = self._charge(intent["latest_charge"])
         if succeed:
@@ -191,7 +202,7 @@ class Payments:
         return public(session)
 
     def _attempt(self, session: Json, status: str) -> Json:
-        """A charge for the session on its payment intent, which the first attempt makes."""
+        """Charge the session's payment intent, which the first attempt creates."""
         intent = self.intents.get(session["payment_intent"] or "")
         if intent is None:
             intent = new_intent(session, self.now())
@@ -202,7 +213,7 @@ class Payments:
         return intent
 
     def _conclude(self, intent: Json, charge: Json, status: str) -> None:
-        """Give a payment intent and its charge the outcome that `status`, the intent's, names."""
+        """Set a payment intent to `status`, and its charge to the matching outcome."""
         paid = status == "succeeded"
         failed = status == "requires_payment_method"
         decline = {"type": "card_error", "code": "card_declined", "message": "Your card was declined."}
@@ -241,38 +252,30 @@ class Payments:
         charge = self._charge_to_refund(form)
         reason = form.choice("reason", REFUND_REASONS)
         metadata = form.metadata()
-        left: int = charge["amount"] - charge["amount_refunded"]
+        unrefunded: int = charge["amount"] - charge["amount_refunded"]
         amount = form.integer("amount", least=1, most=10**12)
-        if left == 0:
+        if unrefunded == 0:
             message = f"Charge {charge['id']} has already been refunded."
-            raise ApiError(400, message, code="charge_already_refunded", kept=True)
+            raise ApiError(400, message, code="charge_already_refunded", stored=True)
         if charge["disputed"]:
             message = f"Charge {charge['id']} has been charged back; cannot issue a refund."
-            raise ApiError(400, message, code="charge_disputed", kept=True)
-        currency = charge["currency"]
-        if amount is not None and amount > left:
-            of_what = "unrefunded amount on charge" if charge["amount_refunded"] else "charge amount"
-            asked, there = format_amount(amount, currency), format_amount(left, currency)
-            message = f"Refund amount ({asked}) is greater than {of_what} ({there})"
-            raise ApiError(400, message, param="amount", kept=True)
-        refund: Json = {
-            "id": new_id("re_"),
-            "object": "refund",
-            "amount": left if amount is None else amount,
-            "balance_transaction": None,
-            "charge": charge["id"],
-            "created": self.now(),
-            "currency": currency,
-            "destination_details": {"card": {"type": "refund"}, "type": "card"},
-            "failure_reason": None,
-            "metadata": metadata,
-            "payment_intent": charge["payment_intent"],
-            "reason": reason,
-            "receipt_number": None,
-            "source_transfer_reversal": None,
-            "status": self.refund_status,
-            "transfer_reversal": None,
-        }
+            raise ApiError(400, message, code="charge_disputed", stored=True)
+        if amount is not None and amount > unrefunded:
+            limit = "unrefunded amount on charge" if charge["amount_refunded"] else "charge amount"
+            currency = charge["currency"]
+            message = (
+                f"Refund amount ({format_amount(amount, currency)}) is greater than {limit}"
+                f" ({format_amount(unrefunded, currency)})"
+            )
+            raise ApiError(400, message, param="amount", stored=True)
+        refund = new_refund(
+            charge,
+            unrefunded if amount is None else amount,
+            status=self.refund_status,
+            reason=reason,
+            metadata=metadata,
+            now=self.now(),
+        )
         self.refunds.save(refund)
         self._add_refunded(charge, refund["amount"])
         self._emit("refund.created", refund)
@@ -293,7 +296,7 @@ class Payments:
         if charge["status"] != "succeeded":
             intent_id = charge["payment_intent"]
             message = f"This PaymentIntent ({intent_id}) does not have a successful charge to refund."
-            raise ApiError(400, message, kept=True)
+            raise ApiError(400, message, stored=True)
         return charge
 
     def _add_refunded(self, charge: Json, amount: int) -> None:
@@ -302,14 +305,14 @@ class Payments:
         self.charges.save(charge)
 
     def set_refund(self, refund_id: str, status: str) -> Json:
-        """What came of a refund. A failed one is final, and its amount can be refunded again."""
+        """Change a refund's status. A failed refund is final; its amount can be refunded again."""
         refund = self.refund(refund_id)
         if status not in REFUND_STATUSES:
             raise ApiError(400, f"A refund's status is one of {', '.join(REFUND_STATUSES)}.", param="status")
         if status == refund["status"]:
             return public(refund)
         if refund["status"] == "failed":
-            raise ApiError(400, "This refund has failed; that is final.")
+            raise ApiError(400, "This refund has failed, which is final.")
         failed = status == "failed"
         refund |= {"status": status, "failure_reason": "lost_or_stolen_card" if failed else None}
         self.refunds.save(refund)
@@ -321,33 +324,19 @@ class Payments:
         return public(refund)
 
     def dispute(self, intent_id: str) -> Json:
-        """The customer's bank takes a payment back."""
+        """The customer's bank disputes a payment."""
         intent = self.intent(intent_id)
         if intent["status"] != "succeeded":
             raise ApiError(400, "Only a payment that succeeded can be disputed.", param="payment_intent")
         charge = self._charge(intent["latest_charge"])
         charge["disputed"] = True
         self.charges.save(charge)
-        dispute: Json = {
-            "id": new_id("du_"),
-            "object": "dispute",
-            "amount": charge["amount"],
-            "balance_transactions": [],
-            "charge": charge["id"],
-            "created": self.now(),
-            "currency": charge["currency"],
-            "is_charge_refundable": False,
-            "livemode": False,
-            "metadata": {},
-            "payment_intent": intent_id,
-            "reason": "fraudulent",
-            "status": "needs_response",
-        }
+        dispute = new_dispute(charge, self.now())
         self.disputes.save(dispute)
         self._emit("charge.dispute.created", dispute)
         return public(dispute)
 
-    # The truth that tests compare with
+    # For tests
 
     def ledger(self) -> Json:
         """Every captured payment, with its session's metadata and the sum of its succeeded refunds.

@@ -1,17 +1,13 @@
-"""The stand-in whole: one Stripe account in test mode and the server in front of it."""
+"""One Stripe account in test mode and its server."""
 
 from __future__ import annotations
 
 import asyncio
-import gc
-import signal
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.routing import Route
@@ -21,30 +17,29 @@ from .api import Api
 from .control import control_routes
 from .faults import Faults
 from .page import PaymentPage
-from .parameters import ApiError
 from .payments import Payments
 from .store import Store
 from .webhooks import Deliverer, Delivery
 
 
 class StripeStandin(Payments):
-    """One Stripe account in test mode and the server in front of it.
+    """One Stripe account in test mode, with `app`, the ASGI application that serves it.
 
-    What /_control does over HTTP, tests in the same process do by `pay`, `decline`, `settle`, `set_refund`,
-    `refund_status`, `dispute`, `set_faults`, `set_webhooks`, `advance_clock`, `ledger` and `requests`. Call
-    them in the event loop that runs `app`; they raise ApiError when the state forbids the change.
+    Tests in the same process change it by `pay`, `decline`, `settle`, `set_refund`, `refund_status`, `dispute`,
+    `set_faults`, `set_webhooks` and `advance_clock`, and read `ledger` and `requests`: the same as /_control over
+    HTTP. Call these in the event loop that runs `app`. They raise ApiError when the state forbids the change.
 
-    `webhook_url` and `webhook_secret` may be set at any time; `webhook_events` are patterns of the types of events
-    that are sent there. `public_url` is the base of payment pages as a browser reaches them; None takes the Host that
-    the API was called by. `settle_seconds`: when money promised on the page as a bank transfer arrives, None for
-    never. `database` None keeps all in memory.
+    `webhook_url` and `webhook_secret` can be set at any time; `webhook_events` are patterns of the event types sent
+    there. `public_url` is the base of the payment pages for browsers; None uses the Host of the API call.
+    `settle_seconds` is the delay of a bank transfer made on the page, None for never. `database` None keeps the state
+    in memory.
     """
 
     def __init__(
         self,
         *,
         webhook_url: str | None = None,
-        webhook_secret: str = "whsec_standin",  # noqa: S107 - known to everyone, and meant to be
+        webhook_secret: str = "whsec_standin",  # noqa: S107 - public on purpose
         webhook_events: Sequence[str] = ("*",),
         public_url: str | None = None,
         database: Path | None = None,
@@ -60,36 +55,32 @@ class StripeStandin(Payments):
         super().__init__(store, self._deliverer.deliver)
         self._faults = Faults()
         api = Api(self, self._faults, self._base_url)
-        # Calls of the API by "METHOD path-template".
         self.requests = api.requests
         page = PaymentPage(self, settle_seconds)
         rest = Starlette(
             routes=[
                 Route("/pay/{session_id}", page.show, methods=["GET"]),
                 Route("/pay/{session_id}", page.submit, methods=["POST"]),
-                *control_routes(self),
+                *control_routes(self, self._faults, self._deliverer, api.requests),
             ],
             lifespan=self._lifespan,
         )
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            # Starlette would wrap `send`, and faults could no longer drop the connection.
-            inside = api if scope["type"] == "http" and scope["path"].startswith("/v1/") else rest
-            await inside(scope, receive, send)
+            # Starlette would wrap `send`, which faults need unwrapped to drop the connection.
+            target = api if scope["type"] == "http" and scope["path"].startswith("/v1/") else rest
+            await target(scope, receive, send)
 
-        # Not a method: uvicorn takes bound methods for ASGI 2.
+        # Not a method: uvicorn treats bound methods as ASGI 2.
         self.app: ASGIApp = app
 
     def set_faults(self, rules: Sequence[Mapping[str, Any]]) -> None:
-        """Replace the rules of what goes wrong with API calls; see faults.Rule for their fields."""
+        """Replace the fault rules; see faults.Rule for their fields."""
         self._faults.set(rules)
 
     def set_webhooks(self, **changes: Any) -> Delivery:
-        """Change how events are delivered; see webhooks.Delivery. What is not given stays as it is."""
-        try:
-            return self._deliverer.configure(replace(self._deliverer.settings, **changes))
-        except TypeError as error:
-            raise ApiError(400, str(error)) from None
+        """Change how events are delivered; see webhooks.Delivery for the settings."""
+        return self._deliverer.change(**changes)
 
     def _base_url(self, request: Request) -> str:
         return (self.public_url or str(request.base_url)).rstrip("/")
@@ -110,40 +101,3 @@ class StripeStandin(Payments):
             self.catch_up()
             self.store.commit()
             await asyncio.sleep(1)
-
-
-def serve(
-    host: str,
-    port: int,
-    *,
-    webhook_url: str | None,
-    webhook_secret: str,
-    webhook_events: Sequence[str],
-    public_url: str | None,
-    database: Path | None,
-) -> None:
-    """Run the stand-in until SIGTERM or SIGINT, then return. For the main thread of a process of its own."""
-    standin = StripeStandin(
-        webhook_url=webhook_url,
-        webhook_secret=webhook_secret,
-        webhook_events=webhook_events,
-        public_url=public_url,
-        database=database,
-    )
-    # It keeps whatever it made, all of which a full collection walks: Stripe does not stop for a quarter of a second.
-    gc.set_threshold(700, 10, 1000)
-    # uvicorn raises the signal again once it has stopped; unheeded, this function can return.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
-    uvicorn.run(
-        standin.app,
-        host=host,
-        port=port,
-        log_level="warning",
-        access_log=False,
-        proxy_headers=False,
-        # A client that takes up a connection just as it is closed would have to try again.
-        timeout_keep_alive=75,
-        # A call that a fault keeps hanging must not keep the server from stopping.
-        timeout_graceful_shutdown=2,
-    )

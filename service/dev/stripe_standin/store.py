@@ -1,8 +1,9 @@
-"""What the stand-in remembers: dictionaries to work with, written through to SQLite to outlive a restart."""
+"""The stand-in's state: dictionaries in memory, written through to SQLite so that they survive a restart."""
 
 from __future__ import annotations
 
 import sqlite3
+import weakref
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -15,21 +16,23 @@ Json = dict[str, Any]
 
 
 def public(stored: Json) -> Json:
-    """What Stripe shows of an object: keys that begin with `_` are the stand-in's own notes."""
+    """An object as the API returns it, without the stand-in's own keys, which begin with `_`."""
     return {key: value for key, value in stored.items() if not key.startswith("_")}
 
 
 def created(stored: Json) -> int:
-    """Unix seconds."""
+    """When the object was created, Unix seconds."""
     return int(stored["created"])
 
 
 class Store:
-    """One table of JSON by kind and id, in the order of the first writing. `path` None keeps it in memory."""
+    """One table of JSON objects by kind and id, in insertion order. `path` None keeps it in memory."""
 
     def __init__(self, path: Path | None) -> None:
         self._database = sqlite3.connect(path or ":memory:", check_same_thread=False)
-        # A killed process loses nothing with synchronous=OFF, only a power cut does; this is a stand-in.
+        # Tests create many stores, and Python 3.13 warns about a connection that is not closed.
+        weakref.finalize(self, self._database.close)
+        # synchronous=OFF survives a killed process, though not a power failure, which is enough for a stand-in.
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute("PRAGMA synchronous = OFF")
         self._database.execute(
@@ -43,7 +46,7 @@ class Store:
         return [orjson.loads(body) for (body,) in rows]
 
     def save(self, kind: str, stored: Json) -> None:
-        """Write the object under its `id`; lasting after `commit`."""
+        """Write the object under its `id`; durable after `commit`."""
         self._database.execute(
             "INSERT INTO stored (kind, id, body) VALUES (?, ?, ?)"
             " ON CONFLICT (kind, id) DO UPDATE SET body = excluded.body",
@@ -58,7 +61,7 @@ class Store:
 
 
 class Collection:
-    """Objects of one kind, oldest first, found by id without a scan. Change one in place, then `save` it."""
+    """Objects of one kind, oldest first, indexed by id. Change one in place, then `save` it."""
 
     def __init__(self, store: Store, kind: str) -> None:
         self._store = store
@@ -89,9 +92,9 @@ class Collection:
         since: int | None,
         until: int | None,
     ) -> tuple[list[Json], bool]:
-        """At most `limit` objects, newest first, and whether more lie beyond them in the direction of paging.
+        """At most `limit` objects, newest first, and whether more follow in the direction of paging.
 
-        `since` and `until` bound `created`, both included. The ids given must exist.
+        `since` and `until` bound `created`, both included. The ids in `starting_after` and `ending_before` must exist.
         """
         low = 0 if since is None else bisect_left(self._objects, since, key=created)
         high = len(self._objects) if until is None else bisect_right(self._objects, until, key=created)
@@ -101,9 +104,9 @@ class Collection:
             if starting_after is not None:
                 high = min(high, self._positions[starting_after])
             positions = range(high - 1, low - 1, -1)
-        found = (self._objects[position] for position in positions if matches(self._objects[position]))
-        objects = list(islice(found, limit + 1))
+        matching = (self._objects[position] for position in positions if matches(self._objects[position]))
+        objects = list(islice(matching, limit + 1))
         more = len(objects) > limit
         objects = objects[:limit]
-        # Paging back walks from the cursor towards the newest, yet a page always reads newest first.
+        # `ending_before` walks from the cursor to newer objects, yet a page is newest first.
         return (objects[::-1] if ending_before is not None else objects), more

@@ -1,4 +1,4 @@
-"""Events on their way to the webhook endpoint: signed, retried, and misbehaving on demand."""
+"""Delivery of events to the webhook endpoint: signed, retried, and faulty on demand."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ import hmac
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from hashlib import sha256
+from typing import Any
 
 import aiohttp
 import orjson
 
 from .objects import new_id
+from .replies import ApiError
 from .store import Collection, Json, Store
 
-AT_ONCE = 16
-ANSWER_SECONDS = 10
+CONCURRENCY = 16
+TIMEOUT_SECONDS = 10
 FIRST_RETRY_SECONDS = 0.5
-LONGEST_RETRY_SECONDS = 30.0
+MAX_RETRY_SECONDS = 30.0
 GIVE_UP_SECONDS = 3 * 86_400
 
 
@@ -28,8 +30,8 @@ GIVE_UP_SECONDS = 3 * 86_400
 class Delivery:
     """How events are delivered.
 
-    `paused` collects them; once it is false again they leave, `shuffle`d when asked. Each leaves `copies`
-    times at once. With `drop` an event is stored and never sent.
+    `paused` collects events until it is false again; then they are sent, in random order with `shuffle`. Each event
+    is sent `copies` times at once. With `drop` an event is stored and never sent.
     """
 
     paused: bool = False
@@ -39,17 +41,16 @@ class Delivery:
 
 
 def signature(body: bytes, secret: str, timestamp: int) -> str:
-    """The value of `Stripe-Signature`: HMAC-SHA256 of "{t}.{body}" under the secret, `whsec_` included."""
+    """The value of `Stripe-Signature`: HMAC-SHA256 of "{t}.{body}"; the key is the secret with its `whsec_`."""
     signed = hmac.new(secret.encode(), b"%d." % timestamp + body, sha256).hexdigest()
     return f"t={timestamp},v1={signed}"
 
 
 class Deliverer:
-    """One task for each event that the endpoint has still to take. `endpoint`: its (url or None, secret).
+    """One task for each undelivered event. Undelivered events are stored, and `start` resumes their delivery.
 
-    Of `enabled` the endpoint gets what one of these patterns fits, as one that is set up at Stripe does.
-
-    What is undelivered is stored, and taken up again by `start`.
+    `endpoint` returns the endpoint's URL, or None, and its secret. `enabled` are patterns of event types: the endpoint
+    receives the events that match one of them, as at Stripe.
     """
 
     def __init__(
@@ -64,20 +65,20 @@ class Deliverer:
         self._store = store
         self._events = events
         self._endpoint = endpoint
-        # Undelivered {id, event, since} by id, in the order of the events; `since` is true time.
+        # {id, event, since} by id, in the order of the events; `since` is real time, not the stand-in's clock.
         self._undelivered = {row["id"]: row for row in store.load("delivery")}
-        self._held = list(self._undelivered)
+        self._waiting = list(self._undelivered)
         self._tasks: set[asyncio.Task[None]] = set()
         self._client: aiohttp.ClientSession | None = None
 
     async def start(self) -> None:
-        # Made here since they belong to the event loop that runs the server.
-        self._released = asyncio.Event()
-        self._slots = asyncio.Semaphore(AT_ONCE)
+        # Created here because they belong to the event loop that runs the server.
+        self._resumed = asyncio.Event()
+        self._slots = asyncio.Semaphore(CONCURRENCY)
         self._client = aiohttp.ClientSession(
-            timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS), connector=aiohttp.TCPConnector(limit=0)
+            timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS), connector=aiohttp.TCPConnector(limit=0)
         )
-        self._apply()
+        self._send_waiting()
 
     async def stop(self) -> None:
         client, self._client = self._client, None
@@ -85,59 +86,63 @@ class Deliverer:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._held = list(self._undelivered)
+        self._waiting = list(self._undelivered)
         if client is not None:
             await client.close()
 
-    def configure(self, settings: Delivery) -> Delivery:
-        self.settings = settings
-        self._apply()
-        return settings
+    def change(self, **changes: Any) -> Delivery:
+        """Change some of the settings. Raises ApiError 400 for a name that is not one of Delivery's."""
+        try:
+            self.settings = replace(self.settings, **changes)
+        except TypeError as error:
+            raise ApiError(400, str(error)) from None
+        self._send_waiting()
+        return self.settings
 
     def deliver(self, event: Json) -> None:
-        """Take an event on. Without a webhook URL there is nobody to deliver it to, as at Stripe."""
-        wanted = any(fnmatchcase(event["type"], pattern) for pattern in self._enabled)
-        if self.settings.drop or not wanted or self._endpoint()[0] is None:
+        """Deliver an event to the endpoint, unless there is none or it does not receive this type."""
+        enabled = any(fnmatchcase(event["type"], pattern) for pattern in self._enabled)
+        if self.settings.drop or not enabled or self._endpoint()[0] is None:
             return
         event["pending_webhooks"] = 1
         self._events().save(event)
-        self._hold(event["id"], time.time())
-        self._apply()
+        self._add(event["id"], time.time())
+        self._send_waiting()
 
-    def _hold(self, event_id: str, since: float) -> None:
+    def _add(self, event_id: str, since: float) -> None:
         row: Json = {"id": new_id("whd_"), "event": event_id, "since": since}
         self._undelivered[row["id"]] = row
         self._store.save("delivery", row)
-        self._held.append(row["id"])
+        self._waiting.append(row["id"])
 
-    def _apply(self) -> None:
-        """Let go what is held, unless deliveries are paused or nothing is started."""
+    def _send_waiting(self) -> None:
+        """Start the waiting deliveries, unless deliveries are paused or the server is not running."""
         if self._client is None:
             return
         if self.settings.paused:
-            self._released.clear()
+            self._resumed.clear()
             return
-        self._released.set()
-        for delivery_id in list(self._held):
+        self._resumed.set()
+        for delivery_id in list(self._waiting):
             row = self._undelivered[delivery_id]
             for _ in range(self.settings.copies - 1):
-                self._hold(row["event"], row["since"])
+                self._add(row["event"], row["since"])
         if self.settings.shuffle:
-            random.shuffle(self._held)
-        for delivery_id in self._held:
-            task = asyncio.create_task(self._keep_trying(self._client, self._undelivered[delivery_id]))
+            random.shuffle(self._waiting)
+        for delivery_id in self._waiting:
+            task = asyncio.create_task(self._send_until_accepted(self._client, self._undelivered[delivery_id]))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        self._held.clear()
+        self._waiting.clear()
 
-    async def _keep_trying(self, client: aiohttp.ClientSession, row: Json) -> None:
+    async def _send_until_accepted(self, client: aiohttp.ClientSession, row: Json) -> None:
         wait = FIRST_RETRY_SECONDS
         while not await self._attempt(client, row["event"]):
             if time.time() - row["since"] > GIVE_UP_SECONDS:
                 break
             await asyncio.sleep(wait)
-            wait = min(wait * 2, LONGEST_RETRY_SECONDS)
-            await self._released.wait()
+            wait = min(wait * 2, MAX_RETRY_SECONDS)
+            await self._resumed.wait()
         del self._undelivered[row["id"]]
         self._store.remove("delivery", row["id"])
         event = self._event(row["event"])
@@ -146,9 +151,9 @@ class Deliverer:
         self._store.commit()
 
     async def _attempt(self, client: aiohttp.ClientSession, event_id: str) -> bool:
-        """Post the event once; true when the endpoint took it."""
+        """Post the event once; true when the endpoint accepted it."""
         async with self._slots:
-            # Read at each try: tests move the endpoint and rotate its secret.
+            # Read at each attempt: tests move the endpoint and rotate its secret.
             url, secret = self._endpoint()
             if url is None:
                 return False
@@ -162,10 +167,10 @@ class Deliverer:
                 async with client.post(url, data=body, headers=headers, allow_redirects=False) as answer:
                     return 200 <= answer.status < 300
             except (aiohttp.ClientError, TimeoutError, ValueError):
-                # ValueError: aiohttp's for a URL it cannot read.
+                # aiohttp raises ValueError for a URL it cannot parse.
                 return False
 
     def _event(self, event_id: str) -> Json:
         event = self._events().get(event_id)
-        assert event is not None, f"delivery of {event_id}, which was never stored"
+        assert event is not None, f"delivery of unknown event {event_id}"
         return event

@@ -1,0 +1,158 @@
+"""The calls under /v1: which exist, what parameters they take and what they return."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from .parameters import Parameters
+from .payments import Payments
+from .replies import ApiError, missing_object
+from .store import Collection, Json, public
+
+LIST_PARAMETERS = ("created", "ending_before", "limit", "starting_after")
+LATEST = 2**40
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a handler needs of a request."""
+
+    # The id in the path, "" where it has none.
+    object_id: str
+    form: Parameters
+    # The base of the payment page's address.
+    base_url: str
+
+
+Handler: TypeAlias = Callable[[Payments, Call], Json]
+
+
+def create_session(payments: Payments, call: Call) -> Json:
+    return payments.create_session(call.form, call.base_url)
+
+
+def retrieve_session(payments: Payments, call: Call) -> Json:
+    call.form.expect()
+    return public(payments.session(call.object_id))
+
+
+def expire_session(payments: Payments, call: Call) -> Json:
+    call.form.expect()
+    return payments.expire_session(call.object_id)
+
+
+def list_sessions(payments: Payments, call: Call) -> Json:
+    form = call.form
+    form.expect(optional=(*LIST_PARAMETERS, "payment_intent", "status"))
+    status = form.choice("status", ("complete", "expired", "open"))
+    matches = equal_to({"payment_intent": form.text("payment_intent"), "status": status})
+    return list_page(payments.sessions, form, "/v1/checkout/sessions", "checkout.session", matches)
+
+
+def create_refund(payments: Payments, call: Call) -> Json:
+    return payments.create_refund(call.form)
+
+
+def retrieve_refund(payments: Payments, call: Call) -> Json:
+    call.form.expect()
+    return public(payments.refund(call.object_id))
+
+
+def list_refunds(payments: Payments, call: Call) -> Json:
+    form = call.form
+    form.expect(optional=(*LIST_PARAMETERS, "charge", "payment_intent"))
+    matches = equal_to({"charge": form.text("charge"), "payment_intent": form.text("payment_intent")})
+    return list_page(payments.refunds, form, "/v1/refunds", "refund", matches)
+
+
+def retrieve_intent(payments: Payments, call: Call) -> Json:
+    call.form.expect()
+    return public(payments.intent(call.object_id))
+
+
+def retrieve_event(payments: Payments, call: Call) -> Json:
+    call.form.expect()
+    event = payments.events.get(call.object_id)
+    if event is None:
+        raise missing_object("event", call.object_id)
+    return event
+
+
+def list_events(payments: Payments, call: Call) -> Json:
+    form = call.form
+    form.expect(optional=(*LIST_PARAMETERS, "type", "types"))
+    kind = form.text("type")
+    kinds = {kind} if kind is not None else set(form.texts("types"))
+    return list_page(payments.events, form, "/v1/events", "event", lambda event: not kinds or event["type"] in kinds)
+
+
+ROUTES: dict[tuple[str, str], Handler] = {
+    ("POST", "/v1/checkout/sessions"): create_session,
+    ("GET", "/v1/checkout/sessions"): list_sessions,
+    ("GET", "/v1/checkout/sessions/{id}"): retrieve_session,
+    ("POST", "/v1/checkout/sessions/{id}/expire"): expire_session,
+    ("POST", "/v1/refunds"): create_refund,
+    ("GET", "/v1/refunds"): list_refunds,
+    ("GET", "/v1/refunds/{id}"): retrieve_refund,
+    ("GET", "/v1/payment_intents/{id}"): retrieve_intent,
+    ("GET", "/v1/events"): list_events,
+    ("GET", "/v1/events/{id}"): retrieve_event,
+}
+
+
+def find_route(method: str, path: str) -> tuple[str, str]:
+    """The template of a path and the id in it. Raises ApiError 404 when there is no such call."""
+    if (method, path) in ROUTES:
+        return path, ""
+    for prefix in ("/v1/checkout/sessions/", "/v1/refunds/", "/v1/payment_intents/", "/v1/events/"):
+        if path.startswith(prefix):
+            object_id, slash, action = path.removeprefix(prefix).partition("/")
+            template = f"{prefix}{{id}}{slash}{action}"
+            if object_id and (method, template) in ROUTES:
+                return template, object_id
+    message = (
+        f"Unrecognized request URL ({method}: {path}). Please see https://stripe.com/docs or we can help at"
+        " https://support.stripe.com/."
+    )
+    raise ApiError(404, message)
+
+
+def list_page(collection: Collection, form: Parameters, url: str, noun: str, matches: Callable[[Json], bool]) -> Json:
+    """A list object: newest first, `limit` 1 to 100 (default 10), bounded by `created`, paged by a cursor."""
+    cursors = {key: form.text(key) for key in ("starting_after", "ending_before")}
+    for key, object_id in cursors.items():
+        if object_id is not None and collection.get(object_id) is None:
+            raise missing_object(noun, object_id, key)
+    since, until = created_bounds(form)
+    objects, more = collection.page(
+        matches,
+        limit=form.integer("limit", least=1, most=100) or 10,
+        starting_after=cursors["starting_after"],
+        ending_before=cursors["ending_before"],
+        since=since,
+        until=until,
+    )
+    return {"object": "list", "data": [public(stored) for stored in objects], "has_more": more, "url": url}
+
+
+def created_bounds(form: Parameters) -> tuple[int | None, int | None]:
+    """The first and last second, both included, that `created` or `created[gt|gte|lt|lte]` allows."""
+    if "created" not in form:
+        return None, None
+    if not form.nests("created"):
+        exact = form.integer("created", least=0, most=LATEST)
+        return exact, exact
+    bounds = form.section("created")
+    bounds.expect(optional=("gt", "gte", "lt", "lte"))
+    limits = {key: bounds.integer(key, least=0, most=LATEST) for key in ("gt", "gte", "lt", "lte")}
+    low = [moment + shift for key, shift in (("gt", 1), ("gte", 0)) if (moment := limits[key]) is not None]
+    high = [moment - shift for key, shift in (("lt", 1), ("lte", 0)) if (moment := limits[key]) is not None]
+    return max(low, default=None), min(high, default=None)
+
+
+def equal_to(fields: dict[str, str | None]) -> Callable[[Json], bool]:
+    """A filter for objects with these values; None allows any."""
+    expected = {key: value for key, value in fields.items() if value is not None}
+    return lambda stored: all(stored[key] == value for key, value in expected.items())

@@ -1,0 +1,66 @@
+"""What the API answers: replies, and errors in Stripe's words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import orjson
+
+from .store import Json
+
+
+class ApiError(Exception):
+    """An error that Stripe's API answers.
+
+    `stored`: the idempotency key remembers it. Stripe stores the answer once an endpoint has begun its work; failed
+    validation, a request in progress with the same key and failed authentication come before that.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        kind: str = "invalid_request_error",
+        stored: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.stored = stored
+        error = {"type": kind, "message": message}
+        if code is not None:
+            error |= {
+                "code": code,
+                "doc_url": f"https://stripe.com/docs/error-codes/{code.replace('_', '-')}",
+            }
+        if param is not None:
+            error["param"] = param
+        self.body: Json = {"error": error}
+
+
+def missing_object(noun: str, object_id: str, param: str = "id") -> ApiError:
+    return ApiError(404, f"No such {noun}: '{object_id}'", code="resource_missing", param=param)
+
+
+@dataclass(slots=True)
+class Reply:
+    """A response before it is sent; `stored`: an idempotency key remembers it."""
+
+    status: int
+    body: bytes
+    headers: dict[str, str] = field(default_factory=dict)
+    stored: bool = True
+
+
+def error_reply(error: ApiError) -> Reply:
+    reply = Reply(error.status, orjson.dumps(error.body), stored=error.stored)
+    if error.status == 401:
+        reply.headers["WWW-Authenticate"] = 'Basic realm="Stripe"'
+    if error.status == 409:
+        reply.headers["Stripe-Should-Retry"] = "true"
+    if error.status >= 500 and error.stored:
+        # A retry with the same key would get the same error.
+        reply.headers["Stripe-Should-Retry"] = "false"
+    return reply

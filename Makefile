@@ -2,12 +2,14 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-# Written when everything is installed; older than pyproject.toml, it is installed again.
+# Written after the installation; a newer pyproject.toml or lock installs again.
 INSTALLED := .venv/.installed
+UV := .venv/uv/bin/uv
+LOCK := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock"
 MIGRATIONS = $(filter-out %.rollback.sql,$(wildcard migrations/*.sql))
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench plans stubs mutants faults lint format review lock audit-deps clean
+.PHONY: help run test bench plans stubs mutants faults lint format review compat lock audit-deps clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
@@ -18,7 +20,7 @@ run: $(INSTALLED)  ## start everything: API on :8080, worker, PostgreSQL, Valkey
 test: lint  ## lint, types and the whole test suite
 	$(BIN)/pytest -q
 
-bench: $(INSTALLED)  ## measure it beside what it is compared with, 15 minutes; parts with NAME="list reserve"
+bench: $(INSTALLED)  ## measure it against its peers, 15 minutes; some parts with NAME="list reserve"
 	@$(BIN)/python -m tests.bench $(NAME)
 
 plans: $(INSTALLED)  ## write the plans of all statements at a million products, for review
@@ -28,7 +30,7 @@ stubs: $(INSTALLED)  ## write the callers into the headers under sql/, and the t
 	$(BIN)/python -m tests.sql.callers
 	$(BIN)/python -m tests.sql.stubs
 
-mutants: $(INSTALLED)  ## take away each guard of money and stock, and see that a test fails; some with NAME="reserve"
+mutants: $(INSTALLED)  ## remove each guard of money and stock and check that a test fails; some with NAME="reserve"
 	@$(BIN)/python -m tests.mutants $(if $(NAME),"$(NAME)")
 
 faults: $(INSTALLED)  ## kill, freeze, cut and flood it under load, half an hour; one part with NAME="kill-api times=3"
@@ -42,30 +44,35 @@ lint: $(INSTALLED)  ## style of Python and SQL, safety of migrations, types, imp
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: $(INSTALLED)  ## rewrite the Python code in the house's style
+format: $(INSTALLED)  ## format the Python code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 review: $(INSTALLED)  ## print every SQL statement as PREPARE, for psql; with SINCE=main those that changed since
 	@$(BIN)/python -m service review $(if $(SINCE),--since "$(SINCE)")
 
-lock: $(INSTALLED)  ## renew requirements.txt, the versions that the container image is made of
-	@test -x .venv/lock/bin/uv || { $(BIN)/python -m venv .venv/lock && .venv/lock/bin/pip install --quiet uv; }
-	.venv/lock/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
-		--custom-compile-command "make lock" --output-file requirements.txt pyproject.toml
+compat: $(INSTALLED) $(UV)  ## buy something with the lowest and the locked versions; run the suite on Python 3.13
+	@$(BIN)/python -m tests.compat $(UV) $(NAME)
 
-audit-deps: $(INSTALLED)  ## look requirements.txt up among known vulnerabilities
+lock: $(UV)  ## renew the locks: requirements.txt for the container image, requirements-dev.txt for development
+	$(UV) pip compile $(LOCK) --output-file requirements.txt pyproject.toml
+	$(UV) pip compile $(LOCK) --extra dev --constraint requirements.txt --output-file requirements-dev.txt pyproject.toml
+
+audit-deps: $(INSTALLED)  ## check requirements.txt against known vulnerabilities
 	@test -x .venv/audit/bin/pip-audit || { $(BIN)/python -m venv .venv/audit && .venv/audit/bin/pip install --quiet pip-audit; }
-	@# Strict, as it would pass what it could not look up. It writes a table where it found something, else nothing.
-	@found=$$(.venv/audit/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements.txt \
+	@# Strict: without it, a package that could not be looked up would pass. It prints a table of what it found.
+	@report=$$(.venv/audit/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements.txt \
 		--progress-spinner off) && exit; \
-		echo "$${found:-Not audited: no advisories came for what is named above. Is their service within reach?}"; exit 1
+		echo "$${report:-Not audited: the advisory service did not answer.}"; exit 1
 
-clean:  ## remove what was installed and cached; the data stay
+clean:  ## remove installed and cached files; the data stay
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(INSTALLED): pyproject.toml
+$(UV): | $(INSTALLED)
+	@$(BIN)/python -m venv .venv/uv && .venv/uv/bin/pip install --quiet --disable-pip-version-check uv
+
+$(INSTALLED): pyproject.toml requirements-dev.txt
 	@command -v $(PYTHON) > /dev/null || \
 		{ echo "There is no $(PYTHON): install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -74,5 +81,6 @@ $(INSTALLED): pyproject.toml
 		{ echo "$(PYTHON) cannot make virtual environments: install its venv module (Debian, Ubuntu: python3-venv)."; exit 1; }
 	@echo "Installing into .venv; the first time takes a minute …"
 	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@

@@ -1,40 +1,58 @@
-"""What the containers are made of, as far as that can be proved without an engine."""
+"""The locks and the container files, as far as they can be tested without a container engine."""
 
 import re
 import tomllib
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from service.settings import Settings
 
 ROOT = Path(__file__).parents[1]
-LOCKED = re.compile(r"([\w.-]+)==(\S+)( ; [^\\]+)?((?: \\\n    --hash=sha256:[0-9a-f]{64})+)")
+LOCKS = ("requirements.txt", "requirements-dev.txt")
+PINNED = re.compile(r"([\w.-]+)==(\S+)( ; [^\\]+)?((?: \\\n    --hash=sha256:[0-9a-f]{64})+)")
 
 
-def test_the_lock_is_only_versions_with_their_hashes() -> None:
-    text = (ROOT / "requirements.txt").read_text()
-    assert not re.sub(r"^ *#.*\n", "", LOCKED.sub("", text), flags=re.MULTILINE).strip()
+def pinned(lock: str) -> dict[str, str]:
+    """The versions in a lock by normalized name."""
+    return {canonicalize_name(name): version for name, version, *_ in PINNED.findall((ROOT / lock).read_text())}
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_a_lock_contains_only_versions_with_their_hashes(lock: str) -> None:
+    text = (ROOT / lock).read_text()
+
+    assert not re.sub(r"^ *#.*\n", "", PINNED.sub("", text), flags=re.MULTILINE).strip()
     assert "/" not in text, "it names an index or a folder"
 
 
-def test_the_lock_satisfies_what_the_service_depends_on() -> None:
-    locked = {
-        canonicalize_name(name): version
-        for name, version, *_ in LOCKED.findall((ROOT / "requirements.txt").read_text())
-    }
+@pytest.mark.parametrize(("lock", "extras"), [("requirements.txt", []), ("requirements-dev.txt", ["embedded", "dev"])])
+def test_a_lock_satisfies_pyproject(lock: str, extras: list[str]) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    for dependency in map(Requirement, project["dependencies"]):
-        version = locked.get(canonicalize_name(dependency.name))
-        assert version, f"make lock: there is no {dependency}"
+    extra_dependencies = [line for extra in extras for line in project["optional-dependencies"][extra]]
+    versions = pinned(lock)
+
+    for dependency in map(Requirement, project["dependencies"] + extra_dependencies):
+        if dependency.name == project["name"]:
+            continue  # `commerce-core[embedded]`, whose dependencies are in the list themselves
+        version = versions.get(canonicalize_name(dependency.name))
+        assert version, f"make lock: {dependency} is missing"
         assert dependency.specifier.contains(version), f"make lock: {version} is not {dependency}"
+
+
+def test_both_locks_pin_the_same_versions() -> None:
+    runtime, development = (pinned(lock) for lock in LOCKS)
+
+    assert runtime.items() <= development.items()
 
 
 def test_compose_passes_every_setting_on() -> None:
     text = (ROOT / "compose.yaml").read_text()
     environment = text.partition("  environment: &settings\n")[2].partition("  read_only:")[0]
-    named = set(re.findall(r"^    ([A-Z_]+):", environment, re.MULTILINE))
-    # The stand-in's is set where there is no key; only who migrates has the owner's.
-    apart = {"STRIPE_API_BASE", "MIGRATE_DATABASE_URL"}
-    assert named == {name.upper() for name in Settings.model_fields} - apart
+    passed = set(re.findall(r"^    ([A-Z_]+):", environment, re.MULTILINE))
+
+    # The entrypoint sets the stand-in's address; only `migrate` has the owner's URL.
+    exceptions = {"STRIPE_API_BASE", "MIGRATE_DATABASE_URL"}
+    assert passed == {name.upper() for name in Settings.model_fields} - exceptions

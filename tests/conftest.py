@@ -1,8 +1,7 @@
-"""Real servers for the tests: PostgreSQL, Redis or Valkey, the Stripe stand-in, the API, all over their ports.
+"""Real servers on real ports for the tests: PostgreSQL, Redis or Valkey, the Stripe stand-in and the API.
 
-PostgreSQL and Redis are those that TEST_DATABASE_URL and TEST_REDIS_URL name, else containers where a Docker
-engine answers, else the embedded ones. Every test has a database of its own, cloned from a migrated template,
-and really commits.
+TEST_DATABASE_URL and TEST_REDIS_URL name PostgreSQL and Redis. Otherwise they are containers where a Docker engine
+answers, else the embedded servers. Every test has its own database, cloned from a migrated template, and commits.
 """
 
 import asyncio
@@ -41,23 +40,22 @@ from tests.tools import MISSING
 
 WEBHOOK_SECRET = "whsec_of_the_tests"
 TEMPLATE = "commerce_template"
-# Of the service's roles, which belong to the whole server: one that has them gets it too.
+# Of the service's roles. Roles belong to the whole server: existing ones get this password, too.
 PASSWORD = "of_the_tests"
-
 
 POSTGRES, VALKEY = "postgres:18", "valkey/valkey:9"
 SERVERS = pytest.StashKey[list[str]]()
-# The applications being served, by their URLs.
+# The running servers, by their applications' URLs.
 SERVED: dict[str, "Server"] = {}
-# The databases to be had, by their servers' URLs.
+# The cloned databases, by their servers' URLs.
 CLONES: dict[str, "Clones"] = {}
 
 
 def docker_has(*images: str) -> bool:
-    """Whether a Docker engine answers that has these images, or can get them."""
+    """Whether a Docker engine answers that has these images or can pull them."""
     with contextlib.suppress(docker.errors.DockerException, OSError):
         if "DOCKER_HOST" not in os.environ:
-            # Asked over its socket first, as the client leaves one open that is refused.
+            # Try the socket first: the client does not close a socket whose connection is refused.
             with socket.socket(socket.AF_UNIX) as engine:
                 engine.connect("/var/run/docker.sock")
         with contextlib.closing(docker.from_env(version="1.41")) as client:
@@ -69,13 +67,13 @@ def docker_has(*images: str) -> bool:
 
 
 def container(stack: ExitStack, image: str, port: int, environment: dict[str, str], command: str) -> str:
-    """Start a container until the tests end; `host:port` where it listens."""
-    # Its reaper would be one more image to have, and the stack ends what it started.
+    """Start a container until the tests end; its `host:port`."""
+    # Without the reaper, which needs another image: the stack stops the container.
     testcontainers_config.ryuk_disabled = True
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         server = DockerContainer(image, command=command).with_envs(**environment).with_exposed_ports(port)
-        # PostgreSQL's image says it once while it initialises, and again when it means it.
+        # PostgreSQL's image prints this line once while it initialises, and again when it is ready.
         times = 2 if environment else 1
         server.waiting_for(LogMessageWaitStrategy("eady to accept connections", times))
         stack.enter_context(server)
@@ -106,7 +104,7 @@ def servers(pytestconfig: pytest.Config) -> Iterator[tuple[str, str]]:
         if redis_url is not None:
             used.append("Redis by TEST_REDIS_URL")
         elif in_docker:
-            # Not every image has it off, and then nobody gets in from outside of the container.
+            # With the protected mode of some images, clients outside the container cannot connect.
             address = container(stack, VALKEY, 6379, {}, "valkey-server --protected-mode no")
             redis_url = f"redis://{address}/0"
             used.append(f"Valkey in a container of {VALKEY}")
@@ -117,7 +115,7 @@ def servers(pytestconfig: pytest.Config) -> Iterator[tuple[str, str]]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Say which servers the tests ran on, and which programs some were skipped for."""
+    """Print the servers that were used, and the missing programs whose tests were skipped."""
     if used := config.stash.get(SERVERS, []):
         terminalreporter.write_line(f"on {', '.join(used)}")
     if MISSING:
@@ -125,36 +123,36 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 class Clones:
-    """Databases cloned from the template, each made while the test before it runs, and dropped while the next does.
+    """Databases cloned from the template: each is created during the test before its own, and dropped after it.
 
-    A clone takes the server's time and none of ours: waited for, it would be half the time of most tests.
+    Creating a clone keeps only the server busy. If each test waited for it, most tests would take twice as long.
     """
 
     def __init__(self, server_url: str) -> None:
         self._server = psycopg.connect(server_url, autocommit=True)
-        # One thread, so that they never wait for each other.
-        self._hand = ThreadPoolExecutor(1)
-        self._dropped: list[Future[None]] = []
-        self._next = self._hand.submit(self._make)
+        # One thread, as one connection runs all statements.
+        self._thread = ThreadPoolExecutor(1)
+        self._drops: list[Future[None]] = []
+        self._next = self._thread.submit(self._create)
 
     def take(self) -> Future[str]:
-        """The name of a database that nobody else gets."""
-        taken, self._next = self._next, self._hand.submit(self._make)
-        return taken
+        """The name of an unused database."""
+        clone, self._next = self._next, self._thread.submit(self._create)
+        return clone
 
     def drop(self, name: str) -> None:
-        """Drop it, soon."""
-        self._dropped.append(self._hand.submit(self._drop, name))
+        """Drop a database soon."""
+        self._drops.append(self._thread.submit(self._drop, name))
 
     def end(self) -> None:
-        """Drop what nobody took. Raises what any of the drops has raised."""
+        """Drop the unused database. Raises the errors of all drops."""
         self.drop(self._next.result())
-        self._hand.shutdown()
+        self._thread.shutdown()
         self._server.close()
-        for dropped in self._dropped:
-            dropped.result()
+        for drop in self._drops:
+            drop.result()
 
-    def _make(self) -> str:
+    def _create(self) -> str:
         name = f"test_{uuid4().hex}"
         self._server.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} OWNER commerce_owner STRATEGY file_copy")
         return name
@@ -165,16 +163,16 @@ class Clones:
 
 @pytest.fixture(scope="session")
 def template(servers: tuple[str, str]) -> Iterator[str]:
-    """A database that its owner migrated, which the tests' are cloned from; its server's URL."""
+    """The migrated database that the tests' databases are cloned from; its server's URL."""
 
-    async def make() -> None:
+    async def create() -> None:
         server = await asyncpg.connect(servers[0])
         await server.execute(f"DROP DATABASE IF EXISTS {TEMPLATE} WITH (FORCE)")
         await server.execute(f"CREATE DATABASE {TEMPLATE}")
         await server.close()
 
-    asyncio.run(make())
-    url = named(servers[0], TEMPLATE)
+    asyncio.run(create())
+    url = with_database(servers[0], TEMPLATE)
     roles.make_roles(url, PASSWORD)
     asyncio.run(migrate(login(url, "owner")))
     CLONES[servers[0]] = Clones(servers[0])
@@ -182,37 +180,37 @@ def template(servers: tuple[str, str]) -> Iterator[str]:
     CLONES.pop(servers[0]).end()
 
 
-def named(url: str, database: str) -> str:
+def with_database(url: str, database: str) -> str:
     """The URL of another database on the same server."""
     return urlsplit(url)._replace(path=f"/{database}").geturl()
 
 
 def login(url: str, role: str) -> str:
-    """The URL of the same database for the owner, app, worker or readonly."""
+    """The URL of the same database for a role: owner, app, worker or readonly."""
     return roles.login(url, f"commerce_{role}", PASSWORD)
 
 
 @asynccontextmanager
 async def cloned(template: str) -> AsyncIterator[str]:
-    """A migrated database of somebody's own; its URL, as a superuser."""
+    """A migrated database until the block ends; its URL, as a superuser."""
     clones = CLONES[template]
     name = await asyncio.wrap_future(clones.take())
     try:
-        yield named(template, name)
+        yield with_database(template, name)
     finally:
         clones.drop(name)
 
 
 @pytest.fixture
 async def database_url(template: str) -> AsyncIterator[str]:
-    """A migrated database of this test's own; its URL, as a superuser."""
+    """The migrated database of this test; its URL, as a superuser."""
     async with cloned(template) as url:
         yield url
 
 
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection of the test's own, as a superuser."""
+    """A superuser's connection to this test's database."""
     connection = await asyncpg.connect(database_url)
     yield connection
     await connection.close()
@@ -220,14 +218,14 @@ async def database(database_url: str) -> AsyncIterator[asyncpg.Connection]:
 
 @pytest.fixture
 def redis_url(servers: tuple[str, str]) -> str:
-    """An emptied Redis."""
+    """The URL of an empty Redis."""
     with redis.Redis.from_url(servers[1]) as client:
         client.flushdb()
     return servers[1]
 
 
 class Server(uvicorn.Server):
-    """uvicorn's that ends as soon as it can: the other looks ten times a second whether to, and then sleeps as long."""
+    """A uvicorn server that ends at once: the original checks ten times a second, and then sleeps as long."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -259,7 +257,7 @@ class Server(uvicorn.Server):
 
 @asynccontextmanager
 async def served(app: Callable[..., Awaitable[None]], port: int = 0) -> AsyncIterator[str]:
-    """Serve an ASGI application on a real port; its URL."""
+    """Serve an ASGI application on a real port until the block ends; its URL."""
     config = uvicorn.Config(app, port=port, timeout_graceful_shutdown=1, **UVICORN)
     server = Server(config)
     serving = asyncio.create_task(server._serve())
@@ -278,7 +276,7 @@ async def served(app: Callable[..., Awaitable[None]], port: int = 0) -> AsyncIte
 
 @pytest.fixture
 async def stripe() -> AsyncIterator[StripeStandin]:
-    """Stripe's stand-in; where its API is, is its `api_base`."""
+    """Stripe's stand-in; `api_base` is the URL of its API."""
     standin = StripeStandin(webhook_secret=WEBHOOK_SECRET)
     async with served(standin.app) as url:
         standin.api_base = url  # type: ignore[attr-defined]
@@ -286,14 +284,20 @@ async def stripe() -> AsyncIterator[StripeStandin]:
 
 
 @pytest.fixture
+def webhooks_dropped(stripe: StripeStandin) -> None:
+    """Stripe delivers no webhook by itself: the test delivers the events that it wants, when it wants."""
+    stripe.set_webhooks(drop=True)
+
+
+@pytest.fixture
 def changed_settings() -> dict[str, str]:
-    """Settings that a test module or test overrides, by their environment names."""
+    """Settings that a module or test overrides, by their environment names."""
     return {}
 
 
 @pytest.fixture
 def settings(database_url: str, redis_url: str, stripe: StripeStandin, changed_settings: dict[str, str]) -> Settings:
-    """Those of the API, which runs under its role."""
+    """The settings of the API, with its role."""
     return Settings.load(
         {
             "DATABASE_URL": login(database_url, "app"),
@@ -311,44 +315,44 @@ def settings(database_url: str, redis_url: str, stripe: StripeStandin, changed_s
 
 @pytest.fixture
 def worker_settings(settings: Settings, database_url: str) -> Settings:
-    """Those of the worker, which runs under its own."""
+    """The settings of the worker, with its role."""
     return settings.model_copy(update={"database_url": login(database_url, "worker")})
 
 
 @pytest.fixture
 def environ(settings: Settings, tmp_path: Path) -> dict[str, str]:
-    """The environment that makes these settings, those of the API, and a folder for what is temporary."""
+    """An environment with the settings of the API and a temporary folder."""
     (tmp_path / "tmp").mkdir()
     names = {name.upper() for name in Settings.model_fields}
-    given = {
+    own = {
         name.upper(): ",".join(value) if isinstance(value, tuple) else str(value)
         for name, value in settings.model_dump().items()
     }
     others = {name: value for name, value in os.environ.items() if name not in names}
-    return {**others, **given, "TMPDIR": str(tmp_path / "tmp")}
+    return {**others, **own, "TMPDIR": str(tmp_path / "tmp")}
 
 
 @pytest.fixture
 async def shop(settings: Settings, stripe: StripeStandin) -> AsyncIterator[Shop]:
-    """A client of the API, which runs on a port of its own and gets Stripe's webhooks."""
+    """A client of the API, which runs on its own port and gets Stripe's webhooks."""
     async with served(create_app(settings)) as url:
         stripe.webhook_url = f"{url}/webhooks/stripe"
         async with Shop(url) as client:
             yield client
-        # A server takes its time to stop, so both do at once.
+        # Stop both servers at the same time, as each takes a while.
         SERVED[stripe.api_base].end()  # type: ignore[attr-defined]
 
 
 @pytest.fixture
 async def resources(worker_settings: Settings) -> AsyncIterator[Resources]:
-    """The resources as a job has them."""
+    """The resources of a job."""
     async with open_resources(worker_settings, "commerce-tests") as opened:
         yield opened
 
 
 @pytest.fixture
-async def api_parts(settings: Settings) -> AsyncIterator[Resources]:
-    """The resources as a request has them."""
+async def api_resources(settings: Settings) -> AsyncIterator[Resources]:
+    """The resources of a request."""
     async with open_resources(settings, "commerce-tests") as opened:
         yield opened
 

@@ -19,8 +19,9 @@ from service.dev.servers import free_port
 from service.infra.migrations import MIGRATIONS
 from service.infra.statements import SQL, files
 from service.settings import Settings
-from tests.client import NO_TLS, Shop, eventually, psql, waiting
+from tests.client import NO_TLS, Shop, eventually
 from tests.conftest import login
+from tests.database import psql, wait_for_blocked
 
 COMMANDS = ["run", "serve", "worker", "migrate", "seed", "audit", "review", "replay", "standin"]
 
@@ -245,8 +246,8 @@ def test_every_audit_is_broken_once() -> None:
 async def test_an_audit_names_what_is_wrong(
     shop: Shop, readonly: dict[str, str], database: asyncpg.Connection, what: str
 ) -> None:
-    placed = await shop.placed(((await shop.product())["id"], 2))
-    cart_id = (await shop.order(placed["order_id"]))["cart_id"]
+    placed = await shop.checked_out_cart(((await shop.create_product())["id"], 2))
+    cart_id = (await shop.get_order(placed["order_id"]))["cart_id"]
     rule, subject, statement = BROKEN[what]
     await database.execute(statement.format())
     status, output, errors = await command(readonly, "audit")
@@ -397,12 +398,12 @@ async def test_serve_finishes_what_it_has_begun(environ: dict[str, str], databas
         # Nothing that a kill -9 would leave behind.
         assert left_in(environ) == []
         async with Shop(f"http://127.0.0.1:{port}") as shop:
-            tent = await shop.product()
+            tent = await shop.create_product()
             async with database.transaction():
                 await database.execute("SELECT FROM products FOR UPDATE")
                 path = f"/products/{tent['id']}/stock"
                 moving = asyncio.create_task(shop.call("POST", path, 200, {"delta": -1, "reason": "x"}))
-                await waiting(database)
+                await wait_for_blocked(database)
                 process.send_signal(signal.SIGTERM)
                 await eventually(lambda: _refuses(port))
             assert (await moving)["stock"] == 9

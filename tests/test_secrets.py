@@ -125,10 +125,10 @@ async def test_well_or_not_no_secret_comes_out(
             product = await shop.call("POST", "/products", 201, tent, **key)
             await shop.call("POST", "/products", 422, {}, **key)
             await shop.call("POST", "/products", 401, tent, Authorization=f"Bearer {CANARY}")
-            carts = [await shop.cart((product["id"], 1)) for _ in range(3)]
-            paid, broken = [await shop.checkout(cart, **key) for cart in carts[:2]]
+            carts = [await shop.create_cart((product["id"], 1)) for _ in range(3)]
+            paid, broken = [await shop.check_out(cart, **key) for cart in carts[:2]]
             stripe.pay(paid["payment"]["stripe_session_id"], email=EMAIL)
-            await shop.until(paid["order_id"], "FULFILLED")
+            await shop.wait_for_order(paid["order_id"], "FULFILLED")
             assert await database.fetchval("SELECT email FROM orders WHERE email > ''") == EMAIL
 
             forged = {"Stripe_Signature": f"t=1,v1={CANARY}"}
@@ -138,7 +138,7 @@ async def test_well_or_not_no_secret_comes_out(
             stripe.pay(broken["payment"]["stripe_session_id"], email=EMAIL)
             await eventually(lambda: _logged(service, "unforeseen", "not reconciled"))
             stripe.set_faults([{"action": "status", "status": 401}])
-            await shop.checkout(carts[2], 503, **key)
+            await shop.check_out(carts[2], 503, **key)
             stripe.set_faults([])
         said = await service.said()
     assert leaks(said + service.log.read_text()) == []

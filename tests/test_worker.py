@@ -35,9 +35,9 @@ async def test_a_worker_whose_sweep_hangs_is_seen_to_be_late_and_not_only_to_be_
     monkeypatch.setattr(worker, "AUDIT_SECONDS", 0.5)
     monkeypatch.setattr(worker, "TIDY_SECONDS", 0.5)
     hurried = resources.settings.model_copy(update={"reconcile_seconds": 0.5})
-    placed = await shop.placed(((await shop.product())["id"], 1))
+    placed = await shop.checked_out_cart()
     stripe.pay(placed["payment"]["stripe_session_id"])
-    await shop.until(placed["order_id"], "PAID")
+    await shop.wait_for_order(placed["order_id"], "PAID")
     await told(shop, "not seen")
     stopping, working = asyncio.Event(), None
     try:

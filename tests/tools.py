@@ -1,17 +1,17 @@
-"""Programs that a test needs and a machine may lack."""
+"""Programs that a test needs and that may be missing on a machine."""
 
 import shutil
 
 import pytest
 
-# What was looked for and not there.
+# The programs that were missing; the summary of the run names them.
 MISSING: set[str] = set()
 
 
-def needs(*names: str) -> tuple[str, ...]:
-    """Where these programs are; skips the test, and remembers what to report, where one is missing."""
-    found = {name: shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin") for name in names}
-    if missing := [name for name, path in found.items() if path is None]:
+def require_programs(*names: str) -> tuple[str, ...]:
+    """The paths of these programs; skips the test where one is missing."""
+    paths = {name: shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin") for name in names}
+    if missing := [name for name, path in paths.items() if path is None]:
         MISSING.update(missing)
         pytest.skip(f"not on this machine: {', '.join(missing)}")
-    return tuple(str(path) for path in found.values())
+    return tuple(str(path) for path in paths.values())

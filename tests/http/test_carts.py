@@ -24,8 +24,8 @@ async def test_a_cart_is_made_and_read(shop: Shop) -> None:
 
 
 async def test_lines_are_added_set_and_removed(shop: Shop) -> None:
-    tent, mug = await shop.product(), await shop.product(name="Mug", price_minor=990)
-    cart = await shop.cart()
+    tent, mug = await shop.create_product(), await shop.create_product(name="Mug", price_minor=990)
+    cart = await shop.create_cart()
     path = f"/carts/{cart}/items"
 
     def expected(*lines: tuple[dict[str, object], int]) -> dict[str, object]:
@@ -43,9 +43,9 @@ async def test_lines_are_added_set_and_removed(shop: Shop) -> None:
         currency = "EUR" if lines else None
         return {"id": cart, "status": "OPEN", "items": items, "total_minor": total, "currency": currency}
 
-    assert await shop.add(cart, mug["id"], 2) == expected((mug, 2))
-    assert await shop.add(cart, tent["id"], 1) == expected((tent, 1), (mug, 2))
-    assert await shop.add(cart, mug["id"], 3) == expected((tent, 1), (mug, 5))
+    assert await shop.add_item(cart, mug["id"], 2) == expected((mug, 2))
+    assert await shop.add_item(cart, tent["id"], 1) == expected((tent, 1), (mug, 2))
+    assert await shop.add_item(cart, mug["id"], 3) == expected((tent, 1), (mug, 5))
     assert await shop.call("PUT", f"{path}/{mug['id']}", 200, {"quantity": 1}) == expected((tent, 1), (mug, 1))
     # More than there is in stock is for checkout to refuse.
     put = await shop.call("PUT", f"{path}/{tent['id']}", 200, {"quantity": 9_999})
@@ -58,33 +58,36 @@ async def test_lines_are_added_set_and_removed(shop: Shop) -> None:
 
 
 async def test_a_cart_shows_the_catalogue_of_today(shop: Shop) -> None:
-    tent = await shop.product()
-    cart = await shop.cart((tent["id"], 9_999))
+    tent = await shop.create_product()
+    cart = await shop.create_cart((tent["id"], 9_999))
     await shop.call("PATCH", f"/products/{tent['id']}", 200, {"price_minor": 99_999_999, "name": "Palace"})
     line = (await shop.call("GET", f"/carts/{cart}", 200))["items"][0]
     assert (line["name"], line["line_total_minor"]) == ("Palace", 9_999 * 99_999_999)
 
 
 async def test_a_product_must_be_for_sale(shop: Shop) -> None:
-    tent = await shop.product()
-    cart = await shop.cart((tent["id"], 1))
+    tent = await shop.create_product()
+    cart = await shop.create_cart((tent["id"], 1))
     path = f"/carts/{cart}/items/{tent['id']}"
     await shop.call("DELETE", f"/products/{tent['id']}", 204)
-    for refused in (await shop.add(cart, tent["id"], expect=409), await shop.call("PUT", path, 409, {"quantity": 2})):
+    for refused in (
+        await shop.add_item(cart, tent["id"], expect=409),
+        await shop.call("PUT", path, 409, {"quantity": 2}),
+    ):
         assert (refused["code"], refused["product_id"]) == ("product_inactive", tent["id"])
-    await shop.add(cart, tent["id"] + 1, expect=404)
-    await shop.add(cart, 2**63 - 1, expect=404)
+    await shop.add_item(cart, tent["id"] + 1, expect=404)
+    await shop.add_item(cart, 2**63 - 1, expect=404)
     await shop.call("PUT", f"/carts/{cart}/items/{tent['id'] + 1}", 404, {"quantity": 1})
     assert [line["quantity"] for line in (await shop.call("GET", f"/carts/{cart}", 200))["items"]] == [1]
     assert (await shop.call("DELETE", path, 200))["items"] == []
 
 
 async def test_a_line_holds_up_to_9999_units(shop: Shop) -> None:
-    tent = await shop.product()
-    cart = await shop.cart((tent["id"], 9_998))
-    assert (await shop.add(cart, tent["id"], 1))["items"][0]["quantity"] == 9_999
+    tent = await shop.create_product()
+    cart = await shop.create_cart((tent["id"], 9_998))
+    assert (await shop.add_item(cart, tent["id"], 1))["items"][0]["quantity"] == 9_999
     for quantity in (1, 9_999):
-        refused = await shop.add(cart, tent["id"], quantity, expect=422)
+        refused = await shop.add_item(cart, tent["id"], quantity, expect=422)
         assert (refused["code"], len(refused["errors"])) == ("invalid", 1)
     for quantity in (0, -1, 10_000, 2**31, 1.0, "1", True, None):
         body = {"quantity": quantity}
@@ -101,7 +104,7 @@ async def test_a_cart_holds_up_to_100_lines(shop: Shop, database: asyncpg.Connec
         " SELECT 'x', 1, 'EUR', 0 FROM generate_series(1, 110) RETURNING id"
     )
     ids = [row["id"] for row in rows]
-    cart = await shop.cart((ids[0], 1))
+    cart = await shop.create_cart((ids[0], 1))
     await database.execute(
         "INSERT INTO cart_items (cart_id, product_id, quantity) SELECT $1, id, 1 FROM products WHERE id = ANY ($2)",
         UUID(cart),
@@ -117,30 +120,30 @@ async def test_a_cart_holds_up_to_100_lines(shop: Shop, database: asyncpg.Connec
     refused = await shop.call("PUT", f"{path}/{missing}", 422, {"quantity": 1})
     assert refused["code"] == "invalid"
     # A full cart can still be changed.
-    assert (await shop.add(cart, full["items"][0]["product_id"]))["total_minor"] == 101
+    assert (await shop.add_item(cart, full["items"][0]["product_id"]))["total_minor"] == 101
     await shop.call("DELETE", f"{path}/{full['items'][0]['product_id']}", 200)
-    await shop.add(cart, missing)
+    await shop.add_item(cart, missing)
 
 
 async def test_a_cart_is_in_one_currency(shop: Shop) -> None:
-    euros, yen = await shop.product(), await shop.product(currency="JPY")
-    cart = await shop.cart((euros["id"], 1))
+    euros, yen = await shop.create_product(), await shop.create_product(currency="JPY")
+    cart = await shop.create_cart((euros["id"], 1))
     path = f"/carts/{cart}/items"
     for refused in (
-        await shop.add(cart, yen["id"], expect=409),
+        await shop.add_item(cart, yen["id"], expect=409),
         await shop.call("PUT", f"{path}/{yen['id']}", 409, {"quantity": 1}),
     ):
         assert refused["code"] == "currency_mismatch"
         assert (refused["cart_currency"], refused["product_currency"]) == ("EUR", "JPY")
     assert (await shop.call("DELETE", f"{path}/{yen['id']}", 200))["currency"] == "EUR"
     assert (await shop.call("DELETE", f"{path}/{euros['id']}", 200))["currency"] is None
-    assert (await shop.add(cart, yen["id"]))["currency"] == "JPY"
+    assert (await shop.add_item(cart, yen["id"]))["currency"] == "JPY"
 
 
 async def test_first_lines_at_once_agree_on_a_currency(shop: Shop) -> None:
-    products = [(await shop.product(currency=currency))["id"] for currency in ("EUR", "JPY")]
+    products = [(await shop.create_product(currency=currency))["id"] for currency in ("EUR", "JPY")]
     for _ in range(10):
-        cart = await shop.cart()
+        cart = await shop.create_cart()
         lines = [{"product_id": product, "quantity": 1} for product in products]
         answers = await asyncio.gather(*[shop.http.post(f"/carts/{cart}/items", json=line) for line in lines])
         assert sorted(answer.status_code for answer in answers) == [200, 409]
@@ -148,17 +151,17 @@ async def test_first_lines_at_once_agree_on_a_currency(shop: Shop) -> None:
 
 
 async def test_units_added_at_once_all_count(shop: Shop) -> None:
-    tent = await shop.product()
-    cart = await shop.cart()
-    totals = await asyncio.gather(*[shop.add(cart, tent["id"], 1) for _ in range(20)])
+    tent = await shop.create_product()
+    cart = await shop.create_cart()
+    totals = await asyncio.gather(*[shop.add_item(cart, tent["id"], 1) for _ in range(20)])
     # Each saw the cart as its own edit left it.
     assert sorted(total["items"][0]["quantity"] for total in totals) == list(range(1, 21))
 
 
 async def test_a_cart_checked_out_is_read_only_until_its_order_is_cancelled(shop: Shop) -> None:
-    tent = await shop.product()
-    cart = await shop.cart((tent["id"], 2))
-    order = (await shop.checkout(cart))["order_id"]
+    tent = await shop.create_product()
+    cart = await shop.create_cart((tent["id"], 2))
+    order = (await shop.check_out(cart))["order_id"]
     path = f"/carts/{cart}/items"
     for method, where, body in (
         ("POST", path, {"product_id": tent["id"], "quantity": 1}),
@@ -170,11 +173,11 @@ async def test_a_cart_checked_out_is_read_only_until_its_order_is_cancelled(shop
     read = await shop.call("GET", f"/carts/{cart}", 200)
     assert (read["status"], read["total_minor"]) == ("CHECKED_OUT", 2500)
     await shop.call("POST", f"/orders/{order}/cancel", 200)
-    assert (await shop.add(cart, tent["id"], 1))["items"][0]["quantity"] == 3
+    assert (await shop.add_item(cart, tent["id"], 1))["items"][0]["quantity"] == 3
 
 
 async def test_an_unknown_cart_is_not_found(shop: Shop) -> None:
-    tent = await shop.product()
+    tent = await shop.create_product()
     for cart in (str(uuid4()), "1", "x", "00000000-0000-0000-0000-00000000000g", uuid4().hex, "%00", "é", "%ff"):
         for method, path, body in (
             ("GET", "", None),
@@ -186,10 +189,10 @@ async def test_an_unknown_cart_is_not_found(shop: Shop) -> None:
 
 
 async def test_a_cart_checked_out_shows_what_was_ordered(shop: Shop) -> None:
-    tent = await shop.product()
-    placed = await shop.placed((tent["id"], 2))
+    tent = await shop.create_product()
+    placed = await shop.checked_out_cart((tent["id"], 2))
     await shop.call("PATCH", f"/products/{tent['id']}", 200, {"name": "Renamed", "price_minor": 9900})
-    cart_id = (await shop.order(placed["order_id"]))["cart_id"]
+    cart_id = (await shop.get_order(placed["order_id"]))["cart_id"]
     cart = await shop.call("GET", f"/carts/{cart_id}", 200)
     assert (cart["items"][0]["name"], cart["total_minor"]) == ("Tent", placed["total_minor"])
     await shop.call("POST", f"/orders/{placed['order_id']}/cancel", 200)

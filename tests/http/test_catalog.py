@@ -6,7 +6,8 @@ from datetime import datetime
 import asyncpg
 import pytest
 
-from tests.client import Shop, waiting
+from tests.client import Shop
+from tests.database import wait_for_blocked
 
 TENT = {"name": "Tent", "price_minor": 1250, "currency": "EUR", "stock": 10}
 
@@ -46,18 +47,18 @@ async def test_a_product_takes_all_its_members(shop: Shop) -> None:
         "stock": 1_000_000_000,
         "active": False,
     }
-    made = await shop.product(**fields)
+    made = await shop.create_product(**fields)
     assert {name: made[name] for name in fields} == fields
-    assert (await shop.product(name="  Mug\n"))["name"] == "Mug"
+    assert (await shop.create_product(name="  Mug\n"))["name"] == "Mug"
     await shop.call("POST", "/products", 404, {**TENT, "category_id": category["id"] + 1})
 
 
 async def test_the_listing_says_what_is_for_sale(shop: Shop) -> None:
     assert await shop.call("GET", "/products", 200) == {"items": [], "next_cursor": None}
     camping = await shop.call("POST", "/categories", 201, {"name": "Camping"})
-    tent = await shop.product(category_id=camping["id"])
-    mug = await shop.product(name="Mug", stock=0)
-    await shop.product(active=False)
+    tent = await shop.create_product(category_id=camping["id"])
+    mug = await shop.create_product(name="Mug", stock=0)
+    await shop.create_product(active=False)
     listed = {"id": tent["id"], "name": "Tent", "category_id": camping["id"], "price_minor": 1250, "currency": "EUR"}
     sold_out = {**listed, "id": mug["id"], "name": "Mug", "category_id": None, "available": False}
     items = [{**listed, "available": True}, sold_out]
@@ -71,8 +72,8 @@ async def test_pages_neither_repeat_nor_miss_while_products_come_and_go(shop: Sh
     category = await shop.call("POST", "/categories", 201, {"name": "Camping"})
     among = {"category_id": category["id"]} if filed else {}
     if filed:
-        await shop.product(name="elsewhere")
-    ids = [(await shop.product(**among))["id"] for _ in range(11)]
+        await shop.create_product(name="elsewhere")
+    ids = [(await shop.create_product(**among))["id"] for _ in range(11)]
     seen: list[int] = []
     cursor: int | None = 0
     expected = set(ids)
@@ -88,7 +89,7 @@ async def test_pages_neither_repeat_nor_miss_while_products_come_and_go(shop: Sh
                 await shop.call("DELETE", f"/products/{gone}", 204)
             expected -= {ids[3]}
         if len(seen) == 6:
-            expected.add((await shop.product(**among))["id"])
+            expected.add((await shop.create_product(**among))["id"])
             await shop.call("PATCH", f"/products/{ids[0]}", 200, {"active": True})
     assert seen == sorted(expected)
 
@@ -108,7 +109,7 @@ async def test_the_cursor_is_null_on_the_last_page(shop: Shop, database: asyncpg
 
 
 async def test_if_none_match_saves_the_body(shop: Shop) -> None:
-    path = f"/products/{(await shop.product())['id']}"
+    path = f"/products/{(await shop.create_product())['id']}"
     for header, status in (
         ('"1-10"', 304),
         ('W/"1-10"', 304),
@@ -124,7 +125,7 @@ async def test_if_none_match_saves_the_body(shop: Shop) -> None:
 
 
 async def test_the_etag_follows_version_and_stock(shop: Shop) -> None:
-    path = f"/products/{(await shop.product())['id']}"
+    path = f"/products/{(await shop.create_product())['id']}"
 
     async def etag() -> str:
         return str((await shop.http.get(path)).headers["etag"])
@@ -138,7 +139,7 @@ async def test_the_etag_follows_version_and_stock(shop: Shop) -> None:
 
 
 async def test_if_match_compares_the_version(shop: Shop) -> None:
-    path = f"/products/{(await shop.product())['id']}"
+    path = f"/products/{(await shop.create_product())['id']}"
     for header in ('W/"1-10"', '"2-10"', "1-10", '"11-10"', ""):
         refused = await shop.call("PATCH", path, 412, {"price_minor": 1}, If_Match=header)
         assert (refused["code"], refused["version"]) == ("precondition_failed", 1), header
@@ -149,19 +150,19 @@ async def test_if_match_compares_the_version(shop: Shop) -> None:
 
 
 async def test_of_edits_from_the_same_version_one_wins(shop: Shop, database: asyncpg.Connection) -> None:
-    path = f"/products/{(await shop.product())['id']}"
+    path = f"/products/{(await shop.create_product())['id']}"
     async with database.transaction():
         await database.execute("SELECT FROM products FOR UPDATE")
         edits = [shop.http.patch(path, json={"name": f"Tent {n}"}, headers={"If-Match": '"1-10"'}) for n in range(4)]
         answers = asyncio.gather(*edits)
-        await waiting(database, 4)
+        await wait_for_blocked(database, 4)
     assert sorted([answer.status_code for answer in await answers]) == [200] + 3 * [412]
     await shop.call("PATCH", "/products/404", 404, {"name": "x"}, If_Match='"1-1"')
 
 
 async def test_an_edit_changes_what_it_names(shop: Shop) -> None:
     camping = await shop.call("POST", "/categories", 201, {"name": "Camping"})
-    tent = await shop.product(category_id=camping["id"])
+    tent = await shop.create_product(category_id=camping["id"])
     path = f"/products/{tent['id']}"
     for edit in (
         {"name": "Big tent"},
@@ -180,7 +181,7 @@ async def test_an_edit_changes_what_it_names(shop: Shop) -> None:
 
 
 async def test_an_edit_cannot_write_all(shop: Shop) -> None:
-    tent = await shop.product()
+    tent = await shop.create_product()
     for member in ("stock", "currency", "version", "id", "created_at"):
         refused = await shop.call("PATCH", f"/products/{tent['id']}", 422, {member: tent[member]})
         assert refused["code"] == "invalid"
@@ -192,7 +193,7 @@ async def test_an_edit_cannot_write_all(shop: Shop) -> None:
 
 
 async def test_deactivating_takes_off_sale_and_twice_is_once(shop: Shop) -> None:
-    path = f"/products/{(await shop.product())['id']}"
+    path = f"/products/{(await shop.create_product())['id']}"
     for _ in range(2):
         assert await shop.call("DELETE", path, 204) is None
     gone = await shop.call("GET", path, 200)
@@ -242,7 +243,7 @@ class TestStaff:
 
 
 async def test_every_stock_move_is_in_the_ledger(shop: Shop, database: asyncpg.Connection) -> None:
-    tent = await shop.product()
+    tent = await shop.create_product()
     path = f"/products/{tent['id']}/stock"
     moved = await shop.call("POST", path, 200, {"delta": -3, "reason": " broken "})
     assert moved == {**tent, "stock": 7, "updated_at": moved["updated_at"]}
@@ -258,12 +259,12 @@ async def test_every_stock_move_is_in_the_ledger(shop: Shop, database: asyncpg.C
 
 
 async def test_moves_at_once_never_go_below_zero(shop: Shop) -> None:
-    tent = await shop.product(stock=10)
+    tent = await shop.create_product(stock=10)
     move = {"delta": -1, "reason": "broken"}
     answers = await asyncio.gather(*[shop.http.post(f"/products/{tent['id']}/stock", json=move) for _ in range(25)])
     assert sorted(answer.status_code for answer in answers) == 10 * [200] + 15 * [409]
     assert sorted(a.json()["stock"] for a in answers if a.status_code == 200) == list(range(10))
-    assert await shop.stock(tent["id"]) == 0
+    assert await shop.get_stock(tent["id"]) == 0
 
 
 async def test_a_slug_is_made_from_the_name(shop: Shop) -> None:
@@ -332,7 +333,7 @@ async def test_categories_are_changed_listed_and_removed(shop: Shop) -> None:
 @pytest.mark.parametrize("active", [True, False])
 async def test_a_category_in_use_stays(shop: Shop, active: bool) -> None:
     category = await shop.call("POST", "/categories", 201, {"name": "Camping"})
-    tent = await shop.product(category_id=category["id"], active=active)
+    tent = await shop.create_product(category_id=category["id"], active=active)
     refused = await shop.call("DELETE", f"/categories/{category['id']}", 409)
     assert refused["code"] == "category_in_use"
     await shop.call("PATCH", f"/products/{tent['id']}", 200, {"category_id": None})
@@ -344,10 +345,10 @@ async def test_a_category_deleted_under_a_product_is_not_found(
     shop: Shop, database: asyncpg.Connection, method: str
 ) -> None:
     category = await shop.call("POST", "/categories", 201, {"name": "Camping"})
-    tent = await shop.product()
+    tent = await shop.create_product()
     async with database.transaction():
         await database.execute("DELETE FROM categories")
         path, body = ("/products", TENT) if method == "POST" else (f"/products/{tent['id']}", {})
         writing = asyncio.create_task(shop.call(method, path, 404, {**body, "category_id": category["id"]}))
-        await waiting(database)
+        await wait_for_blocked(database)
     assert "category" in (await writing)["detail"]

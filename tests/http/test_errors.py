@@ -10,8 +10,8 @@ import asyncpg
 import pytest
 
 from service.settings import Settings
-from tests.books import everything
 from tests.client import Shop, is_problem
+from tests.database import checksum_tables
 
 TOKEN = "s3cret-tökén"
 ORIGIN = "https://shop.example"
@@ -22,8 +22,8 @@ PRODUCT = {"name": "Tent", "price_minor": 1250, "currency": "EUR", "stock": 10}
 @pytest.fixture
 async def ids(shop: Shop) -> dict[str, str]:
     category = await shop.call("POST", "/categories", 201, {"name": "One"})
-    tent = await shop.product(category_id=category["id"])
-    return {"category": category["id"], "product": tent["id"], "cart": await shop.cart((tent["id"], 1))}
+    tent = await shop.create_product(category_id=category["id"])
+    return {"category": category["id"], "product": tent["id"], "cart": await shop.create_cart((tent["id"], 1))}
 
 
 async def test_bodies_at_the_limit_are_taken(shop: Shop) -> None:
@@ -62,7 +62,7 @@ async def test_an_address_names_the_methods_it_takes(shop: Shop) -> None:
 
 
 async def test_head_is_get_without_the_body(shop: Shop) -> None:
-    path = f"/products/{(await shop.product())['id']}"
+    path = f"/products/{(await shop.create_product())['id']}"
     for where in (path, "/products", "/health/live", "/docs", "/products/404"):
         get, head = await shop.http.get(where), await shop.http.head(where)
         assert head.content == b""
@@ -145,7 +145,7 @@ class TestStaff:
         return {"ADMIN_TOKEN": TOKEN}
 
     async def test_need_the_token(self, shop: Shop, database: asyncpg.Connection) -> None:
-        before = await everything(database)
+        before = await checksum_tables(database)
         wrong: list[Any] = [
             None,
             "",
@@ -173,7 +173,7 @@ class TestStaff:
                 answer = await shop.http.request(method, path, headers=headers, content=b"{")
                 assert is_problem(answer, 401, "unauthorized"), (call, authorization)
                 assert answer.headers["www-authenticate"].startswith("Bearer ")
-        assert await everything(database) == before
+        assert await checksum_tables(database) == before
 
     async def test_are_let_in_with_it(self, shop: Shop, settings: Settings) -> None:
         for scheme in ("Bearer", "bearer", "BEARER"):
@@ -185,14 +185,14 @@ class TestStaff:
         product = made.json()["id"]
         for path in (f"/products/{product}", "/products", "/categories"):
             await shop.call("GET", path, 200)
-        placed = await shop.placed((product, 1))
+        placed = await shop.checked_out_cart((product, 1))
         for path in (f"/orders/{placed['order_id']}", f"/orders/{placed['order_id']}/timeline"):
             await shop.call("GET", path, 200)
         await shop.call("POST", f"/orders/{placed['order_id']}/cancel", 200)
 
 
 async def test_calls_at_once_do_not_mix_up(shop: Shop) -> None:
-    products = [(await shop.product(stock=n))["id"] for n in range(10)]
+    products = [(await shop.create_product(stock=n))["id"] for n in range(10)]
 
     async def look(n: int) -> bool:
         answer = await shop.http.get(f"/products/{products[n % 10]}", headers={"X-Request-ID": f"id-{n}"})

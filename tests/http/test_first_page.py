@@ -49,7 +49,7 @@ async def shop(settings: Settings, stripe: StripeStandin, asked: Asked) -> Async
 @pytest.fixture
 async def exchange(shop: Shop, asked: Asked) -> Exchange:
     """Send bytes over a connection of their own, and have all that comes until it ends; the page is in the cache."""
-    await shop.product()
+    await shop.create_product()
     await shop.http.get("/products")
     asked.clear()
 
@@ -133,7 +133,7 @@ async def test_whatever_is_not_plainly_that_is_for_the_route(
 
 
 async def test_a_page_that_is_not_fresh_is_for_the_route(shop: Shop, exchange: Exchange, asked: Asked) -> None:
-    await shop.product(name="Mug")
+    await shop.create_product(name="Mug")
     asked.clear()
     assert b'"name":"Mug"' in await exchange(PLAIN + LAST)
     assert b'"name":"Mug"' in await exchange(PLAIN + LAST)
@@ -142,7 +142,7 @@ async def test_a_page_that_is_not_fresh_is_for_the_route(shop: Shop, exchange: E
 
 async def test_who_takes_no_answers_is_not_written_any(shop: Shop, exchange: Exchange, asked: Asked) -> None:
     for _ in range(19):
-        await shop.product(name="n" * 200)
+        await shop.create_product(name="n" * 200)
     await exchange(PLAIN + LAST)
     asked.clear()
     reader, writer = await asyncio.open_connection("127.0.0.1", int(shop.url.rpartition(":")[2]), limit=2**16)

@@ -24,9 +24,9 @@ from starlette.types import Receive, Scope, Send
 from service.dev.stripe_standin import StripeStandin
 from service.dev.stripe_standin.webhooks import signature
 from service.http.server.protocol import HEAD_LIMIT
-from tests.books import everything
-from tests.client import Shop, is_problem, spells_a_problem
+from tests.client import Shop, is_problem, is_problem_document
 from tests.conftest import WEBHOOK_SECRET, served
+from tests.database import checksum_tables
 
 # In whatever can hold it, to be looked for in what comes back.
 CANARY = "c4nary"
@@ -431,7 +431,7 @@ def refused(answer: Answer, *statuses: int) -> bool:
     """Whether it is a problem with one of these statuses that repeats nothing, and says nothing of the server."""
     return (
         answer.status in statuses
-        and spells_a_problem(answer.status, answer.headers, answer.body)
+        and is_problem_document(answer.status, answer.headers, answer.body)
         and CANARY.encode() not in answer.body
         and "server" not in answer.headers
         and b"uvicorn" not in answer.body
@@ -442,12 +442,12 @@ def refused(answer: Answer, *statuses: int) -> bool:
 async def ids(shop: Shop) -> dict[str, str]:
     """One of everything."""
     category = await shop.call("POST", "/categories", 201, {"name": "One"})
-    tent = await shop.product(category_id=category["id"])
-    placed = await shop.placed((tent["id"], 1))
+    tent = await shop.create_product(category_id=category["id"])
+    placed = await shop.checked_out_cart((tent["id"], 1))
     return {
         "category": category["id"],
         "product": tent["id"],
-        "cart": await shop.cart((tent["id"], 1)),
+        "cart": await shop.create_cart((tent["id"], 1)),
         "order": placed["order_id"],
     }
 
@@ -457,7 +457,7 @@ async def test_a_bad_body_changes_nothing(
     shop: Shop, ids: dict[str, str], database: asyncpg.Connection, call: str
 ) -> None:
     method, path = call.format(**ids).split()
-    before = await everything(database)
+    before = await checksum_tables(database)
 
     async def send(body: bytes | AsyncIterator[bytes], **headers: str) -> Any:
         answer = await shop.http.request(method, path, content=body, headers={**JSON, **headers})
@@ -513,12 +513,12 @@ async def test_a_bad_body_changes_nothing(
         assert refused(answer_to_key, 422), key
     if method == "POST":
         assert refused(await ask(shop, method, path, good, b"Idempotency-Key: a", b"Idempotency-Key: a"), 422)
-    assert await everything(database) == before
+    assert await checksum_tables(database) == before
 
 
 async def test_words_are_only_words(shop: Shop) -> None:
     for word in WORDS:
-        made = await shop.product(name=word, description=word)
+        made = await shop.create_product(name=word, description=word)
         assert (made["name"], made["description"]) == (word.strip(), word)
         assert await shop.call("GET", f"/products/{made['id']}", 200) == made
 
@@ -531,7 +531,7 @@ async def test_of_a_member_given_twice_the_last_counts(shop: Shop) -> None:
 
 
 async def test_an_id_that_cannot_be_is_not_found(shop: Shop, ids: dict[str, str], database: asyncpg.Connection) -> None:
-    before = await everything(database)
+    before = await checksum_tables(database)
     document = (await shop.http.get("/openapi.json")).json()
     calls = [(method.upper(), path) for path, methods in document["paths"].items() for method in methods if "{" in path]
     assert len(calls) > 15
@@ -547,16 +547,16 @@ async def test_an_id_that_cannot_be_is_not_found(shop: Shop, ids: dict[str, str]
                 answer = await ask(shop, method, filled, body)
                 # A slash makes another address of it, which may take other methods.
                 assert refused(answer, 404, 405), (method, filled, answer)
-    assert await everything(database) == before
+    assert await checksum_tables(database) == before
 
 
 async def test_an_address_that_is_none_is_not_found(shop: Shop, database: asyncpg.Connection) -> None:
-    before = await everything(database)
+    before = await checksum_tables(database)
     for path in PATHS:
         for method in ("GET", "POST", "DELETE"):
             answer = await ask(shop, method, path)
             assert refused(answer, 404, 405), (method, path, answer)
-    assert await everything(database) == before
+    assert await checksum_tables(database) == before
 
 
 async def test_a_bad_query_is_refused(shop: Shop) -> None:
@@ -585,7 +585,7 @@ class TestWithATokenForStaff:
         return {"ADMIN_TOKEN": "t0ken"}
 
     async def test_credentials_that_are_none_are_refused(self, shop: Shop, database: asyncpg.Connection) -> None:
-        before = await everything(database)
+        before = await checksum_tables(database)
         for given in (
             *(
                 b"",
@@ -609,11 +609,11 @@ class TestWithATokenForStaff:
         ):
             assert refused(await ask(shop, "GET", "/orders", b"", b"Authorization: " + given), 401), given
             assert refused(await ask(shop, "POST", "/products", b"{", b"Authorization: " + given), 401), given
-        assert await everything(database) == before
+        assert await checksum_tables(database) == before
 
 
 async def test_a_forged_webhook_stores_nothing(shop: Shop, database: asyncpg.Connection) -> None:
-    before = await everything(database)
+    before = await checksum_tables(database)
     body, now = orjson.dumps(EVENT), int(time.time())
     # A signature as it should be, and those of other bodies and times.
     good = signature(body, WEBHOOK_SECRET, now)
@@ -631,7 +631,7 @@ async def test_a_forged_webhook_stores_nothing(shop: Shop, database: asyncpg.Con
         assert refused(answer, 400), header
         assert json.loads(answer.body)["code"] == "invalid_signature"
     assert refused(await ask(shop, "POST", "/webhooks/stripe", body), 400)
-    assert await everything(database) == before
+    assert await checksum_tables(database) == before
     assert (await ask(shop, "POST", "/webhooks/stripe", body, b"Stripe-Signature: " + good.encode())).status == 200
 
 
@@ -641,19 +641,19 @@ async def signed(shop: Shop, body: bytes) -> Answer:
 
 
 async def test_an_event_that_is_none_stores_nothing(shop: Shop, database: asyncpg.Connection) -> None:
-    before = await everything(database)
+    before = await checksum_tables(database)
     for body in NO_EVENTS:
         # An empty body is not sent with a length.
         answer = await signed(shop, body)
         assert refused(answer, 400), (body[:80], answer)
         assert json.loads(answer.body)["code"] in ("malformed", "invalid_signature"), body[:80]
-    assert await everything(database) == before
+    assert await checksum_tables(database) == before
 
 
 async def test_a_session_that_is_none_moves_nothing(
     shop: Shop, ids: dict[str, str], database: asyncpg.Connection
 ) -> None:
-    before = await everything(database)
+    before = await checksum_tables(database)
     for number, changes in enumerate(SESSIONS):
         # Of an order that there is, where it may be about any.
         session = {**SESSION, "metadata": {"order_id": ids["order"]}, "amount_total": 1251, **changes}
@@ -661,17 +661,17 @@ async def test_a_session_that_is_none_moves_nothing(
         answer = await signed(shop, orjson.dumps(sent))
         assert answer.status == 200, (changes, answer)
         assert CANARY.encode() not in answer.body
-    after = await everything(database)
+    after = await checksum_tables(database)
     assert {table for table in after if after[table] != before[table]} == {"stripe_events"}
 
 
 async def test_what_is_no_request_is_answered_or_hung_up_on(shop: Shop, database: asyncpg.Connection) -> None:
-    before = await everything(database)
+    before = await checksum_tables(database)
     for sent in RAW:
         answer = await over_the_wire(shop, sent)
         assert answer is None or refused(answer, 400, 404, 405, 413, 415, 431), (sent[:80], answer)
     assert (await shop.http.get("/health/live")).status_code == 200
-    assert await everything(database) == before
+    assert await checksum_tables(database) == before
 
 
 class BrokenStripe(StripeStandin):
@@ -708,9 +708,9 @@ class TestStripe:
     async def test_a_reply_that_is_none_is_asked_for_again(
         self, shop: Shop, stripe: BrokenStripe, database: asyncpg.Connection
     ) -> None:
-        tent = await shop.product(stock=len(REPLIES))
+        tent = await shop.create_product(stock=len(REPLIES))
         for reply in REPLIES:
-            cart = await shop.cart((tent["id"], 1))
+            cart = await shop.create_cart((tent["id"], 1))
             stripe.reply = reply
             answer = await shop.http.post(f"/carts/{cart}/checkout")
             assert CANARY not in answer.text
@@ -732,4 +732,4 @@ class TestStripe:
             placed = await shop.http.post(f"/carts/{cart}/checkout")
             assert placed.status_code in (200, 201), (reply, placed.text)
             assert placed.json()["payment"]["stripe_session_id"].startswith("cs_test_")
-        assert await shop.stock(tent["id"]) == 0
+        assert await shop.get_stock(tent["id"]) == 0

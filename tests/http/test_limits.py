@@ -24,9 +24,10 @@ from service.http.clients import Clients
 from service.infra import rate_limit
 from service.infra.resources import Resources
 from service.settings import Settings
-from tests.books import deliver, event, hold_ends
-from tests.client import Shop, is_problem, waiting
+from tests.client import Shop, is_problem
 from tests.conftest import served
+from tests.database import end_hold, wait_for_blocked
+from tests.stripe_events import deliver, make_event
 
 ONE, OTHER = {"X-Forwarded-For": "192.0.2.1"}, {"X-Forwarded-For": "192.0.2.2"}
 ROOT = Path(__file__).parents[2]
@@ -86,7 +87,7 @@ async def test_nothing_is_limited_or_kept_unless_it_is_asked_for(
     answer = await shop.http.get("/products", headers=ONE)
     assert [name for name in answer.headers if name.startswith("ratelimit")] == []
     assert await resources.redis.keys("rate:*") == []
-    await shop.placed(((await shop.product())["id"], 1))
+    await shop.checked_out_cart()
     assert await database.fetchval("SELECT client FROM orders") is None
 
 
@@ -124,7 +125,7 @@ class TestRequests:
         for path in ("/health/live", "/health/ready"):
             assert (await shop.http.get(path, headers=ONE)).status_code == 200
         assert is_problem(await shop.http.post("/webhooks/stripe", headers=ONE), 400, "invalid_signature")
-        assert await deliver(shop, event("charge.captured", {})) == "ignored"
+        assert await deliver(shop, make_event("charge.captured", {})) == "ignored"
 
 
 class TestRequestsWithoutProxies:
@@ -259,14 +260,14 @@ class TestPendingOrders:
         return {"MAX_PENDING_PER_CLIENT": "2", "TRUSTED_PROXIES": "127.0.0.1", "DB_POOL_SIZE": "6"}
 
     async def order(self, shop: Shop, product: int, client: dict[str, str]) -> Any:
-        return await shop.http.post(f"/carts/{await shop.cart((product, 1))}/checkout", headers=client)
+        return await shop.http.post(f"/carts/{await shop.create_cart((product, 1))}/checkout", headers=client)
 
     async def test_of_one_client_are_bounded(
         self, shop: Shop, stripe: StripeStandin, resources: Resources, database: asyncpg.Connection, worker: None
     ) -> None:
-        tent = (await shop.product())["id"]
+        tent = (await shop.create_product())["id"]
         held = [(await self.order(shop, tent, ONE)).json() for _ in range(2)]
-        cart = await shop.cart((tent, 1))
+        cart = await shop.create_cart((tent, 1))
 
         async def refused() -> None:
             answer = await shop.http.post(f"/carts/{cart}/checkout", headers=ONE)
@@ -275,21 +276,21 @@ class TestPendingOrders:
             assert (await shop.call("GET", f"/carts/{cart}", 200))["status"] == "OPEN"
 
         await refused()
-        assert await shop.stock(tent) == 8
+        assert await shop.get_stock(tent) == 8
         # Who asks again for what they have gets it; others have their own.
-        again = (await shop.order(held[0]["order_id"]))["cart_id"]
+        again = (await shop.get_order(held[0]["order_id"]))["cart_id"]
         assert (await shop.http.post(f"/carts/{again}/checkout", headers=ONE)).status_code == 200
         assert (await self.order(shop, tent, OTHER)).status_code == 201
         # Cancelled, expired, paid: each makes room for one.
         await shop.call("POST", f"/orders/{held[0]['order_id']}/cancel", 200)
         held.append((await self.order(shop, tent, ONE)).json())
         await refused()
-        await hold_ends(database, held[1]["order_id"])
-        await shop.until(held[1]["order_id"], "CANCELLED")
+        await end_hold(database, held[1]["order_id"])
+        await shop.wait_for_order(held[1]["order_id"], "CANCELLED")
         held.append((await self.order(shop, tent, ONE)).json())
         await refused()
         stripe.pay(held[2]["payment"]["stripe_session_id"])
-        await shop.until(held[2]["order_id"], "FULFILLED")
+        await shop.wait_for_order(held[2]["order_id"], "FULFILLED")
         assert (await self.order(shop, tent, ONE)).status_code == 201
         await refused()
         stored = {row["client"] for row in await database.fetch("SELECT client FROM orders")}
@@ -297,19 +298,19 @@ class TestPendingOrders:
         assert len(stored) == 2
 
     async def test_of_two_at_once_one_waits_for_the_other(self, shop: Shop, database: asyncpg.Connection) -> None:
-        products = [(await shop.product())["id"] for _ in range(3)]
+        products = [(await shop.create_product())["id"] for _ in range(3)]
         assert (await self.order(shop, products[0], ONE)).status_code == 201
         async with database.transaction():
             await database.execute("SELECT FROM products WHERE id = $1 FOR NO KEY UPDATE", products[1])
             first = asyncio.create_task(self.order(shop, products[1], ONE))
-            await waiting(database)
+            await wait_for_blocked(database)
             second = asyncio.create_task(self.order(shop, products[2], ONE))
-            await waiting(database, 2)
+            await wait_for_blocked(database, 2)
         assert (await first).status_code == 201
         assert is_problem(await second, 429, "rate_limited")
 
     async def test_of_many_at_once_only_so_many_are_placed(self, shop: Shop, database: asyncpg.Connection) -> None:
-        products = [(await shop.product())["id"] for _ in range(20)]
+        products = [(await shop.create_product())["id"] for _ in range(20)]
         answers = await asyncio.gather(*(self.order(shop, product, ONE) for product in products))
         assert sorted(answer.status_code for answer in answers) == [201] * 2 + [429] * 18
         assert await database.fetchval("SELECT count(*) FROM orders") == 2

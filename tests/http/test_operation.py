@@ -241,13 +241,13 @@ async def test_the_documented_shapes_are_the_true_ones(shop: Shop) -> None:
     def shape(schema: Any) -> set[str]:
         return set(document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]["properties"])
 
-    tent = await shop.product()
-    cart = await shop.call("GET", f"/carts/{await shop.cart((tent['id'], 1))}", 200)
-    placed = await shop.checkout(cart["id"])
+    tent = await shop.create_product()
+    cart = await shop.call("GET", f"/carts/{await shop.create_cart((tent['id'], 1))}", 200)
+    placed = await shop.check_out(cart["id"])
     assert members("/products", "post", "201") == set(tent)
     assert members("/carts/{cart_id}", "get") == set(cart)
     assert members("/carts/{cart_id}/checkout", "post", "201") == set(placed)
-    assert members("/orders/{order_id}", "get") == set(await shop.order(placed["order_id"]))
+    assert members("/orders/{order_id}", "get") == set(await shop.get_order(placed["order_id"]))
     for path in ("/products", "/categories"):
         await shop.call("POST", "/categories", 201, {"name": path})
         page = await shop.call("GET", path, 200)
@@ -281,8 +281,8 @@ async def test_without_a_known_order_the_page_is_neutral(shop: Shop, where: str)
 async def test_the_pages_show_the_orders_true_state(
     shop: Shop, stripe: StripeStandin, worker: None, database: asyncpg.Connection
 ) -> None:
-    tent = await shop.product(name="<b>Tent</b> & pegs")
-    placed = [await shop.placed((tent["id"], 2)) for _ in range(2)]
+    tent = await shop.create_product(name="<b>Tent</b> & pegs")
+    placed = [await shop.checked_out_cart((tent["id"], 2)) for _ in range(2)]
 
     async def page(order: dict[str, Any], where: str) -> str:
         query = f"order_id={order['order_id']}&session_id={order['payment']['stripe_session_id']}"
@@ -298,7 +298,7 @@ async def test_the_pages_show_the_orders_true_state(
         assert pending.title == "Waiting for your payment"
         assert pending.found == [placed[0]["checkout_url"]]
     stripe.pay(placed[0]["payment"]["stripe_session_id"])
-    await shop.until(placed[0]["order_id"], "FULFILLED")
+    await shop.wait_for_order(placed[0]["order_id"], "FULFILLED")
     await shop.call("POST", f"/orders/{placed[1]['order_id']}/cancel", 200)
     for where in ("success", "cancel"):
         paid, cancelled = Links(await page(placed[0], where)), Links(await page(placed[1], where))

@@ -24,9 +24,9 @@ from service.http.middleware import Gate
 from service.http.server import protocol
 from service.infra.limiters import KeyedLimiter, Limiter
 from service.settings import Settings
-from tests.client import Shop, eventually, is_problem, waiting
+from tests.client import Shop, eventually, is_problem
 from tests.conftest import WEBHOOK_SECRET, served
-from tests.shop.test_races import carts
+from tests.database import insert_carts, wait_for_blocked
 
 Outcomes = Counter[tuple[int, str | None]]
 
@@ -84,7 +84,7 @@ class TestTheGate:
     async def test_refuses_what_is_too_much_and_nothing_afterwards(
         self, shop: Shop, database: asyncpg.Connection
     ) -> None:
-        tent, cart = await shop.product(), await shop.cart()
+        tent, cart = await shop.create_product(), await shop.create_cart()
         edit = f"/carts/{cart}/items/{tent['id']}"
         inside: list[asyncio.Task[httpx.Response]] = []
 
@@ -110,7 +110,7 @@ class TestTheGate:
                 assert (await shop.http.get(path)).status_code == 200, path
         assert {answer.status_code for answer in await asyncio.gather(*inside)} <= {200, 503}
         assert await eventually(lambda: _open(shop))
-        assert len(await asyncio.gather(*(shop.cart() for _ in range(8)))) == 8
+        assert len(await asyncio.gather(*(shop.create_cart() for _ in range(8)))) == 8
 
 
 async def _open(shop: Shop) -> bool:
@@ -189,7 +189,7 @@ class TestBodiesThatDoNotCome:
                 answer = await shop.http.post("/categories", content=_late(name), headers={**head, **staff})
                 assert answer.status_code == 201
                 await shop.call("GET", "/products", 200)
-                await shop.cart()
+                await shop.create_cart()
             assert set(silent.codes()) == {"rate_limited"}
 
     async def test_are_bounded_in_all(self, shop: Shop) -> None:
@@ -295,8 +295,8 @@ class TestASlowStripe:
     async def test_does_not_slow_the_catalogue(
         self, shop: Shop, stripe: HeldStripe, database: asyncpg.Connection, crowd: Any
     ) -> None:
-        tent = await shop.product(stock=1000)
-        checkouts = crowd(await carts(database, 100, (tent["id"], 1)))
+        tent = await shop.create_product(stock=1000)
+        checkouts = crowd(await insert_carts(database, 100, (tent["id"], 1)))
 
         async def hanging() -> bool:
             return stripe.asked == 60 and sum(checkout.done() for checkout in checkouts) == 40
@@ -305,13 +305,13 @@ class TestASlowStripe:
         # Half of the places, and no connection to the database.
         idle = "SELECT bool_and(state = 'idle') FROM pg_stat_activity WHERE application_name = 'commerce-api'"
         assert await eventually(lambda: database.fetchval(idle))
-        assert await shop.stock(tent["id"]) == 900
+        assert await shop.get_stock(tent["id"]) == 900
         await shop.call("GET", "/products?limit=3", 200)
-        await shop.cart((tent["id"], 1))
+        await shop.create_cart((tent["id"], 1))
         stripe.go.set()
         outcomes: Outcomes = Counter(await asyncio.gather(*checkouts))
         assert outcomes == {(201, None): 60, (503, "payment_unavailable"): 40}
-        await shop.placed((tent["id"], 1))
+        await shop.checked_out_cart((tent["id"], 1))
 
 
 class TestManyWhoBuy:
@@ -322,14 +322,14 @@ class TestManyWhoBuy:
         return {"DB_POOL_SIZE": "4"}
 
     async def test_they_leave_connections_to_those_who_look(self, shop: Shop, database: asyncpg.Connection) -> None:
-        tent = await shop.product()
-        open_carts = [await shop.cart((tent["id"], 1)) for _ in range(6)]
+        tent = await shop.create_product()
+        open_carts = [await shop.create_cart((tent["id"], 1)) for _ in range(6)]
         async with database.transaction():
             await database.execute("SELECT FROM carts FOR NO KEY UPDATE")
-            buying = [asyncio.create_task(shop.add(cart, tent["id"])) for cart in open_carts]
-            await waiting(database, 2)
+            buying = [asyncio.create_task(shop.add_item(cart, tent["id"])) for cart in open_carts]
+            await wait_for_blocked(database, 2)
             for _ in range(3):
-                await shop.stock(tent["id"])
+                await shop.get_stock(tent["id"])
                 await shop.call("GET", "/products?limit=3", 200)
             assert await blocked(database) == 2
         await asyncio.gather(*buying)
@@ -339,18 +339,18 @@ async def test_a_hot_product_leaves_the_others_alone(
     shop: Shop, stripe: HeldStripe, database: asyncpg.Connection, crowd: Any
 ) -> None:
     stripe.go.set()
-    tent, mug = await shop.product(stock=100), await shop.product(name="Mug")
-    other = await shop.cart((mug["id"], 1))
-    wanting = await carts(database, 100, (tent["id"], 1))
+    tent, mug = await shop.create_product(stock=100), await shop.create_product(name="Mug")
+    other = await shop.create_cart((mug["id"], 1))
+    wanting = await insert_carts(database, 100, (tent["id"], 1))
     async with database.transaction():
         await database.execute("SELECT FROM products WHERE id = $1 FOR NO KEY UPDATE", tent["id"])
         checkouts = crowd(wanting)
-        await waiting(database, 3)
+        await wait_for_blocked(database, 3)
         for look in (
-            lambda: shop.stock(tent["id"]),
+            lambda: shop.get_stock(tent["id"]),
             lambda: shop.call("GET", "/products?limit=3", 200),
-            lambda: shop.cart((tent["id"], 1)),
-            lambda: shop.checkout(other),
+            lambda: shop.create_cart((tent["id"], 1)),
+            lambda: shop.check_out(other),
         ):
             await look()
             # With the whole pool waiting for the one row, it came to its turn only when some gave up.
@@ -358,14 +358,14 @@ async def test_a_hot_product_leaves_the_others_alone(
     outcomes: Outcomes = Counter(await asyncio.gather(*checkouts))
     # Some may have given up: how long a lock is waited for is a matter of seconds.
     assert set(outcomes) <= {(201, None), (503, "busy")}
-    assert await shop.stock(tent["id"]) == 100 - outcomes[201, None]
+    assert await shop.get_stock(tent["id"]) == 100 - outcomes[201, None]
 
 
 async def test_a_cart_that_everybody_edits_leaves_the_others_alone(
     shop: Shop, stripe: HeldStripe, database: asyncpg.Connection
 ) -> None:
-    tent = await shop.product()
-    cart, other = await shop.cart(), await shop.cart()
+    tent = await shop.create_product()
+    cart, other = await shop.create_cart(), await shop.create_cart()
     async with database.transaction():
         await database.execute("SELECT FROM carts WHERE id = $1 FOR NO KEY UPDATE", UUID(cart))
         path = f"/carts/{cart}/items"
@@ -377,8 +377,8 @@ async def test_a_cart_that_everybody_edits_leaves_the_others_alone(
                 *10 * [("DELETE", f"{path}/{tent['id']}", None)],
             )
         ]
-        await waiting(database, 3)
-        await shop.add(other, tent["id"])
+        await wait_for_blocked(database, 3)
+        await shop.add_item(other, tent["id"])
         assert await blocked(database) <= 3
     assert {answer.status_code for answer in await asyncio.gather(*edits)} <= {200, 503}
 
@@ -387,19 +387,19 @@ async def test_a_cart_that_is_checked_out_again_and_again_leaves_the_others_alon
     shop: Shop, stripe: HeldStripe, database: asyncpg.Connection, crowd: Any
 ) -> None:
     stripe.go.set()
-    tent, mug = await shop.product(), await shop.product(name="Mug")
-    cart, other = await shop.cart((tent["id"], 1)), await shop.cart()
+    tent, mug = await shop.create_product(), await shop.create_product(name="Mug")
+    cart, other = await shop.create_cart((tent["id"], 1)), await shop.create_cart()
     async with database.transaction():
         await database.execute("SELECT FROM products WHERE id = $1 FOR NO KEY UPDATE", tent["id"])
         checkouts = crowd(20 * [cart])
-        await waiting(database, 3)
-        await shop.add(other, mug["id"])
+        await wait_for_blocked(database, 3)
+        await shop.add_item(other, mug["id"])
         assert await blocked(database) <= 3
     outcomes: Outcomes = Counter(await asyncio.gather(*checkouts))
     # While one of them creates the session the others are told so.
     assert set(outcomes) <= {(201, None), (200, None), (409, "checkout_in_progress"), (503, "busy")}
     assert outcomes[201, None] <= 1
-    assert await shop.stock(tent["id"]) == 9
+    assert await shop.get_stock(tent["id"]) == 9
 
 
 async def in_line(turns: Limiter, served: list[int], number: int) -> None:

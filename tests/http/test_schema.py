@@ -44,15 +44,15 @@ BOUNDS = bounds(
 async def some_of_everything(shop: Shop, stripe: StripeStandin, name: str) -> dict[str, list[Any]]:
     """What there is, by the name of the parameter or member that takes it."""
     used, unused = [await shop.call("POST", "/categories", 201, {"name": f"{name} {n}"}) for n in "12"]
-    tent = await shop.product(category_id=used["id"], stock=9000)
-    paid, pending = [await shop.placed((tent["id"], 2)) for _ in range(2)]
+    tent = await shop.create_product(category_id=used["id"], stock=9000)
+    paid, pending = [await shop.checked_out_cart((tent["id"], 2)) for _ in range(2)]
     stripe.pay(paid["payment"]["stripe_session_id"])
-    await shop.until(paid["order_id"], "PAID")
+    await shop.wait_for_order(paid["order_id"], "PAID")
     return {
         "category_id": [used["id"], unused["id"]],
         "slug": [used["slug"], "another"],
         "product_id": [tent["id"]],
-        "cart_id": [await shop.cart(), await shop.cart((tent["id"], 1))],
+        "cart_id": [await shop.create_cart(), await shop.create_cart((tent["id"], 1))],
         "order_id": [paid["order_id"], pending["order_id"]],
         "code": ["not_found", "busy"],
     }

@@ -15,10 +15,10 @@ from service.app import create_app
 from service.dev import processes, servers
 from service.dev.stripe_standin import StripeStandin
 from service.settings import Settings
-from tests.books import deliver, event
 from tests.client import Shop, eventually
 from tests.conftest import served
-from tests.tools import needs
+from tests.stripe_events import deliver, make_event
+from tests.tools import require_programs
 
 # The port of the connection, the method and the path of each request that came to the application.
 Asked = list[tuple[int, str, str]]
@@ -62,10 +62,10 @@ async def shop(settings: Settings, stripe: StripeStandin, asked: Asked) -> Async
 async def refund(shop: Shop, stripe: StripeStandin, asked: Asked) -> str:
     """The path that refunds a paid order of 41,400."""
     stripe.set_webhooks(drop=True)
-    tent = await shop.product(price_minor=41_400)
-    placed = await shop.placed((tent["id"], 1))
+    tent = await shop.create_product(price_minor=41_400)
+    placed = await shop.checked_out_cart((tent["id"], 1))
     session = stripe.pay(placed["payment"]["stripe_session_id"])
-    assert await deliver(shop, event("checkout.session.completed", session)) == "applied"
+    assert await deliver(shop, make_event("checkout.session.completed", session)) == "applied"
     asked.clear()
     return f"/orders/{placed['order_id']}/refund"
 
@@ -215,7 +215,7 @@ async def test_a_refusal_is_not_taken_for_an_earlier_answer(shop: Shop, asked: A
 
 
 async def test_curl_refunds_what_it_asks_for(shop: Shop, refund: str, database: asyncpg.Connection) -> None:
-    (curl,) = needs("curl")
+    (curl,) = require_programs("curl")
     form = ("-sS", "-o", "/dev/null", "-w", "%{http_code}")
     assert await run(curl, *form, "--http2", "--json", BODY.decode(), shop.url + refund) == "200"
     assert await refunded(database) == 100
@@ -242,7 +242,7 @@ public class Refund {
 async def test_java_refunds_what_it_asks_for(
     shop: Shop, refund: str, database: asyncpg.Connection, tmp_path: Path
 ) -> None:
-    (java,) = needs("java")
+    (java,) = require_programs("java")
     source = tmp_path / "Refund.java"
     source.write_text(JAVA)
     assert (await run(java, str(source), shop.url + refund, BODY.decode())).split() == ["200", "200"]
@@ -292,7 +292,7 @@ http {{
 @asynccontextmanager
 async def nginx(upstream: int, more: str) -> AsyncIterator[str]:
     """nginx before a port, with the lines that its users copy for WebSockets; its URL."""
-    (program,) = needs("nginx")
+    (program,) = require_programs("nginx")
     account = servers._account()
     with servers.scratch_folder() as folder:
         own, port = folder / "nginx", servers.free_port()

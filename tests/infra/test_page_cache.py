@@ -46,7 +46,7 @@ async def listing(shop: Shop) -> list[tuple[int, str, bool]]:
 async def test_the_default_page_is_kept_and_shared(
     shop: Shop, other: Shop, redis: Redis, database: asyncpg.Connection
 ) -> None:
-    await shop.product()
+    await shop.create_product()
     first = await shop.http.get("/products")
     await database.execute("UPDATE products SET name = 'changed behind its back'")
     for who in (shop, other):
@@ -92,9 +92,9 @@ async def test_a_page_lives_no_longer_than_its_time(redis: Redis, monkeypatch: p
 
 async def test_every_change_shows_at_once_everywhere(shop: Shop, other: Shop) -> None:
     """The page is kept by both processes before each change, and asked of both after it."""
-    tent, mug = (await shop.product(stock=2))["id"], (await shop.product(name="Mug", stock=0))["id"]
+    tent, mug = (await shop.create_product(stock=2))["id"], (await shop.create_product(name="Mug", stock=0))["id"]
     path, stock = f"/products/{tent}", f"/products/{tent}/stock"
-    cart = await shop.cart((tent, 3))
+    cart = await shop.create_cart((tent, 3))
     order = ""
     rows = {tent: ("Tent", True), mug: ("Mug", False)}
 
@@ -117,12 +117,12 @@ async def test_every_change_shows_at_once_everywhere(shop: Shop, other: Shop) ->
         order = (answer or {}).get("order_id", order)
         rows = {mug: rows[mug]} | ({tent: row} if row else {})
         await is_shown()
-    rows[(await shop.product(name="Cup"))["id"]] = ("Cup", True)
+    rows[(await shop.create_product(name="Cup"))["id"]] = ("Cup", True)
     await is_shown()
 
 
 async def test_what_a_page_does_not_show_leaves_it(shop: Shop, redis: Redis) -> None:
-    tent = await shop.product()
+    tent = await shop.create_product()
     await listing(shop)
     before = await redis.get("catalogue:generation")
     await shop.call("POST", f"/products/{tent['id']}/stock", 200, {"delta": -9, "reason": "x"})
@@ -229,7 +229,7 @@ async def test_one_refill_at_a_time(redis: Redis) -> None:
 
 
 async def test_a_wiped_redis_brings_nothing_back(shop: Shop, redis: Redis) -> None:
-    tent = await shop.product()
+    tent = await shop.create_product()
     assert await listing(shop) == [(tent["id"], "Tent", True)]
     kept = {key: await redis.get(key) for key in await redis.keys("catalogue:*")}
     await redis.flushall()
@@ -288,7 +288,7 @@ class TestRedisGone:
 
     async def test_the_page_comes_from_postgresql(self, shop: Shop, tried: Tried) -> None:
         for n in range(20):
-            tent = await shop.product(name=f"Tent {n}")
+            tent = await shop.create_product(name=f"Tent {n}")
             assert (await listing(shop))[-1] == (tent["id"], f"Tent {n}", True)
         await shop.call("DELETE", f"/products/{tent['id']}", 204)
         assert len(await listing(shop)) == 19
@@ -317,7 +317,7 @@ class TestRedisTroubled:
         self, shop: Shop, other: Shop, folder: Path, redis: Redis, tried: Tried
     ) -> None:
         server = int((folder / "pid").read_text())
-        tent = (await shop.product())["id"]
+        tent = (await shop.create_product())["id"]
         for who in (shop, other):
             assert await listing(who) == [(tent, "Tent", True)]
         before = await redis.get("catalogue:generation")
@@ -346,7 +346,7 @@ class TestRedisTroubled:
     async def test_that_it_closed_what_nobody_used_is_not_noticed(
         self, shop: Shop, redis: Redis, tried: Tried, database: asyncpg.Connection
     ) -> None:
-        tent = (await shop.product())["id"]
+        tent = (await shop.create_product())["id"]
         assert await listing(shop) == [(tent, "Tent", True)]
         await database.execute("UPDATE products SET name = 'changed behind its back'")
         await redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
@@ -355,7 +355,7 @@ class TestRedisTroubled:
         assert tried.errors == []
 
     async def test_full_it_still_forgets(self, shop: Shop, other: Shop, redis: Redis) -> None:
-        tent = (await shop.product())["id"]
+        tent = (await shop.create_product())["id"]
         for who in (shop, other):
             assert await listing(who) == [(tent, "Tent", True)]
         await redis.config_set("maxmemory", 1)
@@ -364,7 +364,7 @@ class TestRedisTroubled:
             assert await listing(who) == [(tent, "Big tent", True)]
 
     async def test_a_change_it_did_not_hear_of_shows_where_it_was_made(self, shop: Shop, redis: Redis) -> None:
-        tent = (await shop.product())["id"]
+        tent = (await shop.create_product())["id"]
         assert await listing(shop) == [(tent, "Tent", True)]
         before = await redis.get("catalogue:generation")
         await redis.execute_command("CLIENT PAUSE", 60_000, "WRITE")

@@ -1,9 +1,9 @@
-"""Whether the tests would notice: each guard of money and stock is taken away once, and some test has to fail.
+"""`python -m tests.mutants [NAME …]`: remove each guard of money and stock once; a test has to fail each time.
 
-`python -m tests.mutants [NAME …]` tries the mutants whose names begin with one of these, else all. Everything happens
-in copies of the tree; two mutants run at a time, each lane with a PostgreSQL and a Valkey of its own, as every run
-makes the template database anew and empties Redis. The exit status is 1 when a mutant survived, when a text to find
-is not there exactly once, or when a mutant is none: one that the server or Python refuses says nothing of the tests.
+Names select the mutants that begin with them. The mutants are copies of the tree. Two run at the same time, each with
+its own PostgreSQL and Valkey, as every run recreates the template database and empties Redis. The exit status is 1 when
+a mutant survives, when a text to replace is not in its file exactly once, or when a mutant is invalid: if the server or
+Python refuses it, its failure says nothing about the tests.
 """
 
 import asyncio
@@ -23,20 +23,20 @@ from service.dev.servers import postgres, scratch_folder, valkey
 from tests.mutants.mutants import MUTANTS, Mutant
 
 ROOT = Path(__file__).parents[2]
-PARTS = ("service", "sql", "migrations", "tests", "pyproject.toml")
-LANES = 2
+COPIED = ("service", "sql", "migrations", "tests", "pyproject.toml")
+PARALLEL_RUNS = 2
 MUTANT_SECONDS = 60
 ALL_SECONDS = 600
 
-# What pytest answers when a test failed, and when all passed; anything else is a run that was none.
+# pytest's exit status when all tests passed, and when one failed; any other run is invalid.
 PASSED, FAILED = 0, 1
-# Of its summary: the test that failed, without what it said.
+# In pytest's summary: the failed test without its message.
 FAILURE = re.compile(r"^(?:FAILED|ERROR) (\S+?::.*?)(?: - .*)?$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
-class Lane:
-    """The servers of one run at a time."""
+class Servers:
+    """The servers of one run."""
 
     database_url: str
     redis_url: str
@@ -44,7 +44,7 @@ class Lane:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What pytest answered, None where it was stopped for its time, and what it said."""
+    """The exit status of pytest, None where it ran out of time, its output and its duration."""
 
     status: int | None
     output: str
@@ -53,13 +53,13 @@ class Run:
     @property
     def failure(self) -> str:
         """The test that failed first."""
-        found = FAILURE.search(self.output)
-        return found[1] if found else "no test that it names"
+        match = FAILURE.search(self.output)
+        return match[1] if match else "a test that the output does not name"
 
 
 def copy(tree: Path, folder: Path) -> Path:
-    """Copy what the tests need of a tree into a folder; what is compiled too, which saves each run a second."""
-    for name in PARTS:
+    """Copy what the tests need of a tree into a folder, with the compiled files, which saves a second a run."""
+    for name in COPIED:
         if (tree / name).is_dir():
             shutil.copytree(tree / name, folder / name)
         else:
@@ -68,22 +68,22 @@ def copy(tree: Path, folder: Path) -> Path:
 
 
 def environment(tree: Path) -> dict[str, str]:
-    """An environment in which `service` is this tree's."""
+    """An environment in which `service` is imported from this tree."""
     return {**os.environ, "PYTHONPATH": str(tree)}
 
 
-async def run(tree: Path, lane: Lane, tests: Sequence[str], seconds: float) -> Run:
-    """Run these tests in a tree, to the first that fails."""
-    servers = {"TEST_DATABASE_URL": lane.database_url, "TEST_REDIS_URL": lane.redis_url}
+async def run(tree: Path, servers: Servers, tests: Sequence[str], seconds: float) -> Run:
+    """Run these tests in a tree until one fails."""
+    urls = {"TEST_DATABASE_URL": servers.database_url, "TEST_REDIS_URL": servers.redis_url}
     command = (sys.executable, "-m", "pytest", "-q", "-x", "--no-header", "--tb=short", "-p", "no:cacheprovider")
     start = time.monotonic()
-    # Its output goes to a file: what it starts itself may hold a pipe open for longer than it lives.
+    # The output goes to a file: a child of pytest may keep a pipe open after pytest has ended.
     with (tree / "output").open("w+b") as output:
         process = await asyncio.create_subprocess_exec(
             *command,
             *tests,
             cwd=tree,
-            env=environment(tree) | servers,
+            env=environment(tree) | urls,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=output,
             stderr=asyncio.subprocess.STDOUT,
@@ -96,7 +96,7 @@ async def run(tree: Path, lane: Lane, tests: Sequence[str], seconds: float) -> R
         except TimeoutError:
             pass
         finally:
-            # With all that it started.
+            # Its whole process group.
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, SIGKILL)
             await process.wait()
@@ -105,7 +105,7 @@ async def run(tree: Path, lane: Lane, tests: Sequence[str], seconds: float) -> R
 
 
 def acceptance(mutant: Mutant) -> tuple[str, ...]:
-    """The test that the server accepts a mutated statement as its header has it; it comes first."""
+    """The test that the server accepts a mutated statement with its header's parameters; it runs first."""
     if not mutant.file.startswith("sql/"):
         return ()
     name = mutant.file.removeprefix("sql/").removesuffix(".sql")
@@ -113,75 +113,75 @@ def acceptance(mutant: Mutant) -> tuple[str, ...]:
 
 
 def judge(mutant: Mutant, result: Run) -> tuple[bool, str]:
-    """Whether a mutant was caught, and by what."""
+    """Whether a mutant was caught, and by which test."""
     if result.status is None:
         return True, "caught by time-out"
     if result.status == PASSED:
         return False, "SURVIVED"
     if result.status != FAILED or "ERROR at setup of" in result.output or result.failure in acceptance(mutant):
-        return False, f"NO MUTANT: {result.failure}\n{result.output}"
+        return False, f"INVALID: {result.failure}\n{result.output}"
     return True, f"caught by {result.failure}"
 
 
-async def attempt(mutant: Mutant, tree: Path, lane: Lane) -> bool:
-    """Run one mutant and say what became of it; whether it was caught."""
+async def run_mutant(mutant: Mutant, tree: Path, servers: Servers) -> bool:
+    """Run one mutant and print the result; whether it was caught."""
     with TemporaryDirectory() as folder:
         mutated = copy(tree, Path(folder))
         path = mutated / mutant.file
         path.write_text(path.read_text().replace(mutant.find, mutant.replacement))
-        result = await run(mutated, lane, (*acceptance(mutant), *mutant.tests), MUTANT_SECONDS)
-    caught, how = judge(mutant, result)
-    print(f"{mutant.name}: {how} ({result.seconds:.1f} s)", flush=True)
+        result = await run(mutated, servers, (*acceptance(mutant), *mutant.tests), MUTANT_SECONDS)
+    caught, verdict = judge(mutant, result)
+    print(f"{mutant.name}: {verdict} ({result.seconds:.1f} s)", flush=True)
     return caught
 
 
-async def try_all(mutants: Sequence[Mutant], tree: Path, lanes: Sequence[Lane]) -> bool:
+async def run_all(mutants: Sequence[Mutant], tree: Path, all_servers: Sequence[Servers]) -> bool:
     """Whether all tests pass without a mutant, and every mutant is caught."""
-    found = {mutant: (tree / mutant.file).read_text().count(mutant.find) for mutant in mutants}
-    if lost := [mutant for mutant, count in found.items() if count != 1]:
-        for mutant in lost:
-            print(f"{mutant.name}: its text is {found[mutant]} times in {mutant.file}, not once")
+    counts = {mutant: (tree / mutant.file).read_text().count(mutant.find) for mutant in mutants}
+    if unfit := [mutant for mutant, count in counts.items() if count != 1]:
+        for mutant in unfit:
+            print(f"{mutant.name}: its text is {counts[mutant]} times in {mutant.file}, not once")
         return False
     command = (sys.executable, "-c", "import service; print(service.__file__)")
     process = await asyncio.create_subprocess_exec(
         *command, cwd="/", env=environment(tree), stdout=asyncio.subprocess.PIPE
     )
-    # An editable install must not win.
-    home = (await process.communicate())[0].decode().strip()
-    if not Path(home).is_relative_to(tree):
-        print(f"The tests would run {home}, which is not the copy.")
+    # An editable install must not take precedence over the copy.
+    imported = (await process.communicate())[0].decode().strip()
+    if not Path(imported).is_relative_to(tree):
+        print(f"The tests would run {imported}, which is not the copy.")
         return False
 
     tests = sorted({test for mutant in mutants for test in (*acceptance(mutant), *mutant.tests)})
-    shares = [(lane, share) for number, lane in enumerate(lanes) if (share := tests[number::LANES])]
-    for result in await asyncio.gather(*(run(tree, lane, share, ALL_SECONDS) for lane, share in shares)):
+    shares = [(servers, share) for number, servers in enumerate(all_servers) if (share := tests[number::PARALLEL_RUNS])]
+    for result in await asyncio.gather(*(run(tree, servers, share, ALL_SECONDS) for servers, share in shares)):
         if result.status != PASSED:
-            print(f"Without any mutant there fails {result.failure}:\n{result.output}")
+            print(f"Without a mutant, {result.failure} fails:\n{result.output}")
             return False
         print(f"without a mutant: {result.output.strip().splitlines()[-1]}", flush=True)
 
-    left = iter(mutants)
+    remaining = iter(mutants)
 
-    async def work(lane: Lane) -> list[bool]:
-        return [await attempt(mutant, tree, lane) for mutant in left]
+    async def work(servers: Servers) -> list[bool]:
+        return [await run_mutant(mutant, tree, servers) for mutant in remaining]
 
-    caught = [each for lane in await asyncio.gather(*map(work, lanes)) for each in lane]
+    caught = [each for results in await asyncio.gather(*map(work, all_servers)) for each in results]
     print(f"{len(caught)} mutants, {sum(caught)} caught, {len(caught) - sum(caught)} not")
     return all(caught)
 
 
 def main(names: Sequence[str]) -> int:
-    """The exit status of trying the mutants that are named, or all."""
+    """Run the named mutants, or all; the exit status."""
     chosen = [mutant for mutant in MUTANTS if not names or mutant.name.startswith(tuple(names))]
     if not chosen:
         print("There is no mutant of that name:", *(mutant.name for mutant in MUTANTS), sep="\n  ")
         return 1
 
-    def servers(stack: ExitStack) -> Iterator[Lane]:
-        for number in range(LANES):
+    def start_servers(stack: ExitStack) -> Iterator[Servers]:
+        for number in range(PARALLEL_RUNS):
             folder = stack.enter_context(scratch_folder())
             options = {"max_connections": "300"}
-            yield Lane(
+            yield Servers(
                 stack.enter_context(postgres(folder / f"postgres{number}", durable=False, options=options)),
                 stack.enter_context(valkey(folder / f"valkey{number}", durable=False)),
             )
@@ -189,9 +189,9 @@ def main(names: Sequence[str]) -> int:
     start = time.monotonic()
     with ExitStack() as stack:
         tree = copy(ROOT, Path(stack.enter_context(TemporaryDirectory())))
-        good = asyncio.run(try_all(chosen, tree, list(servers(stack))))
+        all_caught = asyncio.run(run_all(chosen, tree, list(start_servers(stack))))
     print(f"{time.monotonic() - start:.0f} s")
-    return 0 if good else 1
+    return 0 if all_caught else 1
 
 
 if __name__ == "__main__":

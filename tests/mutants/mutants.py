@@ -1,8 +1,8 @@
-"""The mutants: each is the service without one guard of money or stock, and names the tests that are to notice.
+"""The mutants: each is the service without one guard of money or stock, and names the tests that must fail.
 
-A text to find stands in its file exactly once. What takes its place is as near to the original as can be, and still
-a statement that the server accepts with the same parameters, so that a mutant fails for what it does and not for its
-spelling. Where the guard is the second net below one that refuses first, its test is the one that tries it alone.
+A text to replace occurs in its file exactly once. Its replacement is as similar as possible, and the server accepts it
+with the same parameters, so that a mutant fails for what it does. Where another guard refuses first, the named test
+runs the inner guard alone.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """One guard taken away: in which file, which text, what stands there instead, and who catches it (node ids)."""
+    """One guard removed: the file, the text, its replacement, and the tests (node ids) that catch it."""
 
     name: str
     file: str
@@ -20,17 +20,17 @@ class Mutant:
 
 
 def at(module: str, *names: str) -> tuple[str, ...]:
-    """Tests of one module, `shop/test_races` for example."""
+    """Tests of one module, for example `shop/test_races`."""
     return tuple(f"tests/{module}.py::{name}" for name in names)
 
 
 def refuses(*constraints: str) -> tuple[str, ...]:
-    """The tests that try these constraints alone; numbered where there are several for one."""
+    """The tests of these constraints alone, numbered where a constraint has several."""
     return at("sql/test_constraints", *(f"test_a_constraint_refuses_invalid_rows[{name}]" for name in constraints))
 
 
 def guards(name: str) -> tuple[str, ...]:
-    """The test that tries this guard of a statement alone."""
+    """The test of this guard of a statement alone."""
     return at("sql/test_constraints", f"test_a_statement_changes_nothing_when_its_guard_fails[{name}]")
 
 
@@ -40,19 +40,19 @@ def locks(statement: str) -> tuple[str, ...]:
 
 
 SHORT, TOTAL, TOO_LITTLE, TOO_MUCH = (
-    at("shop/test_checkout", f"test_a_refusal_says_why_and_reserves_nothing[{case}]")
+    at("shop/test_checkout", f"test_a_refused_checkout_says_why_and_reserves_nothing[{case}]")
     for case in ("short", "other total", "too little", "too much")
 )
-WAITED = at("shop/test_races", "test_checkout_goes_by_what_it_waited_for")
-LATE = at("shop/test_refunds", "test_late_money_goes_back_once_where_nothing_can_stand_for_it")
-FEW_LEFT = at("shop/test_refunds", "test_late_money_for_few_units_left_goes_to_as_many_as_there_are")
-RESTOCK = at("shop/test_refunds", "test_a_restock_returns_the_units_once_whatever_becomes_of_the_refund")
-LATE_ATTEMPT = at("shop/test_checkout", "test_a_late_refusal_does_not_end_the_attempt_that_is_being_created")
-OLDER_ATTEMPT = at("shop/test_checkout", "test_what_was_concluded_of_an_older_attempt_ends_nothing")
-CANCELLED_MEANWHILE = at("shop/test_checkout", "test_an_order_cancelled_while_its_session_is_created_leaves_none")
+WAITED = at("shop/test_races", "test_a_checkout_uses_the_product_as_changed_while_it_waited")
+LATE = at("shop/test_refunds", "test_a_late_payment_is_refunded_once_where_its_order_cannot_be_restored")
+FEW_LEFT = at("shop/test_refunds", "test_as_many_late_payments_succeed_as_there_are_units")
+RESTOCK = at("shop/test_refunds", "test_a_restock_returns_the_units_once_though_the_refund_fails")
+LATE_ATTEMPT = at("shop/test_checkout", "test_a_refusal_of_an_older_attempt_does_not_end_the_newer_one")
+OLDER_ATTEMPT = at("shop/test_checkout", "test_a_conclusion_about_an_older_attempt_changes_nothing")
+CANCELLED_MEANWHILE = at("shop/test_checkout", "test_an_order_cancelled_during_session_creation_leaves_no_open_session")
 CLAIM = at("sql/test_constraints", "test_a_claim_skips_locked_rows")
-BROKEN_OFF = at("shop/test_sweep", "test_a_list_that_breaks_off_is_gone_through_again")
-FORGOTTEN = at("shop/test_idempotency", "test_a_checkout_is_forgotten_once_its_order_was_cancelled")
+BROKEN_OFF = at("shop/test_reconcile", "test_a_list_of_events_that_breaks_off_is_fetched_again")
+FORGOTTEN = at("shop/test_idempotency", "test_a_stored_checkout_is_forgotten_once_its_order_is_cancelled")
 HOLDS = at("sql/test_constraints", "test_a_transition_locks_its_cart_order_and_payment")
 
 RESERVE = "sql/checkout/reserve.sql"
@@ -104,21 +104,21 @@ MUTANTS = [
         RESERVE,
         "    FOR NO KEY UPDATE OF products\n",
         "    FOR UPDATE OF products\n",
-        at("shop/test_races", "test_a_checkout_under_way_shuts_out_others_but_not_add_to_cart"),
+        at("shop/test_races", "test_a_running_checkout_blocks_other_checkouts_but_not_adding_to_a_cart"),
     ),
     Mutant(
         "reserve: the ledger",
         RESERVE,
         "    FROM line, total\n),\n\nitem AS (",
         "    FROM line, total\n    WHERE false\n),\n\nitem AS (",
-        at("shop/test_races", "test_two_at_once_for_the_last_unit"),
+        at("shop/test_races", "test_two_concurrent_checkouts_sell_the_last_unit_once"),
     ),
     Mutant(
         "close_cart: status",
         "sql/checkout/close_cart.sql",
         "WHERE id = $1 AND status = 'OPEN'",
         "WHERE id = $1",
-        at("shop/test_checkout", "test_the_answer_is_the_order_and_where_to_pay"),
+        at("shop/test_checkout", "test_a_checkout_answers_with_the_order_and_where_to_pay"),
     ),
     Mutant("retake_stock: every line", RETAKE, "bool_and(stock >= quantity)", "bool_or(stock >= quantity)", LATE),
     Mutant("retake_stock: order of locks", RETAKE, SORTED_LOCK, UNSORTED_LOCK, locks("retake_stock")),
@@ -137,7 +137,7 @@ MUTANTS = [
         "stock + $2 >= 0",
         at("http/test_catalog", "test_every_stock_move_is_in_the_ledger"),
     ),
-    # Giving it back
+    # Releasing stock
     Mutant(
         "return_stock: once",
         RETURN,
@@ -245,7 +245,7 @@ MUTANTS = [
         guards("mark_fulfilled: status"),
     ),
     Mutant(
-        "mark_fulfilled: what Stripe told",
+        "mark_fulfilled: a reported refund",
         "sql/fulfilment/mark_fulfilled.sql",
         "\n        AND NOT EXISTS (SELECT FROM stripe_events WHERE order_id = $1 AND handled_at IS NULL)",
         "",
@@ -256,7 +256,7 @@ MUTANTS = [
         "service/shop/fulfilment.py",
         ' and order.payment_status == "SUCCEEDED"',
         "",
-        at("shop/test_refunds", "test_a_whole_refund_before_fulfilment_cancels_and_restocks"),
+        at("shop/test_refunds", "test_a_full_refund_before_fulfilment_cancels_the_order_and_restocks"),
     ),
     Mutant(
         "record_late_payment: status",
@@ -271,7 +271,7 @@ MUTANTS = [
         CLAIM_SESSION,
         "\n    AND (claimed_until IS NULL OR claimed_until < now())",
         "",
-        at("shop/test_checkout", "test_a_dead_claimers_claim_ends_by_itself") + guards("claim_session: claim"),
+        at("shop/test_checkout", "test_the_claim_of_a_dead_process_ends_by_itself") + guards("claim_session: claim"),
     ),
     Mutant(
         "claim_session: status",
@@ -314,7 +314,7 @@ MUTANTS = [
         guards("attach_session: payment"),
     ),
     Mutant(
-        "limit: the client is held",
+        "limit: the client is locked",
         "service/shop/checkout.py",
         '    await LOCK_CLIENT.one(tx, advisory_key=int.from_bytes(client[:8], "big", signed=True))\n',
         "",
@@ -328,32 +328,32 @@ MUTANTS = [
         at("http/test_limits", "TestPendingOrders::test_of_one_client_are_bounded"),
     ),
     Mutant(
-        "create: what is paid counts as it is now",
+        "create: a replayed session is read again",
         "service/shop/payment_session.py",
         "return await resources.stripe.retrieve_session(session.id, order_id=order_id)",
         "return session",
-        at("shop/test_checkout", "test_a_replayed_session_counts_as_it_is_now"),
+        at("shop/test_checkout", "test_a_replayed_session_is_read_in_its_present_state"),
     ),
     Mutant(
-        "create: only a stored failure proves that there is none",
+        "create: only a stored failure shows that there is none",
         "service/shop/payment_session.py",
         "if listed is None and unknown.replayed:",
         "if listed is None:",
-        at("shop/test_checkout", "test_a_failure_that_is_not_replayed_proves_nothing"),
+        at("shop/test_checkout", "test_a_failure_that_stripe_does_not_replay_keeps_the_attempt"),
     ),
     Mutant(
         "create: the order's own session",
         "service/shop/payment_session.py",
         "if session.order_id == str(order_id):",
         "if session.order_id != '':",
-        at("shop/test_checkout", "test_a_session_is_found_behind_a_page_of_newer_ones"),
+        at("shop/test_checkout", "test_the_session_of_an_order_is_found_behind_a_page_of_newer_ones"),
     ),
     Mutant(
         "close: the session ends before the order",
         "service/shop/payment_session.py",
         "return await resources.stripe.expire_session(stripe_session_id, order_id=order_id)",
         "return None",
-        at("shop/test_expiry", "test_a_customer_cancels_a_pending_order_and_no_other"),
+        at("shop/test_expiry", "test_a_customer_can_cancel_a_pending_order_only"),
     ),
     Mutant(
         "checkout: no session is left behind",
@@ -374,7 +374,7 @@ MUTANTS = [
         "service/shop/checkout.py",
         '(order.status, order.attempt, order.stripe_session_id) == ("PENDING_PAYMENT", attempt, None)',
         '(order.status, order.attempt) == ("PENDING_PAYMENT", attempt)',
-        at("shop/test_checkout", "test_a_refusal_of_an_attempt_that_has_its_session_ends_nothing"),
+        at("shop/test_checkout", "test_a_refusal_of_an_attempt_with_a_session_changes_nothing"),
     ),
     Mutant(
         "expiry: attempt",
@@ -384,25 +384,25 @@ MUTANTS = [
         OLDER_ATTEMPT,
     ),
     Mutant(
-        "expiry: what is paid later stays",
+        "expiry: a payment in progress stays",
         "service/shop/expiry.py",
         " or locked.payment_status != order.payment_status:",
         ":",
-        at("shop/test_expiry", "test_what_is_heard_while_stripe_is_given_up_counts"),
+        at("shop/test_expiry", "test_an_event_that_arrives_while_an_order_expires_is_applied"),
     ),
     Mutant(
         "expiry: the hold",
         "service/shop/expiry.py",
         "if not order.hold_expired:",
         "if False:",
-        at("shop/test_expiry", "test_the_end_of_the_hold_closes_the_session_and_gives_all_back"),
+        at("shop/test_expiry", "test_an_expired_hold_closes_the_session_and_releases_the_units"),
     ),
     Mutant(
-        "expiry: given up",
+        "expiry: the deadline at Stripe",
         "service/shop/expiry.py",
         "if error.code not in payment_session.NO_ANSWER or not order.stripe_deadline_passed:",
         "if error.code not in payment_session.NO_ANSWER:",
-        at("shop/test_expiry", "test_the_end_of_the_hold_closes_the_session_and_gives_all_back"),
+        at("shop/test_expiry", "test_an_expired_hold_closes_the_session_and_releases_the_units"),
     ),
     # Webhooks
     Mutant(
@@ -410,91 +410,91 @@ MUTANTS = [
         "service/shop/webhooks.py",
         "if secrets and not signature_verifies(body, signature, secrets):",
         "if False:",
-        at("shop/test_payment", "test_what_stripe_did_not_sign_just_now_is_refused"),
+        at("shop/test_webhooks", "test_a_webhook_without_a_valid_recent_signature_is_refused"),
     ),
     Mutant(
         "receive: signed in the future",
         "service/infra/stripe.py",
         "if abs(time.time() - int(times[0])) <= SIGNATURE_TOLERANCE",
         "if time.time() - int(times[0]) <= SIGNATURE_TOLERANCE",
-        at("shop/test_payment", "test_what_stripe_did_not_sign_just_now_is_refused"),
+        at("shop/test_webhooks", "test_a_webhook_without_a_valid_recent_signature_is_refused"),
     ),
     Mutant(
         "receive: livemode",
         "service/shop/webhooks.py",
         'if bool(payload.get("livemode")) != settings.live:',
         "if False:",
-        at("shop/test_payment", "test_the_other_mode_is_not_ours"),
+        at("shop/test_webhooks", "test_an_event_of_the_other_mode_changes_nothing"),
     ),
     Mutant(
         "store_event: once",
         "sql/webhooks/store_event.sql",
         "\nON CONFLICT (id) DO NOTHING",
         "",
-        at("shop/test_payment", "test_an_event_that_could_not_be_applied_is_kept_and_finished_later"),
+        at("shop/test_webhooks", "test_an_event_that_fails_is_stored_and_applied_later"),
     ),
     Mutant(
         "record_event: once",
         "sql/webhooks/record_event.sql",
         "\n    WHERE stripe_events.outcome IS NULL",
         "",
-        at("shop/test_payment", "test_a_payment_is_applied_once_and_its_email_kept"),
+        at("shop/test_webhooks", "test_a_payment_is_applied_once_and_its_email_is_stored"),
     ),
     Mutant(
-        "receive: what failed is applied when it comes again",
+        "receive: a failed event is applied when it is delivered again",
         "sql/webhooks/record_event.sql",
         "WHERE stripe_events.outcome IS NULL",
         "WHERE false",
-        at("shop/test_payment", "test_an_event_that_could_not_be_applied_is_kept_and_finished_later"),
+        at("shop/test_webhooks", "test_an_event_that_fails_is_stored_and_applied_later"),
     ),
     Mutant(
         "settle: amount",
         "service/shop/settlement.py",
         "if (session.amount_total, session.currency) != (order.total_minor, order.currency):",
         "if session.currency != order.currency:",
-        at("shop/test_unmatched_payments", "test_what_was_captured_goes_back_once_however_it_is_learned"),
+        at("shop/test_unmatched_payments", "test_a_mismatched_payment_is_refunded_once_however_it_is_learned"),
     ),
     Mutant(
         "settle: currency",
         "service/shop/settlement.py",
         "if (session.amount_total, session.currency) != (order.total_minor, order.currency):",
         "if session.amount_total != order.total_minor:",
-        at("shop/test_unmatched_payments", "test_what_was_captured_goes_back_once_however_it_is_learned"),
+        at("shop/test_unmatched_payments", "test_a_mismatched_payment_is_refunded_once_however_it_is_learned"),
     ),
     Mutant(
         "settle: a payment pays one order",
         "service/shop/settlement.py",
         "if intent is not None and await refunds.find_order(tx, intent) not in (None, order.id):",
         "if False:",
-        at("shop/test_payment", "test_a_payment_that_paid_another_order_pays_no_second"),
+        at("shop/test_settlement", "test_one_payment_does_not_pay_two_orders"),
     ),
     Mutant(
         "settle: captured once",
         "service/shop/settlement.py",
         "if order.captured and (intent is None or order.stripe_payment_intent_id in (None, intent)):",
         "if False:",
-        at("shop/test_refunds", "test_a_whole_refund_before_fulfilment_cancels_and_restocks"),
+        at("shop/test_refunds", "test_a_full_refund_before_fulfilment_cancels_the_order_and_restocks"),
     ),
     Mutant(
         "settle: paid twice",
         "service/shop/settlement.py",
         "if order.captured and intent is not None:",
         "if False:",
-        at("shop/test_refunds", "test_a_second_payment_of_an_order_goes_back_whatever_fails"),
+        at("shop/test_refunds", "test_a_second_payment_of_an_order_is_refunded_though_a_refund_fails"),
     ),
     Mutant(
         "settle: only a pending order ends unpaid",
         "service/shop/settlement.py",
         'if order.status != "PENDING_PAYMENT" or order.stripe_session_id not in (None, session.id):',
         "if order.stripe_session_id not in (None, session.id):",
-        at("shop/test_payment", "test_the_end_depends_on_what_happened_and_not_on_the_order_of_events"),
+        at("shop/test_settlement", "test_the_final_state_does_not_depend_on_the_order_of_events"),
     ),
     Mutant(
         "settle: only its own session ends an order",
         "service/shop/settlement.py",
         " or order.stripe_session_id not in (None, session.id):",
         ":",
-        at("shop/test_payment", "test_the_end_of_another_session_ends_no_order"),
+        at("shop/test_settlement", "test_the_end_of_another_session_does_not_cancel_the_order"),
     ),
     Mutant(
         "late money: the cart's new order",
@@ -508,7 +508,7 @@ MUTANTS = [
         "service/shop/reconcile.py",
         'session if session.payment_status == "paid" else page.get(order_id, session)',
         "session",
-        at("shop/test_sweep", "test_of_two_sessions_of_one_order_the_paid_one_counts"),
+        at("shop/test_reconcile", "test_the_paid_session_of_an_order_counts_beside_unpaid_ones"),
     ),
     Mutant(
         "events: from where the last list ended",
@@ -519,11 +519,11 @@ MUTANTS = [
     ),
     Mutant("events: the position never goes back", MOVE_POSITION, " AND reached_at < $1", "", BROKEN_OFF),
     Mutant(
-        "events: what cannot be stored stops no other",
+        "events: an unstorable event stops no other",
         "service/shop/reconcile.py",
         "payload = webhooks.parse_event(orjson.dumps(page[event_id]))",
         "payload = page[event_id]",
-        at("shop/test_sweep", "test_events_are_fetched_once_through_all_pages_and_past_what_cannot_be_stored"),
+        at("shop/test_reconcile", "test_events_of_all_pages_are_fetched_once_and_unstorable_ones_skipped"),
     ),
     # Refunds
     Mutant(
@@ -531,99 +531,99 @@ MUTANTS = [
         "service/shop/refunds.py",
         "if not 0 < amount <= left or",
         "if not 0 < amount or",
-        at("shop/test_refunds", "test_parts_and_the_rest_of_a_fulfilled_order"),
+        at("shop/test_refunds", "test_a_fulfilled_order_is_refunded_in_several_amounts"),
     ),
     Mutant(
-        "refund: what is on its way counts",
+        "refund: amounts in progress count",
         "service/shop/refunds.py",
         "refunded = sum(_refunded_and_pending(order.stripe_payment_intent_id, rows))",
         "refunded = _refunded_and_pending(order.stripe_payment_intent_id, rows)[0]",
-        at("shop/test_refunds", "test_never_more_than_was_paid"),
+        at("shop/test_refunds", "test_concurrent_refunds_never_exceed_what_was_paid"),
     ),
     Mutant(
-        "refund: restock only with a whole one",
+        "refund: restock only with a full refund",
         "service/shop/refunds.py",
         "if restock and amount != left:",
         "if False:",
-        at("shop/test_refunds", "test_parts_and_the_rest_of_a_fulfilled_order"),
+        at("shop/test_refunds", "test_a_fulfilled_order_is_refunded_in_several_amounts"),
     ),
     Mutant(
         "refund: only of captured money",
         "service/shop/refunds.py",
         ' if order.payment_status == "SUCCEEDED" else 0',
         "",
-        at("shop/test_refunds", "test_what_was_not_paid_cannot_be_refunded"),
+        at("shop/test_refunds", "test_an_unpaid_order_cannot_be_refunded"),
     ),
     Mutant(
         "refund: listed before it is created",
         "service/shop/refunds.py",
         " and str(row.id) not in known:",
         ":",
-        at("shop/test_refunds", "test_a_refund_whose_answer_was_lost_is_not_made_twice"),
+        at("shop/test_refunds", "test_a_refund_whose_answer_was_lost_is_made_once"),
     ),
     Mutant(
-        "refund: a replayed failure counts by a newer list",
+        "refund: a replayed failure is checked against a newer list",
         "service/shop/refunds.py",
         "if listed.refund_id == str(row.id)]",
         "if False]",
-        at("shop/test_refunds", "test_a_replayed_failure_counts_by_a_list_that_is_newer"),
+        at("shop/test_refunds", "test_a_replayed_failure_is_checked_against_a_newer_list_of_refunds"),
     ),
     Mutant(
         "refund: one without an answer stops no other",
         "service/shop/refunds.py",
         "state.unanswered = unknown\n                    continue",
         "raise",
-        at("shop/test_refunds", "test_a_refund_that_cannot_be_asked_for_keeps_no_other_from_being_written_down"),
+        at("shop/test_refunds", "test_refunds_are_recorded_though_another_one_cannot_be_created"),
     ),
     Mutant(
-        "fulfil: what came before its payment was known",
+        "fulfil: a refund reported before its payment",
         "sql/fulfilment/mark_fulfilled.sql",
         "= (SELECT stripe_payment_intent_id FROM payments WHERE order_id = $1)",
         "= (SELECT stripe_session_id FROM payments WHERE order_id = $1)",
-        at("shop/test_refunds", "test_a_refund_that_came_before_its_payment_is_looked_into_before_fulfilment"),
+        at("shop/test_refunds", "test_a_refund_event_before_its_payment_event_is_settled_before_fulfilment"),
     ),
     Mutant(
-        "expiry: money on its way that does not fit",
+        "expiry: a payment in progress of another amount",
         "service/shop/expiry.py",
         '== "mismatch" and order.hold_expired:',
         '== "mismatch" and False:',
-        at("shop/test_expiry", "test_a_payment_on_its_way_that_can_become_no_payment_holds_no_units_for_ever"),
+        at("shop/test_expiry", "test_a_payment_in_progress_that_cannot_succeed_releases_its_units"),
     ),
     Mutant(
-        "expiry: a session on its way that is not known",
+        "expiry: an unknown session of a payment in progress",
         "service/shop/expiry.py",
         "if not order.stripe_deadline_passed:\n"
         "            raise payment_session.payment_unavailable(refused) from refused",
         "raise payment_session.payment_unavailable(refused) from refused",
-        at("shop/test_expiry", "test_a_payment_on_its_way_that_can_become_no_payment_holds_no_units_for_ever"),
+        at("shop/test_expiry", "test_a_payment_in_progress_that_cannot_succeed_releases_its_units"),
     ),
     Mutant(
-        "settle: what has paid another order is not given back",
+        "settle: the payment of another order is not refunded",
         "service/shop/settlement.py",
         "if intent is not None and await refunds.find_order(tx, intent) not in (None, order.id):",
         "if not order.captured and await refunds.find_order(tx, intent) not in (None, order.id):",
-        at("shop/test_payment", "test_a_payment_that_stands_for_an_order_is_not_given_back_for_another"),
+        at("shop/test_settlement", "test_a_payment_of_one_paid_order_is_not_refunded_for_another"),
     ),
     Mutant(
         "refund: one that failed waits",
         "service/shop/refunds.py",
         'if row.status == "REQUESTED" and row.due and',
         'if row.status == "REQUESTED" and',
-        at("shop/test_refunds", "test_a_refund_that_failed_is_made_again_with_a_new_key_after_a_while"),
+        at("shop/test_refunds", "test_a_failed_refund_is_made_again_later_with_a_new_key"),
     ),
     Mutant(
         "refund: only one that is requested is made",
         "service/shop/refunds.py",
         'if row.status == "REQUESTED" and row.due and',
         "if row.due and",
-        at("shop/test_refunds", "test_a_refund_that_stripe_refused_is_not_made_once_its_key_is_forgotten"),
+        at("shop/test_refunds", "test_a_refused_refund_stays_refused_after_stripe_forgets_its_key"),
     ),
     Mutant(
         "refund: an unknown answer is no failure",
         "service/shop/refunds.py",
         "if not unknown.replayed:",
         "if False:",
-        at("shop/test_refunds", "test_a_refund_whose_answer_was_lost_is_not_made_twice"),
+        at("shop/test_refunds", "test_a_refund_whose_answer_was_lost_is_made_once"),
     ),
     Mutant(
         "record_refund: never backwards",
@@ -631,7 +631,7 @@ MUTANTS = [
         "\n    WHERE refunds.status IN ('REQUESTED', 'PENDING') OR refunds.stripe_refund_id IS NULL"
         " OR excluded.status = 'FAILED'",
         "",
-        at("shop/test_refunds", "test_what_stripe_listed_earlier_does_not_undo_what_it_listed_later"),
+        at("shop/test_refunds", "test_an_older_list_of_refunds_does_not_undo_a_newer_one"),
     ),
     Mutant(
         "fail_refund: status",
@@ -652,7 +652,7 @@ MUTANTS = [
         "sql/refunds/add_refund.sql",
         "\nON CONFLICT (stripe_payment_intent_id) WHERE cause = 'late_money' AND status <> 'FAILED' DO NOTHING",
         "",
-        at("shop/test_refunds", "test_a_second_payment_of_an_order_goes_back_whatever_fails"),
+        at("shop/test_refunds", "test_a_second_payment_of_an_order_is_refunded_though_a_refund_fails"),
     ),
     # The sweep
     *(
@@ -666,28 +666,28 @@ MUTANTS = [
         "sql/idempotency/lock_key.sql",
         "pg_try_advisory_xact_lock($1)",
         "$1::bigint IS NOT NULL",
-        at("shop/test_idempotency", "test_while_the_first_is_running_the_key_is_in_use"),
+        at("shop/test_idempotency", "test_a_key_is_in_use_while_its_first_request_runs"),
     ),
     Mutant(
         "store_key: an answer stays",
         "sql/idempotency/store_key.sql",
         "    idempotency_keys.status IS NULL\n    OR",
         "    true OR",
-        at("shop/test_idempotency", "test_an_answer_once_given_stays"),
+        at("shop/test_idempotency", "test_a_stored_answer_is_never_replaced"),
     ),
     Mutant(
         "begin: the same body",
         "service/shop/idempotency.py",
         "if stored.request_digest != key.request_digest:",
         "if False:",
-        at("shop/test_idempotency", "test_a_replay_is_the_first_answer_and_has_no_effect"),
+        at("shop/test_idempotency", "test_a_repeated_key_replays_the_first_answer_without_an_effect"),
     ),
     Mutant(
         "reserve: the key stays with its order",
         "service/shop/checkout.py",
         "    await idempotency.store_response(tx, key, None, order_id)\n",
         "",
-        at("shop/test_idempotency", "test_a_checkout_that_died_after_its_reserve_goes_on"),
+        at("shop/test_idempotency", "test_a_checkout_that_died_after_its_reservation_is_resumed"),
     ),
     Mutant(
         "find_key: a day",
@@ -716,28 +716,28 @@ MUTANTS = [
         "service/http/requests.py",
         "match[0].lower()",
         "match[0]",
-        at("shop/test_idempotency", "test_a_key_counts_for_an_id_in_any_spelling"),
+        at("shop/test_idempotency", "test_a_key_is_the_same_for_every_spelling_of_an_id"),
     ),
     Mutant(
         "key: the client of a new cart",
         "service/http/requests.py",
         'f"client:{client.hex()}"',
         '"client"',
-        at("shop/test_idempotency", "TestStrangers::test_two_strangers_get_two_carts"),
+        at("shop/test_idempotency", "TestDifferentClients::test_each_client_address_gets_its_own_cart"),
     ),
     Mutant(
         "key: a client without an address",
         "service/http/requests.py",
         "return None if client is None else",
         'return "client" if client is None else',
-        at("shop/test_idempotency", "TestStrangers::test_a_client_without_an_address_gets_a_cart_each_time"),
+        at("shop/test_idempotency", "TestDifferentClients::test_a_client_without_an_address_gets_a_cart_each_time"),
     ),
     Mutant(
         "delete_expired: a day",
         "sql/retention/delete_keys.sql",
         "WHERE created_at < now() - interval '24 hours'",
         "WHERE created_at <= now()",
-        at("shop/test_idempotency", "test_old_keys_are_swept_away"),
+        at("shop/test_idempotency", "test_keys_older_than_a_day_are_deleted"),
     ),
     # Carts
     Mutant(
@@ -775,20 +775,20 @@ MUTANTS = [
         "",
         at("shop/test_deadlocks", "test_four_sessions_do_not_deadlock[checkout-checkout-checkout-add]"),
     ),
-    # What is not ours, or not for everybody
+    # Events of others, and inactive products
     Mutant(
         "event: another account",
         "service/shop/webhooks.py",
         'if any(payload.get(name) not in (None, own_account) for name in ("account", "context")):',
         "if False:",
-        at("shop/test_payment", "test_an_event_of_another_account_pays_nothing"),
+        at("shop/test_webhooks", "test_an_event_of_another_account_changes_nothing"),
     ),
     Mutant(
         "event: our own account",
         "service/shop/webhooks.py",
         "own_account = settings.stripe_account or None",
         "own_account = None",
-        at("shop/test_payment", "TestWithAnAccount"),
+        at("shop/test_webhooks", "TestWithAnAccount"),
     ),
     Mutant(
         "product: an inactive one",
@@ -804,40 +804,40 @@ MUTANTS = [
         )
         for name, find, instead, test in (
             (
-                "is kept for its refund",
+                "is recorded for its refund",
                 "return await _refund_unmatched(resources, order_id, session)",
                 "return outcome",
-                "test_what_was_captured_goes_back_once_however_it_is_learned",
+                "test_a_mismatched_payment_is_refunded_once_however_it_is_learned",
             ),
             (
-                "what paid another order",
+                "the payment of another order",
                 "if await refunds.find_order(tx, intent.id) not in (None, order_id):",
                 "if False:",
-                "test_what_paid_another_order_is_not_given_back",
+                "test_a_payment_of_another_order_is_not_refunded",
             ),
             (
                 "the second payment",
                 "    if not order.captured:\n        if order.status",
                 "    if True:\n        if order.status",
-                "test_a_second_payment_of_another_amount_goes_back_and_the_order_stays",
+                "test_a_second_payment_of_another_amount_is_refunded_and_the_order_stays",
             ),
             (
                 "the intent decides",
                 "if (intent.received_minor, intent.currency) == (order.total_minor, order.currency):",
                 "if False:",
-                "test_a_payment_of_the_right_amount_pays_though_its_session_says_another",
+                "test_a_captured_amount_that_matches_pays_though_the_session_differs",
             ),
             (
                 "nothing was captured",
                 "not intent.received_minor or ",
                 "",
-                "test_what_cannot_be_given_back_here_pays_nothing[nothing was captured]",
+                "test_a_payment_that_cannot_be_refunded_here_pays_nothing[nothing was captured]",
             ),
             (
                 "another order's intent",
                 " or intent.order_id not in (None, str(order_id)):",
                 ":",
-                "test_what_cannot_be_given_back_here_pays_nothing[another order's intent]",
+                "test_a_payment_that_cannot_be_refunded_here_pays_nothing[another order's intent]",
             ),
         )
     ),
@@ -849,33 +849,33 @@ MUTANTS = [
                 "service/shop/refunds.py",
                 "for row in await LIST_UNMATCHED.all(tx, order_id=order.id)}",
                 "for row in []}",
-                "test_of_a_second_payment_all_goes_back_whichever_refund_fails",
+                "test_a_second_payment_is_refunded_in_full_though_refunds_fail",
             ),
             (
-                "its claim is given back",
+                "its claim is released",
                 "service/shop/checkout.py",
                 "        except ShopError:\n"
                 "            await payment_session.release_claim(resources, order_id)\n            raise\n",
                 "        except ShopError:\n            raise\n",
-                "test_a_checkout_that_learned_nothing_can_be_asked_for_again",
+                "test_a_checkout_can_be_repeated_after_stripe_did_not_name_the_captured_amount",
             ),
             (
                 "due until it is refunded",
                 "sql/refunds/settle_unmatched.sql",
                 "CASE WHEN next_attempt_at IS NULL THEN now() END",
                 "next_attempt_at",
-                "test_what_was_captured_goes_back_once_however_it_is_learned",
+                "test_a_mismatched_payment_is_refunded_once_however_it_is_learned",
             ),
             (
                 "due again when its refund fails",
                 "sql/refunds/settle_unmatched.sql",
                 "CASE WHEN next_attempt_at IS NULL THEN now() END",
                 "NULL",
-                "test_a_refund_that_fails_after_it_succeeded_opens_the_payment_again",
+                "test_a_refund_that_fails_after_its_success_is_made_again",
             ),
         )
     ),
-    # The last nets
+    # The constraints, behind all other guards
     *(
         Mutant(name, file, f"{name} CHECK ({rule}", f"{name} CHECK (true OR {rule}", refuses(*cases or (name,)))
         for file, name, rule, cases in (

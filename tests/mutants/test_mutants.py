@@ -1,4 +1,4 @@
-"""The list of mutants fits the code: each text to replace is there exactly once, and each test exists."""
+"""The list of mutants fits the code: each text to replace occurs exactly once, and each named test exists."""
 
 import ast
 from pathlib import Path

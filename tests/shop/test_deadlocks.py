@@ -1,8 +1,8 @@
-"""Four sessions around one product, in every order of the kinds there are: none of them ends in a deadlock.
+"""Deadlocks: four sessions use one product, with every sequence of three changes of it, and none deadlocks.
 
-One session fills a cart and stays open. The first taker changes the product and stays open, two more wait for it.
-Then the first commits. With a foreign key from cart_items to products, the open session held a KEY SHARE lock on the
-product's old version, and the two that waited blocked each other.
+One session adds the product to a cart and stays open. Another changes the product and stays open; two more changes
+wait for it. Then the first change commits. With a foreign key from cart_items to products, the open session had a KEY
+SHARE lock on the product's old version, and the two waiting changes blocked each other.
 """
 
 import asyncio
@@ -23,28 +23,28 @@ from service.settings import Settings
 from service.shop import cart, catalog, checkout, settlement, transitions
 from service.shop.checkout import Reservation
 from service.shop.transitions import AfterCommit
-from tests.client import waiting
 from tests.conftest import cloned
+from tests.database import wait_for_blocked
 
 SESSIONS = 4
 
 
 @dataclass
 class Scene:
-    """One product, and a connection for each session; carts and orders of the product are made as they are needed."""
+    """One product and a connection for each session."""
 
     resources: Resources
     sessions: list[Connection]
     product_id: int
 
-    async def cart(self) -> UUID:
+    async def create_cart(self) -> UUID:
         cart_id = uuid4()
         await cart.CREATE_CART.run(self.resources.pool, cart_id=cart_id)
         await cart.SET_LINE.run(self.resources.pool, cart_id=cart_id, product_id=self.product_id, quantity=1)
         return cart_id
 
-    async def order(self) -> UUID:
-        order_id, cart_id = uuid4(), await self.cart()
+    async def create_order(self) -> UUID:
+        order_id, cart_id = uuid4(), await self.create_cart()
         tx = self.sessions[0]
         async with tx.transaction():
             outcome = await checkout.reserve(tx, self.resources.settings, Reservation(None, cart_id, None), order_id)
@@ -52,53 +52,54 @@ class Scene:
         return order_id
 
 
-Step = Callable[[Connection], Awaitable[object]]
+# A change of the product, run in a session's transaction. The functions below prepare the rows that it needs.
+Change = Callable[[Connection], Awaitable[object]]
 
 
-async def check_out(scene: Scene) -> Step:
-    cart_id = await scene.cart()
+async def check_out(scene: Scene) -> Change:
+    cart_id = await scene.create_cart()
     return lambda tx: checkout.reserve(tx, scene.resources.settings, Reservation(None, cart_id, None), uuid4())
 
 
-async def cancel(scene: Scene) -> Step:
-    order_id = await scene.order()
+async def cancel(scene: Scene) -> Change:
+    order_id = await scene.create_order()
 
-    async def step(tx: Connection) -> None:
+    async def change(tx: Connection) -> None:
         await transitions.cancel(tx, AfterCommit(), [await transitions.lock(tx, order_id)], payment_status="EXPIRED")
 
-    return step
+    return change
 
 
-async def pay_late(scene: Scene) -> Step:
-    order_id = await scene.order()
+async def pay_late(scene: Scene) -> Change:
+    order_id = await scene.create_order()
     tx = scene.sessions[0]
     async with tx.transaction():
         await transitions.cancel(tx, AfterCommit(), [await transitions.lock(tx, order_id)], payment_status="EXPIRED")
     paid = Session(f"cs_{order_id}", "complete", "paid", 1250, "EUR", f"pi_{order_id}", None, None, str(order_id))
 
-    async def step(tx: Connection) -> None:
+    async def change(tx: Connection) -> None:
         assert await settlement.apply_session(tx, AfterCommit(), order_id, paid) == "applied"
 
-    return step
+    return change
 
 
-async def restock(scene: Scene) -> Step:
+async def restock(scene: Scene) -> Change:
     return lambda tx: catalog.MOVE_STOCK.one_or_none(tx, product_id=scene.product_id, delta=5, reason="delivery")
 
 
-async def edit(scene: Scene) -> Step:
+async def edit(scene: Scene) -> Change:
     unchanged = dict.fromkeys(("version", "description", "price_minor", "category_id", "active"))
     return lambda tx: catalog.UPDATE_PRODUCT.one_or_none(
         tx, product_id=scene.product_id, name="Tent", set_category=False, **unchanged
     )
 
 
-TAKERS = {"checkout": check_out, "cancel": cancel, "late payment": pay_late, "restock": restock, "edit": edit}
+CHANGES = {"checkout": check_out, "cancel": cancel, "late payment": pay_late, "restock": restock, "edit": edit}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def scenes(template: str, servers: tuple[str, str]) -> AsyncIterator[Callable[[], Awaitable[Scene]]]:
-    """Makes scenes in one database; at the end the server says how many deadlocks it has met."""
+    """A maker of scenes in one database; at the end the server has counted no deadlock."""
     async with cloned(template) as url:
         settings = Settings.load({"DATABASE_URL": url, "REDIS_URL": servers[1], "STRIPE_API_KEY": "sk_test_tests"})
         async with AsyncExitStack() as stack:
@@ -120,38 +121,37 @@ async def scenes(template: str, servers: tuple[str, str]) -> AsyncIterator[Calla
 
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("line", [cart.ADD_LINE, cart.SET_LINE], ids=["add", "set"])
-@pytest.mark.parametrize(("first", "second", "third"), list(product(TAKERS, repeat=3)))
+@pytest.mark.parametrize(("first", "second", "third"), list(product(CHANGES, repeat=3)))
 async def test_four_sessions_do_not_deadlock(
     scenes: Callable[[], Awaitable[Scene]], line: object, first: str, second: str, third: str
 ) -> None:
     scene = await scenes()
-    steps = [await TAKERS[name](scene) for name in (first, second, third)]
-    filling, *takers = scene.sessions
-    filled = uuid4()
-    await cart.CREATE_CART.run(scene.resources.pool, cart_id=filled)
+    changes = [await CHANGES[name](scene) for name in (first, second, third)]
+    cart_session, *sessions = scene.sessions
+    cart_id = uuid4()
+    await cart.CREATE_CART.run(scene.resources.pool, cart_id=cart_id)
 
-    await filling.execute("BEGIN")
-    assert await cart.OPEN_FOR_PRODUCT.one_or_none(filling, cart_id=filled, product_id=scene.product_id)
-    await line.run(filling, cart_id=filled, product_id=scene.product_id, quantity=1)  # type: ignore[attr-defined]
-    for taker in takers:
-        await taker.execute("BEGIN")
-    await steps[0](takers[0])
-    others = []
+    await cart_session.execute("BEGIN")
+    assert await cart.OPEN_FOR_PRODUCT.one_or_none(cart_session, cart_id=cart_id, product_id=scene.product_id)
+    await line.run(cart_session, cart_id=cart_id, product_id=scene.product_id, quantity=1)  # type: ignore[attr-defined]
+    for session in sessions:
+        await session.execute("BEGIN")
+    await changes[0](sessions[0])
+    waiting = []
     for number in (1, 2):
-        others.append(asyncio.create_task(take(takers[number], steps[number])))
-        await waiting(filling, number)
-    await takers[0].execute("COMMIT")
-    ended = await asyncio.gather(*others, return_exceptions=True)
+        waiting.append(asyncio.create_task(change_and_commit(sessions[number], changes[number])))
+        await wait_for_blocked(cart_session, number)
+    await sessions[0].execute("COMMIT")
+    errors = await asyncio.gather(*waiting, return_exceptions=True)
     for session in scene.sessions:
         await session.execute("COMMIT")
 
-    assert ended == [None, None]
-
+    assert errors == [None, None]
     ledger = "SELECT coalesce(sum(delta), 0) FROM stock_movements WHERE product_id = products.id"
     unexplained = f"SELECT stock - 100 - ({ledger}) FROM products WHERE id = $1"
     assert await scene.resources.pool.fetchval(unexplained, scene.product_id) == 0
 
 
-async def take(tx: Connection, step: Step) -> None:
-    await step(tx)
+async def change_and_commit(tx: Connection, change: Change) -> None:
+    await change(tx)
     await tx.execute("COMMIT")

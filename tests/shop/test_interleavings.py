@@ -1,9 +1,9 @@
-"""Every two operations on the same rows, one of them stopped inside its transaction with its locks held.
+"""Interleavings: every pair of operations on the same rows, the first stopped inside its transaction.
 
-The first really runs and stops right after one of its statements; the second really starts, and either waits for
-the first, as PostgreSQL itself says, or ends. Then the first goes on to its commit, or fails there and rolls back.
-Nothing depends on how fast anything is. What both answer and what they leave behind must be what one of the two
-does before the other; that is found out by doing so, in the same state made anew.
+The first operation runs for real and pauses right after one of its statements, with its locks. The second starts and
+either waits for the first, as PostgreSQL reports, or ends. Then the first goes on to its commit, or fails and rolls
+back. No timing is involved. The answers and the final state of both must equal those of the two operations one after
+the other, in one of the two orders. The test finds these out by running them so in a new scene of the same state.
 """
 
 import asyncio
@@ -28,37 +28,39 @@ from service.infra.resources import Resources, open_resources
 from service.settings import Settings
 from service.shop import cart, catalog, checkout, expiry, refunds, sweep, webhooks
 from service.shop.audit import audit
-from tests.books import balance, emitted, event, hold_ends
 from tests.client import eventually
 from tests.conftest import WEBHOOK_SECRET, cloned, login, served
+from tests.database import end_hold
+from tests.stripe_events import last_event, make_event
+from tests.stripe_ledger import assert_ledgers_agree
 
 COMPLETED = "checkout.session.completed"
-# Tells a client to ask again; so it does, once the other has ended.
-COME_BACK = {"busy", "checkout_in_progress"}
+# Codes that ask a client to try again; the test does so once the other operation has ended.
+RETRYABLE = {"busy", "checkout_in_progress"}
 
 
-class Broken(Exception):
-    """What ends an operation where it was stopped."""
+class Failure(Exception):
+    """Ends an operation where it was stopped."""
 
 
-# An operation stopped on its way
+# Stopping an operation
 
 
 @dataclass
-class Watched:
-    """The pool as one operation has it: notes its statements in transactions, and stops after one of them.
+class StoppingPool:
+    """The pool of one operation: records its statements in transactions, and stops after one of them.
 
-    `stop` is (transaction, statement), both counted from 0. Stopped, it is `there` until told to `go`.
+    `stop` is (transaction, statement), both counted from 0. At the stop `stopped` is set, and the operation waits
+    until `resume` is set. Then it goes on, or fails where `fails` is true.
     """
 
     pool: Pool
     stop: tuple[int, int] | None = None
-    breaks: bool = False
+    fails: bool = False
     transactions: list[list[str]] = field(default_factory=list)
-    there: asyncio.Event = field(default_factory=asyncio.Event)
-    go: asyncio.Event = field(default_factory=asyncio.Event)
+    stopped: asyncio.Event = field(default_factory=asyncio.Event)
+    resume: asyncio.Event = field(default_factory=asyncio.Event)
     server_pid: int = 0
-    waited_for: bool = False
 
     @property
     def turns(self) -> Limiter:
@@ -73,51 +75,51 @@ class Watched:
         async with self.pool.acquire() as connection:
             yield Connection(self, connection)
 
-    async def ran(self, connection: asyncpg.Connection, statement: str) -> None:
-        """A statement has run, and what it locked is locked."""
+    async def after_statement(self, connection: asyncpg.Connection, statement: str) -> None:
+        """Record a statement that has run and has its locks; stop here if this is the place."""
         if not connection.is_in_transaction():
             return
         self.transactions[-1].append(statement.split("'")[1])
         if self.stop == (len(self.transactions) - 1, len(self.transactions[-1]) - 1):
             self.server_pid = connection.get_server_pid()
-            self.there.set()
-            await self.go.wait()
-            if self.breaks:
-                raise Broken
+            self.stopped.set()
+            await self.resume.wait()
+            if self.fails:
+                raise Failure
 
-    def commits(self) -> list[tuple[int, int]]:
-        """The last statement of each transaction."""
+    def last_statements(self) -> list[tuple[int, int]]:
+        """The last statement of each transaction, when all its locks are taken."""
         return [(number, len(names) - 1) for number, names in enumerate(self.transactions) if names]
 
     def stops(self) -> list[tuple[int, int]]:
-        """Those, and the very first statement: with its locks, and with all of them."""
-        commits = self.commits()
-        return sorted({(number, 0) for number, _ in commits[:1]} | set(commits))
+        """The last statement of each transaction, and the first statement of the first one."""
+        last = self.last_statements()
+        return sorted({(number, 0) for number, _ in last[:1]} | set(last))
 
 
 class Connection:
-    """A connection that its pool watches; the methods that the service uses."""
+    """A connection that tells its pool of each statement; it has the methods that the service uses."""
 
-    def __init__(self, watched: Watched, connection: asyncpg.Connection) -> None:
-        self.watched = watched
+    def __init__(self, pool: StoppingPool, connection: asyncpg.Connection) -> None:
+        self.pool = pool
         self.connection = connection
 
     async def fetchrow(self, statement: str, *args: Any) -> Any:
-        found = await self.connection.fetchrow(statement, *args)
-        await self.watched.ran(self.connection, statement)
-        return found
+        row = await self.connection.fetchrow(statement, *args)
+        await self.pool.after_statement(self.connection, statement)
+        return row
 
     async def fetch(self, statement: str, *args: Any) -> Any:
-        found = await self.connection.fetch(statement, *args)
-        await self.watched.ran(self.connection, statement)
-        return found
+        rows = await self.connection.fetch(statement, *args)
+        await self.pool.after_statement(self.connection, statement)
+        return rows
 
     async def execute(self, statement: str, *args: Any) -> Any:
         status = await self.connection.execute(statement, *args)
         if statement == "BEGIN":
-            self.watched.transactions.append([])
+            self.pool.transactions.append([])
         else:
-            await self.watched.ran(self.connection, statement)
+            await self.pool.after_statement(self.connection, statement)
         return status
 
 
@@ -126,17 +128,17 @@ class Connection:
 
 @dataclass
 class Scene:
-    """What two operations meet at: a tent of which there is one, the cart it is in, and what became of that."""
+    """The rows that two operations share: a tent with one unit, two carts with it, and the order of one of them."""
 
     tent: int
     mug: int
     cart: UUID
     rival: UUID
-    # The order to expire, cancel or refund, and the event that pays it.
+    # The order to expire, cancel or refund, and the event of its payment.
     order: UUID | None = None
-    paid: dict[str, Any] | None = None
-    # The event that pays an order that was cancelled before.
-    late: dict[str, Any] | None = None
+    payment: dict[str, Any] | None = None
+    # The event of a late payment, for an order that is cancelled.
+    late_payment: dict[str, Any] | None = None
 
 
 async def check_out(resources: Resources, scene: Scene) -> str:
@@ -144,21 +146,21 @@ async def check_out(resources: Resources, scene: Scene) -> str:
 
 
 async def check_out_rival(resources: Resources, scene: Scene) -> str:
-    """Another cart with the same tent, at the price that was shown."""
+    """Check out another cart with the same tent, at the price that the customer saw."""
     return str((await checkout.checkout(resources, None, scene.rival, 1250)).status)
 
 
-async def receive(resources: Resources, sent: dict[str, Any] | None) -> str:
-    body = orjson.dumps(sent)
+async def receive(resources: Resources, event: dict[str, Any] | None) -> str:
+    body = orjson.dumps(event)
     return await webhooks.receive_webhook(resources, body, signature(body, WEBHOOK_SECRET, int(time.time())))
 
 
 async def pay(resources: Resources, scene: Scene) -> str:
-    return await receive(resources, scene.paid)
+    return await receive(resources, scene.payment)
 
 
 async def pay_late(resources: Resources, scene: Scene) -> str:
-    return await receive(resources, scene.late)
+    return await receive(resources, scene.late_payment)
 
 
 async def expire(resources: Resources, scene: Scene) -> str:
@@ -196,32 +198,33 @@ async def edit_cart(resources: Resources, scene: Scene) -> str:
     return str((await cart.add_item(resources, None, scene.cart, product_id=scene.mug, quantity=1)).status)
 
 
-Ended = tuple[list[str], dict[str, Any]]
+# How both operations ended, and the state that they left.
+Result = tuple[list[str], dict[str, Any]]
 Run = Callable[[Resources, Scene], Awaitable[str]]
 
-# By name: what it runs, and how it may end when nothing breaks it.
+# By name: the function to run, and how it may end when it does not fail.
 OPERATIONS: dict[str, tuple[Run, set[str]]] = {
     "checkout": (check_out, {"201", "200", "insufficient_stock", "cart_not_open", "checkout_in_progress"}),
     "rival": (check_out_rival, {"201", "200", "insufficient_stock", "price_changed", "checkout_in_progress"}),
-    # Checkout again, after it was cut off before it knew its session.
+    # Checkout of an order whose first checkout was cut off before it knew its session.
     "resume": (check_out, {"201", "200", "insufficient_stock", "cart_not_open", "checkout_in_progress"}),
     "pay": (pay, {"applied", "unchanged", "duplicate"}),
-    # The same event while it is stored but not applied, as a failure leaves it.
+    # The event of a payment that is already stored and, after a failure, not applied.
     "duplicate": (pay, {"applied", "unchanged", "duplicate"}),
     "late": (pay_late, {"applied", "unchanged", "duplicate", "late_money_refunded"}),
     "expire": (expire, {"done", "checkout_in_progress"}),
     "cancel": (cancel, {"200", "order_not_cancellable", "checkout_in_progress"}),
     "refund": (refund, {"200", "order_not_refundable"}),
-    # A refund is taken to Stripe, which ends its order.
+    # Make a requested refund at Stripe, which cancels its order.
     "settle": (settle, {"done"}),
     "stock": (move_stock, {"200", "insufficient_stock"}),
     "price": (change_price, {"done"}),
-    # The only one that may be `busy`: locks make the others wait. Its reason for a refusal may be gone when looked up.
+    # Only this one may be `busy`: it explains a refusal after the fact, when the reason may have changed.
     "edit": (edit_cart, {"200", "cart_not_open", "busy"}),
 }
 
 
-# Those that the worker runs.
+# The operations that run in the worker.
 JOBS = {"expire", "settle"}
 
 MAKE_SCENE = """
@@ -237,7 +240,7 @@ WITH product AS (
     SELECT cart.id, product.id, 1 FROM cart, product WHERE name = 'Tent'
 )
 SELECT min(product.id), max(product.id), min(cart.id::text)::uuid, max(cart.id::text)::uuid FROM product, cart"""
-# All that operations may change, of the products, carts and events in $1, without what differs each time.
+# Everything that operations may change, of the products, carts and events in $1, without ids and times.
 STATE = {
     "products": """
         SELECT stock, price_minor, version,
@@ -265,7 +268,7 @@ IS_BLOCKED = "SELECT count(*) > 0 FROM pg_stat_activity WHERE $1 = ANY(pg_blocki
 
 
 class Stage:
-    """Makes scenes in one database, plays two operations in them, and tells what came of it."""
+    """Makes scenes in one database, runs two operations in each, and reads the state that they leave."""
 
     def __init__(
         self, first: str, resources: Resources, worker: Resources, stripe: StripeStandin, database: asyncpg.Connection
@@ -279,8 +282,8 @@ class Stage:
 
     # The state before
 
-    async def place(self, cart_id: UUID, cut_off: bool = False) -> tuple[UUID, str]:
-        """Check a cart out: the order and its session, which our side does not know where it was cut off."""
+    async def place_order(self, cart_id: UUID, cut_off: bool = False) -> tuple[UUID, str]:
+        """Check a cart out; the order and its session. Where `cut_off`, our side does not know the session."""
         if cut_off:
             self.stripe.set_faults([{"method": "POST", "path": "/v1/checkout/session[s]", "action": "drop_after"}])
             with pytest.raises(ShopError):
@@ -294,115 +297,117 @@ class Stage:
         sessions = (s["id"] for s in self.stripe.sessions if s["metadata"]["order_id"] == str(order_id))
         return order_id, next(sessions)
 
-    def customer_pays(self, session_id: str) -> dict[str, Any]:
+    def pay_session(self, session_id: str) -> dict[str, Any]:
+        """Pay at Stripe; the event of the payment, which is not delivered."""
         self.stripe.pay(session_id)
-        return emitted(self.stripe, COMPLETED, session_id)
+        return last_event(self.stripe, COMPLETED, session_id)
 
-    async def scene(self, *names: str) -> Scene:
-        """The state that these operations are interesting in."""
+    async def make_scene(self, *operations: str) -> Scene:
+        """A new scene in the state in which these operations conflict."""
         scene = Scene(*await self.database.fetchrow(MAKE_SCENE))
         self.scenes.append(scene)
-        does = set(names)
-        if "late" in does:
-            scene.order, session_id = await self.place(scene.cart)
+        names = set(operations)
+        if "late" in names:
+            scene.order, session_id = await self.place_order(scene.cart)
             await expiry.cancel(self.resources, None, scene.order)
-            # Stripe had promised this money already.
+            # As if Stripe had accepted the payment just before the cancel.
             self.stripe.session(session_id)["status"] = "open"
-            scene.late = self.customer_pays(session_id)
-        pending = does & {"resume", "pay", "duplicate", "expire", "cancel"}
-        if pending or "settle" in does or ("refund" in does and "late" not in does):
-            scene.order, session_id = await self.place(scene.cart, cut_off="resume" in does)
-            if does & {"pay", "duplicate", "refund", "settle"}:
-                scene.paid = self.customer_pays(session_id)
-            if "settle" in does or (scene.paid and not pending):
-                await receive(self.resources, event(COMPLETED, self.stripe.session(session_id)))
-            if "settle" in does:
+            scene.late_payment = self.pay_session(session_id)
+        pending = names & {"resume", "pay", "duplicate", "expire", "cancel"}
+        if pending or "settle" in names or ("refund" in names and "late" not in names):
+            scene.order, session_id = await self.place_order(scene.cart, cut_off="resume" in names)
+            if names & {"pay", "duplicate", "refund", "settle"}:
+                scene.payment = self.pay_session(session_id)
+            if "settle" in names or (scene.payment and not pending):
+                await receive(self.resources, make_event(COMPLETED, self.stripe.session(session_id)))
+            if "settle" in names:
                 await refunds.refund(self.resources, None, scene.order, amount_minor=None, restock=False)
-            if "expire" in does:
-                await hold_ends(self.database, str(scene.order))
-        if "duplicate" in does:
-            assert scene.paid
-            sent = scene.paid
+            if "expire" in names:
+                await end_hold(self.database, str(scene.order))
+        if "duplicate" in names:
+            assert scene.payment
+            event = scene.payment
             await webhooks.STORE_EVENT.run(
-                self.resources.pool, event_id=sent["id"], event_type=sent["type"], payload=sent
+                self.resources.pool, event_id=event["id"], event_type=event["type"], payload=event
             )
         return scene
 
     # The state after
 
-    async def state(self, scene: Scene) -> dict[str, Any]:
+    async def read_state(self, scene: Scene) -> dict[str, Any]:
         carts = [scene.cart, scene.rival]
-        events = [sent["id"] for sent in (scene.paid, scene.late) if sent]
-        about = {"products": [scene.tent, scene.mug], "carts": carts, "orders": carts, "events": events}
-        found: dict[str, Any] = {
-            name: [tuple(row) for row in await self.database.fetch(query, about[name])] for name, query in STATE.items()
+        events = [event["id"] for event in (scene.payment, scene.late_payment) if event]
+        keys = {"products": [scene.tent, scene.mug], "carts": carts, "orders": carts, "events": events}
+        tables: dict[str, Any] = {
+            name: [tuple(row) for row in await self.database.fetch(query, keys[name])] for name, query in STATE.items()
         }
-        assert all(stock >= 0 for stock, *_ in found["products"]), "sold more than there was"
+        assert all(stock >= 0 for stock, *_ in tables["products"]), "sold more than there was"
         orders = await self.database.fetchval("SELECT array_agg(id::text) FROM orders WHERE cart_id = ANY($1)", carts)
         own = [session for session in self.stripe.sessions if session["metadata"]["order_id"] in (orders or ())]
-        return {**found, "sessions": sorted((session["status"], session["payment_status"]) for session in own)}
+        return {**tables, "sessions": sorted((session["status"], session["payment_status"]) for session in own)}
 
     # The two operations
 
     def resources_of(self, name: str) -> Resources:
-        """The resources of the process that an operation is one of: the worker's or the API's."""
+        """The resources of the process that runs an operation: the worker or the API."""
         return self.worker if name in JOBS else self.resources
 
-    async def outcome(self, name: str, scene: Scene, pool: Any = None) -> str:
-        """How an operation ends, on this pool."""
+    async def run_operation(self, name: str, scene: Scene, pool: Any = None) -> str:
+        """Run an operation on this pool; how it ended."""
         run, allowed = OPERATIONS[name]
         resources = self.resources_of(name)
         try:
-            ended = await run(replace(resources, pool=pool or resources.pool), scene)
+            end = await run(replace(resources, pool=pool or resources.pool), scene)
         except ShopError as error:
-            # With the names of what a program is told beside the code, which a mere constraint cannot tell.
-            ended = " ".join([error.code, *sorted(error.extra)])
-        except Broken:
-            return "broken"
-        assert ended.split()[0] in allowed, (name, ended)
-        return ended
+            # The names of the problem's members show that the friendly check refused it, not a constraint.
+            end = " ".join([error.code, *sorted(error.extra)])
+        except Failure:
+            return "failed"
+        assert end.split()[0] in allowed, (name, end)
+        return end
 
-    async def serial(self, names: tuple[str, str], watched: Watched, swapped: bool = False) -> Ended:
-        """One after the other; the first of `names` is the watched one, whichever is run first."""
-        scene = await self.scene(*names)
-        watched.go.set()
-        runs = [(0, watched), (1, None)]
-        ended = ["", ""]
+    async def run_serially(self, names: tuple[str, str], first_pool: StoppingPool, swapped: bool = False) -> Result:
+        """Run one operation after the other, the second first where `swapped`. The first of `names` has the pool."""
+        scene = await self.make_scene(*names)
+        first_pool.resume.set()
+        runs = [(0, first_pool), (1, None)]
+        ends = ["", ""]
         for number, pool in reversed(runs) if swapped else runs:
-            ended[number] = await self.outcome(names[number], scene, pool)
-        return ended, await self.state(scene)
+            ends[number] = await self.run_operation(names[number], scene, pool)
+        return ends, await self.read_state(scene)
 
-    async def interleaved(self, names: tuple[str, str], watched: Watched) -> Ended:
-        """The first stops, the second starts and waits or ends, the first goes on."""
-        scene = await self.scene(*names)
-        first = asyncio.create_task(self.outcome(names[0], scene, watched))
-        there = asyncio.create_task(watched.there.wait())
-        await asyncio.wait({first, there}, return_when=asyncio.FIRST_COMPLETED)
-        assert watched.there.is_set(), "it ended before it came there"
-        second = asyncio.create_task(self.outcome(names[1], scene))
-        while not second.done() and not await self.database.fetchval(IS_BLOCKED, watched.server_pid):
+    async def run_interleaved(self, names: tuple[str, str], first_pool: StoppingPool) -> Result:
+        """Stop the first operation, run the second until it waits or ends, and resume the first."""
+        scene = await self.make_scene(*names)
+        first = asyncio.create_task(self.run_operation(names[0], scene, first_pool))
+        stopped = asyncio.create_task(first_pool.stopped.wait())
+        await asyncio.wait({first, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        assert first_pool.stopped.is_set(), "the first operation ended before its stop"
+
+        second = asyncio.create_task(self.run_operation(names[1], scene))
+        while not second.done() and not await self.database.fetchval(IS_BLOCKED, first_pool.server_pid):
             await asyncio.wait({second}, timeout=0.001)
-        watched.waited_for = not second.done()
-        watched.go.set()
-        ended = list(await asyncio.gather(first, second))
+        first_pool.resume.set()
+        ends = list(await asyncio.gather(first, second))
+
         for number in (0, 1):
-            if ended[number].split()[0] in COME_BACK:
-                ended[number] = await self.outcome(names[number], scene)
-        return ended, await self.state(scene)
+            if ends[number].split()[0] in RETRYABLE:
+                ends[number] = await self.run_operation(names[number], scene)
+        return ends, await self.read_state(scene)
 
     async def finish(self) -> None:
-        """Stripe sends again what was not answered, the sweep ends what was broken off, and all books balance."""
+        """Deliver every event once more, sweep up what failed, and compare the ledgers."""
         for scene in self.scenes:
-            for sent in filter(None, (scene.paid, scene.late)):
-                await receive(self.resources, sent)
+            for event in filter(None, (scene.payment, scene.late_payment)):
+                await receive(self.resources, event)
         self.scenes.clear()
         await sweep.sweep(self.worker)
-        await balance(self.worker, self.stripe)
+        await assert_ledgers_agree(self.worker, self.stripe)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=OPERATIONS)
 async def stage(request: pytest.FixtureRequest, template: str, servers: tuple[str, str]) -> AsyncIterator[Stage]:
-    """One for all pairs that begin with the same operation: most of a pair's time would go into making it."""
+    """One stage for all pairs with the same first operation: making it takes longer than a pair."""
     stripe = StripeStandin(webhook_secret=WEBHOOK_SECRET)
     async with cloned(template) as url:
         database = await asyncpg.connect(url)
@@ -420,9 +425,9 @@ async def stage(request: pytest.FixtureRequest, template: str, servers: tuple[st
                 for role in ("app", "worker")
             ]
             yield Stage(request.param, resources, worker, stripe, database)
-        # The connections have ended, which is when they tell what they met.
-        ended = "SELECT count(*) = 1 FROM pg_stat_activity WHERE datname = current_database()"
-        await eventually(lambda: database.fetchval(ended))
+        # A connection reports its deadlocks when it ends.
+        all_ended = "SELECT count(*) = 1 FROM pg_stat_activity WHERE datname = current_database()"
+        await eventually(lambda: database.fetchval(all_ended))
         deadlocks = await database.fetchval("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
         await database.close()
     assert deadlocks == 0
@@ -430,25 +435,28 @@ async def stage(request: pytest.FixtureRequest, template: str, servers: tuple[st
 
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("second", OPERATIONS)
-async def test_one_stopped_on_its_way_and_another(stage: Stage, second: str) -> None:
+async def test_interleaved_operations_end_as_if_one_ran_after_the_other(stage: Stage, second: str) -> None:
+    """Stop the first operation at each stop and let it go on; then stop it before each commit and let it fail."""
     names = stage.first, second
     pool = stage.resources_of(stage.first).pool
-    alone = Watched(pool)
-    in_turn = await stage.serial(names, alone)
-    other_way = None
-    for stop in alone.stops():
-        watched = Watched(pool, stop)
-        found = await stage.interleaved(names, watched)
-        if found != in_turn:
-            # The second was first where it had nothing to wait for.
-            other_way = other_way or await stage.serial(names, Watched(pool), swapped=True)
-            assert found == other_way, (in_turn, alone.transactions, stop)
+    recorded = StoppingPool(pool)
+    first_then_second = await stage.run_serially(names, recorded)
+    second_then_first = None
+
+    for stop in recorded.stops():
+        result = await stage.run_interleaved(names, StoppingPool(pool, stop))
+        if result != first_then_second:
+            # The second operation came first where it had nothing to wait for.
+            second_then_first = second_then_first or await stage.run_serially(names, StoppingPool(pool), swapped=True)
+            assert result == second_then_first, (first_then_second, recorded.transactions, stop)
         assert not any((await audit(pool)).values())
-    for stop in alone.commits():
-        found = await stage.interleaved(names, Watched(pool, stop, breaks=True))
-        expected = await stage.serial(names, Watched(pool, stop, breaks=True))
-        if found != expected:
-            swapped = await stage.serial(names, Watched(pool, stop, breaks=True), swapped=True)
-            assert found == swapped, (expected, alone.transactions, stop)
+
+    for stop in recorded.last_statements():
+        result = await stage.run_interleaved(names, StoppingPool(pool, stop, fails=True))
+        expected = await stage.run_serially(names, StoppingPool(pool, stop, fails=True))
+        if result != expected:
+            swapped = await stage.run_serially(names, StoppingPool(pool, stop, fails=True), swapped=True)
+            assert result == swapped, (expected, recorded.transactions, stop)
         assert not any((await audit(pool)).values())
+
     await stage.finish()

@@ -1,4 +1,4 @@
-"""What is removed when it is old, what stays for ever, and what is left alone because somebody is at it."""
+"""Retention: old carts, events and keys are deleted; orders stay; a row that is in use is left alone."""
 
 import asyncio
 from datetime import timedelta
@@ -14,11 +14,13 @@ from service.infra.transactions import run_transaction
 from service.settings import Settings
 from service.shop import retention, sweep
 from service.worker import work
-from tests.books import all_due, balance, deliver, event, hold_ends
-from tests.client import Shop, eventually, waiting
+from tests.client import Shop, eventually
+from tests.database import end_hold, make_everything_due, wait_for_blocked
+from tests.stripe_events import deliver, make_event
+from tests.stripe_ledger import assert_ledgers_agree
 
-# Everything that an event could have an effect on, without what every look at an order writes.
-BOOKS = {
+# The columns that an event can change, without those that each check of an order writes.
+COLUMNS = {
     "carts": "id, status",
     "products": "id, stock, version",
     "orders": "id, status, hold, paid_at, fulfilled_at, cancelled_at",
@@ -37,113 +39,120 @@ async def age_carts(database: asyncpg.Connection, *carts: str, by: timedelta = t
     )
 
 
-async def left(database: asyncpg.Connection) -> set[str]:
+async def stored_carts(database: asyncpg.Connection) -> set[str]:
     return {str(cart_id) for (cart_id,) in await database.fetch("SELECT id FROM carts")}
 
 
 # Carts
 
 
-async def test_carts_left_behind_go_and_all_others_stay(
+async def test_old_carts_without_an_order_are_deleted_and_all_others_stay(
     shop: Shop, stripe: StripeStandin, resources: Resources, database: asyncpg.Connection
 ) -> None:
-    line = ((await shop.product())["id"], 1)
-    empty, filled = await shop.cart(), await shop.cart(line)
-    young, touched = await shop.cart(line), await shop.cart(line)
-    pending, reopened, unmarked = [await shop.cart(line) for _ in range(3)]
+    """Carts of each kind become 30 days old; only those that were never ordered and not touched since are deleted."""
+    line = ((await shop.create_product())["id"], 1)
+    empty, filled = await shop.create_cart(), await shop.create_cart(line)
+    young, touched = await shop.create_cart(line), await shop.create_cart(line)
+    pending, reopened, unmarked = [await shop.create_cart(line) for _ in range(3)]
     for cart in (pending, reopened, unmarked):
-        order = await shop.checkout(cart)
+        order = await shop.check_out(cart)
         if cart != pending:
             await shop.call("POST", f"/orders/{order['order_id']}/cancel", 200)
-    # As code has left it that did not know the column yet.
+    # As written by code that did not know the column.
     await database.execute("UPDATE carts SET ordered_at = NULL WHERE id = $1", UUID(unmarked))
     marked = await database.fetch("SELECT id FROM carts WHERE ordered_at IS NOT NULL")
     assert {str(cart_id) for (cart_id,) in marked} == {pending, reopened}
-    # Nothing of ours leaves one like this, which somebody has to look into then.
-    strange = await shop.cart(line)
+    # A cart that our code never leaves in this state is kept, for people to look into.
+    strange = await shop.create_cart(line)
     await database.execute("UPDATE carts SET status = 'CHECKED_OUT' WHERE id = $1", UUID(strange))
     await age_carts(database, empty, filled, touched, pending, reopened, unmarked, strange)
     await age_carts(database, young, by=timedelta(days=29, hours=23))
-    await shop.add(touched, line[0])
+    await shop.add_item(touched, line[0])
 
     await retention.delete_expired(resources)
-    assert await left(database) == {young, touched, pending, reopened, unmarked, strange}
+
+    assert await stored_carts(database) == {young, touched, pending, reopened, unmarked, strange}
     assert await database.fetchval("SELECT count(*) FROM cart_items") == 6
     for cart in (empty, filled):
         await shop.call("GET", f"/carts/{cart}", 404)
-        await shop.add(cart, line[0], expect=404)
-        await shop.checkout(cart, 404)
-    # What stayed works as ever.
-    assert (await shop.checkout(young))["status"] == "PENDING_PAYMENT"
-    assert (await shop.checkout(unmarked))["status"] == "PENDING_PAYMENT"
-    await balance(resources, stripe)
+        await shop.add_item(cart, line[0], expect=404)
+        await shop.check_out(cart, 404)
+    # The carts that stayed can be checked out.
+    assert (await shop.check_out(young))["status"] == "PENDING_PAYMENT"
+    assert (await shop.check_out(unmarked))["status"] == "PENDING_PAYMENT"
+    await assert_ledgers_agree(resources, stripe)
 
 
-async def test_a_cart_that_is_being_edited_is_not_waited_for(
+async def test_a_locked_cart_is_skipped_and_deleted_later(
     shop: Shop, resources: Resources, database: asyncpg.Connection
 ) -> None:
-    edited, other = await shop.cart(), await shop.cart()
+    edited, other = await shop.create_cart(), await shop.create_cart()
     await age_carts(database, edited, other)
     async with database.transaction():
         await database.execute("SELECT FROM carts WHERE id = $1 FOR NO KEY UPDATE", UUID(edited))
         await retention.delete_expired(resources)
-        assert await left(database) == {edited}
+        assert await stored_carts(database) == {edited}
+
     await retention.delete_expired(resources)
-    assert await left(database) == set()
+    assert await stored_carts(database) == set()
 
 
-@pytest.mark.parametrize("taken", ["edited", "ordered", "ordered and cancelled"])
-async def test_a_cart_that_is_taken_up_just_before_its_lock_stays(
-    shop: Shop, resources: Resources, database: asyncpg.Connection, database_url: str, taken: str
+@pytest.mark.parametrize("use", ["edited", "ordered", "ordered and cancelled"])
+async def test_a_cart_that_is_used_just_before_it_is_locked_stays(
+    shop: Shop, resources: Resources, database: asyncpg.Connection, database_url: str, use: str
 ) -> None:
-    """The statement has its snapshot, in which the cart is old, and is stopped on the way to the lock."""
-    product = await shop.product()
-    cart, other = await shop.cart((product["id"], 1)), await shop.cart()
+    """The statement has a snapshot in which the cart is old, and stops before it locks the cart.
+
+    A row security policy makes the worker's role wait for an advisory lock, which the test has, at each row.
+    """
+    product = await shop.create_product()
+    cart, other = await shop.create_cart((product["id"], 1)), await shop.create_cart()
     await age_carts(database, cart, other)
-    # A row is only looked at once an advisory lock is had.
     await database.execute("ALTER TABLE carts ENABLE ROW LEVEL SECURITY")
     await database.execute("CREATE POLICY api ON carts TO commerce_app USING (true)")
     await database.execute(
         "CREATE POLICY slow ON carts TO commerce_worker USING (pg_advisory_xact_lock_shared(1)::text IS NOT NULL)"
     )
+
     async with database.transaction():
         await database.execute("SELECT pg_advisory_xact_lock(1)")
-        tidying = asyncio.create_task(retention.delete_expired(resources))
-        await waiting(database)
-        if taken == "edited":
-            await shop.add(cart, product["id"])
+        deleting = asyncio.create_task(retention.delete_expired(resources))
+        await wait_for_blocked(database)
+        if use == "edited":
+            await shop.add_item(cart, product["id"])
         else:
-            order_id = (await shop.checkout(cart))["order_id"]
-        if taken == "ordered and cancelled":
+            order_id = (await shop.check_out(cart))["order_id"]
+        if use == "ordered and cancelled":
             await shop.call("POST", f"/orders/{order_id}/cancel", 200)
-    await tidying
-    assert await left(database) == {cart}
+    await deleting
+
+    assert await stored_carts(database) == {cart}
     assert (await shop.call("GET", f"/carts/{cart}", 200))["items"][0]["product_id"] == product["id"]
 
 
-async def test_who_comes_while_a_cart_is_removed_is_told_that_it_is_gone(
+async def test_a_request_during_the_deletion_of_its_cart_is_not_found(
     shop: Shop, resources: Resources, database: asyncpg.Connection
 ) -> None:
-    product = await shop.product()
-    cart = await shop.cart((product["id"], 1))
+    product = await shop.create_product()
+    cart = await shop.create_cart((product["id"], 1))
     await age_carts(database, cart)
+
     async with resources.pool.acquire() as worker, worker.transaction():
         assert await retention.DELETE_CARTS.run(worker, days=30, limit=100) == 1
-        coming = [
-            asyncio.create_task(shop.checkout(cart, 404)),
-            asyncio.create_task(shop.add(cart, product["id"], expect=404)),
+        requests = [
+            asyncio.create_task(shop.check_out(cart, 404)),
+            asyncio.create_task(shop.add_item(cart, product["id"], expect=404)),
         ]
-        await waiting(database, len(coming))
-    await asyncio.gather(*coming)
+        await wait_for_blocked(database, len(requests))
+    await asyncio.gather(*requests)
+
     assert await database.fetchval("SELECT count(*) FROM orders") == 0
 
 
 # Batches
 
 
-async def test_a_batch_is_bounded_and_a_transaction_of_its_own(
-    resources: Resources, database: asyncpg.Connection
-) -> None:
+async def test_each_batch_is_bounded_and_commits_by_itself(resources: Resources, database: asyncpg.Connection) -> None:
     count = 2 * sweep.BATCH + 1
     await database.execute(
         "INSERT INTO carts (id, created_at, updated_at) SELECT gen_random_uuid(), old, old"
@@ -161,31 +170,33 @@ async def test_a_batch_is_bounded_and_a_transaction_of_its_own(
         )
         assert removed == sweep.BATCH
     commits = "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()"
-    before = await settled(database, commits)
+    commits_before = await read_statistic(database, commits)
+
     await retention.delete_expired(resources)
-    assert await left(database) == set()
+
+    assert await stored_carts(database) == set()
     assert await database.fetchval("SELECT count(*) FROM stripe_events") == 0
-    # Two batches of each, the last of them short, and one of the keys.
-    assert await settled(database, commits, above=before + 4) >= before + 5
+    # Two batches of carts and two of events, the second of each short, and one batch of keys.
+    assert await read_statistic(database, commits, above=commits_before + 4) >= commits_before + 5
 
 
-async def settled(database: asyncpg.Connection, query: str, above: int = -1) -> int:
-    """A number of the server's statistics, which come a little late."""
+async def read_statistic(database: asyncpg.Connection, query: str, above: int = -1) -> int:
+    """A number of the server's statistics once it is larger than `above`: the server reports them with a delay."""
 
-    async def look() -> int | None:
+    async def number_above() -> int | None:
         await database.execute("SELECT pg_stat_clear_snapshot()")
-        found = int(await database.fetchval(query))
-        return found if found > above else None
+        number = int(await database.fetchval(query))
+        return number if number > above else None
 
-    return await eventually(look)
+    return await eventually(number_above)
 
 
 # Events
 
 
-@pytest.mark.parametrize("held", [False, True])
-async def test_handled_events_go_and_others_stay(
-    resources: Resources, database: asyncpg.Connection, held: bool
+@pytest.mark.parametrize("locked", [False, True])
+async def test_old_handled_events_are_deleted_and_all_others_stay(
+    resources: Resources, database: asyncpg.Connection, locked: bool
 ) -> None:
     await database.execute(
         "INSERT INTO stripe_events (id, type, payload, received_at, outcome, handled_at, next_attempt_at) VALUES"
@@ -194,58 +205,65 @@ async def test_handled_events_go_and_others_stay(
         " ('evt_unhandled', 'x', '{}', now() - interval '1 year', NULL, NULL, now()),"
         " ('evt_left', 'x', '{}', now() - interval '1 year', 'mismatch', NULL, now())"
     )
-    stay = {"evt_young", "evt_unhandled", "evt_left"} | ({"evt_old"} if held else set())
+    remaining = {"evt_young", "evt_unhandled", "evt_left"} | ({"evt_old"} if locked else set())
+
     async with database.transaction():
-        if held:
+        if locked:
             await database.execute("SELECT FROM stripe_events WHERE id = 'evt_old' FOR NO KEY UPDATE")
         await retention.delete_expired(resources)
-    assert {event_id for (event_id,) in await database.fetch("SELECT id FROM stripe_events")} == stay
+
+    assert {event_id for (event_id,) in await database.fetch("SELECT id FROM stripe_events")} == remaining
 
 
-async def books(database: asyncpg.Connection) -> dict[str, Any]:
-    return {table: await database.fetch(f"SELECT {names} FROM {table} ORDER BY id") for table, names in BOOKS.items()}
+async def read_tables(database: asyncpg.Connection) -> dict[str, Any]:
+    return {table: await database.fetch(f"SELECT {names} FROM {table} ORDER BY id") for table, names in COLUMNS.items()}
 
 
-async def test_an_event_that_was_removed_has_no_effect_when_it_comes_again(
+async def test_a_deleted_event_has_no_effect_when_it_is_delivered_again(
     shop: Shop, stripe: StripeStandin, resources: Resources, database: asyncpg.Connection
 ) -> None:
-    """Whatever an event does is guarded by the state of its order, which stays for ever."""
-    stripe.set_webhooks(drop=True)
-    product = await shop.product(stock=20)
-    placed = [await shop.placed((product["id"], 1)) for _ in range(8)]
-    sessions = [order["payment"]["stripe_session_id"] for order in placed]
-    # Paid and fulfilled; so, and refunded; paid and disputed.
-    for session in sessions[:3]:
-        stripe.pay(session)
-    # On its way, and then it fails, or comes.
-    for session in sessions[3:5]:
-        stripe.pay(session, later=True)
-    # Ended at Stripe.
-    stripe.expire_session(sessions[5])
+    """The state of an order, which is never deleted, guards what an event may do.
 
-    async def tell() -> None:
-        for sent in list(stripe.events):
-            await deliver(shop, sent)
-        await all_due(database)
+    Eight orders go through every kind of event. Then all stored events are deleted, and Stripe's are delivered again:
+    they are stored again and change nothing else.
+    """
+    stripe.set_webhooks(drop=True)
+    product = await shop.create_product(stock=20)
+    orders = [await shop.checked_out_cart((product["id"], 1)) for _ in range(8)]
+    sessions = [order["payment"]["stripe_session_id"] for order in orders]
+
+    async def deliver_all_events() -> None:
+        for event in list(stripe.events):
+            await deliver(shop, event)
+        await make_everything_due(database)
         await sweep.sweep(resources)
 
-    await tell()
-    await shop.call("POST", f"/orders/{placed[1]['order_id']}/refund", 200, {"restock": True})
+    # 0: fulfilled; 1: fulfilled and refunded; 2: fulfilled and disputed.
+    for session in sessions[:3]:
+        stripe.pay(session)
+    # 3: a payment in progress that fails; 4: one that succeeds.
+    for session in sessions[3:5]:
+        stripe.pay(session, later=True)
+    # 5: its session expires at Stripe.
+    stripe.expire_session(sessions[5])
+    await deliver_all_events()
+    await shop.call("POST", f"/orders/{orders[1]['order_id']}/refund", 200, {"restock": True})
     stripe.dispute(stripe.session(sessions[2])["payment_intent"])
     stripe.settle(sessions[3], succeed=False)
     stripe.settle(sessions[4], succeed=True)
-    # Paid although it was cancelled, with the units still there, and with a new order of the same cart.
-    for order, session in zip(placed[6:], sessions[6:], strict=True):
-        await hold_ends(database, order["order_id"])
+    # 6: a late payment whose units are there; 7: one whose cart has a new order.
+    for order, session in zip(orders[6:], sessions[6:], strict=True):
+        await end_hold(database, order["order_id"])
         await sweep.sweep(resources)
         stripe.session(session)["status"] = "open"
         stripe.pay(session)
-    await shop.checkout((await shop.order(placed[7]["order_id"]))["cart_id"])
+    await shop.check_out((await shop.get_order(orders[7]["order_id"]))["cart_id"])
     await sweep.sweep(resources)
-    await tell()
-    await tell()
-    ends = [await shop.order(order["order_id"]) for order in placed]
-    assert [(order["status"], order["payment"]["status"]) for order in ends] == [
+    await deliver_all_events()
+    await deliver_all_events()
+
+    final_orders = [await shop.get_order(order["order_id"]) for order in orders]
+    assert [(order["status"], order["payment"]["status"]) for order in final_orders] == [
         ("FULFILLED", "SUCCEEDED"),
         ("FULFILLED", "REFUNDED"),
         ("FULFILLED", "SUCCEEDED"),
@@ -255,8 +273,7 @@ async def test_an_event_that_was_removed_has_no_effect_when_it_comes_again(
         ("FULFILLED", "SUCCEEDED"),
         ("CANCELLED", "REFUNDED"),
     ]
-    kinds = {sent["type"] for sent in stripe.events}
-    assert kinds >= {
+    assert {event["type"] for event in stripe.events} >= {
         "checkout.session.completed",
         "checkout.session.async_payment_succeeded",
         "checkout.session.async_payment_failed",
@@ -265,47 +282,53 @@ async def test_an_event_that_was_removed_has_no_effect_when_it_comes_again(
         "charge.dispute.created",
     }
 
-    before, made = await books(database), len(list(stripe.refunds))
+    tables_before, refunds_before = await read_tables(database), len(list(stripe.refunds))
     await database.execute("UPDATE stripe_events SET handled_at = handled_at - interval '91 days'")
     await retention.delete_expired(resources)
     assert await database.fetchval("SELECT count(*) FROM stripe_events") == 0
-    await tell()
+
+    await deliver_all_events()
+
     assert await database.fetchval("SELECT count(*) FROM stripe_events") == len(list(stripe.events))
-    assert await books(database) == before
-    assert len(list(stripe.refunds)) == made
-    await balance(resources, stripe)
+    assert await read_tables(database) == tables_before
+    assert len(list(stripe.refunds)) == refunds_before
+    await assert_ledgers_agree(resources, stripe)
 
 
-async def test_a_new_event_about_the_same_dispute_is_another_note(
+async def test_a_new_event_about_the_same_dispute_adds_a_note(
     shop: Shop, stripe: StripeStandin, database: asyncpg.Connection
 ) -> None:
     stripe.set_webhooks(drop=True)
-    placed = await shop.placed(((await shop.product())["id"], 1))
-    session = stripe.pay(placed["payment"]["stripe_session_id"])
-    await deliver(shop, event("checkout.session.completed", session))
+    placed_order = await shop.checked_out_cart()
+    session = stripe.pay(placed_order["payment"]["stripe_session_id"])
+    await deliver(shop, make_event("checkout.session.completed", session))
     stripe.dispute(session["payment_intent"])
-    sent = event("charge.dispute.created", {"id": "dp_1", "payment_intent": session["payment_intent"]})
-    for again in (sent, sent, {**sent, "id": f"evt_{uuid4().hex}"}):
+    event = make_event("charge.dispute.created", {"id": "dp_1", "payment_intent": session["payment_intent"]})
+
+    for delivery in (event, event, {**event, "id": f"evt_{uuid4().hex}"}):
         await database.execute("DELETE FROM stripe_events")
-        await deliver(shop, again)
+        await deliver(shop, delivery)
+
     assert await database.fetchval("SELECT count(*) FROM order_events WHERE note LIKE '%dispute%'") == 2
 
 
 # The worker
 
 
-async def test_the_worker_does_it(shop: Shop, database: asyncpg.Connection, worker_settings: Settings) -> None:
-    await age_carts(database, await shop.cart())
+async def test_the_worker_deletes_old_carts_and_events(
+    shop: Shop, database: asyncpg.Connection, worker_settings: Settings
+) -> None:
+    await age_carts(database, await shop.create_cart())
     await database.execute(
         "INSERT INTO stripe_events (id, type, payload, outcome, handled_at)"
         " VALUES ('evt_old', 'x', '{}', 'ignored', now() - interval '91 days')"
     )
-    stopping = asyncio.Event()
-    working = asyncio.create_task(work(worker_settings, stopping))
 
-    async def gone() -> bool:
+    async def everything_is_deleted() -> bool:
         return not await database.fetchval("SELECT (SELECT count(*) FROM carts) + (SELECT count(*) FROM stripe_events)")
 
-    await eventually(gone)
+    stopping = asyncio.Event()
+    working = asyncio.create_task(work(worker_settings, stopping))
+    await eventually(everything_is_deleted)
     stopping.set()
     await working

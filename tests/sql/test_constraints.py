@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from service.infra.statements import Statement
-from tests.client import waiting
+from tests.database import wait_for_blocked
 from tests.sql.conftest import shared
 
 ONE, TWO, NONE = (f"'00000000-0000-4000-8000-00000000000{number}'::uuid" for number in (1, 2, 3))
@@ -365,7 +365,7 @@ async def test_products_are_locked_by_id(
     await other.execute("BEGIN; SELECT FROM products WHERE id = 1 FOR NO KEY UPDATE")
     locking = asyncio.create_task(database.fetch(Statement(name).sql, *arguments))
     try:
-        await waiting(other)
+        await wait_for_blocked(other)
         # A statement that waits for the first product has not locked the second.
         await other.execute("SELECT FROM products WHERE id = 2 FOR NO KEY UPDATE NOWAIT")
     finally:

@@ -21,9 +21,10 @@ from service.errors import ShopError
 from service.infra.migrations import MIGRATIONS, migrate, undo
 from service.infra.resources import Resources
 from service.settings import Settings
-from tests.books import balance
-from tests.client import Shop, eventually, psql, waiting
-from tests.conftest import PASSWORD, cloned, login, named
+from tests.client import Shop, eventually
+from tests.conftest import PASSWORD, cloned, login, with_database
+from tests.database import psql, wait_for_blocked
+from tests.stripe_ledger import assert_ledgers_agree
 
 NAMES = sorted(path.stem for path in MIGRATIONS.glob("*.sql") if not path.stem.endswith(".rollback"))
 TEXTS = {name: (MIGRATIONS / f"{name}.sql").read_text() for name in NAMES}
@@ -254,8 +255,8 @@ async def empty(template: str) -> AsyncIterator[str]:
     async with connected(template) as server:
         await server.execute(f"CREATE DATABASE {name}")
         try:
-            roles.make_roles(named(template, name), PASSWORD)
-            yield named(template, name)
+            roles.make_roles(with_database(template, name), PASSWORD)
+            yield with_database(template, name)
         finally:
             await server.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
@@ -440,7 +441,7 @@ async def test_the_next_run_finishes_a_killed_migration(
     async with database.transaction():
         await database.execute(LOCKED_AGAINST[where])
         async with migrating(settings, tmp_path) as killed:
-            await waiting(database)
+            await wait_for_blocked(database)
             killed.send_signal(signal.SIGKILL)
             assert await killed.wait() == -signal.SIGKILL
     async with migrating(settings, tmp_path) as process:
@@ -461,7 +462,7 @@ async def test_the_next_run_finishes_a_killed_index_build(
         # The build waits for this transaction.
         await slow.execute("LOCK TABLE orders IN ROW EXCLUSIVE MODE")
         async with migrating(settings, tmp_path) as killed:
-            await waiting(database)
+            await wait_for_blocked(database)
             pid = await database.fetchval(BUILDING)
             killed.send_signal(signal.SIGKILL)
             await killed.wait()
@@ -470,7 +471,7 @@ async def test_the_next_run_finishes_a_killed_index_build(
             # The server ends the statement once it notices that its client is gone. Then the next migrator can start.
             alive = "SELECT count(*) FROM pg_stat_activity WHERE pid = $1"
             await eventually(lambda: database.fetchval(f"SELECT ({alive}) = 0", pid))
-            await waiting(database)
+            await wait_for_blocked(database)
             assert await database.fetchval(valid) is not True
             await slow.execute("ROLLBACK")
             status, applied, errors = await result_of(process)
@@ -541,7 +542,7 @@ async def test_an_index_build_blocks_neither_customers_nor_another_migrator(temp
         async with slow.transaction():
             await slow.execute(f"LOCK TABLE {table} IN ROW EXCLUSIVE MODE")
             first = asyncio.create_task(migrate(login(url, "owner")))
-            await waiting(database)
+            await wait_for_blocked(database)
             pid = await database.fetchval(BUILDING)
             locks = {tuple(lock) for lock in await database.fetch(LOCKS, pid, list(tables))}
             assert declared_locks(name, tables) == locks == {(table, "ShareUpdateExclusiveLock")}
@@ -632,7 +633,7 @@ async def test_no_customer_request_fails_during_migrations(
         (tmp_path / f"{name}.sql").write_text(f"-- depends: {last}\n{text}\n")
         (tmp_path / f"{name}.rollback.sql").write_text(f"{rollback}\n")
         last = name
-    products = [(await shop.product(stock=1000))["id"] for _ in range(3)]
+    products = [(await shop.create_product(stock=1000))["id"] for _ in range(3)]
     answers: list[tuple[str, int]] = []
     bought = [0] * 4
     closing = asyncio.Event()
@@ -673,7 +674,7 @@ async def test_no_customer_request_fails_during_migrations(
         await slow.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
         await slow.execute("SELECT count(*) FROM products")
         changing = asyncio.create_task(migrate(owner, tmp_path))
-        await waiting(slow)
+        await wait_for_blocked(slow)
         await all_buy()
         assert not changing.done()
     assert await changing == list(EXPAND)
@@ -694,4 +695,4 @@ async def test_no_customer_request_fails_during_migrations(
 
     await eventually(finished)
     assert await resources.pool.fetchval("SELECT count(*) FROM orders WHERE status = 'FULFILLED'") == sum(bought[1:])
-    await balance(resources, stripe)
+    await assert_ledgers_agree(resources, stripe)

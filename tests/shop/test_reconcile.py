@@ -1,0 +1,227 @@
+"""Reconciliation: the service learns from Stripe's lists what no webhook has told it."""
+
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from service.dev.stripe_standin import StripeStandin
+from service.infra.resources import Resources
+from service.infra.stripe import StripeUnknown
+from service.infra.transactions import run_transaction
+from service.shop import fulfilment, reconcile, sweep, transitions
+from tests.client import Shop
+from tests.stripe_events import deliver, last_event, make_event
+from tests.stripe_ledger import assert_ledgers_agree
+
+COMPLETED = "checkout.session.completed"
+DEAD_REDIS = {"REDIS_URL": "redis://127.0.0.1:1/0"}
+DAY = 86_400
+
+pytestmark = pytest.mark.usefixtures("webhooks_dropped")
+
+
+# Sessions
+
+
+@pytest.mark.parametrize("changed_settings", [{**DEAD_REDIS, "RECONCILE_SECONDS": "0.2"}])
+async def test_every_paid_order_is_fulfilled_without_any_webhook(
+    shop: Shop, stripe: StripeStandin, resources: Resources, worker: None
+) -> None:
+    product = await shop.create_product(stock=10)
+    orders = [await shop.checked_out_cart((product["id"], 1)) for _ in range(6)]
+    for placed_order in orders[:4]:
+        stripe.pay(placed_order["payment"]["stripe_session_id"], email="ann@example.org")
+    stripe.pay(orders[4]["payment"]["stripe_session_id"], later=True)
+    stripe.expire_session(orders[5]["payment"]["stripe_session_id"])
+
+    for placed_order in orders[:4]:
+        await shop.wait_for_order(placed_order["order_id"], "FULFILLED", "SUCCEEDED")
+    await shop.wait_for_order(orders[4]["order_id"], "PENDING_PAYMENT", "PROCESSING")
+    await shop.wait_for_order(orders[5]["order_id"], "CANCELLED", "EXPIRED")
+
+    paid = await resources.pool.fetch("SELECT email FROM orders WHERE paid_at IS NOT NULL")
+    assert {row["email"] for row in paid} == {"ann@example.org"}
+    assert await shop.get_stock(product["id"]) == 5
+    await assert_ledgers_agree(resources, stripe)
+
+
+async def test_reconcile_reads_all_pages_and_goes_past_failures(
+    shop: Shop,
+    stripe: StripeStandin,
+    resources: Resources,
+    database: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Five paid orders, one of which cannot be settled, behind 120 sessions of others on the same account."""
+    monkeypatch.setattr(reconcile, "PAGE", 2)
+    product = await shop.create_product(stock=10)
+    orders = [await shop.checked_out_cart((product["id"], 1)) for _ in range(5)]
+    for placed_order in orders:
+        stripe.pay(placed_order["payment"]["stripe_session_id"])
+    foreign = {**stripe.session(orders[0]["payment"]["stripe_session_id"]), "payment_status": "unpaid", "metadata": {}}
+    for number in range(120):
+        stripe.sessions.save({**foreign, "id": f"cs_{number}"})
+    unpaid = await shop.checked_out_cart((product["id"], 1))
+    await database.execute(
+        f"ALTER TABLE orders ADD CHECK (id <> '{orders[4]['order_id']}' OR status <> 'PAID') NOT VALID"
+    )
+
+    assert await reconcile.reconcile(resources) == 4
+
+    statuses = [(await shop.get_order(placed_order["order_id"]))["status"] for placed_order in (*orders, unpaid)]
+    assert statuses == [*["PAID"] * 4, *["PENDING_PAYMENT"] * 2]
+
+    await database.execute("ALTER TABLE orders DROP CONSTRAINT orders_check")
+    assert await reconcile.reconcile(resources) == 1
+    assert await reconcile.reconcile(resources) == 0
+    await assert_ledgers_agree(resources, stripe)
+
+
+async def test_the_paid_session_of_an_order_counts_beside_unpaid_ones(
+    shop: Shop, stripe: StripeStandin, resources: Resources
+) -> None:
+    placed_order = await shop.checked_out_cart()
+    session = stripe.pay(placed_order["payment"]["stripe_session_id"])
+    unpaid = {**session, "status": "expired", "payment_status": "unpaid", "payment_intent": None}
+    # Stripe lists the newest first: one unpaid session comes before the paid one and one after it.
+    sessions = [{**unpaid, "id": "cs_older"}, session, {**unpaid, "id": "cs_newer"}]
+    stripe.sessions._objects[:] = sessions
+    stripe.sessions._positions.update({each["id"]: position for position, each in enumerate(sessions)})
+
+    assert await reconcile.reconcile(resources) == 1
+    assert (await shop.get_order(placed_order["order_id"]))["status"] == "PAID"
+
+
+async def test_unreadable_sessions_of_others_on_the_account_are_skipped(
+    shop: Shop, stripe: StripeStandin, resources: Resources
+) -> None:
+    placed_order = await shop.checked_out_cart()
+    session = stripe.pay(placed_order["payment"]["stripe_session_id"])
+    # Stripe's `status` of a session can be null.
+    stripe.sessions.save({**session, "id": "cs_foreign", "status": None, "metadata": {}})
+
+    assert await reconcile.settle_sessions(resources) == 1
+    assert (await shop.get_order(placed_order["order_id"]))["status"] == "PAID"
+
+
+# Events
+
+
+@pytest.mark.parametrize("changed_settings", [{**DEAD_REDIS, "RECONCILE_SECONDS": "0.2"}])
+async def test_late_payments_and_refunds_of_old_sessions_are_found_in_the_list_of_events(
+    shop: Shop, stripe: StripeStandin, resources: Resources, database: asyncpg.Connection, worker: None
+) -> None:
+    """A bank payment that succeeds for an order cancelled long ago, and a refund made in the dashboard.
+
+    Both sessions are four days old, so that only the list of events tells of either.
+    """
+    product = await shop.create_product(stock=2)
+    cancelled, refunded = [await shop.checked_out_cart((product["id"], 1)) for _ in range(2)]
+    stripe.pay(cancelled["payment"]["stripe_session_id"], later=True)
+    await shop.wait_for_order(cancelled["order_id"], "PENDING_PAYMENT", "PROCESSING")
+    # As if the order had been cancelled before Stripe reported the payment in progress.
+    cancelled_id = UUID(cancelled["order_id"])
+    await database.execute(
+        "UPDATE payments SET status = 'INITIATED', stripe_session_id = NULL WHERE order_id = $1", cancelled_id
+    )
+    async with resources.pool.acquire() as tx, tx.transaction():
+        order = await transitions.lock(tx, cancelled_id)
+        await transitions.cancel(tx, transitions.AfterCommit(), [order], payment_status="EXPIRED")
+    await shop.call("POST", f"/products/{product['id']}/stock", 200, {"delta": -1, "reason": "broken"})
+    paid = stripe.pay(refunded["payment"]["stripe_session_id"])
+    await shop.wait_for_order(refunded["order_id"], "FULFILLED", "SUCCEEDED")
+    for session in stripe.sessions:
+        session["created"] -= 4 * DAY
+
+    stripe.settle(cancelled["payment"]["stripe_session_id"])
+    await resources.stripe.create_refund(paid["payment_intent"], 1250, {}, "dashboard")
+
+    await shop.wait_for_order(cancelled["order_id"], "CANCELLED", "REFUNDED")
+    await shop.wait_for_order(refunded["order_id"], "FULFILLED", "REFUNDED")
+    await assert_ledgers_agree(resources, stripe)
+
+
+@pytest.mark.parametrize("changed_settings", [DEAD_REDIS])
+async def test_an_order_refunded_while_all_workers_were_down_is_not_fulfilled(
+    shop: Shop, stripe: StripeStandin, resources: Resources
+) -> None:
+    product = await shop.create_product(stock=1)
+    placed_order = await shop.checked_out_cart((product["id"], 1))
+    session = stripe.pay(placed_order["payment"]["stripe_session_id"])
+    await resources.stripe.create_refund(session["payment_intent"], 1250, {}, "dashboard")
+
+    await reconcile.reconcile(resources)
+    await fulfilment.fulfil(resources, UUID(placed_order["order_id"]))
+    await sweep.sweep(resources)
+
+    await shop.wait_for_order(placed_order["order_id"], "CANCELLED", "REFUNDED")
+    assert await shop.get_stock(product["id"]) == 1
+    await assert_ledgers_agree(resources, stripe)
+
+
+async def test_sessions_are_settled_though_the_api_key_may_not_read_events(
+    shop: Shop, stripe: StripeStandin, resources: Resources
+) -> None:
+    placed_order = await shop.checked_out_cart()
+    stripe.pay(placed_order["payment"]["stripe_session_id"])
+    stripe.set_faults([{"action": "status", "status": 403, "path": "/v1/events"}])
+
+    with pytest.raises(StripeUnknown):
+        await reconcile.reconcile(resources)
+
+    assert (await shop.get_order(placed_order["order_id"]))["status"] == "PAID"
+
+
+async def test_events_of_all_pages_are_fetched_once_and_unstorable_ones_skipped(
+    shop: Shop,
+    stripe: StripeStandin,
+    resources: Resources,
+    database: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Stripe lists an event that has arrived, 111 that have not, one of another kind and one that cannot be stored."""
+    monkeypatch.setattr(reconcile, "PAGE", 3)
+    product = await shop.create_product(stock=120)
+    placed_order = await shop.checked_out_cart((product["id"], 1))
+    session = stripe.pay(placed_order["payment"]["stripe_session_id"])
+    refunded = [make_event("charge.refunded", {"id": f"ch_{number}"}) for number in range(110)]
+    missed = [last_event(stripe, COMPLETED), *refunded]
+    arrived = make_event(COMPLETED, session)
+    await deliver(shop, arrived)
+    unstorable = make_event(COMPLETED, session, metadata={"name": "\x00"})
+    for event in [arrived, *refunded[:50], unstorable, *refunded[50:], make_event("customer.created", {})]:
+        stripe.events.save({**event, "created": stripe.now()})
+
+    assert await reconcile.fetch_events(resources) == len(missed) + 1
+
+    stored = {row["id"] for row in await database.fetch("SELECT id FROM stripe_events WHERE handled_at IS NULL")}
+    assert stored == {event["id"] for event in missed}
+    assert await reconcile.fetch_events(resources) == 1, "the event that cannot be stored"
+
+
+async def test_a_list_of_events_that_breaks_off_is_fetched_again(
+    shop: Shop, stripe: StripeStandin, resources: Resources, database: asyncpg.Connection
+) -> None:
+    """The second page of the list fails: the stored position stays, and the list is fetched again from there."""
+    position = "SELECT reached_at FROM reconcile_positions"
+    # All workers were down for two hours.
+    await database.execute("UPDATE reconcile_positions SET reached_at = now() - interval '2 hours'")
+    before = await database.fetchval(position)
+    for number in range(150):
+        stripe.events.save({**make_event("charge.refunded", {"id": f"ch_{number}"}), "created": stripe.now() - 5400})
+    stripe.set_faults([{"action": "delay", "path": "/v1/events", "times": 1}, {"action": "drop", "path": "/v1/events"}])
+
+    with pytest.raises(StripeUnknown):
+        await reconcile.fetch_events(resources)
+    assert await database.fetchval(position) == before
+
+    # The first page is already stored.
+    stripe.set_faults([])
+    assert await reconcile.fetch_events(resources) == 150 - reconcile.PAGE
+    after = await database.fetchval(position)
+    assert after > before
+
+    # A slower worker, which began earlier, does not move the position back.
+    await run_transaction(resources.pool, lambda tx: reconcile.MOVE_POSITION.run(tx, reached_at=before))
+    assert await database.fetchval(position) == after

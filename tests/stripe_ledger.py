@@ -1,0 +1,39 @@
+"""What Stripe's ledger and ours must agree on when everything has settled."""
+
+from service.dev.stripe_standin import StripeStandin
+from service.infra.resources import Resources
+from service.shop.audit import audit
+
+
+async def assert_ledgers_agree(resources: Resources, stripe: StripeStandin) -> None:
+    """Compare our tables with Stripe's ledger.
+
+    The audit finds no violation. Each captured payment belongs to a live order or is refunded in full. Only
+    pending orders have a session that can be paid.
+    """
+    violations = {rule: rows for rule, rows in (await audit(resources.pool)).items() if rows}
+    assert not violations
+    orders = await resources.pool.fetch(
+        "SELECT o.id, o.status, p.status AS payment, p.refunded_minor, p.stripe_payment_intent_id AS intent"
+        " FROM orders o JOIN payments p ON o.id = p.order_id"
+    )
+    unsent_refunds = await resources.pool.fetch(
+        "SELECT stripe_payment_intent_id AS intent, amount_minor FROM refunds WHERE status = 'REQUESTED'"
+    )
+    ledger = stripe.ledger()
+
+    live = {o["intent"] for o in orders if o["status"] in ("PAID", "FULFILLED") and o["payment"] == "SUCCEEDED"}
+    for payment in ledger["payments"]:
+        intent, amount = payment["payment_intent"], payment["amount"]
+        made = [r["amount"] for r in stripe.refunds if r["payment_intent"] == intent and r["status"] != "failed"]
+        refunded = sum(made) + sum(r["amount_minor"] for r in unsent_refunds if r["intent"] == intent)
+        assert refunded <= amount
+        assert (intent in live) != (refunded == amount), (payment, refunded)
+
+    refunded_at_stripe = {payment["payment_intent"]: payment["refunded"] for payment in ledger["payments"]}
+    for order in orders:
+        if order["payment"] in ("SUCCEEDED", "REFUND_PENDING", "REFUNDED"):
+            assert refunded_at_stripe[order["intent"]] == order["refunded_minor"]
+
+    pending = {str(o["id"]) for o in orders if o["status"] == "PENDING_PAYMENT"}
+    assert {s["metadata"]["order_id"] for s in ledger["open_sessions"]} <= pending

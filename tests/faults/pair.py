@@ -1,4 +1,4 @@
-"""A primary of PostgreSQL and its synchronous standby, which can change places."""
+"""A PostgreSQL primary and its synchronous standby, which can switch roles."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,12 +12,12 @@ from service.dev import servers
 from service.dev.processes import complete
 from service.dev.servers import free_port
 
-# Without fsync, as nothing here loses its power; with what makes a COMMIT wait for the standby.
+# fsync is off, as no test cuts the power; a COMMIT waits for the standby.
 OPTIONS = {"synchronous_commit": "on"}
 
 
 class Pair:
-    """Two servers, `a` and `b`, in folders of their own. At first `a` is the primary, and `b` not there."""
+    """Two servers, `a` and `b`, each in its own folder. At first `a` is the primary, and `b` does not exist."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -26,17 +26,17 @@ class Pair:
         self.urls = {"a": self.start("a")}
 
     def start(self, name: str) -> str:
-        """Start a server that is there; its URL as a superuser."""
+        """Start a server whose folder exists, or `a`; its URL as a superuser."""
         stack = self._running[name] = ExitStack()
         server = servers.postgres(self.folder / name, port=self.ports[name], durable=False, options=OPTIONS)
         return stack.enter_context(server)
 
     def stop(self, name: str) -> None:
-        """Stop a server; a primary first sends all that it has to its standby."""
+        """Stop a server; a primary first sends all its changes to the standby."""
         self._running.pop(name).close()
 
     def end(self) -> None:
-        """Stop both, the standby first: a primary waits for it."""
+        """Stop both, the standby first: a primary waits for its standby."""
         for name in sorted(self._running, key=lambda name: not self.is_standby(name)):
             self.stop(name)
 
@@ -45,7 +45,7 @@ class Pair:
         return (self.folder / name / "data" / "standby.signal").exists()
 
     def copy(self) -> None:
-        """Make `b` the standby of `a`; from now on a COMMIT of `a` waits until `b` has it."""
+        """Make `b` the standby of `a`; from now on each COMMIT on `a` waits until `b` has it."""
         account, folder = servers._account(), self.folder / "b"
         servers._prepare(folder, account, servers.SIGINT, servers.SIGQUIT)
         servers._own_folder(folder / "data", account)
@@ -54,23 +54,23 @@ class Pair:
         source = ("-d", self.urls["a"], "-D", folder / "data")
         complete([program, *source, "-R", "-c", "fast", "--no-sync"], folder / "log", account=account)
         self.urls["b"] = self.start("b")
-        self.order("a", "ALTER SYSTEM SET synchronous_standby_names = '*'", "SELECT pg_reload_conf()")
-        self.order("b", "ALTER SYSTEM RESET synchronous_standby_names")
+        self.execute("a", "ALTER SYSTEM SET synchronous_standby_names = '*'", "SELECT pg_reload_conf()")
+        self.execute("b", "ALTER SYSTEM RESET synchronous_standby_names")
 
     def promote(self, name: str) -> None:
         """Make a standby a primary."""
-        self.order(name, "SELECT pg_promote()")
+        self.execute(name, "SELECT pg_promote()")
 
     def follow(self, name: str, primary: str) -> None:
-        """Start a server that was stopped as the standby of another."""
-        data, at = self.folder / name / "data", urlsplit(self.urls[primary])
-        secret = f"user={at.username} password={at.password} host={at.hostname} port={at.port}"
+        """Start a stopped server as the standby of another."""
+        data, source = self.folder / name / "data", urlsplit(self.urls[primary])
+        secret = f"user={source.username} password={source.password} host={source.hostname} port={source.port}"
         with (data / "postgresql.auto.conf").open("a") as settings:
             settings.write(f"primary_conninfo = '{secret}'\nsynchronous_standby_names = ''\n")
         (data / "standby.signal").touch()
         self.start(name)
 
-    def order(self, name: str, *statements: str) -> None:
+    def execute(self, name: str, *statements: str) -> None:
         """Run statements on a server, as a superuser."""
         with psycopg.connect(self.urls[name], autocommit=True) as server:
             for statement in statements:
@@ -79,9 +79,9 @@ class Pair:
 
 @contextmanager
 def pair(folder: Path) -> Iterator[Pair]:
-    """A pair, until the block ends."""
-    servers_of = Pair(folder)
+    """A pair of servers, which are stopped when the block ends."""
+    both = Pair(folder)
     try:
-        yield servers_of
+        yield both
     finally:
-        servers_of.end()
+        both.end()

@@ -1,8 +1,8 @@
-"""A TCP proxy that knows what passes, so that a fault can strike at a named point.
+"""A TCP proxy that reads what passes, so that a fault can be placed at a named point.
 
-Before PostgreSQL a point is a statement by its file's name, `BEGIN`, `COMMIT` or `ROLLBACK`; before Stripe it is a
-call, `POST /v1/checkout/sessions`. "before" is when it has not been passed on; "after" when it was, and its answer is
-here but has not been passed back.
+In front of PostgreSQL a point is a statement by its file's name, `BEGIN`, `COMMIT` or `ROLLBACK`; in front of Stripe it
+is a call, `POST /v1/checkout/sessions`. "before" the point, the request has not been passed on. "after" it, the answer
+has arrived and has not been passed back.
 """
 
 import asyncio
@@ -16,7 +16,8 @@ from typing import Literal, Self
 When = Literal["before", "after"]
 Names = Callable[[asyncio.StreamReader], AsyncIterator[tuple[bytes, str | None]]]
 
-STARTUP = 196608  # protocol 3.0; other codes ask for TLS, or cancel
+# Protocol 3.0; other codes ask for TLS or a cancel.
+STARTUP = 196608
 COMMENT = re.compile(rb"/\*action='(\w+/\w+)'\*/")
 
 
@@ -32,12 +33,13 @@ async def statements(reader: asyncio.StreamReader) -> AsyncIterator[tuple[bytes,
         head = await reader.readexactly(5)
         body = await reader.readexactly(int.from_bytes(head[1:]) - 4)
         kind, name = head[:1], None
-        if kind == b"P":  # Parse: a statement's own name, then its text
-            own, _, text = body.partition(b"\0")
-            prepared[own] = COMMENT.search(text)
-        elif kind == b"B":  # Bind: the portal, then the statement
-            found = prepared.get(body.split(b"\0", 2)[1])
-            name = found[1].decode() if found else None
+        # Parse has a prepared statement's name, then its text. Bind has the portal's, then the statement's name.
+        if kind == b"P":
+            prepared_name, _, text = body.partition(b"\0")
+            prepared[prepared_name] = COMMENT.search(text)
+        elif kind == b"B":
+            match = prepared.get(body.split(b"\0", 2)[1])
+            name = match[1].decode() if match else None
         elif kind == b"Q":
             name = body.rstrip(b"\0; ").decode()
         yield head + body, name
@@ -46,19 +48,19 @@ async def statements(reader: asyncio.StreamReader) -> AsyncIterator[tuple[bytes,
 async def calls(reader: asyncio.StreamReader) -> AsyncIterator[tuple[bytes, str | None]]:
     """An HTTP client's bytes, with the method and path where a request begins."""
     while data := await reader.read(65536):
-        found = re.match(rb"([A-Z]+) (/[^ ?]*)", data)
-        yield data, re.sub(r"cs_\w+", "{id}", b" ".join(found.groups()).decode()) if found else None
+        match = re.match(rb"([A-Z]+) (/[^ ?]*)", data)
+        yield data, re.sub(r"cs_\w+", "{id}", b" ".join(match.groups()).decode()) if match else None
 
 
 async def anything(reader: asyncio.StreamReader) -> AsyncIterator[tuple[bytes, str | None]]:
-    """A client's bytes, whatever they mean."""
+    """A client's bytes, without names."""
     while data := await reader.read(65536):
         yield data, None
 
 
 @dataclass(eq=False)
 class Trap:
-    """What is to happen when a point is passed for the `nth` time from now; `sprung` once it has."""
+    """Cuts the connection that passes a point for the `nth` time from now, and does `then`; sets `sprung` after it."""
 
     name: str
     when: When
@@ -73,27 +75,27 @@ class Trap:
 
 @dataclass(eq=False)
 class Link:
-    """A client's connection and ours to the server; `holding` the trap that the next answer springs."""
+    """A client's connection and ours to the server, with the trap that the next answer springs."""
 
     writers: list[asyncio.StreamWriter]
-    holding: Trap | None = None
+    answer_trap: Trap | None = None
 
     def cut(self) -> None:
-        """Drop both ends at once, with a reset and without a goodbye."""
+        """Reset both connections."""
         for writer in self.writers:
             writer.transport.abort()
 
 
 class Proxy:
-    """Listens on a port of 127.0.0.1 before the server at `to`, which can be changed for new connections.
+    """Listens on a port of 127.0.0.1 and connects to the port `to`, which can be changed for new connections.
 
-    `seen` is what has passed, `accepted` how many connections have come.
+    `passed` lists the points that were passed, `accepted` counts the connections.
     """
 
     def __init__(self, port: int, names: Names) -> None:
         self.to = port
         self._names = names
-        self.seen: list[str] = []
+        self.passed: list[str] = []
         self.links: set[Link] = set()
         self.accepted = 0
         self._serving: set[asyncio.Task[None]] = set()
@@ -111,12 +113,12 @@ class Proxy:
         await asyncio.gather(*self._serving)
 
     def set(self, name: str, when: When, nth: int = 1, then: Callable[[], object] = lambda: None) -> Trap:
-        """Cut the connection that passes this point, and do `then` as well."""
+        """Set a trap at this point; there is one at a time."""
         self.trap = Trap(name, when, nth, then)
         return self.trap
 
     def cut_one(self) -> None:
-        """Cut a connection, whatever it is at."""
+        """Cut a random connection."""
         random.choice(list(self.links)).cut()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -129,32 +131,32 @@ class Proxy:
         try:
             answers, server = await asyncio.open_connection("127.0.0.1", self.to)
             link.writers.append(server)
-            async with asyncio.TaskGroup() as both:
-                both.create_task(self._ask(link, reader, server))
-                both.create_task(self._answer(link, answers, writer))
+            async with asyncio.TaskGroup() as directions:
+                directions.create_task(self._forward_requests(link, reader, server))
+                directions.create_task(self._forward_answers(link, answers, writer))
         except* (OSError, EOFError):
             pass
         finally:
             link.cut()
             self.links.discard(link)
 
-    async def _ask(self, link: Link, reader: asyncio.StreamReader, server: asyncio.StreamWriter) -> None:
+    async def _forward_requests(self, link: Link, reader: asyncio.StreamReader, server: asyncio.StreamWriter) -> None:
         async for data, name in self._names(reader):
             if name is not None:
-                self.seen.append(name)
+                self.passed.append(name)
             if self.trap is not None and self.trap.meets(name):
                 trap, self.trap = self.trap, None
                 if trap.when == "before":
                     self._spring(link, trap)
-                link.holding = trap
+                link.answer_trap = trap
             server.write(data)
             await server.drain()
         raise EOFError
 
-    async def _answer(self, link: Link, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+    async def _forward_answers(self, link: Link, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         while data := await reader.read(65536):
-            if link.holding is not None:
-                self._spring(link, link.holding)
+            if link.answer_trap is not None:
+                self._spring(link, link.answer_trap)
             client.write(data)
             await client.drain()
         raise EOFError

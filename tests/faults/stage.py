@@ -1,4 +1,4 @@
-"""The service and its servers as processes of their own, which can be killed, frozen and started again by name."""
+"""The service and its servers as separate processes, which can be killed, frozen and restarted by name."""
 
 import asyncio
 import os
@@ -26,7 +26,7 @@ from tests.conftest import WEBHOOK_SECRET
 T = TypeVar("T")
 
 SERVERS = ("postgres", "valkey")
-# What the shop needs to be itself in the time that a fault takes, and nothing that a crowd from one address minds.
+# Short times, so that every repair happens within a scenario; no limits for the many clients at one address.
 SETTINGS = {
     "STRIPE_API_KEY": "sk_test_faults",
     "STRIPE_WEBHOOK_SECRET": WEBHOOK_SECRET,
@@ -41,7 +41,7 @@ SETTINGS = {
 
 
 def family(pid: int) -> list[int]:
-    """The ids of a process and of its children; none when it is gone."""
+    """The ids of a process and its children; none when it has ended."""
     try:
         return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
     except FileNotFoundError:
@@ -49,7 +49,7 @@ def family(pid: int) -> list[int]:
 
 
 class Stage:
-    """PostgreSQL (durable), Valkey, the Stripe stand-in, API and worker, each on a port that it keeps."""
+    """PostgreSQL (durable), Valkey, the Stripe stand-in, API and worker, each on a fixed port."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -60,17 +60,17 @@ class Stage:
         self._running: dict[str, ExitStack] = {}
         self.pids: dict[str, int] = {}
         self._killed: dict[str, list[int]] = {}
-        self._starts = self._told = 0
-        # To Linux a child's parent is the thread that forked it, so one lives as long as they do.
-        self._hands = ThreadPoolExecutor(1)
+        self._starts = self._errors_read = 0
+        # Linux ends a child with the thread that forked it, so one thread forks all and lives as long as they do.
+        self._thread = ThreadPoolExecutor(1)
 
     async def start(self) -> None:
         """Start everything, on an empty database."""
         for name in SERVERS:
-            await self._do(self._start, name)
+            await self._in_thread(self._start, name)
         await migrate(self.settings["DATABASE_URL"])
         for name in ("standin", "api", "worker"):
-            await self._do(self._start, name)
+            await self._in_thread(self._start, name)
         async with aiohttp.ClientSession() as client:
             deadline = time.monotonic() + 60
             while not await self._ready(client):
@@ -81,8 +81,8 @@ class Stage:
         """Stop everything, the service first."""
         for name in reversed(list(self._running)):
             self.thaw(name)
-            await self._do(self._running.pop(name).close)
-        self._hands.shutdown()
+            await self._in_thread(self._running.pop(name).close)
+        self._thread.shutdown()
 
     def signal(self, name: str, number: Signals) -> None:
         """Send a signal to a process, not to its children."""
@@ -91,28 +91,28 @@ class Stage:
             os.kill(self.pids[name], number)
 
     async def revive(self, name: str) -> None:
-        """Start what was killed again, as a supervisor would."""
-        await self._do(self._revive, name)
+        """Start a killed process again, as a supervisor would."""
+        await self._in_thread(self._revive, name)
 
     async def restart(self, name: str, **settings: str) -> None:
-        """Kill it and start it again, with some settings changed."""
+        """Kill a process and start it again, with some settings changed."""
         self.settings |= settings
         self.signal(name, SIGKILL)
         await self.revive(name)
 
     def freeze(self, name: str) -> None:
-        """Stop a process and its children where they are."""
+        """Stop a process and its children with SIGSTOP."""
         for pid in family(self.pids[name]):
             os.kill(pid, SIGSTOP)
 
     def thaw(self, name: str) -> None:
-        """Let it go on."""
+        """Let a frozen process go on."""
         for pid in family(self.pids[name]):
             with suppress(ProcessLookupError):
                 os.kill(pid, SIGCONT)
 
-    def errors(self) -> list[str]:
-        """What API and worker have logged as errors since this was asked last."""
+    def new_errors(self) -> list[str]:
+        """The errors that API and worker have logged since the last call."""
         lines = [
             line
             for log in sorted(self.folder.glob("*.log"))
@@ -120,15 +120,15 @@ class Stage:
             for line in log.read_text().splitlines()
             if '"level":"ERROR"' in line
         ]
-        new, self._told = lines[self._told :], len(lines)
+        new, self._errors_read = lines[self._errors_read :], len(lines)
         return new
 
     @asynccontextmanager
     async def resources(self) -> AsyncIterator[Resources]:
-        """The resources as a process of the service's own has them, past any proxy."""
-        at = f"postgresql://{self.settings['DATABASE_URL'].partition('://')[2]}"
-        port = at.rpartition(":")[2].partition("/")[0]
-        direct = at.replace(f":{port}/", f":{self.ports['postgres']}/")
+        """The resources of a service process, connected to PostgreSQL without a proxy."""
+        url = f"postgresql://{self.settings['DATABASE_URL'].partition('://')[2]}"
+        port = url.rpartition(":")[2].partition("/")[0]
+        direct = url.replace(f":{port}/", f":{self.ports['postgres']}/")
         async with open_resources(
             Settings.load(self.settings | {"DATABASE_URL": direct}), "commerce-faults"
         ) as resources:
@@ -141,8 +141,8 @@ class Stage:
         except aiohttp.ClientError:
             return False
 
-    async def _do(self, work: Callable[..., T], *arguments: object) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._hands, work, *arguments)
+    async def _in_thread(self, work: Callable[..., T], *arguments: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
 
     def _start(self, name: str) -> None:
         stack = self._running[name] = ExitStack()
@@ -166,7 +166,7 @@ class Stage:
             [sys.executable, "-m", "service", *command],
             self.folder / f"{name}.{self._starts:04}.log",
             folder=self.folder,
-            # The API's alone: the worker would have them on the same port.
+            # Only for the API: the worker would open the same port.
             environ=environ | self.settings | ({"METRICS_PORT": str(self.ports["metrics"])} if name == "api" else {}),
         )
         self.pids[name] = process.pid
@@ -174,7 +174,7 @@ class Stage:
 
     def _revive(self, name: str) -> None:
         self._running.pop(name).close()
-        # A PostgreSQL whose children are still there does not start.
+        # PostgreSQL does not start while children of the killed one run.
         while any(Path(f"/proc/{pid}").exists() for pid in self._killed[name]):
             time.sleep(0.01)
         self._start(name)
@@ -182,8 +182,8 @@ class Stage:
 
 @asynccontextmanager
 async def staged() -> AsyncIterator[Stage]:
-    """A stage, from its start to its end."""
-    # Each of a crowd has a connection, at both ends.
+    """A started stage, until the block ends."""
+    # Each client has a connection, which is a file at both ends.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with scratch_folder() as folder:

@@ -1,4 +1,4 @@
-"""PostgreSQL and Redis change places with their standbys, and sales go on with the new primary by themselves."""
+"""Failover: PostgreSQL and Redis switch to their standbys, and sales go on at the new primary by themselves."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -30,7 +30,7 @@ BUYERS = 4
 
 @pytest.fixture
 async def databases() -> AsyncIterator[Pair]:
-    """A primary with our tables, and its standby."""
+    """A primary with our tables and its standby."""
     with scratch_folder() as folder, pair(folder) as both:
         make_roles(both.urls["a"], PASSWORD)
         await migrate(login(both.urls["a"], "owner"))
@@ -53,12 +53,12 @@ def settings_of(stripe: StripeStandin, database_url: str, redis_url: str, **othe
 
 
 class Sales:
-    """Buyers at work, and the orders that were acknowledged to them."""
+    """Buyers at work, and the orders acknowledged to them."""
 
     def __init__(self, shop: Shop, product: int) -> None:
         self.shop, self.product = shop, product
         self.orders: list[str] = []
-        self.wrong: list[str] = []
+        self.unexpected: list[str] = []
         self._buyers = [asyncio.create_task(self._buy()) for _ in range(BUYERS)]
 
     async def end(self) -> None:
@@ -66,14 +66,14 @@ class Sales:
             buyer.cancel()
         await asyncio.gather(*self._buyers, return_exceptions=True)
 
-    async def go_on(self) -> None:
-        """Return once more orders were acknowledged than all buyers can have had under way."""
+    async def wait_for_progress(self) -> None:
+        """Return once more orders are acknowledged than were already in progress."""
         goal = len(self.orders) + 2 * BUYERS
 
-        async def reached() -> bool:
+        async def enough() -> bool:
             return len(self.orders) >= goal
 
-        await eventually(reached, 40)
+        await eventually(enough, 40)
 
     async def _buy(self) -> None:
         while True:
@@ -87,85 +87,85 @@ class Sales:
             answer = await self.shop.http.post(path, json=body, headers=key)
             if answer.status_code in (200, 201):
                 return answer.json()
-            if answer.status_code != 503 and answer.json()["code"] not in SOON:
-                self.wrong.append(answer.text)
+            if answer.status_code != 503 and answer.json()["code"] not in IN_PROGRESS:
+                self.unexpected.append(answer.text)
             await asyncio.sleep(0.05)
 
 
-# While another try of the same request has its claim or its key.
-SOON = ("checkout_in_progress", "idempotency_key_in_use")
+# The codes of a request whose earlier try still has the claim or the key.
+IN_PROGRESS = ("checkout_in_progress", "idempotency_key_in_use")
 
 
-async def ready(shop: Shop) -> tuple[int, str]:
+async def readiness(shop: Shop) -> tuple[int, str]:
     answer = await shop.http.get("/health/ready")
     return answer.status_code, answer.json()["postgresql"]
 
 
-async def becomes(shop: Shop, *expected: Any) -> None:
-    async def is_so() -> bool:
-        return await ready(shop) == expected
+async def wait_for_readiness(shop: Shop, *expected: Any) -> None:
+    async def is_expected() -> bool:
+        return await readiness(shop) == expected
 
-    await eventually(is_so)
+    await eventually(is_expected)
 
 
-async def sold(sales: Sales, url: str) -> None:
-    """Every acknowledged order is on this server, and no answer was other than it should be."""
+async def assert_all_stored(sales: Sales, url: str) -> None:
+    """Every acknowledged order is on this server, and no answer was unexpected."""
     await sales.end()
     server = await asyncpg.connect(url)
-    there = {row["id"] for row in await server.fetch("SELECT id FROM orders")}
+    stored = {row["id"] for row in await server.fetch("SELECT id FROM orders")}
     await server.close()
-    assert {order for order in sales.orders if UUID(order) not in there} == set()
-    assert sales.wrong == []
+    assert {order for order in sales.orders if UUID(order) not in stored} == set()
+    assert sales.unexpected == []
 
 
-async def test_after_a_switch_over_sales_go_on_at_the_other_host(
+async def test_sales_go_on_at_the_other_host_after_a_switchover(
     databases: Pair, stripe: StripeStandin, redis_url: str
 ) -> None:
     """The URL names both hosts. The primary is stopped, the standby promoted, the old primary becomes its standby."""
     a, b = (f"127.0.0.1:{databases.ports[name]}" for name in ("a", "b"))
-    both = login(databases.urls["a"], "app").replace(a, f"{a},{b}")
-    async with served(create_app(settings_of(stripe, both, redis_url))) as url, Shop(url) as shop:
-        sales = Sales(shop, (await shop.product(stock=1_000_000))["id"])
-        await sales.go_on()
+    two_hosts = login(databases.urls["a"], "app").replace(a, f"{a},{b}")
+    async with served(create_app(settings_of(stripe, two_hosts, redis_url))) as url, Shop(url) as shop:
+        sales = Sales(shop, (await shop.create_product(stock=1_000_000))["id"])
+        await sales.wait_for_progress()
 
         await asyncio.to_thread(databases.stop, "a")
-        await becomes(shop, 503, "read_only")
+        await wait_for_readiness(shop, 503, "read_only")
         databases.promote("b")
         databases.follow("a", "b")
-        await sales.go_on()
+        await sales.wait_for_progress()
 
-        assert await ready(shop) == (200, "ok")
-        await sold(sales, databases.urls["b"])
+        assert await readiness(shop) == (200, "ok")
+        await assert_all_stored(sales, databases.urls["b"])
 
 
-async def test_a_demoted_server_is_left_though_its_connections_live(
+async def test_a_demoted_server_is_left_though_its_connections_stay_open(
     databases: Pair, stripe: StripeStandin, redis_url: str
 ) -> None:
     """The URL names one address, which moves from the demoted primary to the promoted standby."""
     async with Proxy(databases.ports["a"], anything) as proxy:
         one = login(databases.urls["a"], "app").replace(f":{databases.ports['a']}/", f":{proxy.port}/")
         async with served(create_app(settings_of(stripe, one, redis_url))) as url, Shop(url) as shop:
-            sales = Sales(shop, (await shop.product(stock=1_000_000))["id"])
-            await sales.go_on()
+            sales = Sales(shop, (await shop.create_product(stock=1_000_000))["id"])
+            await sales.wait_for_progress()
 
-            databases.order("a", "ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()")
-            await becomes(shop, 503, "read_only")
+            databases.execute("a", "ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()")
+            await wait_for_readiness(shop, 503, "read_only")
             refused = (await shop.http.post("/carts")).json()
             assert (refused["code"], refused["postgresql"]) == ("unavailable", "read_only")
             assert "read-only" in refused["detail"]
             databases.promote("b")
             proxy.to = databases.ports["b"]
-            await sales.go_on()
+            await sales.wait_for_progress()
 
-            assert await ready(shop) == (200, "ok")
-            await sold(sales, databases.urls["b"])
+            assert await readiness(shop) == (200, "ok")
+            await assert_all_stored(sales, databases.urls["b"])
 
 
-async def test_readers_leave_a_demoted_server_too(databases: Pair, stripe: StripeStandin, redis_url: str) -> None:
-    """Nothing is written, so only readiness can find out; no connection may stay with the demoted server."""
+async def test_readers_leave_a_demoted_server(databases: Pair, stripe: StripeStandin, redis_url: str) -> None:
+    """Without writes only the readiness check can notice it; no connection stays with the demoted server."""
 
-    async def servers(resources: Resources) -> list[str]:
-        """Whether the servers of three connections are read-only."""
+    async def read_only_settings(resources: Resources) -> list[str]:
+        """Whether each of three connections is to a read-only server."""
         async with (
             connection(resources.pool) as one,
             connection(resources.pool) as two,
@@ -177,35 +177,35 @@ async def test_readers_leave_a_demoted_server_too(databases: Pair, stripe: Strip
     async with Proxy(databases.ports["a"], anything) as proxy:
         one = login(databases.urls["a"], "app").replace(f":{databases.ports['a']}/", f":{proxy.port}/")
         async with open_resources(settings_of(stripe, one, redis_url), "commerce-tests") as resources:
-            assert await servers(resources) == ["off", "off", "off"]
-            databases.order("a", "ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()")
+            assert await read_only_settings(resources) == ["off", "off", "off"]
+            databases.execute("a", "ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()")
             databases.promote("b")
             proxy.to = databases.ports["b"]
 
-            async def noticed() -> bool:
+            async def is_noticed() -> bool:
                 return (await health.check(resources))["postgresql"] == "read_only"
 
-            # One connection learns it, and no other is asked.
-            await eventually(noticed)
-            assert await servers(resources) == ["off", "off", "off"]
+            # One connection notices it; all connections are then replaced.
+            await eventually(is_noticed)
+            assert await read_only_settings(resources) == ["off", "off", "off"]
 
 
 class Valkeys:
-    """Two Valkeys, the second a replica of the first, and the one address by which the service knows them."""
+    """Two Valkeys, the second a replica of the first, behind one address."""
 
     def __init__(self, proxy: Proxy, first: redis.asyncio.Redis, second: redis.asyncio.Redis) -> None:
         self.proxy, self.first, self.second = proxy, first, second
         self.url = f"redis://127.0.0.1:{proxy.port}/0"
 
     async def demote(self) -> None:
-        """Make the first the replica of the second; connections to it live on."""
+        """Make the first the replica of the second; connections to it stay open."""
         await self.second.replicaof("NO", "ONE")
-        at = self.second.connection_pool.connection_kwargs
-        await self.first.replicaof(at["host"], at["port"])
+        address = self.second.connection_pool.connection_kwargs
+        await self.first.replicaof(address["host"], address["port"])
 
-    async def at_first(self) -> int:
+    async def count_connections_to_first(self) -> int:
         """How many connections the service has to the first."""
-        # One is our own.
+        # One connection is the test's.
         return len(await self.first.client_list(_type="normal")) - 1
 
 
@@ -226,66 +226,68 @@ async def valkeys() -> AsyncIterator[Valkeys]:
             yield Valkeys(proxy, first, second)
 
 
-def redis_word(shop: Shop, word: str) -> Callable[[], Any]:
-    async def is_so() -> bool:
-        # Redis is no reason not to be ready.
-        return (await shop.call("GET", "/health/ready", 200))["redis"] == word
+def redis_is(shop: Shop, state: str) -> Callable[[], Any]:
+    async def is_in_state() -> bool:
+        # The service is ready whatever the state of Redis.
+        return (await shop.call("GET", "/health/ready", 200))["redis"] == state
 
-    return is_so
+    return is_in_state
 
 
 async def test_every_connection_leaves_a_demoted_redis(
     valkeys: Valkeys, settings: Settings, stripe: StripeStandin
 ) -> None:
-    """The page cache, the queue and rate counting: each reads or writes at the new primary afterwards."""
+    """The page cache, the queue and rate counting all use the new primary afterwards."""
     changed = settings.model_copy(update={"redis_url": valkeys.url, "rate_limit_per_minute": 100_000})
     async with served(create_app(changed)) as url, Shop(url) as shop:
-        tent = await shop.product(stock=100_000)
+        tent = await shop.create_product(stock=100_000)
         await asyncio.gather(*(shop.call("GET", "/products", 200) for _ in range(20)))
-        assert await valkeys.at_first() >= 2
+        assert await valkeys.count_connections_to_first() >= 2
 
         await valkeys.demote()
-        await eventually(redis_word(shop, "read_only"))
+        await eventually(redis_is(shop, "read_only"))
         valkeys.proxy.to = valkeys.second.connection_pool.connection_kwargs["port"]
-        await eventually(redis_word(shop, "ok"))
+        await eventually(redis_is(shop, "ok"))
 
-        assert await valkeys.at_first() == 0
+        assert await valkeys.count_connections_to_first() == 0
         await valkeys.second.flushall()
 
-        async def written() -> bool:
-            # Redis rests for a second after a failed call, and what is asked of it then is left out.
-            await shop.placed((tent["id"], 1))
+        async def everything_is_written() -> bool:
+            # The circuit breaker skips calls to Redis for a second after a failure.
+            await shop.checked_out_cart((tent["id"], 1))
             await shop.call("GET", "/products", 200)
             keys = b" ".join(await valkeys.second.keys())
             names = (b"rate:", b"catalogue:generation", b"arq:job:expire_cart_later:")
             return all(name in keys for name in names)
 
-        await eventually(written)
-        assert await valkeys.at_first() == 0
+        await eventually(everything_is_written)
+        assert await valkeys.count_connections_to_first() == 0
 
 
 async def test_the_worker_leaves_a_demoted_redis_in_which_nothing_is_queued(
     valkeys: Valkeys, settings: Settings, worker_settings: Settings, stripe: StripeStandin
 ) -> None:
-    # Only a job from Redis can fulfil the order in time: the sweep does not come round again.
-    there = {"redis_url": valkeys.url, "sweep_seconds": 3600}
+    # Only a job from Redis can fulfil the order in time: the next sweep is an hour away.
+    changes = {"redis_url": valkeys.url, "sweep_seconds": 3600}
     stopping = asyncio.Event()
-    working = asyncio.create_task(work(worker_settings.model_copy(update=there), stopping))
+    working = asyncio.create_task(work(worker_settings.model_copy(update=changes), stopping))
     try:
-        # Its first write is done.
+        # The worker has written its first health check.
         await eventually(lambda: valkeys.first.exists(f"{QUEUE}:health-check"))
         await valkeys.demote()
         valkeys.proxy.to = valkeys.second.connection_pool.connection_kwargs["port"]
 
-        async def left() -> bool:
-            return await valkeys.at_first() == 0
+        async def worker_has_left() -> bool:
+            return await valkeys.count_connections_to_first() == 0
 
-        await eventually(left)
-        async with served(create_app(settings.model_copy(update=there))) as url, Shop(url) as shop:
+        await eventually(worker_has_left)
+        async with served(create_app(settings.model_copy(update=changes))) as url, Shop(url) as shop:
             stripe.webhook_url = f"{url}/webhooks/stripe"
-            placed = await shop.placed(((await shop.product())["id"], 1))
-            stripe.pay(placed["payment"]["stripe_session_id"])
-            await shop.until(placed["order_id"], "FULFILLED")
+            placed_order = await shop.checked_out_cart()
+
+            stripe.pay(placed_order["payment"]["stripe_session_id"])
+
+            await shop.wait_for_order(placed_order["order_id"], "FULFILLED")
     finally:
         stopping.set()
         await working

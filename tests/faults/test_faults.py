@@ -1,11 +1,11 @@
-"""The faults in short, all on one stage; `make faults` does them at length, each on its own."""
+"""The scenarios in short, all on one stage. `make faults` runs them in full, each on its own stage."""
 
 from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
 
-from tests.faults.parts import PARTS
+from tests.faults.scenarios import SCENARIOS
 from tests.faults.stage import Stage, staged
 
 
@@ -16,8 +16,11 @@ async def stage() -> AsyncIterator[Stage]:
 
 
 @pytest.mark.asyncio(loop_scope="module")
-@pytest.mark.parametrize("name", [name for name, part in PARTS.items() if part.short is not None])
-async def test_nothing_acknowledged_is_lost(stage: Stage, name: str) -> None:
-    outcome = await PARTS[name].do(stage, **PARTS[name].short or {})
+@pytest.mark.parametrize("name", [name for name, scenario in SCENARIOS.items() if scenario.short is not None])
+async def test_no_acknowledged_write_is_lost(stage: Stage, name: str) -> None:
+    scenario = SCENARIOS[name]
+
+    outcome = await scenario.run(stage, **scenario.short or {})
+
     assert outcome.acknowledged > 0
     assert outcome.clean, outcome

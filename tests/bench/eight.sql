@@ -13,7 +13,7 @@ WHERE
     AND products.active
 ORDER BY products.id
 FOR NO KEY UPDATE OF products \gset
-WITH placed AS (
+WITH new_order AS (
     INSERT INTO orders (id, cart_id, total_minor, currency, expires_at, next_attempt_at)
     VALUES (
         lpad(to_hex(:number::bigint), 32, '0')::uuid,
@@ -22,7 +22,7 @@ WITH placed AS (
     )
     RETURNING id
 )
-INSERT INTO order_events (order_id, to_status, cause) SELECT id, 'PENDING_PAYMENT', 'bench' FROM placed;
+INSERT INTO order_events (order_id, to_status, cause) SELECT id, 'PENDING_PAYMENT', 'bench' FROM new_order;
 INSERT INTO order_items (order_id, product_id, name, quantity, unit_price_minor)
 VALUES (lpad(to_hex(:number::bigint), 32, '0')::uuid, :product, :name, :quantity, :price);
 UPDATE products SET stock = stock - :quantity::integer, updated_at = now() WHERE id = :product;

@@ -1,4 +1,4 @@
-"""Figures and goals: what was measured, round by round, and whether it is what it was to be. Without clock or files."""
+"""Figures and goals: the values of each round, and whether a goal is reached. Reads no clock and no files."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,9 +14,9 @@ TABLE_START, TABLE_END = "<!-- bench -->", "<!-- /bench -->"
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """A bound on a figure, or on its ratio where it has a reference; `measure` and `words` are what people read.
+    """A bound on a figure, or on its ratio where it has a reference. `measure` and `words` are its text in the table.
 
-    Without a bound it is only told.
+    Without a bound the figure is only reported.
     """
 
     measure: str
@@ -29,20 +29,20 @@ class Goal:
         return (self.least is None or value >= self.least) and (self.most is None or value <= self.most)
 
     def share(self, value: float) -> float:
-        """How far a value gets: 1 at the bound, more beyond it."""
+        """The value as a share of its bound: 1 at the bound, more than 1 when it is better."""
         if self.most is not None:
             return self.most / value
         return value / (self.least or value)
 
     @property
     def bound(self) -> bool:
-        """Whether there is one."""
+        """Whether there is a bound."""
         return self.least is not None or self.most is not None
 
 
 @dataclass(slots=True)
 class Figure:
-    """One value a round; `reference` names the figure of the same part that it is divided by, round by round."""
+    """One value a round. `reference` names the figure of the same benchmark that it is divided by, round by round."""
 
     name: str
     unit: str
@@ -55,26 +55,26 @@ class Figure:
 
 @dataclass(slots=True)
 class Measured:
-    """What a part found, and whatever else it has to say, as rows for a reader."""
+    """The result of a benchmark: its figures, and details for a reader."""
 
     figures: list[Figure]
     details: dict[str, Any] = field(default_factory=dict)
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, least and most."""
+    """Median, smallest and largest."""
     return {"median": median(values), "least": min(values), "most": max(values)}
 
 
 def pairs(values: Sequence[float], others: Sequence[float]) -> list[float]:
-    """Ratios round by round: a machine that is slower for a while is so for both."""
+    """The ratio of each round: a machine that slows down for a while slows both values."""
     return [value / other for value, other in zip(values, others, strict=True)]
 
 
 def rows(figures: Sequence[Figure]) -> list[Row]:
-    """The figures as they are kept in results.json, with ratios and verdicts."""
+    """The figures as they are stored in results.json, with ratios and verdicts."""
     by_name = {figure.name: figure for figure in figures}
-    made = []
+    result = []
     for figure in figures:
         row: Row = {"name": figure.name, "unit": figure.unit, "ours": figure.ours, **spread(figure.rounds)}
         row["rounds"] = list(figure.rounds)
@@ -90,17 +90,17 @@ def rows(figures: Sequence[Figure]) -> list[Row]:
             bounds = {"least": goal.least, "most": goal.most}
             row["goal"] |= {name: bound for name, bound in bounds.items() if bound is not None}
             row["reached"] = goal.reached(judged) if goal.bound else None
-        made.append(row)
-    return made
+        result.append(row)
+    return result
 
 
 def alternately(rounds: int, targets: Mapping[str, Callable[[], T]]) -> dict[str, list[T]]:
-    """Each target once a round, forwards and backwards in turn, so that none has the better moments."""
-    found: dict[str, list[T]] = {name: [] for name in targets}
+    """Run each target once a round, forwards and backwards by turns, so that none has an advantage; all results."""
+    results: dict[str, list[T]] = {name: [] for name in targets}
     for number in range(rounds):
         for name in list(targets)[:: -1 if number % 2 else 1]:
-            found[name].append(targets[name]())
-    return found
+            results[name].append(targets[name]())
+    return results
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -110,7 +110,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def number(value: float) -> str:
-    """A number with as many digits as mean something."""
+    """A number with its significant digits."""
     if abs(value) >= 100 or value == round(value):
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
@@ -122,7 +122,7 @@ def amount(value: float, unit: str) -> str:
 
 
 def measured(row: Row) -> str:
-    """A row's median with its range, and its ratio with that one's."""
+    """A row's median and range, and the median and range of its ratio."""
     text = f"{amount(row['median'], row['unit'])} ({number(row['least'])} to {number(row['most'])})"
     if "ratio" in row:
         ratio = row["ratio"]
@@ -132,7 +132,7 @@ def measured(row: Row) -> str:
 
 
 def verdict(row: Row) -> str:
-    """Reached or not, and then by how much it falls short."""
+    """Whether a goal is reached; if not, how near it is."""
     if row["reached"] is None:
         return ""
     if row["reached"]:
@@ -141,10 +141,10 @@ def verdict(row: Row) -> str:
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """The table of docs/performance.md: every goal that was measured."""
+    """The table of docs/performance.md, with every goal that was measured."""
     lines = ["| measure | goal | measured: median (range) | |", "| --- | --- | --- | --- |"]
-    for part in results["parts"].values():
-        for row in part["figures"]:
+    for benchmark in results["benchmarks"].values():
+        for row in benchmark["figures"]:
             if "goal" in row:
                 goal = row["goal"]
                 lines.append(f"| {goal['measure']} | {goal['words']} | {measured(row)} | {verdict(row)} |")
@@ -158,13 +158,14 @@ def document(text: str, results: Mapping[str, Any]) -> str:
     before, _, rest = text.partition(TABLE_START)
     after = rest.partition(TABLE_END)[2]
     machine = results["machine"]
-    parts = results["parts"].values()
-    commits = ", ".join(sorted({part["commit"] for part in parts}))
-    busy = min(part["idle_before"] for part in parts)
+    benchmarks = results["benchmarks"].values()
+    commits = ", ".join(sorted({benchmark["commit"] for benchmark in benchmarks}))
+    rounds = min(benchmark["rounds"] for benchmark in benchmarks)
+    idle = min(benchmark["idle_before"] for benchmark in benchmarks)
     where = (
         f"{machine['cores']} cores ({machine['cpu']}), {machine['memory_gb']} GB, Python {machine['python']}, "
         f"PostgreSQL {machine['postgresql']}, everything on this one machine; at {commits}, "
-        f"{min(part['rounds'] for part in parts)} rounds, the CPUs at least {busy:.0f} % idle before each part."
+        f"{rounds} rounds, the CPUs at least {idle:.0f} % idle before each benchmark."
     )
     section = f"\n{table(results)}\n\n![How far each figure gets](../tests/bench/results.svg)\n\n{where}\n"
     return f"{before}{TABLE_START}{section}{TABLE_END}{after}"

@@ -1,4 +1,4 @@
-"""Tables filled by the statement, faster than any shop could be used, and with books that balance."""
+"""Tables filled by SQL, faster than through the API, and consistent: the audit finds no violation."""
 
 from dataclasses import dataclass
 from hashlib import md5
@@ -6,7 +6,7 @@ from uuid import UUID
 
 import psycopg
 
-# Scrambled, as real ids are: a counter would spare the indexes. Exact in Lua's doubles to three million.
+# Scrambled like real ids: consecutive ones would be too easy for the indexes. Exact in Lua's doubles to three million.
 CART_ID = "(lpad(to_hex(mod(n * 2654435761, 4294967296)), 8, '0') || lpad(to_hex(n), 24, '0'))::uuid"
 ORDER_ID, ORDER_CART_ID = "md5('order ' || n)::uuid", "md5('cart ' || n)::uuid"
 PRICE_MINOR = 2450
@@ -27,25 +27,25 @@ SELECT id, stock, 'initial stock' FROM product
 """
 
 CARTS = f"""
-WITH given AS MATERIALIZED (
+WITH numbered AS MATERIALIZED (
     SELECT n, {CART_ID} AS id FROM generate_series(%(first)s::bigint, %(first)s::bigint + %(count)s - 1) AS n
 ), cart AS (
-    INSERT INTO carts (id, currency) SELECT id, 'EUR' FROM given
+    INSERT INTO carts (id, currency) SELECT id, 'EUR' FROM numbered
 )
 INSERT INTO cart_items (cart_id, product_id, quantity)
-SELECT id, 1 + mod(n * 7919, %(products)s::bigint), 1 FROM given
+SELECT id, 1 + mod(n * 7919, %(products)s::bigint), 1 FROM numbered
 """
 
-# Placed a minute ago, each with one unit of a product and the session that its number names; pending, or long done.
+# Placed a minute ago, each with one unit of a product and the session of its number; pending or fulfilled.
 ORDERS = f"""
-WITH given AS MATERIALIZED (
+WITH numbered AS MATERIALIZED (
     SELECT n, {ORDER_ID} AS id, {ORDER_CART_ID} AS cart_id, 1 + mod(n * 7919, %(products)s::bigint) AS product_id
     FROM generate_series(%(first)s::bigint, %(first)s::bigint + %(count)s - 1) AS n
 ), cart AS (
-    INSERT INTO carts (id, status, currency) SELECT cart_id, 'CHECKED_OUT', 'EUR' FROM given
+    INSERT INTO carts (id, status, currency) SELECT cart_id, 'CHECKED_OUT', 'EUR' FROM numbered
 ), line AS (
-    INSERT INTO cart_items (cart_id, product_id, quantity) SELECT cart_id, product_id, 1 FROM given
-), placed AS (
+    INSERT INTO cart_items (cart_id, product_id, quantity) SELECT cart_id, product_id, 1 FROM numbered
+), new_order AS (
     INSERT INTO orders (
         id, cart_id, status, total_minor, currency, created_at, expires_at, next_attempt_at, paid_at, fulfilled_at
     )
@@ -54,18 +54,18 @@ WITH given AS MATERIALIZED (
         %(price)s, 'EUR', now() - interval '1 minute', now() + make_interval(secs => %(expires)s),
         CASE WHEN NOT %(done)s THEN now() + make_interval(secs => %(expires)s) END,
         CASE WHEN %(done)s THEN now() END, CASE WHEN %(done)s THEN now() END
-    FROM given
+    FROM numbered
     ORDER BY n
 ), item AS (
     INSERT INTO order_items (order_id, product_id, name, quantity, unit_price_minor)
-    SELECT id, product_id, 'Halden Storm-Proof Trekking Tent, Forest ' || product_id, 1, %(price)s FROM given
+    SELECT id, product_id, 'Halden Storm-Proof Trekking Tent, Forest ' || product_id, 1, %(price)s FROM numbered
 ), movement AS (
     INSERT INTO stock_movements (product_id, delta, reason, order_id, hold)
-    SELECT product_id, -1, 'hold', id, 1 FROM given
+    SELECT product_id, -1, 'hold', id, 1 FROM numbered
 ), history AS (
     INSERT INTO order_events (order_id, from_status, to_status, cause)
     SELECT id, step.from_status, step.to_status, 'bench'
-    FROM given CROSS JOIN (
+    FROM numbered CROSS JOIN (
         VALUES (1, NULL, 'PENDING_PAYMENT'), (2, 'PENDING_PAYMENT', 'PAID'), (3, 'PAID', 'FULFILLED')
     ) AS step (number, from_status, to_status)
     WHERE step.number = 1 OR %(done)s
@@ -76,11 +76,11 @@ WITH given AS MATERIALIZED (
         'evt_bench_' || md5(n::text), 'checkout.session.completed',
         jsonb_build_object('data', jsonb_build_object('object', jsonb_build_object('payment_intent', 'pi_' || n))),
         id, 'applied', now()
-    FROM given
+    FROM numbered
     WHERE %(done)s
-), taken AS (
-    UPDATE products SET stock = stock - units.taken
-    FROM (SELECT product_id, count(*)::integer AS taken FROM given GROUP BY product_id) AS units
+), stock AS (
+    UPDATE products SET stock = stock - units.count
+    FROM (SELECT product_id, count(*)::integer AS count FROM numbered GROUP BY product_id) AS units
     WHERE products.id = units.product_id
 )
 INSERT INTO payments (
@@ -92,7 +92,7 @@ SELECT
     jsonb_build_object('mode', 'payment', 'client_reference_id', id, 'metadata', jsonb_build_object('order_id', id)),
     now() + interval '35 minutes', 'cs_test_bench_' || md5(n::text), CASE WHEN %(done)s THEN 'pi_' || md5(n::text) END,
     CASE WHEN NOT %(done)s THEN 'http://127.0.0.1/pay/' || n END
-FROM given
+FROM numbered
 """
 
 
@@ -113,7 +113,7 @@ def order_id(number: int) -> UUID:
 
 @dataclass(slots=True)
 class Tables:
-    """One database as a superuser fills and reads it; carts and orders are numbered on from call to call."""
+    """One database, filled and read as a superuser; carts and orders are numbered consecutively across calls."""
 
     connection: psycopg.Connection
     products: int = 0
@@ -121,34 +121,33 @@ class Tables:
     orders: int = 0
 
     def add_products(self, count: int, stock: int = 1_000_000) -> None:
-        """Products with so many units each. Only of a new database: their ids are 1 to `count`."""
+        """Add products with `stock` units each to a new database; their ids are 1 to `count`."""
         self.connection.execute(PRODUCTS, {"count": count, "stock": stock, "price": PRICE_MINOR})
         self.products = count
 
     def add_carts(self, count: int, *, hot: bool = False) -> int:
-        """Open carts of one unit each, of products spread evenly or all of product 1; the first one's number."""
+        """Add open carts of one unit each, over all products or (`hot`) of product 1; the number of the first."""
         first, self.carts = self.carts, self.carts + count
         self.connection.execute(CARTS, {"first": first, "count": count, "products": 1 if hot else self.products})
         return first
 
     def add_orders(self, count: int, *, expires: float = 1800, done: bool = False) -> int:
-        """Orders of one unit each, pending until `expires` seconds from now or done; the first one's number."""
+        """Add orders of one unit each, pending for `expires` more seconds or fulfilled; the number of the first."""
         first, self.orders = self.orders, self.orders + count
-        given = {"first": first, "count": count, "products": self.products, "expires": expires, "price": PRICE_MINOR}
-        given["done"] = done
-        self.connection.execute(ORDERS, given)
+        parameters = {"first": first, "count": count, "products": self.products, "price": PRICE_MINOR}
+        self.connection.execute(ORDERS, parameters | {"expires": expires, "done": done})
         return first
 
     def settle(self) -> None:
-        """Have the server do now what it would do in the middle of a measurement."""
+        """Vacuum, analyze and checkpoint now, so that the server does not do so during a measurement."""
         self.connection.execute("VACUUM ANALYZE")
         self.connection.execute("CHECKPOINT")
 
     def costs(self) -> list[tuple[str, int, float, int]]:
-        """Since `forget_costs`, each statement's file, calls, seconds and buffers touched.
+        """The file, calls, seconds and touched buffers of each statement since `reset_costs`.
 
-        By the name in its text, and not its query id: a connection that has to analyze a statement again, after tables
-        were vacuumed and analyzed, may give it another one. What is of no file has the name "".
+        Grouped by the name in the text: after a vacuum the same statement may get another query id. Statements of no
+        file have the name "".
         """
         query = """
         SELECT
@@ -160,12 +159,12 @@ class Tables:
         """
         return self.connection.execute(query).fetchall()
 
-    def forget_costs(self) -> None:
-        """Count from here on."""
+    def reset_costs(self) -> None:
+        """Start counting the costs anew."""
         self.connection.execute("SELECT pg_stat_statements_reset()")
 
     def value(self, query: str, *parameters: object) -> int:
-        """The one number that a query answers."""
+        """The single number that a query returns."""
         row = self.connection.execute(query, parameters).fetchone()
         assert row is not None
         return int(row[0] or 0)

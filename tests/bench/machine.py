@@ -1,4 +1,4 @@
-"""Which machine this is, and how busy."""
+"""What machine this is, and how busy it is."""
 
 import os
 import platform
@@ -29,7 +29,7 @@ def describe() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The commit that is measured; with a `+` where the tree has changes of its own."""
+    """The commit that is measured, with a `+` where files differ from it."""
     with suppress(OSError, subprocess.CalledProcessError):
         head = subprocess.check_output(["git", "rev-parse", "--short=10", "HEAD"], cwd=ROOT, text=True).strip()
         changed = subprocess.check_output(["git", "status", "--porcelain", "-uno"], cwd=ROOT, text=True)
@@ -38,27 +38,27 @@ def commit() -> str:
 
 
 @contextmanager
-def watched(found: dict[str, Any]) -> Iterator[None]:
-    """Note how busy the machine is: one second before the block, and while it runs (what it does itself included)."""
-    found["load_before"] = round(os.getloadavg()[0], 2)
+def recorded_usage(usage: dict[str, Any]) -> Iterator[None]:
+    """Record how busy the machine is in the second before the block, and during the block, which itself is included."""
+    usage["load_before"] = round(os.getloadavg()[0], 2)
     before = _ticks()
     time.sleep(1)
     start = _ticks()
-    found["idle_before"] = _idle(before, start)
-    began = time.monotonic()
+    usage["idle_before"] = _idle(before, start)
+    start_time = time.monotonic()
     try:
         yield
     finally:
-        found["idle_during"] = _idle(start, _ticks())
-        found["load_after"] = round(os.getloadavg()[0], 2)
-        found["wall_seconds"] = round(time.monotonic() - began, 1)
+        usage["idle_during"] = _idle(start, _ticks())
+        usage["load_after"] = round(os.getloadavg()[0], 2)
+        usage["wall_seconds"] = round(time.monotonic() - start_time, 1)
 
 
 def resident_mb(process_id: int) -> float:
-    """What a process has in memory, in MB of a million bytes."""
+    """A process's resident memory, in MB of a million bytes."""
     resident = _field(f"/proc/{process_id}/status", "VmRSS")
     if resident is None:
-        raise CannotRun("What a process has in memory is read from /proc, which is not here.")
+        raise CannotRun("A process's memory is read from /proc, which this system does not have.")
     return int(resident.split()[0]) * 1024 / 1e6
 
 
@@ -73,7 +73,7 @@ def _field(path: str, name: str) -> str | None:
 
 
 def _ticks() -> tuple[int, int]:
-    """The CPUs' time that was idle, and all of it."""
+    """The idle time of the CPUs, and their total time."""
     with suppress(OSError):
         fields = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
         return fields[3] + fields[4], sum(fields)
@@ -81,6 +81,6 @@ def _ticks() -> tuple[int, int]:
 
 
 def _idle(earlier: tuple[int, int], later: tuple[int, int]) -> float:
-    """Per cent of the CPUs' time between two readings that was idle."""
+    """The percentage of CPU time between two readings that was idle."""
     whole = later[1] - earlier[1]
     return round(100 * (later[0] - earlier[0]) / whole, 1) if whole else 0.0

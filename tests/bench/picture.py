@@ -1,4 +1,4 @@
-"""The results as an SVG, readable on light and dark; written by hand, since bars are all it takes."""
+"""The results as an SVG of bars, readable on light and dark backgrounds."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -7,7 +7,7 @@ from typing import Any
 from tests.bench.figures import Row, amount
 
 WIDTH, LABEL, BARS, LINE = 900, 330, 320, 24
-# A goal twice reached is shown no longer than that; its number stands beside it.
+# A bar ends at twice its goal; the number beside it is exact.
 FARTHEST = 2.0
 
 ENDS = ("median", "least", "most")
@@ -26,9 +26,9 @@ svg { font: 13px system-ui, sans-serif; fill: #1f2328 }
 
 
 def picture(results: Mapping[str, Any]) -> str:
-    """How far each goal is reached, then what was served a second, part by part."""
-    drawing = _Drawing()
-    goals = [row for part in results["parts"].values() for row in part["figures"] if row.get("reached") is not None]
+    """How far each goal is reached, then the rates of each benchmark."""
+    drawing, benchmarks = _Drawing(), results["benchmarks"].values()
+    goals = [row for benchmark in benchmarks for row in benchmark["figures"] if row.get("reached") is not None]
     if goals:
         drawing.heading("How far each figure gets; the line is its goal", "longer is better; ranges are of all rounds")
         top = drawing.y
@@ -36,10 +36,10 @@ def picture(results: Mapping[str, Any]) -> str:
             _goal(drawing, row)
         x = LABEL + BARS / FARTHEST
         drawing.add(f'<line class="rule" x1="{x}" x2="{x}" y1="{top - 4}" y2="{drawing.y - 4}"/>')
-    for part in results["parts"].values():
-        rates = [row for row in part["figures"] if row["unit"] == "/s"]
+    for benchmark in benchmarks:
+        rates = [row for row in benchmark["figures"] if row["unit"] == "/s"]
         if len(rates) > 1:
-            drawing.heading(part["title"], "a second; longer is better")
+            drawing.heading(benchmark["title"], "a second; longer is better")
             most = max(row["most"] for row in rates)
             for row in rates:
                 bounds = [row[name] / most for name in ENDS]
@@ -49,7 +49,7 @@ def picture(results: Mapping[str, Any]) -> str:
 
 def _goal(drawing: "_Drawing", row: Row) -> None:
     judged, goal = row.get("ratio", row), row["goal"]
-    # As long as its share of the goal, which where less is better is the inverse.
+    # The bar's length is the share of the goal: the inverse of the value where less is better.
     shares = [goal["share"] * (judged[end] / judged["median"]) ** (-1 if "most" in goal else 1) for end in ENDS]
     bounds = [min(share, FARTHEST) / FARTHEST for share in shares]
     unit = "×" if "ratio" in row else row["unit"]
@@ -61,10 +61,10 @@ def _goal(drawing: "_Drawing", row: Row) -> None:
 class _Drawing:
     def __init__(self) -> None:
         self.y = 20.0
-        self._parts: list[str] = []
+        self._elements: list[str] = []
 
     def add(self, element: str) -> None:
-        self._parts.append(element)
+        self._elements.append(element)
 
     def heading(self, title: str, aside: str) -> None:
         self.y += 22
@@ -73,7 +73,7 @@ class _Drawing:
         self.y += 16
 
     def bar(self, label: str, kind: str, bounds: Sequence[float], text: str, text_x: float = 0.0) -> None:
-        """A bar as long as the first of `bounds` (of 1), with a range from the second to the third; text behind it."""
+        """A bar to the first of `bounds` (shares of 1), a range from the second to the third, and text behind them."""
         end, low, high = (LABEL + bound * BARS for bound in bounds)
         middle = self.y + LINE / 2 - 4
         self.add(f'<text x="20" y="{middle + 4}">{escape(label)}</text>')
@@ -90,5 +90,5 @@ class _Drawing:
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:g}" width="{WIDTH}" role="img">'
             f"<title>Results of make bench</title><style>{STYLE}</style>"
             f'<rect class="card" x="0.5" y="0.5" width="{WIDTH - 1}" height="{height - 1:g}" rx="8"/>'
-            f"{''.join(self._parts)}</svg>\n"
+            f"{''.join(self._elements)}</svg>\n"
         )

@@ -1,8 +1,8 @@
-"""`python -m tests.bench.profile [NAME …]`: what a request costs the API's process, and whose code that is.
+"""`python -m tests.bench.profile [NAME …]`: the CPU time of a request in the API's process, by the code's owner.
 
-CPU time and not the clock, so that it means something on a busy machine too. Whose it is by py-spy, where that is
-installed (`.venv/bin/pip install py-spy`): a sample counts for the innermost Python frame that is not the standard
-library's, so what C code below it does, system calls included, is its caller's.
+CPU time is meaningful on a busy machine, too. The owners come from py-spy, where it is installed (`.venv/bin/pip
+install py-spy`): a sample counts for the innermost Python frame outside the standard library. C code and system calls
+count for their caller.
 """
 
 import shutil
@@ -14,17 +14,17 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from service.dev.servers import scratch_folder
+from tests.bench.benchmarks.stripe import write_events
 from tests.bench.drivers import WARM_SECONDS, Load, wrk
 from tests.bench.load import Tables
-from tests.bench.resources.stripe import write_events
 from tests.bench.stage import Child, Stage
 
 SECONDS = 10
-# Of any load here, with room.
-A_SECOND = 4000
+# Above the rate of any load here.
+MAX_RATE = 4000
 SPY = shutil.which("py-spy", path=f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin")
 
-# A frame's path holds one of these: whose it is.
+# The owner of a frame, by a text in its path.
 OWNERS = {
     "/asyncpg/": "asyncpg, its socket",
     "/redis/": "redis-py",
@@ -53,15 +53,15 @@ def main() -> None:
             with opened(stage, url) as server:
                 load(stage, tables, server, WARM_SECONDS)
                 before = cpu_seconds(server.process.pid)
-                with spied(server, stage.folder / "stacks") as stacks:
-                    found = load(stage, tables, server, SECONDS)
-                cost = (cpu_seconds(server.process.pid) - before) / found.requests
-            shares = ", ".join(f"{owner} {share:.0f} %" for owner, share in owned(stacks))
+                with sampled_stacks(server, stage.folder / "stacks") as stacks:
+                    result = load(stage, tables, server, SECONDS)
+                cost = (cpu_seconds(server.process.pid) - before) / result.requests
+            shares = ", ".join(f"{owner} {share:.0f} %" for owner, share in shares_of_owners(stacks))
             print(f"{name:<12} {cost * 1e6:6.0f} µs of CPU a request; {shares or 'without py-spy'}", flush=True)
 
 
 @contextmanager
-def spied(server: Child, stacks: Path) -> Iterator[Path]:
+def sampled_stacks(server: Child, stacks: Path) -> Iterator[Path]:
     """Sample the process's stacks while the block lasts."""
     stacks.unlink(missing_ok=True)
     if SPY is None:
@@ -75,8 +75,8 @@ def spied(server: Child, stacks: Path) -> Iterator[Path]:
         spy.wait()
 
 
-def owned(stacks: Path) -> list[tuple[str, float]]:
-    """Per cent of all samples by owner, most first."""
+def shares_of_owners(stacks: Path) -> list[tuple[str, float]]:
+    """The percentage of samples by owner, largest first."""
     samples: Counter[str] = Counter()
     for line in stacks.read_text().splitlines() if stacks.exists() else ():
         stack, _, count = line.rpartition(" ")
@@ -85,17 +85,17 @@ def owned(stacks: Path) -> list[tuple[str, float]]:
 
 
 def _owner(stack: str) -> str:
-    # py-spy names files from below site-packages.
+    # py-spy names files relative to site-packages.
     for frame in reversed(stack.split(";")):
         path = f"/{frame.rpartition('(')[2]}"
-        for part, owner in OWNERS.items():
-            if part in path:
+        for text, owner in OWNERS.items():
+            if text in path:
                 return owner
     return "the loop"
 
 
 def cpu_seconds(process_id: int) -> float:
-    """The CPU time of all threads so far."""
+    """The CPU time that all threads of a process have used."""
     tasks = Path(f"/proc/{process_id}/task").glob("*/schedstat")
     return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
 
@@ -107,14 +107,14 @@ def _reading(path: str, *arguments: object) -> Callable[[Stage, Tables, Child, f
 
 def _carts(prefix: str, suffix: str = "") -> Callable[[Stage, Tables, Child, float], Load]:
     def load(stage: Stage, tables: Tables, server: Child, seconds: float) -> Load:
-        first = tables.add_carts(int(A_SECOND * seconds))
+        first = tables.add_carts(int(MAX_RATE * seconds))
         return wrk(server.url, seconds, first, prefix, suffix, script="carts")
 
     return load
 
 
 def _webhooks(stage: Stage, tables: Tables, server: Child, seconds: float) -> Load:
-    count = int(A_SECOND * seconds)
+    count = int(MAX_RATE * seconds)
     write_events(stage.folder / "events", tables.add_orders(count), count)
     return wrk(server.url, seconds, stage.folder / "events", script="webhooks")
 

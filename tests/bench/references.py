@@ -1,4 +1,4 @@
-"""What the service is compared with: the least that could answer, on the same server, driver and statements."""
+"""The references: the simplest code that could answer, with the same server, driver and statements."""
 
 import os
 from collections.abc import AsyncIterator
@@ -29,7 +29,7 @@ FROM (
 """
 PRODUCT = "SELECT row_to_json(product)::text FROM (SELECT * FROM products WHERE id = $1) AS product"
 
-# The same rules in eight round trips: these six between BEGIN and COMMIT.
+# The rules of a reservation in eight round trips: these six between BEGIN and COMMIT.
 LOCK = """
 SELECT products.id, products.name, products.price_minor, products.currency, products.stock, cart_items.quantity
 FROM cart_items JOIN products ON products.id = cart_items.product_id
@@ -38,11 +38,11 @@ ORDER BY products.id
 FOR NO KEY UPDATE OF products
 """
 PLACE = """
-WITH placed AS (
+WITH new_order AS (
     INSERT INTO orders (id, cart_id, total_minor, currency, expires_at, next_attempt_at)
     VALUES ($1, $2, $3, $4, now() + interval '30 minutes', now() + interval '30 minutes') RETURNING id
 )
-INSERT INTO order_events (order_id, to_status, cause) SELECT id, 'PENDING_PAYMENT', 'bench' FROM placed
+INSERT INTO order_events (order_id, to_status, cause) SELECT id, 'PENDING_PAYMENT', 'bench' FROM new_order
 """
 ITEM = """
 INSERT INTO order_items (order_id, product_id, name, quantity, unit_price_minor) VALUES ($1, $2, $3, $4, $5)
@@ -56,7 +56,7 @@ VALUES ($1, $2, $3, $4, $5, now() + interval '35 minutes', now() + interval '45 
 
 
 async def bare(scope: Scope, receive: Receive, send: Send) -> None:
-    """The least that ASGI allows."""
+    """The smallest ASGI application."""
     if scope["type"] == "lifespan":
         while (await receive())["type"] == "lifespan.startup":
             await send({"type": "lifespan.startup.complete"})
@@ -69,7 +69,7 @@ async def bare(scope: Scope, receive: Receive, send: Send) -> None:
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    # The service's own pool, so that nothing but the code around it differs.
+    # The service's own pool, so that only the code around it differs.
     async with open_pool(app.state.settings, "commerce-reference") as pool:
         app.state.pool, app.state.redis = pool, Redis.from_url(app.state.settings.redis_url)
         app.state.page = (await pool.fetchval(PAGE, 0)).encode()
@@ -113,9 +113,9 @@ async def product(request: Request, product_id: int) -> Response:
 
 @app.post("/reserve/{cart_id}", status_code=201)
 async def reserve(request: Request, cart_id: UUID) -> Response:
-    """Our statement with all its rules, alone: the server makes a transaction of it."""
+    """Our statement with all its rules, without a transaction around it."""
     settings, order_id = request.app.state.settings, uuid4()
-    placed = await request.app.state.pool.fetchrow(
+    reserved = await request.app.state.pool.fetchrow(
         checkout.RESERVE.sql,
         order_id,
         cart_id,
@@ -128,13 +128,13 @@ async def reserve(request: Request, cart_id: UUID) -> Response:
         "bench",
         None,
     )
-    assert placed is not None
+    assert reserved is not None
     return Response(orjson.dumps({"order_id": str(order_id)}), 201, media_type="application/json")
 
 
 @app.post("/reserve-eight/{cart_id}", status_code=201)
 async def reserve_in_eight(request: Request, cart_id: UUID) -> Response:
-    """The same as one writes it at first: a statement for each thing, in eight round trips."""
+    """The same rules as simple statements, in eight round trips."""
     order_id = uuid4()
     async with request.app.state.pool.acquire() as tx, tx.transaction():
         await in_eight(tx, order_id, cart_id)

@@ -1,6 +1,6 @@
-"""The service with one route more: checkout less the call to Stripe and what follows it.
+"""`python -m tests.bench.reserve_app PORT`: the service with one more route, which only reserves.
 
-`python -m tests.bench.reserve_app PORT` serves it as `serve` does.
+The route is checkout without the call to Stripe and what follows it.
 """
 
 import sys
@@ -18,16 +18,16 @@ from service.shop import checkout
 
 
 def create_app() -> FastAPI:
-    """The application, by the environment's settings."""
+    """The application, with the settings of the environment."""
     carts.router.add_api_route("/bench/reserve/{cart_id}", reserve, methods=["POST"])
     return service.app.create_process_app()
 
 
 async def reserve(request: Request, cart_id: CartId) -> Response:
-    """The first of checkout's transactions, decoded, retried and answered as the service does it."""
-    wanted, key = await read(request, CheckoutRequest)
-    resources, order_id, found = resources_of(request), uuid4(), uuid_id(cart_id, "cart")
-    reservation = checkout.Reservation(key, found, wanted.expected_total_minor)
+    """Checkout's first transaction, decoded, retried and answered as the service does."""
+    body, key = await read(request, CheckoutRequest)
+    resources, order_id, cart = resources_of(request), uuid4(), uuid_id(cart_id, "cart")
+    reservation = checkout.Reservation(key, cart, body.expected_total_minor)
     outcome = await checkout.reserve_in_turn(resources, reservation, order_id)
     assert isinstance(outcome, checkout.Reserved)
     return responses.json({"order_id": order_id}, 201)

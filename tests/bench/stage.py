@@ -1,4 +1,4 @@
-"""The servers that a measurement runs on, each part's started for it and stopped after it."""
+"""The servers that a benchmark runs on, which are started for it and stopped after it."""
 
 import os
 import subprocess
@@ -20,10 +20,10 @@ from service.dev.servers import free_port, postgres, valkey
 from tests.bench.load import Tables
 from tests.bench.machine import ROOT
 
-# Durable as delivered: fsync, synchronous_commit and full_page_writes stay on. Set is what any operator would.
+# fsync, synchronous_commit and full_page_writes stay on. These settings are what any operator would change.
 POSTGRES = {"shared_buffers": "512MB", "max_wal_size": "8GB", "checkpoint_timeout": "30min"}
 TEMPLATE = "bench_template"
-# Orders of a shop that is open for a while.
+# The past orders of a shop that has been open for some time.
 HISTORY = 10_000
 WEBHOOK_SECRET = "whsec_of_the_bench"
 READY_SECONDS = 60
@@ -33,7 +33,7 @@ QUIET = ("--log-level", "warning")
 
 @dataclass(slots=True)
 class Child:
-    """A server that was started: where it answers, its process, and how long it took to be ready."""
+    """A started server: its URL, its process, and the seconds until it was ready."""
 
     url: str
     process: subprocess.Popen[bytes]
@@ -42,7 +42,7 @@ class Child:
 
 @dataclass(slots=True)
 class Shop:
-    """The service with all that belongs to it."""
+    """The service and the stand-in."""
 
     api: Child
     stripe: Child
@@ -51,7 +51,7 @@ class Shop:
 
 @dataclass(slots=True)
 class Stage:
-    """PostgreSQL and Valkey, and what is started beside them; everything stops with the stack."""
+    """PostgreSQL, Valkey and the processes started beside them; everything stops with the stack."""
 
     stack: ExitStack
     folder: Path
@@ -64,7 +64,7 @@ class Stage:
     _redis: dict[str, int] = field(default_factory=dict)
 
     def open(self) -> None:
-        """Start the servers and make the migrated template."""
+        """Start the servers and create the migrated template database."""
         self.database_url = self.stack.enter_context(postgres(self.folder / "postgres", options=POSTGRES))
         self.redis_url = self.stack.enter_context(valkey(self.folder / "valkey"))
         url = self._create(TEMPLATE)
@@ -73,9 +73,9 @@ class Stage:
             connection.execute("CREATE EXTENSION pg_stat_statements")
 
     def database(self, name: str, products: int, history: int = HISTORY) -> tuple[str, Tables]:
-        """A migrated database with so many products and past orders, made when first asked for: URL and tables.
+        """The URL and tables of a migrated database with so many products and past orders, created on first use.
 
-        Without a past, PostgreSQL would plan for tables that have no rows, and keep those plans while they fill.
+        Past orders are there because PostgreSQL would otherwise plan for empty tables, and keep the plans.
         """
         if name not in self._made:
             url = self._create(name, TEMPLATE)
@@ -89,9 +89,9 @@ class Stage:
         return self._made[name]
 
     def environ(self, database_url: str, **settings: str) -> dict[str, str]:
-        """The environment of the service's processes; nothing of a user's own settings gets in."""
+        """The environment of the service's processes, without the user's own settings."""
         inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
-        # Of its own for each database: two workers on one queue would take each other's jobs.
+        # Each database has its own Redis database: two workers on one queue would take each other's jobs.
         number = self._redis.setdefault(urlsplit(database_url).path, len(self._redis))
         return {
             **inherited,
@@ -107,12 +107,12 @@ class Stage:
     def child(
         self, name: str, command: tuple[str, ...], url: str, path: str, environ: Mapping[str, str]
     ) -> Iterator[Child]:
-        """A process in a folder without `.env`, ready when a GET of `path` answers."""
-        began = time.monotonic()
+        """A process in a folder without `.env`; it is ready when a GET of `path` answers."""
+        start = time.monotonic()
         process = spawn(command, self._log(name), folder=self.folder, environ=environ)
         try:
             self._await_answer(name, process, url, path)
-            yield Child(url, process, time.monotonic() - began)
+            yield Child(url, process, time.monotonic() - start)
         finally:
             stop(process)
 
@@ -126,7 +126,7 @@ class Stage:
 
     @contextmanager
     def references(self, database_url: str) -> Iterator[Child]:
-        """FastAPI with the routes that the service is compared with."""
+        """FastAPI with the reference routes."""
         port = free_port()
         command = (*UVICORN, *QUIET, "--port", str(port), "tests.bench.references:app")
         with self.child("references", command, local(port), "/hello", self.environ(database_url)) as child:
@@ -134,7 +134,7 @@ class Stage:
 
     @contextmanager
     def api(self, database_url: str, *, workers: int = 1, port: int = 0, **settings: str) -> Iterator[Child]:
-        """The service's API as an operator starts it, with an emptied Redis."""
+        """The API as an operator starts it, with an empty Redis."""
         port = port or free_port()
         command = (sys.executable, "-m", "service", "serve", "--port", str(port), "--workers", str(workers))
         environ = self.environ(database_url, **settings)
@@ -145,7 +145,7 @@ class Stage:
 
     @contextmanager
     def reserving(self, database_url: str) -> Iterator[Child]:
-        """The API with a route that only reserves, served as `serve` does."""
+        """The API with one more route, which only reserves."""
         port = free_port()
         command = (sys.executable, "-m", "tests.bench.reserve_app", str(port))
         with self.child("reserving", command, local(port), "/health/ready", self.environ(database_url)) as child:
@@ -153,7 +153,7 @@ class Stage:
 
     @contextmanager
     def shop(self, database_url: str, *, worker: bool) -> Iterator[Shop]:
-        """API, Stripe's stand-in and, where asked for, the worker."""
+        """API, Stripe stand-in and, where `worker` is true, the worker."""
         stripe_port, api_port = free_port(), free_port()
         stripe_url = local(stripe_port)
         command = (sys.executable, "-m", "service", "standin", "--port", str(stripe_port))
@@ -172,10 +172,10 @@ class Stage:
 
     @contextmanager
     def delayed(self, database_url: str, seconds: float) -> Iterator[str]:
-        """The same database, so far away each way."""
-        parts = urlsplit(database_url)
+        """The URL of the same database behind a delay of `seconds` in each direction."""
+        address = urlsplit(database_url)
         port = free_port()
-        command = (sys.executable, "-m", "tests.bench.delay", str(port), str(parts.port), str(seconds))
+        command = (sys.executable, "-m", "tests.bench.delay", str(port), str(address.port), str(seconds))
         process = spawn(command, self._log("delay"), folder=self.folder, environ=self.environ(database_url))
         try:
             deadline = time.monotonic() + READY_SECONDS
@@ -183,12 +183,12 @@ class Stage:
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise CannotRun(f"The delaying proxy did not start:\n{tail(self.folder / 'delay.log')}")
                 time.sleep(0.01)
-            yield parts._replace(netloc=f"{parts.netloc.rpartition(':')[0]}:{port}").geturl()
+            yield address._replace(netloc=f"{address.netloc.rpartition(':')[0]}:{port}").geturl()
         finally:
             stop(process)
 
     def audit(self, database_url: str) -> None:
-        """Raise CannotRun when something that must always hold does not: no figure is worth that."""
+        """Raise CannotRun when the audit finds a violation: such a figure is worthless."""
         complete([sys.executable, "-m", "service", "audit"], self._log("audit"), environ=self.environ(database_url))
 
     def _create(self, name: str, template: str = "template1") -> str:
@@ -215,7 +215,7 @@ class Stage:
 
 
 def control(stripe: Child, method: str, path: str, body: object) -> None:
-    """Have the stand-in do something; see its control.py."""
+    """Call the stand-in's control API; see its control.py."""
     host, port = stripe.url.removeprefix("http://").split(":")
     with closing(HTTPConnection(host, int(port), timeout=30)) as connection:
         connection.request(method, f"/_control{path}", orjson.dumps(body), {"Content-Type": "application/json"})
@@ -225,5 +225,5 @@ def control(stripe: Child, method: str, path: str, body: object) -> None:
 
 
 def local(port: int) -> str:
-    """A server of this machine."""
+    """The URL of a port on this machine."""
     return f"http://127.0.0.1:{port}"

@@ -1,4 +1,4 @@
-"""Taking stock: the transaction that everything waits for."""
+"""Reservations: the transaction that takes stock."""
 
 import re
 import time
@@ -16,7 +16,7 @@ from tests.bench.stage import Stage
 
 CLIENTS = 8
 DELAY_SECONDS = 0.001
-# More than any of these can do in a second.
+# Above the rate of any target here.
 CARTS_A_SECOND = 8000
 EIGHT = Path(__file__).parents[1] / "eight.sql"
 
@@ -49,18 +49,18 @@ ARGUMENTS = {
 
 
 def over_http(stage: Stage) -> Measured:
-    """Through HTTP against the least that could do it, and both transactions alone by pgbench."""
+    """Reservations through HTTP against one statement behind FastAPI, and the transactions alone by pgbench."""
     url, tables = stage.database("reserve", 1000)
     one = stage.folder / "one.sql"
     one.write_text(one_statement())
     with stage.references(url) as references, stage.reserving(url) as api:
-        least, ours = f"{references.url}/reserve/", f"{api.url}/bench/reserve/"
+        reference, ours = f"{references.url}/reserve/", f"{api.url}/bench/reserve/"
         loads = alternately(
             stage.rounds,
             {
-                "one statement, spread": lambda: _reserve(tables, least, stage.seconds),
+                "one statement, spread": lambda: _reserve(tables, reference, stage.seconds),
                 "reserve, spread": lambda: _reserve(tables, ours, stage.seconds),
-                "one statement, hot": lambda: _reserve(tables, least, stage.seconds, hot=True),
+                "one statement, hot": lambda: _reserve(tables, reference, stage.seconds, hot=True),
                 "reserve, hot": lambda: _reserve(tables, ours, stage.seconds, hot=True),
             },
         )
@@ -76,18 +76,18 @@ def over_http(stage: Stage) -> Measured:
     )
     stage.audit(url)
     figures = [
-        Figure(f"FastAPI + asyncpg, {name}" if name.startswith("one") else name, "/s", [load.rate for load in found])
-        for name, found in loads.items()
+        Figure(f"FastAPI + asyncpg, {name}" if name.startswith("one") else name, "/s", [load.rate for load in rounds])
+        for name, rounds in loads.items()
     ]
     spread, hot = figures[1], figures[3]
     spread.ours, spread.reference, spread.goal = True, figures[0].name, SPREAD
     hot.ours, hot.reference, hot.goal = True, spread.name, HOT
-    figures += [Figure(f"{name}: p99", "ms", [load.p99_ms for load in found]) for name, found in loads.items()]
-    return Measured([*figures, *(Figure(name, "/s", found) for name, found in alone.items())])
+    figures += [Figure(f"{name}: p99", "ms", [load.p99_ms for load in rounds]) for name, rounds in loads.items()]
+    return Measured([*figures, *(Figure(name, "/s", rates) for name, rates in alone.items())])
 
 
 def at_a_distance(stage: Stage) -> Measured:
-    """What is left of it when each round trip costs what a network costs."""
+    """Reservations of a hot product when each round trip takes as long as in a network."""
     url, tables = stage.database("distance", 1000)
     with stage.delayed(url, DELAY_SECONDS) as far, stage.references(far) as references, stage.reserving(far) as api:
         eight, ours = f"{references.url}/reserve-eight/", f"{api.url}/bench/reserve/"
@@ -102,8 +102,8 @@ def at_a_distance(stage: Stage) -> Measured:
         trips = alternately(stage.rounds, {"far": partial(_round_trip, far), "near": partial(_round_trip, url)})
         commits = [_commit(url) for _ in range(stage.rounds)]
     stage.audit(url)
-    eight_rates, our_rates, one_rates = ([load.rate for load in found] for found in loads.values())
-    # A hot row is free again when the COMMIT has come and is on disk: a round trip after the lock, at best.
+    eight_rates, our_rates, one_rates = ([load.rate for load in rounds] for rounds in loads.values())
+    # A hot row is unlocked when its COMMIT is on disk: at best one round trip after the lock.
     limits = [1 / (trip + commit) for trip, commit in zip(trips["far"], commits, strict=True)]
     figures = [
         Figure("FastAPI + asyncpg, eight round trips", "/s", eight_rates),
@@ -119,11 +119,12 @@ def at_a_distance(stage: Stage) -> Measured:
 
 
 def _reserve(tables: Tables, url: str, seconds: float, *, hot: bool = False) -> Load:
-    """Reserve a new cart with each request; the first second is for connections to open and plans to be made."""
+    """Reserve a new cart with each request, after a second in which connections open and plans are made."""
     warm = tables.add_carts(CARTS_A_SECOND * WARM_SECONDS, hot=hot)
     first = tables.add_carts(int(CARTS_A_SECOND * seconds), hot=hot)
     tables.settle()
-    base, prefix = url[: url.index("/", len("http://"))], url[url.index("/", len("http://")) :]
+    path = url.index("/", len("http://"))
+    base, prefix = url[:path], url[path:]
     wrk(base, WARM_SECONDS, warm, prefix, script="carts")
     load = wrk(base, seconds, first, prefix, script="carts")
     assert load.taken < CARTS_A_SECOND * seconds, "too few carts"
@@ -137,28 +138,28 @@ def _pgbench(tables: Tables, url: str, script: Path, seconds: float, *, hot: boo
 
 
 def one_statement() -> str:
-    """checkout/reserve as a script for pgbench: the text that the service sends, its parameters written out."""
+    """checkout/reserve as a pgbench script: the text that the service sends, with its parameters filled in."""
     head = "\\set cart :first + :client_id + :clients * :turn\n\\set turn :turn + 1\n"
     head += "\\set number random(1, 9000000000000000000)\n"
-    return head + re.sub(r"\$(\d+)", lambda found: ARGUMENTS[int(found[1])], checkout.RESERVE.sql) + ";\n"
+    return head + re.sub(r"\$(\d+)", lambda match: ARGUMENTS[int(match[1])], checkout.RESERVE.sql) + ";\n"
 
 
 def _round_trip(url: str) -> float:
-    """The median seconds of asking for nothing."""
+    """The median seconds of a query without work."""
     with psycopg.connect(url, autocommit=True) as connection:
         return median(_seconds(connection, "SELECT 1") for _ in range(200))
 
 
 def _commit(url: str) -> float:
-    """The median seconds that a commit of one small row takes beyond a round trip: its write-ahead log to the disk."""
+    """The median seconds of a commit beyond a round trip: the write of its log to the disk."""
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("CREATE TABLE IF NOT EXISTS bench_commits (n integer)")
-        took = [_seconds(connection, "INSERT INTO bench_commits VALUES (1)") for _ in range(200)]
+        durations = [_seconds(connection, "INSERT INTO bench_commits VALUES (1)") for _ in range(200)]
         connection.execute("DROP TABLE bench_commits")
-        return max(0.0, median(took) - median(_seconds(connection, "SELECT 1") for _ in range(200)))
+        return max(0.0, median(durations) - median(_seconds(connection, "SELECT 1") for _ in range(200)))
 
 
 def _seconds(connection: psycopg.Connection, query: str) -> float:
-    began = time.perf_counter()
+    start = time.perf_counter()
     connection.execute(query)
-    return time.perf_counter() - began
+    return time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""What the processes themselves cost, and what a second one brings."""
+"""The memory and start of the processes, and the gain of a second process."""
 
 from functools import partial
 
@@ -18,7 +18,7 @@ READY = Goal("from start to ready", "under 2 s", most=2)
 
 
 def memory(stage: Stage) -> Measured:
-    """Started anew each round, then a soak: purchases by 32 customers, then pages and products."""
+    """Start the service in each round, then soak it: purchases by 32 customers, then pages and products."""
     url, tables = stage.database("memory", 1000)
     ready, fresh, api, worker = [], [], [], []
     for _ in range(stage.rounds):
@@ -46,22 +46,22 @@ def memory(stage: Stage) -> Measured:
 
 
 def workers(stage: Stage) -> Measured:
-    """`serve --workers`: how reading grows with processes, where cores are left for it."""
+    """`serve --workers`: the rate of reads with one and two processes, where cores are free."""
     url, tables = stage.database("shop", 1000)
     with stage.api(url) as one, stage.api(url, workers=2) as two:
         targets = {
-            f"{what}, {how}": partial(wrk, f"{api.url}{path}", stage.seconds, *arguments, script=script)
-            for what, path, script, arguments in (
+            f"{route}, {processes}": partial(wrk, f"{api.url}{path}", stage.seconds, *arguments, script=script)
+            for route, path, script, arguments in (
                 ("GET /products", "/products", "report", ()),
                 ("GET /products/{id}", "", "products", ("/products/", tables.products, 4)),
             )
-            for how, api in (("one process", one), ("two processes", two))
+            for processes, api in (("one process", one), ("two processes", two))
         }
         for api in (one, two):
             wrk(f"{api.url}/products", WARM_SECONDS)
-        found = alternately(stage.rounds, targets)
+        loads_by_name = alternately(stage.rounds, targets)
     figures = []
-    for name, loads in found.items():
+    for name, loads in loads_by_name.items():
         reference = name.replace("two processes", "one process")
         rates = [load.rate for load in loads]
         figures.append(Figure(name, "/s", rates, True, reference if reference != name else ""))

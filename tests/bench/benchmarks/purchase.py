@@ -1,4 +1,4 @@
-"""From an empty cart to FULFILLED, with everything on this machine: API, worker, Stripe, PostgreSQL, Valkey, client."""
+"""Whole purchases, from an empty cart to FULFILLED, with servers and client on this machine."""
 
 import asyncio
 import time
@@ -22,7 +22,7 @@ HOT = Goal(
 
 
 def whole(stage: Stage) -> Measured:
-    """As many as can be, then half as many a second to see how long one takes."""
+    """The highest rate of purchases, then the duration of a purchase at half that rate."""
     url, tables = stage.database("purchase", 1000)
     seconds = 2 * stage.seconds
     first, rates, cpu, p50, p99 = [], [], [], [], []
@@ -33,17 +33,17 @@ def whole(stage: Stage) -> Measured:
             def run(work: Callable[[Customers], Awaitable[list[float]]], shop: Shop = shop) -> list[float]:
                 return uvloop.run(with_customers(shop, url, tables.products, work))
 
-            # By all at once, on a service that has only just started: every connection is still to be opened.
+            # All at once on a service that has just started: no connection is open yet.
             first.append(max(run(_one_each)) * 1000)
-            began = time.process_time()
-            took = run(partial(_as_many_as_can_be, seconds=seconds))
-            # Its warming up was work of the same kind.
+            cpu_start = time.process_time()
+            durations = run(partial(_at_full_rate, seconds=seconds))
+            # The warm-up used CPU time, too.
             share = seconds / (seconds + WARM_SECONDS)
-            cpu.append((time.process_time() - began) * 1000 * share / max(1, len(took)))
-            rates.append(rate := len(took) / seconds)
-            took = run(partial(_at_a_rate, rate=max(1.0, rate / 2), seconds=seconds))
-            p50.append(percentile(took, 0.5) * 1000)
-            p99.append(percentile(took, 0.99) * 1000)
+            cpu.append((time.process_time() - cpu_start) * 1000 * share / max(1, len(durations)))
+            rates.append(rate := len(durations) / seconds)
+            durations = run(partial(_at_a_rate, rate=max(1.0, rate / 2), seconds=seconds))
+            p50.append(percentile(durations, 0.5) * 1000)
+            p99.append(percentile(durations, 0.99) * 1000)
     stage.audit(url)
     figures = [
         Figure(f"purchases, {AT_ONCE} customers at once", "/s", rates, True, "", RATE),
@@ -56,7 +56,7 @@ def whole(stage: Stage) -> Measured:
 
 
 def filling(stage: Stage) -> Measured:
-    """Carts being filled beside checkouts, of products spread evenly and of one that everybody wants."""
+    """Carts filled beside checkouts, with all products and with one product only."""
     url, tables = stage.database("filling", 1000)
     seconds = 2 * stage.seconds
     with stage.shop(url, worker=False) as shop:
@@ -88,16 +88,16 @@ async def _place(customers: Customers, seconds: float) -> list[float]:
 
 
 async def _one_each(customers: Customers) -> list[float]:
-    began = time.monotonic()
+    start = time.monotonic()
 
-    async def one() -> float:
+    async def purchase() -> float:
         await customers.purchase()
-        return time.monotonic() - began
+        return time.monotonic() - start
 
-    return await asyncio.gather(*(one() for _ in range(AT_ONCE)))
+    return await asyncio.gather(*(purchase() for _ in range(AT_ONCE)))
 
 
-async def _as_many_as_can_be(customers: Customers, seconds: float) -> list[float]:
+async def _at_full_rate(customers: Customers, seconds: float) -> list[float]:
     return await closed_loop(customers.purchase, AT_ONCE, WARM_SECONDS, seconds)
 
 

@@ -1,4 +1,4 @@
-"""What Stripe's pace, its events and unpaid orders cost."""
+"""A slow Stripe, its webhooks, and the expiry of unpaid orders."""
 
 import asyncio
 import time
@@ -36,8 +36,8 @@ EVENTS_A_SECOND = 5000
 DUE = 10_000
 
 ATTACH = """
-UPDATE payments SET stripe_session_id = given.session_id
-FROM unnest(%s::uuid[], %s::text[]) AS given (order_id, session_id) WHERE payments.order_id = given.order_id
+UPDATE payments SET stripe_session_id = attached.session_id
+FROM unnest(%s::uuid[], %s::text[]) AS attached (order_id, session_id) WHERE payments.order_id = attached.order_id
 """
 
 CHECKOUTS = Goal(
@@ -51,12 +51,12 @@ SWEPT = Goal("10,000 due orders found, cancelled, restocked: time in PostgreSQL"
 
 
 def slow(stage: Stage) -> Measured:
-    """Checkouts while each waits for Stripe, and what that does to who only looks."""
+    """Checkouts that each wait for Stripe, and their effect on the latency of the catalogue."""
     url, tables = stage.database("stripe", 1000)
     with stage.shop(url, worker=False) as shop:
         rule = {"action": "delay", "path": "/v1/checkout/session[s]", "method": "POST", "seconds": STRIPE_SECONDS}
         control(shop.stripe, "PUT", "/faults", [rule])
-        found: dict[str, list[Any]] = alternately(
+        results: dict[str, list[Any]] = alternately(
             stage.rounds,
             {
                 "begun": lambda: _checkouts(tables, shop.api, stage.seconds),
@@ -67,10 +67,10 @@ def slow(stage: Stage) -> Measured:
         control(shop.stripe, "DELETE", "/faults", [])
         quick = [_catalogue(tables, shop, stage.seconds, CHECKOUT_RATE) for _ in range(stage.rounds)]
     stage.audit(url)
-    alone, beside = found["catalogue alone"], found["catalogue beside checkouts"]
+    alone, beside = results["catalogue alone"], results["catalogue beside checkouts"]
     name = "catalogue's p99 alone"
     figures = [
-        Figure("checkouts begun, Stripe at 300 ms", "/s", found["begun"], True, "", CHECKOUTS),
+        Figure("checkouts begun, Stripe at 300 ms", "/s", results["begun"], True, "", CHECKOUTS),
         Figure(name, "ms", [p99 for p99, _ in alone], True),
         Figure(
             f"catalogue's p99 beside {CHECKOUT_RATE} checkouts/s",
@@ -88,12 +88,12 @@ def slow(stage: Stage) -> Measured:
 
 
 def _checkouts(tables: Tables, api: Child, seconds: float) -> float:
-    """As many as can be: how many a second."""
+    """The highest rate of checkouts a second."""
     first = tables.add_carts(int(CARTS_A_SECOND * seconds) + CALLERS)
     tables.settle()
     load = wrk(api.url, seconds + WARM_SECONDS, first, "/carts/", "/checkout", script="carts", connections=CALLERS)
     assert load.taken < CARTS_A_SECOND * seconds, "too few carts"
-    # What wrk left in flight still goes on.
+    # The requests that wrk left in flight still go on.
     before = -1
     while (now := tables.value("SELECT count(*) FROM payments WHERE stripe_session_id IS NOT NULL")) != before:
         before = now
@@ -102,41 +102,41 @@ def _checkouts(tables: Tables, api: Child, seconds: float) -> float:
 
 
 def _catalogue(tables: Tables, shop: Shop, seconds: float, checkouts: float) -> tuple[float, float]:
-    """The p99 in milliseconds of steady reading, half the cached page and half single products.
+    """The p99 in milliseconds of steady reads, and the checkouts a second that began.
 
-    And how many of the `checkouts` tried a second began: a service that is too slow for them refuses some. They are
-    another process's business, or who reads would wait for the client that also buys.
+    Half of the reads are the cached page, half single products. Of the `checkouts` tried a second a service that is too
+    slow refuses some. Another process makes them, so that the reads do not wait for the buying client.
     """
     seconds *= 2
     first = tables.add_carts(int(checkouts * (WARM_SECONDS + seconds)) + 1)
     tables.settle()
     with ProcessPoolExecutor(1, get_context("spawn")) as apart:
-        # It is there, with all that it imports, before anything is measured.
+        # The process has started and imported everything before the measurement.
         apart.submit(_check_out, shop.api.url, first, 0, 0).result()
         checking_out = apart.submit(_check_out, shop.api.url, first, checkouts, seconds)
-        took = uvloop.run(_look(shop.api.url, tables.products, seconds))
-        return percentile(took, 0.99) * 1000, checking_out.result()
+        durations = uvloop.run(_read_catalogue(shop.api.url, tables.products, seconds))
+        return percentile(durations, 0.99) * 1000, checking_out.result()
 
 
-async def _look(url: str, products: int, seconds: float) -> list[float]:
-    """How long each of CATALOGUE_RATE looks a second took."""
+async def _read_catalogue(url: str, products: int, seconds: float) -> list[float]:
+    """Read CATALOGUE_RATE times a second; the seconds of each read."""
     api, numbers = Http(url), count(1)
 
-    async def look() -> None:
+    async def read() -> None:
         number = next(numbers)
         await api.call("GET", "/products" if number % 2 else f"/products/{1 + number * 7919 % products}", 200)
 
-    took = await open_loop(look, CATALOGUE_RATE, WARM_SECONDS, seconds)
+    durations = await open_loop(read, CATALOGUE_RATE, WARM_SECONDS, seconds)
     api.close()
-    return took
+    return durations
 
 
 def _check_out(url: str, first: int, rate: float, seconds: float) -> float:
-    """Check out carts from `first` on, `rate` a second: how many began in a second."""
+    """Check out carts from `first` on, `rate` a second; how many began in a second."""
 
     async def run() -> float:
         api, numbers, begun = Http(url), count(first), 0
-        # Where the service cannot keep up, the rest waits here and does not fill its sockets.
+        # Where the service cannot keep up, requests wait here and do not fill its sockets.
         callers = asyncio.Semaphore(CALLERS)
 
         async def check_out() -> None:
@@ -146,16 +146,16 @@ def _check_out(url: str, first: int, rate: float, seconds: float) -> float:
                     await api.call("POST", f"/carts/{cart_id(next(numbers))}/checkout", 201)
                     begun += 1
 
-        began = time.monotonic()
+        start = time.monotonic()
         await open_loop(check_out, rate, WARM_SECONDS, seconds)
         api.close()
-        return begun / (time.monotonic() - began)
+        return begun / (time.monotonic() - start)
 
     return uvloop.run(run())
 
 
 def webhooks(stage: Stage) -> Measured:
-    """Payments reported by signed events; the API alone, as a worker has its own process and row."""
+    """Payments reported by signed events. Only the API runs: the worker has its own process and figures."""
     url, tables = stage.database("webhooks", 1000)
     events = stage.folder / "events"
     rates, p99 = [], []
@@ -171,7 +171,7 @@ def webhooks(stage: Stage) -> Measured:
             load = wrk(api.url, stage.seconds, events, script="webhooks")
             assert load.taken < count, "too few events"
             applied = tables.value("SELECT count(*) FROM stripe_events WHERE outcome = 'applied'") - before
-            # What was in flight at an end is applied too, but nobody was told.
+            # Requests in flight at the end are applied, too, but their answers are not counted.
             assert applied >= load.requests, (load, applied)
             rates.append(load.rate)
             p99.append(load.p99_ms)
@@ -181,7 +181,7 @@ def webhooks(stage: Stage) -> Measured:
 
 
 def write_events(path: Path, first: int, count: int) -> None:
-    """Events for `webhooks.lua`, signed now: a signature is good for 300 s."""
+    """Write events for `webhooks.lua`, signed now: a signature is valid for 300 s."""
     now = int(time.time())
     with path.open("wb") as file:
         for body in _events(first, count, now):
@@ -189,7 +189,7 @@ def write_events(path: Path, first: int, count: int) -> None:
 
 
 def _events(first: int, count: int, now: int) -> Iterator[bytes]:
-    """Sessions completed and paid, with what Stripe sends along."""
+    """Completed and paid sessions with all the fields that Stripe sends."""
     for number in range(first, first + count):
         session = {
             "id": session_id(number),
@@ -234,27 +234,27 @@ def _events(first: int, count: int, now: int) -> Iterator[bytes]:
 
 
 def sweep(stage: Stage) -> Measured:
-    """Orders whose hold has ended, each with an open session that Stripe is asked to expire first."""
+    """Orders whose hold has ended. Each has an open session, which Stripe is asked to expire first."""
     url, tables = stage.database("sweep", 1000)
     wall, database, statements = [], [], {}
     with stage.shop(url, worker=False) as shop:
         settings = Settings.load(stage.environ(url, STRIPE_API_BASE=shop.stripe.url))
-        # Their webhooks would be applied meanwhile: other work, which has a row of its own.
+        # Without webhooks, whose work is measured elsewhere.
         control(shop.stripe, "PUT", "/webhooks", {"drop": True})
         for _ in range(stage.rounds):
             first = tables.add_orders(DUE, expires=-1)
             sessions = uvloop.run(_sessions(shop.stripe, first))
             tables.connection.execute(ATTACH, (list(sessions), list(sessions.values())))
             tables.settle()
-            tables.forget_costs()
-            began = time.monotonic()
+            tables.reset_costs()
+            start = time.monotonic()
             uvloop.run(_sweep(settings))
-            wall.append(time.monotonic() - began)
+            wall.append(time.monotonic() - start)
             costs = tables.costs()
             database.append(sum(seconds for _, _, seconds, _ in costs))
             statements = {name: [calls, round(seconds, 3)] for name, calls, seconds, _ in costs if name}
-            left = tables.value("SELECT count(*) FROM orders WHERE status = 'PENDING_PAYMENT'")
-            assert left == 0, f"{left} orders were left"
+            pending = tables.value("SELECT count(*) FROM orders WHERE status = 'PENDING_PAYMENT'")
+            assert pending == 0, f"{pending} orders are still pending"
     stage.audit(url)
     return Measured(
         [
@@ -271,11 +271,11 @@ async def _sweep(settings: Settings) -> None:
 
 
 async def _sessions(stripe: Child, first: int) -> dict[UUID, str]:
-    """An open session for each order, made at the stand-in as the service would."""
+    """Create an open session for each order at the stand-in, as the service does; the sessions' ids."""
     api, numbers = Http(stripe.url, "Authorization: Bearer sk_test_bench"), iter(range(first, first + DUE))
-    made: dict[UUID, str] = {}
+    sessions: dict[UUID, str] = {}
 
-    async def lane() -> None:
+    async def caller() -> None:
         for number in numbers:
             form = {
                 "mode": "payment",
@@ -288,10 +288,10 @@ async def _sessions(stripe: Child, first: int) -> dict[UUID, str]:
                 "line_items[0][price_data][product_data][name]": "Halden Storm-Proof Trekking Tent, Forest",
             }
             answer = await api.call("POST", "/v1/checkout/sessions", 200, urlencode(form).encode())
-            made[order_id(number)] = orjson.loads(answer)["id"]
+            sessions[order_id(number)] = orjson.loads(answer)["id"]
 
     async with asyncio.TaskGroup() as group:
         for _ in range(8):
-            group.create_task(lane())
+            group.create_task(caller())
     api.close()
-    return made
+    return sessions

@@ -1,14 +1,14 @@
-"""Whether a purchase costs the same in large tables: the buffers that each of its statements touches."""
+"""Purchases in large tables: the buffers that each statement touches, compared with small tables."""
 
 import asyncio
 import time
 
 import uvloop
 
+from tests.bench.benchmarks.catalogue import MILLION
 from tests.bench.client import Customers, with_customers
 from tests.bench.figures import Figure, Goal, Measured, alternately
 from tests.bench.load import Tables
-from tests.bench.parts.catalogue import MILLION
 from tests.bench.stage import Shop, Stage
 
 WARMING, PURCHASES = 40, 200
@@ -17,28 +17,30 @@ THOUSANDTH = 1000
 
 
 def buffers(stage: Stage) -> Measured:
-    """The same purchases in both, and each statement's buffers by pg_stat_statements."""
+    """The same purchases in large and small tables; the buffers come from pg_stat_statements."""
     large_url, large = stage.database("million", MILLION + 100, history=0)
     small_url, small = stage.database("thousandth", (MILLION + 100) // THOUSANDTH, history=0)
-    began = time.monotonic()
+    start = time.monotonic()
     for tables, count in ((small, stage.orders // THOUSANDTH), (large, stage.orders)):
         if tables.orders == 0:
             _add_history(tables, count)
-    loading = time.monotonic() - began
+    loading = time.monotonic() - start
     with stage.shop(large_url, worker=True) as large_shop, stage.shop(small_url, worker=True) as small_shop:
-        found = alternately(
+        buffers_by_size = alternately(
             stage.rounds,
             {
                 "large": lambda: _buffers(large_shop, large_url, large),
                 "small": lambda: _buffers(small_shop, small_url, small),
             },
         )
-    # All that both have run: one that only one has run is none of the purchase's.
-    names = sorted(set.intersection(*(set(touched) for side in found.values() for touched in side)))
+    # A statement that only one of them has run is not part of a purchase.
+    names = sorted(set.intersection(*(set(touched) for side in buffers_by_size.values() for touched in side)))
     assert {"cart/add_line", "checkout/reserve", "transitions/mark_paid", "fulfilment/mark_fulfilled"} <= set(names), (
         names
     )
-    sides = {side: {name: [touched[name] for touched in runs] for name in names} for side, runs in found.items()}
+    sides = {
+        side: {name: [touched[name] for touched in runs] for name in names} for side, runs in buffers_by_size.items()
+    }
     worst = [
         max(sides["large"][name][number] / sides["small"][name][number] for name in names)
         for number in range(stage.rounds)
@@ -57,8 +59,8 @@ def buffers(stage: Stage) -> Measured:
 
 
 def _add_history(tables: Tables, count: int) -> None:
-    """Orders of the past, each bought, paid and fulfilled, with all their rows."""
-    # Checked when they were made: here a foreign key would be looked up fifty million times.
+    """Add past orders, each paid and fulfilled, with all their rows."""
+    # Without triggers: the foreign keys would be checked fifty million times.
     tables.connection.execute("SET session_replication_role = replica")
     for first in range(0, count, BATCH):
         tables.add_orders(min(BATCH, count - first), done=True)
@@ -67,17 +69,17 @@ def _add_history(tables: Tables, count: int) -> None:
 
 
 def _buffers(shop: Shop, url: str, tables: Tables) -> dict[str, float]:
-    """Buffers touched by a call of each statement, on average."""
+    """The buffers that a call of each statement touches, on average."""
 
     async def buy(customers: Customers) -> list[float]:
-        # A connection reads the catalogue with its first statements.
+        # The first statements of a connection also read the system catalogue.
         await _purchases(customers, WARMING)
-        tables.forget_costs()
+        tables.reset_costs()
         await _purchases(customers, PURCHASES)
         return []
 
     uvloop.run(with_customers(shop, url, tables.products, buy))
-    # The purchase's own, not what the sweep does now and then.
+    # Only the purchase's statements, without those of the sweep.
     return {
         name: touched / calls
         for name, calls, _, touched in tables.costs()
@@ -86,12 +88,12 @@ def _buffers(shop: Shop, url: str, tables: Tables) -> dict[str, float]:
 
 
 async def _purchases(customers: Customers, count: int) -> None:
-    left = iter(range(count))
+    remaining = iter(range(count))
 
-    async def one() -> None:
-        for _ in left:
+    async def buyer() -> None:
+        for _ in remaining:
             await customers.purchase()
 
     async with asyncio.TaskGroup() as group:
         for _ in range(4):
-            group.create_task(one())
+            group.create_task(buyer())

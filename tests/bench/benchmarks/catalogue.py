@@ -19,7 +19,7 @@ AS_FIRST = Goal("the deep page against the first, both from PostgreSQL", "within
 
 
 def cached_list(stage: Stage) -> Measured:
-    """The page against everything that could hand out as many bytes."""
+    """The cached page against references that send as many bytes."""
     url, _ = stage.database("shop", 1000)
     with stage.bare() as bare, stage.references(url) as references, stage.api(url) as api:
         urls = {
@@ -30,12 +30,12 @@ def cached_list(stage: Stage) -> Measured:
             "FastAPI, 20 products rendered by PostgreSQL": f"{references.url}/list/postgresql",
             "GET /products": f"{api.url}/products",
         }
-        found = _measure(stage, {name: _get(target) for name, target in urls.items()})
-    figures = [Figure(name, PER_SECOND, [load.rate for load in loads]) for name, loads in found.items()]
+        loads_by_name = _measure(stage, {name: _get(target) for name, target in urls.items()})
+    figures = [Figure(name, PER_SECOND, [load.rate for load in loads]) for name, loads in loads_by_name.items()]
     ours = figures[-1]
     ours.ours, ours.reference, ours.goal = True, "FastAPI, hello", LIST_RATE
-    p99 = [load.p99_ms for load in found["GET /products"]]
-    hello = [load.p99_ms for load in found["FastAPI, hello"]]
+    p99 = [load.p99_ms for load in loads_by_name["GET /products"]]
+    hello = [load.p99_ms for load in loads_by_name["FastAPI, hello"]]
     return Measured(
         [
             *figures,
@@ -46,8 +46,8 @@ def cached_list(stage: Stage) -> Measured:
 
 
 def from_postgresql(stage: Stage) -> Measured:
-    """One product at random of a million, the first page, and the last."""
-    # More than the last page needs, so that it is full.
+    """A random product of a million, the first page, and the last page."""
+    # A hundred more, so that the last page is full.
     url, tables = stage.database("million", MILLION + 100, history=0)
     with stage.references(url) as references, stage.api(url) as api:
         rendered = f"{references.url}/list/postgresql"
@@ -55,12 +55,12 @@ def from_postgresql(stage: Stage) -> Measured:
             "FastAPI, 20 products rendered by PostgreSQL": _get(rendered),
             "FastAPI, one product rendered by PostgreSQL": _get(references.url, "/product/", MILLION, 1),
             "GET /products/{id}": _get(api.url, "/products/", MILLION, 2),
-            # After 1, as the page after 0 is the cached one.
+            # After 1: the page after 0 is cached.
             "the first page": _get(f"{api.url}/products?after_id=1"),
             "the page a million deep": _get(f"{api.url}/products?after_id={MILLION}"),
         }
-        found = _measure(stage, targets)
-    rates = {name: [load.rate for load in loads] for name, loads in found.items()}
+        loads_by_name = _measure(stage, targets)
+    rates = {name: [load.rate for load in loads] for name, loads in loads_by_name.items()}
     rendering, rendering_one, product, first, deep = rates
     figures = [
         Figure(rendering, PER_SECOND, rates[rendering]),
@@ -70,18 +70,18 @@ def from_postgresql(stage: Stage) -> Measured:
         Figure(deep, PER_SECOND, rates[deep], True, rendering, DEEP),
         Figure("the deep page against the first", "×", pairs(rates[deep], rates[first]), True, "", AS_FIRST),
     ]
-    p99 = {f"{name}: p99": [load.p99_ms for load in found[name]] for name in (product, first, deep)}
+    p99 = {f"{name}: p99": [load.p99_ms for load in loads_by_name[name]] for name in (product, first, deep)}
     figures += [Figure(name, "ms", values, True) for name, values in p99.items()]
     return Measured(figures, {"products": tables.products})
 
 
 def _get(url: str, *numbers: object) -> Callable[[float], Load]:
-    """A target for so many seconds: one address, or with a prefix, a count and a seed any of its numbers."""
+    """A load of one address or, with a prefix, a count and a seed, of random numbers behind the prefix."""
     return lambda seconds: wrk(url, seconds, *numbers, script="products" if numbers else "report")
 
 
 def _measure(stage: Stage, targets: dict[str, Callable[[float], Load]]) -> dict[str, list[Load]]:
-    """All targets by turns, after each has been asked for a second."""
+    """Warm each target up for a second, then measure all by turns."""
     for target in targets.values():
         target(WARM_SECONDS)
     return alternately(stage.rounds, {name: partial(target, stage.seconds) for name, target in targets.items()})

@@ -1,0 +1,33 @@
+"""The benchmarks, in a module for each area of the service."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tests.bench.benchmarks import catalogue, processes, purchase, reserve, scale, stripe
+from tests.bench.figures import Measured
+from tests.bench.stage import Stage
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """One benchmark: its name in `make bench NAME=…`, its title, and its function."""
+
+    name: str
+    title: str
+    measure: Callable[[Stage], Measured]
+
+
+BENCHMARKS = (
+    Benchmark("list", "The cached first page", catalogue.cached_list),
+    Benchmark("product", "Products and pages from PostgreSQL", catalogue.from_postgresql),
+    Benchmark("reserve", "Reserving stock", reserve.over_http),
+    Benchmark("distance", "Reserving a hot product, the database 1 ms away", reserve.at_a_distance),
+    Benchmark("purchase", "Whole purchases", purchase.whole),
+    Benchmark("filling", "Carts filled beside checkouts", purchase.filling),
+    Benchmark("stripe", "Stripe answering in 300 ms", stripe.slow),
+    Benchmark("webhooks", "Webhooks", stripe.webhooks),
+    Benchmark("sweep", "10,000 due orders", stripe.sweep),
+    Benchmark("scale", "The purchase's statements in large tables", scale.buffers),
+    Benchmark("memory", "Memory and starting", processes.memory),
+    Benchmark("workers", "One process and two", processes.workers),
+)

@@ -1,4 +1,4 @@
--- What a run came to, as one line of JSON; `taken` is how many a script's counter handed out.
+-- Prints the result of a run as one line of JSON; `taken` is how many carts or events its script has used.
 local threads = {}
 
 function setup(thread)

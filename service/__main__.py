@@ -8,14 +8,14 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, aclosing
 from pathlib import Path
 
 import asyncpg
 import psycopg
 
 from service.errors import ShopError
-from service.infra.db import open_pool
+from service.infra.db import Pool
 from service.settings import Settings, UnsafeSettings, environment
 
 # How the user started it: the installed command, or the module in a checkout.
@@ -81,7 +81,7 @@ def _seed(options: argparse.Namespace) -> int:
     from service.dev.seed import seed
 
     async def load() -> int:
-        async with open_pool(Settings.load(), "commerce-seed") as pool:
+        async with aclosing(Pool(Settings.load(), "commerce-seed")) as pool:
             return await seed(pool, options.products)
 
     print(f"{asyncio.run(load())} products loaded")
@@ -93,7 +93,7 @@ def _audit(options: argparse.Namespace) -> int:
 
     async def check() -> dict[str, list[Violation]]:
         # The audit reads whole tables, and no request waits for it.
-        async with open_pool(Settings.load(), "commerce-audit", statement_seconds=300, read_only=True) as pool:
+        async with aclosing(Pool(Settings.load(), "commerce-audit", statement_seconds=300, read_only=True)) as pool:
             return await audit(pool)
 
     report = asyncio.run(check())

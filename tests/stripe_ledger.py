@@ -3,6 +3,7 @@
 from service.dev.stripe_standin import StripeStandin
 from service.infra.resources import Resources
 from service.shop.audit import audit
+from tests.queries import on
 
 
 async def assert_ledgers_agree(resources: Resources, stripe: StripeStandin) -> None:
@@ -13,11 +14,11 @@ async def assert_ledgers_agree(resources: Resources, stripe: StripeStandin) -> N
     """
     violations = {rule: rows for rule, rows in (await audit(resources.pool)).items() if rows}
     assert not violations
-    orders = await resources.pool.fetch(
+    orders = await on(resources.pool).fetch(
         "SELECT o.id, o.status, p.status AS payment, p.refunded_minor, p.stripe_payment_intent_id AS intent"
         " FROM orders o JOIN payments p ON o.id = p.order_id"
     )
-    unsent_refunds = await resources.pool.fetch(
+    unsent_refunds = await on(resources.pool).fetch(
         "SELECT stripe_payment_intent_id AS intent, amount_minor FROM refunds WHERE status = 'REQUESTED'"
     )
     ledger = stripe.ledger()

@@ -1,4 +1,4 @@
-"""Asking Redis without depending on it."""
+"""Calls to Redis that nothing depends on: a failed call is skipped, and further calls for a second after it."""
 
 import asyncio
 import logging
@@ -11,18 +11,18 @@ from redis.asyncio import ConnectionPool
 from redis.exceptions import AuthenticationError, NoPermissionError, ReadOnlyError, RedisError
 
 T = TypeVar("T")
-# How Redis answered last, in the words of readiness.
+# The result of the last call, in the words of readiness.
 State: TypeAlias = Literal["ok", "unreachable", "login_refused", "read_only"]
 
-# A Redis that hangs is given this long, then left alone for a while: its callers have work to do.
-PATIENCE_SECONDS = 0.25
+CALL_SECONDS = 0.25
+# After a failed call no other is made for this long: the callers have other work to do.
 REST_SECONDS = 1.0
 
 logger = logging.getLogger(__name__)
 
 
 class CircuitBreaker:
-    """One process's patience with its Redis, whose connections are all in `pool`."""
+    """The circuit breaker of one process's Redis; `pool` has all of its connections."""
 
     def __init__(self, pool: ConnectionPool) -> None:
         self._pool = pool
@@ -30,25 +30,28 @@ class CircuitBreaker:
         self.state: State = "ok"
 
     async def call(
-        self, question: Callable[[], Awaitable[T]], *, urgent: bool = False, seconds: float = PATIENCE_SECONDS
+        self, request: Callable[[], Awaitable[T]], *, urgent: bool = False, seconds: float = CALL_SECONDS
     ) -> T | None:
-        """Redis's answer, or None when it gives none; after that it is not asked for a while, unless urgent."""
+        """The result of `request()`, or None if it fails or if an earlier one failed within REST_SECONDS.
+
+        `urgent` requests are made even then.
+        """
         if time.monotonic() < self._rest_until and not urgent:
             return None
         try:
             async with asyncio.timeout(seconds):
-                answer = await question()
+                result = await request()
         except (RedisError, OSError, TimeoutError) as error:
             self._rest_until = time.monotonic() + REST_SECONDS
             self.state = _state(error)
             logger.warning("redis call failed", extra={"error": repr(error)})
             if self.state == "read_only":
-                # The server was demoted. New connections find the new primary, so all are dropped, busy ones too.
+                # The server was demoted: drop all connections, busy ones too. New ones find the new primary.
                 with suppress(RedisError, OSError):
                     await self._pool.disconnect()
             return None
         self.state = "ok"
-        return answer
+        return result
 
 
 def _state(error: Exception) -> State:

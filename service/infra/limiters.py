@@ -1,4 +1,4 @@
-"""Queues before what is scarce: first come, first served, and bounded, so that waiting stays worth it."""
+"""Bounded first-come-first-served queues in front of scarce resources."""
 
 import asyncio
 import time
@@ -9,46 +9,49 @@ from weakref import WeakValueDictionary
 
 from service.errors import ShopError
 
-# A rush is let in whole and gets through in a while; a queue that stands for longer than this is no rush, but more
-# than can be done: from then on whoever would make it longer than WAITING is sent away at once.
+# Short bursts are admitted whole. After RUSH_SECONDS with a non-empty queue we are overloaded: arrivals that would make
+# the queue longer than MAX_WAITING are refused at once.
 RUSH_SECONDS = 10.0
-WAITING = 256
-PATIENCE_SECONDS = 20.0
+MAX_WAITING = 256
+MAX_WAIT_SECONDS = 20.0
 
 
 class Limiter:
-    """At most `places` at a time, for `async with`. Raises `busy` where the queue is too long or does not move."""
+    """At most `slots` users at a time, for `async with`.
+
+    Raises `busy` when the queue is too long, or after a wait of `max_wait_seconds`.
+    """
 
     def __init__(
         self,
-        places: int,
+        slots: int,
         *,
-        waiting: int = WAITING,
+        max_waiting: int = MAX_WAITING,
         rush_seconds: float = RUSH_SECONDS,
-        patience_seconds: float = PATIENCE_SECONDS,
+        max_wait_seconds: float = MAX_WAIT_SECONDS,
     ) -> None:
-        self._places = asyncio.Semaphore(places)
-        self._most, self._rush, self._redis_breaker = waiting, rush_seconds, patience_seconds
+        self._slots = asyncio.Semaphore(slots)
+        self._max_waiting, self._rush_seconds, self._max_wait_seconds = max_waiting, rush_seconds, max_wait_seconds
         self._waiting = 0
-        self._free_at = time.monotonic()
+        self._last_free_at = time.monotonic()
 
     @property
     def full(self) -> bool:
-        """Whether who enters now has to wait."""
-        return self._places.locked()
+        """Whether the next user has to wait."""
+        return self._slots.locked()
 
     async def __aenter__(self) -> None:
         if not self.full:
-            self._free_at = time.monotonic()
-            # At once, and without the cost of a time limit.
-            await self._places.acquire()
+            self._last_free_at = time.monotonic()
+            # A free slot needs no time limit, which has a cost.
+            await self._slots.acquire()
             return
-        if self._waiting >= self._most and time.monotonic() > self._free_at + self._rush:
+        if self._waiting >= self._max_waiting and time.monotonic() > self._last_free_at + self._rush_seconds:
             raise _busy()
         self._waiting += 1
         try:
-            async with asyncio.timeout(self._redis_breaker):
-                await self._places.acquire()
+            async with asyncio.timeout(self._max_wait_seconds):
+                await self._slots.acquire()
         except TimeoutError:
             raise _busy() from None
         finally:
@@ -57,54 +60,54 @@ class Limiter:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._places.release()
+        self._slots.release()
 
 
 class KeyedLimiter:
-    """Limiter by name, so that those who wait for one row's lock leave connections to everybody else."""
+    """A limiter per key: callers that wait for one row's lock leave connections to all others."""
 
-    def __init__(self, places: int) -> None:
-        """`places` in each lane."""
-        self._places = places
-        # A lane is there for as long as somebody is in it.
-        self._lanes: WeakValueDictionary[Hashable, Limiter] = WeakValueDictionary()
+    def __init__(self, slots: int) -> None:
+        """`slots` is the number of users per key."""
+        self._slots = slots
+        # A limiter exists while somebody uses it.
+        self._limiters: WeakValueDictionary[Hashable, Limiter] = WeakValueDictionary()
         self._waiting = 0
 
     @property
     def contended(self) -> bool:
-        """Whether anybody waits for a place."""
+        """Whether any caller waits for a slot."""
         return self._waiting > 0
 
     @asynccontextmanager
-    async def enter(self, *names: Hashable) -> AsyncIterator[Callable[..., Awaitable[bool]]]:
-        """Have a place in the lane of each name. Callers give several names in one order, as with locks.
+    async def enter(self, *keys: Hashable) -> AsyncIterator[Callable[..., Awaitable[bool]]]:
+        """Take a slot of each key. Callers sort their keys, as with locks: this prevents deadlocks.
 
-        Yields `also(*names)` for who must not wait: it enters those lanes too if each has a place free, and says
-        whether it did.
+        Yields `try_add(*keys)`, which takes more slots without waiting. It takes all of them and returns True, or none
+        when one of the limiters is full.
         """
         async with AsyncExitStack() as stack:
-            entered = set(names)
+            entered = set(keys)
 
-            async def also(*names: Hashable) -> bool:
-                lanes = {name: self._lane(name) for name in names if name not in entered}
-                if any(lane.full for lane in lanes.values()):
+            async def try_add(*keys: Hashable) -> bool:
+                limiters = {key: self._limiter(key) for key in keys if key not in entered}
+                if any(limiter.full for limiter in limiters.values()):
                     return False
-                for lane in lanes.values():
-                    await stack.enter_async_context(lane)
-                entered.update(lanes)
+                for limiter in limiters.values():
+                    await stack.enter_async_context(limiter)
+                entered.update(limiters)
                 return True
 
             self._waiting += 1
             try:
-                for name in names:
-                    await stack.enter_async_context(self._lane(name))
+                for key in keys:
+                    await stack.enter_async_context(self._limiter(key))
             finally:
                 self._waiting -= 1
-            yield also
+            yield try_add
 
-    def _lane(self, name: Hashable) -> Limiter:
-        return self._lanes.setdefault(name, Limiter(self._places))
+    def _limiter(self, key: Hashable) -> Limiter:
+        return self._limiters.setdefault(key, Limiter(self._slots))
 
 
 def _busy() -> ShopError:
-    return ShopError("busy", "Too many are waiting for the same; try again.")
+    return ShopError("busy", "Too many requests wait for the same resource; try again.")

@@ -1,8 +1,7 @@
-"""Everything the shop works with, opened once per process."""
+"""What a process opens once, at its start."""
 
-import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from redis.asyncio import Redis
@@ -15,12 +14,10 @@ from service.infra.queue import Queue, open_redis
 from service.infra.stripe import Stripe
 from service.settings import Settings
 
-CLOSE_SECONDS = 2.0
-
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """The pool and the lanes before it, Redis and the patience with it, the cache, the queue, Stripe, the settings."""
+    """The settings, and the connections to PostgreSQL, Redis and Stripe with what limits or guards their use."""
 
     settings: Settings
     pool: db.Pool
@@ -36,26 +33,26 @@ class Resources:
 async def open_resources(
     settings: Settings, name: str, statement_seconds: int = db.STATEMENT_SECONDS
 ) -> AsyncIterator[Resources]:
-    """Open them under the application name `name`; nothing is connected before it is used."""
-    redis, stripe = open_redis(settings), Stripe(settings)
-    patience = CircuitBreaker(redis.connection_pool)
-    # A third of the connections keeps a lock busy: while one commits, the next waits at the server already.
-    lanes = KeyedLimiter(max(1, settings.db_pool_size // 3))
-    # Redis is asked for the page's generation all the time: by a connection of its own, as one of the pool is first
-    # looked at for what it might have to read, which takes two turns of the loop.
-    asking = redis.client()
-    try:
-        pool = await db.open_pool(settings, name, statement_seconds)
-        cache, queue = PageCache(asking, patience), Queue(redis, patience)
-        try:
-            yield Resources(settings, pool, lanes, redis, patience, cache, queue, stripe)
-        finally:
-            await queue.close()
-            # A server that hangs says no goodbye.
-            with suppress(TimeoutError):
-                async with asyncio.timeout(CLOSE_SECONDS):
-                    await pool.close()
-    finally:
-        await stripe.close()
-        await asking.aclose()
-        await redis.aclose(close_connection_pool=True)
+    """Open the resources, and close them at the end; `name` is shown in `pg_stat_activity`.
+
+    No server is asked before its first use.
+    """
+    async with AsyncExitStack() as stack:
+        redis = open_redis(settings)
+        stack.push_async_callback(redis.aclose, close_connection_pool=True)
+        # The page cache asks Redis at nearly every request. A connection of its own saves it the check that the pool
+        # makes before each use, which takes two turns of the event loop.
+        cache_redis = redis.client()
+        stack.push_async_callback(cache_redis.aclose)
+        stripe = Stripe(settings)
+        stack.push_async_callback(stripe.close)
+        pool = db.Pool(settings, name, statement_seconds)
+        stack.push_async_callback(pool.aclose)
+        # A third of the connections keeps one lock busy: while one transaction commits, the next one already waits.
+        checkout_limiter = KeyedLimiter(max(1, settings.db_pool_size // 3))
+        breaker = CircuitBreaker(redis.connection_pool)
+        queue = Queue(redis, breaker)
+        stack.push_async_callback(queue.close)
+        yield Resources(
+            settings, pool, checkout_limiter, redis, breaker, PageCache(cache_redis, breaker), queue, stripe
+        )

@@ -1,35 +1,31 @@
-"""Transactions, retried when they had no effect."""
+"""Transactions, which are retried as a whole when they had no effect."""
 
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TypeVar
 
 import asyncpg
 
 from service.errors import ShopError
-from service.infra.db import (
-    CONNECTION_LOST,
-    Connection,
-    Pool,
-    abandon,
-    connection,
-    is_connection_loss,
-    leave_server,
-    log_failure,
-)
+from service.infra.db import Connection, Pool, connection
+from service.infra.db_errors import CONNECTION_LOST, is_connection_loss, log_failure
 
 T = TypeVar("T")
 
 ATTEMPTS = 3
+# Time for a server to notice that a client is gone.
+RECONNECT_SECONDS = 0.1
+OUTCOME_UNKNOWN = "The connection was lost during this change; look whether it was made before you try again."
 
-# Gone for a moment: another transaction was in the way, or a migration made an old plan void.
+# Errors that a retry fixes: conflicts with another transaction, a cached plan that a migration invalidated, and a
+# demoted server. Nothing was written there, and a new connection finds the new primary.
 _RETRYABLE = (
     asyncpg.DeadlockDetectedError,
     asyncpg.SerializationError,
     asyncpg.LockNotAvailableError,
     asyncpg.InvalidCachedStatementError,
-    # The server was demoted. The statement had no effect, and a new connection finds the new primary.
     asyncpg.ReadOnlySQLTransactionError,
 )
 
@@ -37,57 +33,47 @@ _RETRYABLE = (
 async def run_transaction(
     pool: Pool, work: Callable[[Connection], Awaitable[T]], *, idempotent: bool = False, autocommit: bool = False
 ) -> T:
-    """Run `work(tx)` in one explicit READ COMMITTED transaction, and again when that came to nothing.
+    """Run `work(tx)` in one READ COMMITTED transaction, and retry it as a whole if it had no effect.
 
-    `work` must have no effect but on the database. It came to nothing when it lost to another, and when the
-    connection was lost before COMMIT was sent. When it was lost after that, nobody here knows. `idempotent` says
-    that `work` looks for what an earlier run has done, by its idempotency key, event or order: so it is run again,
-    which waits for the locks of the lost transaction should that still be at its end, and costs those that are not
-    lost no round trip for a transaction id to ask about. Other work ends with what is true: that it is not known.
-    `autocommit` says that `work` writes by one statement, which the server makes a transaction of without being told.
+    `work` must change nothing but the database. When the connection is lost during COMMIT, the outcome is unknown.
+    `idempotent` work is then retried: it finds what an earlier run did, by its idempotency key, event or order. Other
+    work raises `unavailable` with OUTCOME_UNKNOWN. `autocommit` work writes in one statement, without BEGIN and COMMIT.
 
-    Raises ShopError: `busy` when retries are used up, `unavailable` without a server, or what a violated constraint
-    means.
+    Raises ShopError: `busy` after ATTEMPTS conflicts, `unavailable` without a server, or a constraint's meaning.
     """
     for attempt in range(1, ATTEMPTS + 1):
-        committing = False
-        async with pool.writers, connection(pool) as tx:
+        commit_sent = autocommit
+        async with pool.transaction_limiter, connection(pool) as tx:
             try:
                 if autocommit:
-                    committing = True
                     return await work(tx)
                 await tx.execute("BEGIN")
                 result = await work(tx)
-                committing = True
+                commit_sent = True
                 status = await tx.execute("COMMIT")
-                # A transaction in which an error was swallowed ends in ROLLBACK, without another error.
+                # If `work` ignored the error of a statement, PostgreSQL rolls back here without another error.
                 assert status == "COMMIT", status
                 return result
             except Exception as error:
-                lost = is_connection_loss(error)
-                if lost:
-                    abandon(tx)
-                elif isinstance(error, asyncpg.ReadOnlySQLTransactionError):
-                    await leave_server(pool, tx)
-                elif not autocommit:
-                    await _roll_back(tx)
-                if lost and committing and not idempotent:
+                pool.drop_if_unusable(tx, error)
+                if not tx.is_closed() and tx.is_in_transaction():
+                    with suppress(*CONNECTION_LOST):
+                        await tx.execute("ROLLBACK")
+                if commit_sent and not idempotent and is_connection_loss(error):
                     log_failure(error)
-                    raise ShopError(
-                        "unavailable",
-                        "The database was lost just as this was being done; look whether it was before you try again.",
-                    ) from error
-                again = not isinstance(error, TimeoutError) if lost else isinstance(error, _RETRYABLE)
-                if not again or attempt == ATTEMPTS:
+                    raise ShopError("unavailable", OUTCOME_UNKNOWN) from error
+                delay = _retry_delay(attempt, error)
+                if delay is None or attempt == ATTEMPTS:
                     raise
-        # Time for the server to notice that a connection is gone; else not all at once.
-        await asyncio.sleep(0.1 if lost else random.uniform(0, 0.02 * 2**attempt))  # noqa: S311 - jitter
+        await asyncio.sleep(delay)
     raise AssertionError
 
 
-async def _roll_back(tx: Connection) -> None:
-    try:
-        await tx.execute("ROLLBACK")
-    except CONNECTION_LOST:
-        # The server rolls back what it has lost.
-        abandon(tx)
+def _retry_delay(attempt: int, error: Exception) -> float | None:
+    """Seconds until the next attempt; None if a retry would not help."""
+    if isinstance(error, TimeoutError):
+        return None
+    if is_connection_loss(error):
+        return RECONNECT_SECONDS
+    # Random, so that the transactions in conflict do not meet again.
+    return random.uniform(0, 0.02 * 2**attempt) if isinstance(error, _RETRYABLE) else None  # noqa: S311

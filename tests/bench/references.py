@@ -11,9 +11,10 @@ from fastapi import FastAPI, Request, Response
 from redis.asyncio import Redis
 from starlette.types import Receive, Scope, Send
 
-from service.infra.db import Connection, open_pool
+from service.infra.db import Connection
 from service.settings import Settings
 from service.shop import checkout, payment_session
+from tests.queries import on
 
 KEY = "bench:page"
 
@@ -70,9 +71,9 @@ async def bare(scope: Scope, receive: Receive, send: Send) -> None:
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     # The service's own pool, so that only the code around it differs.
-    async with open_pool(app.state.settings, "commerce-reference") as pool:
+    async with aclosing(Pool(app.state.settings, "commerce-reference")) as pool:
         app.state.pool, app.state.redis = pool, Redis.from_url(app.state.settings.redis_url)
-        app.state.page = (await pool.fetchval(PAGE, 0)).encode()
+        app.state.page = (await on(pool).fetchval(PAGE, 0)).encode()
         await app.state.redis.set(KEY, app.state.page)
         yield
         await app.state.redis.aclose()
@@ -103,19 +104,19 @@ async def list_from_redis(request: Request) -> Response:
 
 @app.get("/list/postgresql")
 async def list_from_postgresql(request: Request, after_id: int = 0) -> Response:
-    return as_json(await request.app.state.pool.fetchval(PAGE, after_id))
+    return as_json(await on(request.app.state.pool).fetchval(PAGE, after_id))
 
 
 @app.get("/product/{product_id}")
 async def product(request: Request, product_id: int) -> Response:
-    return as_json(await request.app.state.pool.fetchval(PRODUCT, product_id))
+    return as_json(await on(request.app.state.pool).fetchval(PRODUCT, product_id))
 
 
 @app.post("/reserve/{cart_id}", status_code=201)
 async def reserve(request: Request, cart_id: UUID) -> Response:
     """Our statement with all its rules, without a transaction around it."""
     settings, order_id = request.app.state.settings, uuid4()
-    reserved = await request.app.state.pool.fetchrow(
+    reserved = await on(request.app.state.pool).fetchrow(
         checkout.RESERVE.sql,
         order_id,
         cart_id,

@@ -15,6 +15,7 @@ from service.infra.resources import Resources
 from service.shop.webhooks import EVENT_TYPES
 from tests.client import eventually
 from tests.faults.stage import Stage
+from tests.queries import on
 from tests.stripe_ledger import assert_ledgers_agree
 
 Json = dict[str, Any]
@@ -46,7 +47,7 @@ class Ledger:
     async def find_lost_writes(self, resources: Resources) -> list[str]:
         """The acknowledged writes that are not in the tables, or are there twice."""
         stored: dict[str, Counter[int]] = defaultdict(Counter)
-        rows = await resources.pool.fetch(
+        rows = await on(resources.pool).fetch(
             "SELECT carts.id::text, product_id, quantity FROM carts LEFT JOIN cart_items ON carts.id = cart_id"
             " WHERE carts.id = ANY($1)",
             [UUID(cart) for cart in self.lines],
@@ -63,7 +64,7 @@ class Ledger:
             ("stock move", self.moves, "SELECT reason FROM stock_movements WHERE reason = ANY($1)"),
             ("refund", self.refunds, "SELECT order_id::text FROM refunds WHERE order_id = ANY($1::uuid[])"),
         ):
-            times = Counter(row[0] for row in await resources.pool.fetch(query, list(names)))
+            times = Counter(row[0] for row in await on(resources.pool).fetch(query, list(names)))
             lost_writes += [f"{kind} {name}: {times[name]} stored" for name in names if times[name] != 1]
         return lost_writes
 
@@ -238,7 +239,7 @@ async def settle(stage: Stage, ledger: Ledger, seconds: float = 90) -> tuple[lis
                 break
             await asyncio.sleep(0.2)
         query = "SELECT id FROM stripe_events WHERE id = ANY($1) AND outcome IS NOT NULL"
-        stored = {row["id"] for row in await resources.pool.fetch(query, state.acknowledged_events)}
+        stored = {row["id"] for row in await on(resources.pool).fetch(query, state.acknowledged_events)}
         lost_events = [f"event {event}" for event in state.acknowledged_events if event not in stored]
         return lost_events + await ledger.find_lost_writes(resources), violations
 

@@ -24,6 +24,7 @@ from tests.faults.attack import FLOODS
 from tests.faults.load import Json, Load, settle
 from tests.faults.proxy import Proxy, When, calls, statements
 from tests.faults.stage import SETTINGS, Stage
+from tests.queries import on
 
 ROOT = Path(__file__).parents[2]
 
@@ -217,7 +218,7 @@ async def _passed_points(
         # Read from the tables: requests of the API would pass the proxies, too.
         async with trial.stage.resources() as resources:
             query = "SELECT status IN ('PAID', 'FULFILLED') FROM orders WHERE id = $1"
-            await eventually(lambda: resources.pool.fetchval(query, UUID(order["order_id"])))
+            await eventually(lambda: on(resources.pool).fetchval(query, UUID(order["order_id"])))
     else:
         await load.place(cart)
     points: list[tuple[Proxy, str, int, When]] = []
@@ -240,11 +241,11 @@ async def crowd(stage: Stage, buyers: int, units: int = 100, at_once: int = 400)
         tent = {"name": "The tent", "price_minor": 1250, "currency": "EUR", "stock": units}
         product = (await load.call("POST", "/products", tent))["id"]
         carts = [uuid4() for _ in range(buyers)]
-        await resources.pool.executemany(
+        await on(resources.pool).executemany(
             "INSERT INTO carts (id, currency) VALUES ($1, 'EUR')", [(cart,) for cart in carts]
         )
         lines = [(cart, product) for cart in carts]
-        await resources.pool.executemany(
+        await on(resources.pool).executemany(
             "INSERT INTO cart_items (cart_id, product_id, quantity) VALUES ($1, $2, 1)", lines
         )
         remaining = [str(cart) for cart in carts]
@@ -301,9 +302,9 @@ async def hot(stage: Stage, seconds: float, shoppers: int = 16) -> Outcome:
     async with stage.resources() as resources:
         # A connection reports its deadlocks when it ends.
         others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        await resources.pool.execute(f"SELECT pg_terminate_backend(pid, 5000) {others}")
+        await on(resources.pool).execute(f"SELECT pg_terminate_backend(pid, 5000) {others}")
         query = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
-        deadlocks = await resources.pool.fetchval(query)
+        deadlocks = await on(resources.pool).fetchval(query)
     for name in ("api", "worker"):
         await stage.restart(name, HOLD_SECONDS=SETTINGS["HOLD_SECONDS"])
     trial.outcome.note = f"{len(load.ledger.orders)} orders, {deadlocks} deadlocks"
@@ -322,7 +323,7 @@ async def duplicates(stage: Stage, orders: int, copies: int) -> Outcome:
     async with under_load(stage, f"{orders} × {copies}", shoppers=0) as trial, stage.resources() as resources:
         load = trial.load
         await set_webhooks(paused=True)
-        events_before = await resources.pool.fetchval("SELECT count(*) FROM stripe_events")
+        events_before = await on(resources.pool).fetchval("SELECT count(*) FROM stripe_events")
         acknowledged_before = await _count_webhooks(load)
         remaining = list(range(orders))
 
@@ -335,7 +336,7 @@ async def duplicates(stage: Stage, orders: int, copies: int) -> Outcome:
         await set_webhooks(paused=False, copies=copies, shuffle=True)
 
         async def all_delivered() -> int:
-            events: int = await resources.pool.fetchval("SELECT count(*) FROM stripe_events") - events_before
+            events: int = await on(resources.pool).fetchval("SELECT count(*) FROM stripe_events") - events_before
             acknowledged = await _count_webhooks(load) - acknowledged_before
             return events if events >= orders and acknowledged >= events * copies else 0
 
@@ -347,7 +348,7 @@ async def duplicates(stage: Stage, orders: int, copies: int) -> Outcome:
             "SELECT order_id::text, count(*) FROM order_events WHERE order_id = ANY($1::uuid[])"
             " AND from_status IS DISTINCT FROM to_status GROUP BY order_id HAVING count(*) <> 3"
         )
-        wrong = await resources.pool.fetch(query, [UUID(order) for order in load.ledger.orders])
+        wrong = await on(resources.pool).fetch(query, [UUID(order) for order in load.ledger.orders])
     trial.outcome.violations += [f"order {order}: {count} transitions" for order, count in wrong]
     trial.outcome.note = f"{events} events"
     return trial.outcome
@@ -433,7 +434,7 @@ async def soak(stage: Stage, minutes: float) -> Outcome:
                 samples[f"{name} MB"].append(megabytes)
                 samples[f"{name} files"].append(files)
                 query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1"
-                samples[f"{name} connections"].append(await resources.pool.fetchval(query, f"commerce-{name}"))
+                samples[f"{name} connections"].append(await on(resources.pool).fetchval(query, f"commerce-{name}"))
     notes = []
     for name, values in samples.items():
         # The second quarter, when everything is warm, against the last one.

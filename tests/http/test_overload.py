@@ -426,7 +426,7 @@ async def test_turns_are_first_come_first_served() -> None:
 
 
 async def test_a_queue_that_stands_sends_newcomers_away() -> None:
-    turns = Limiter(1, waiting=2, rush_seconds=0)
+    turns = Limiter(1, max_waiting=2, rush_seconds=0)
     async with turns:
         tasks, order = await queued(2, turns)
         for _ in range(3):
@@ -440,7 +440,7 @@ async def test_a_queue_that_stands_sends_newcomers_away() -> None:
 
 
 async def test_a_rush_is_let_in_whole() -> None:
-    turns = Limiter(1, waiting=2, rush_seconds=3600)
+    turns = Limiter(1, max_waiting=2, rush_seconds=3600)
     async with turns:
         tasks, order = await queued(1000, turns)
     await asyncio.gather(*tasks)
@@ -448,7 +448,7 @@ async def test_a_rush_is_let_in_whole() -> None:
 
 
 async def test_a_queue_that_does_not_move_lets_go() -> None:
-    turns = Limiter(1, patience_seconds=0.01)
+    turns = Limiter(1, max_wait_seconds=0.01)
     async with turns:
         with pytest.raises(ShopError, match=r"^busy: "):
             await turns.__aenter__()
@@ -470,7 +470,7 @@ async def test_lanes_are_apart_and_gone_when_empty() -> None:
         assert inside == ["c"]
     await asyncio.gather(*blocked)
     assert sorted(inside) == ["a", "b", "bc", "c"]
-    assert len(checkout_limiter._lanes) == 0
+    assert len(checkout_limiter._limiters) == 0
 
 
 async def enter_and_leave(checkout_limiter: KeyedLimiter, name: str) -> None:

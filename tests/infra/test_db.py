@@ -22,6 +22,7 @@ from tests.client import Shop, eventually
 from tests.conftest import login, served
 from tests.faults.proxy import Proxy, statements
 from tests.faults.stage import family
+from tests.queries import on
 
 Work = Callable[[db.Connection], Awaitable[None]]
 
@@ -101,7 +102,7 @@ async def test_without_a_server_it_is_unavailable_and_recovers_by_itself(setting
         with postgres(folder, durable=False) as url:
             port = int(url.rpartition(":")[2].partition("/")[0])
             changed = settings.model_copy(update={"database_url": url})
-            pool = await db.open_pool(changed, "commerce-tests")
+            pool = db.Pool(changed, "commerce-tests")
             assert await run_transaction(pool, ask) == 1
         with pytest.raises(ShopError) as refused:
             await run_transaction(pool, ask)
@@ -109,7 +110,7 @@ async def test_without_a_server_it_is_unavailable_and_recovers_by_itself(setting
         assert refused.value.kind.retry_after
         with postgres(folder, port=port, durable=False):
             assert await eventually(lambda: answers(pool))
-            await pool.close()
+            await pool.aclose()
 
 
 async def test_time_limits_and_names_are_set_on_the_server(resources: Resources) -> None:
@@ -117,8 +118,8 @@ async def test_time_limits_and_names_are_set_on_the_server(resources: Resources)
         for name, value in db.LIMITS.items():
             assert await connection.fetchval("SELECT current_setting($1)", name) == value
         assert await connection.fetchval("SELECT current_setting('application_name')") == "commerce-tests"
-    async with db.open_pool(resources.settings, "commerce-tests", statement_seconds=300) as patient:
-        assert await patient.fetchval("SELECT current_setting('statement_timeout')") == "5min"
+    async with contextlib.aclosing(db.Pool(resources.settings, "commerce-tests", statement_seconds=300)) as pool:
+        assert await on(pool).fetchval("SELECT current_setting('statement_timeout')") == "5min"
 
 
 async def test_a_server_that_hangs_is_told_to_everybody_while_it_hangs(settings: Settings) -> None:
@@ -127,7 +128,7 @@ async def test_a_server_that_hangs_is_told_to_everybody_while_it_hangs(settings:
         async with Proxy(port, statements) as proxy:
             through = url.replace(f":{port}/", f":{proxy.port}/")
             one = settings.model_copy(update={"database_url": through, "db_pool_size": 1})
-            pool = await db.open_pool(one, "commerce-tests", statement_seconds=1)
+            pool = db.Pool(one, "commerce-tests", statement_seconds=1)
             assert await run_transaction(pool, ask) == 1
             server = family(int((folder / "pid").read_text()))
             for pid in server:
@@ -144,7 +145,7 @@ async def test_a_server_that_hangs_is_told_to_everybody_while_it_hangs(settings:
                 for pid in server:
                     os.kill(pid, SIGCONT)
             assert await eventually(lambda: answers(pool))
-            await pool.close()
+            await pool.aclose()
 
 
 async def test_a_swallowed_error_is_no_commit(resources: Resources) -> None:
@@ -287,7 +288,8 @@ async def test_a_host_that_is_silent_leaves_time_for_the_next_one(settings: Sett
     async with silent() as port:
         login, _, host = settings.database_url.partition("://")[2].partition("@")
         url = f"postgresql://{login}@127.0.0.1:{port},{host}"
-        async with db.open_pool(settings.model_copy(update={"database_url": url}), "commerce-tests") as pool:
+        changed = settings.model_copy(update={"database_url": url})
+        async with contextlib.aclosing(db.Pool(changed, "commerce-tests")) as pool:
             assert await run_transaction(pool, ask) == 1
             # The next connection goes to the one that answered.
             assert f"@127.0.0.1:{port}/" in pool.urls[1]
@@ -295,9 +297,9 @@ async def test_a_host_that_is_silent_leaves_time_for_the_next_one(settings: Sett
 
 async def test_a_read_only_role_needs_a_read_only_pool(settings: Settings, database_url: str) -> None:
     readonly = settings.model_copy(update={"database_url": login(database_url, "readonly")})
-    async with db.open_pool(readonly, "commerce-tests", read_only=True) as pool:
+    async with contextlib.aclosing(db.Pool(readonly, "commerce-tests", read_only=True)) as pool:
         assert await run_transaction(pool, ask) == 1
-    async with db.open_pool(readonly, "commerce-tests") as pool:
+    async with contextlib.aclosing(db.Pool(readonly, "commerce-tests")) as pool:
         with pytest.raises(ShopError) as refused:
             await run_transaction(pool, ask)
     assert (refused.value.code, refused.value.extra) == ("unavailable", {"postgresql": "read_only"})

@@ -25,6 +25,7 @@ from service.shop.checkout import Reservation
 from service.shop.transitions import AfterCommit
 from tests.conftest import cloned
 from tests.database import wait_for_blocked
+from tests.queries import on
 
 SESSIONS = 4
 
@@ -39,8 +40,8 @@ class Scene:
 
     async def create_cart(self) -> UUID:
         cart_id = uuid4()
-        await cart.CREATE_CART.run(self.resources.pool, cart_id=cart_id)
-        await cart.SET_LINE.run(self.resources.pool, cart_id=cart_id, product_id=self.product_id, quantity=1)
+        await cart.CREATE_CART.run(on(self.resources.pool), cart_id=cart_id)
+        await cart.SET_LINE.run(on(self.resources.pool), cart_id=cart_id, product_id=self.product_id, quantity=1)
         return cart_id
 
     async def create_order(self) -> UUID:
@@ -110,7 +111,7 @@ async def scenes(template: str, servers: tuple[str, str]) -> AsyncIterator[Calla
 
             async def make() -> Scene:
                 new = "INSERT INTO products (name, price_minor, currency, stock) VALUES ('Tent', 1250, 'EUR', 100)"
-                return Scene(resources, sessions, await resources.pool.fetchval(f"{new} RETURNING id"))
+                return Scene(resources, sessions, await on(resources.pool).fetchval(f"{new} RETURNING id"))
 
             yield make
         database = await asyncpg.connect(url)
@@ -129,7 +130,7 @@ async def test_four_sessions_do_not_deadlock(
     changes = [await CHANGES[name](scene) for name in (first, second, third)]
     cart_session, *sessions = scene.sessions
     cart_id = uuid4()
-    await cart.CREATE_CART.run(scene.resources.pool, cart_id=cart_id)
+    await cart.CREATE_CART.run(on(scene.resources.pool), cart_id=cart_id)
 
     await cart_session.execute("BEGIN")
     assert await cart.OPEN_FOR_PRODUCT.one_or_none(cart_session, cart_id=cart_id, product_id=scene.product_id)
@@ -149,7 +150,7 @@ async def test_four_sessions_do_not_deadlock(
     assert errors == [None, None]
     ledger = "SELECT coalesce(sum(delta), 0) FROM stock_movements WHERE product_id = products.id"
     unexplained = f"SELECT stock - 100 - ({ledger}) FROM products WHERE id = $1"
-    assert await scene.resources.pool.fetchval(unexplained, scene.product_id) == 0
+    assert await on(scene.resources.pool).fetchval(unexplained, scene.product_id) == 0
 
 
 async def change_and_commit(tx: Connection, change: Change) -> None:

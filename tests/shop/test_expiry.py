@@ -18,6 +18,7 @@ from service.infra.resources import Resources
 from service.shop import expiry, reconcile, sweep
 from tests.client import Shop, eventually
 from tests.database import end_hold, make_everything_due
+from tests.queries import on
 from tests.stripe_events import deliver, last_event
 from tests.stripe_ledger import assert_ledgers_agree
 
@@ -111,7 +112,7 @@ async def test_a_hold_lasts_as_long_as_the_setting_and_ends_by_itself(
 
     order = await shop.wait_for_order(placed_order["order_id"], "CANCELLED", "EXPIRED")
 
-    assert await resources.pool.fetchval("SELECT extract(EPOCH FROM expires_at - created_at) FROM orders") == 1
+    assert await on(resources.pool).fetchval("SELECT extract(EPOCH FROM expires_at - created_at) FROM orders") == 1
     assert order["cancelled_at"] > placed_order["expires_at"]
     assert await shop.get_stock(product["id"]) == 1
     await assert_ledgers_agree(resources, stripe)

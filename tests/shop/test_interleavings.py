@@ -31,6 +31,7 @@ from service.shop.audit import audit
 from tests.client import eventually
 from tests.conftest import WEBHOOK_SECRET, cloned, login, served
 from tests.database import end_hold
+from tests.queries import on
 from tests.stripe_events import last_event, make_event
 from tests.stripe_ledger import assert_ledgers_agree
 
@@ -63,12 +64,15 @@ class StoppingPool:
     server_pid: int = 0
 
     @property
-    def turns(self) -> Limiter:
-        return self.pool.turns
+    def limiter(self) -> Limiter:
+        return self.pool.limiter
 
     @property
-    def writers(self) -> Limiter:
-        return self.pool.writers
+    def transaction_limiter(self) -> Limiter:
+        return self.pool.transaction_limiter
+
+    def drop_if_unusable(self, connection: "Connection", error: BaseException) -> None:
+        self.pool.drop_if_unusable(connection.connection, error)
 
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator["Connection"]:
@@ -103,6 +107,12 @@ class Connection:
     def __init__(self, pool: StoppingPool, connection: asyncpg.Connection) -> None:
         self.pool = pool
         self.connection = connection
+
+    def is_closed(self) -> bool:
+        return bool(self.connection.is_closed())
+
+    def is_in_transaction(self) -> bool:
+        return bool(self.connection.is_in_transaction())
 
     async def fetchrow(self, statement: str, *args: Any) -> Any:
         row = await self.connection.fetchrow(statement, *args)
@@ -328,7 +338,7 @@ class Stage:
             assert scene.payment
             event = scene.payment
             await webhooks.STORE_EVENT.run(
-                self.resources.pool, event_id=event["id"], event_type=event["type"], payload=event
+                on(self.resources.pool), event_id=event["id"], event_type=event["type"], payload=event
             )
         return scene
 

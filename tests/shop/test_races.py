@@ -246,6 +246,16 @@ async def test_a_running_checkout_blocks_other_checkouts_but_not_adding_to_a_car
     assert await shop.get_stock(tent["id"]) == 9
 
 
+async def all_free(resources: Resources) -> bool:
+    """Whether no connection is in use."""
+    async with AsyncExitStack() as stack:
+        for _ in range(resources.settings.db_pool_size):
+            if resources.pool.limiter.full:
+                return False
+            await stack.enter_async_context(resources.pool.limiter)
+    return True
+
+
 @asynccontextmanager
 async def limiter_full(resources: Resources, product_id: int) -> AsyncIterator[None]:
     """Every slot of a product's limiter is taken."""

@@ -11,6 +11,7 @@ from service.infra.stripe import StripeUnknown
 from service.infra.transactions import run_transaction
 from service.shop import fulfilment, reconcile, sweep, transitions
 from tests.client import Shop
+from tests.queries import on
 from tests.stripe_events import deliver, last_event, make_event
 from tests.stripe_ledger import assert_ledgers_agree
 
@@ -40,7 +41,7 @@ async def test_every_paid_order_is_fulfilled_without_any_webhook(
     await shop.wait_for_order(orders[4]["order_id"], "PENDING_PAYMENT", "PROCESSING")
     await shop.wait_for_order(orders[5]["order_id"], "CANCELLED", "EXPIRED")
 
-    paid = await resources.pool.fetch("SELECT email FROM orders WHERE paid_at IS NOT NULL")
+    paid = await on(resources.pool).fetch("SELECT email FROM orders WHERE paid_at IS NOT NULL")
     assert {row["email"] for row in paid} == {"ann@example.org"}
     assert await shop.get_stock(product["id"]) == 5
     await assert_ledgers_agree(resources, stripe)

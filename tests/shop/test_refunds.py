@@ -17,6 +17,7 @@ from service.infra.transactions import run_transaction
 from service.shop import fulfilment, reconcile, refunds, sweep, webhooks
 from tests.client import Shop
 from tests.database import make_everything_due, wait_for_blocked
+from tests.queries import on
 from tests.stripe_events import Event, deliver, last_event, make_event
 from tests.stripe_ledger import assert_ledgers_agree
 
@@ -470,7 +471,7 @@ async def test_concurrent_refunds_never_exceed_what_was_paid(
 
     assert {answer.status_code for answer in answers} == {200, 409}
     await settle_by_many_workers(stripe, resources, order_id)
-    granted = await resources.pool.fetchval("SELECT sum(amount_minor) FROM refunds")
+    granted = await on(resources.pool).fetchval("SELECT sum(amount_minor) FROM refunds")
     assert granted <= 1000
     assert sum(refund["amount"] for refund in stripe.refunds) == granted
     await assert_ledgers_agree(resources, stripe)

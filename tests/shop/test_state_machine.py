@@ -30,6 +30,7 @@ from service.shop.audit import audit
 from tests.client import Shop, eventually
 from tests.conftest import WEBHOOK_SECRET, cloned, login, served
 from tests.database import end_hold, make_everything_due
+from tests.queries import on
 from tests.stripe_ledger import assert_ledgers_agree
 
 T = TypeVar("T")
@@ -281,7 +282,7 @@ class ShopMachine(RuleBasedStateMachine):
     async def was_cancelled(self, answer: bytes) -> bool:
         """Whether the order of this checkout's answer has ever been cancelled."""
         query = "SELECT EXISTS(SELECT FROM order_events WHERE order_id = $1 AND to_status = 'CANCELLED')"
-        return bool(answer and await self.resources.pool.fetchval(query, UUID(orjson.loads(answer)["order_id"])))
+        return bool(answer and await on(self.resources.pool).fetchval(query, UUID(orjson.loads(answer)["order_id"])))
 
     async def cancel(self, order_id: str, key: str | None = None) -> None:
         await self.call("POST", f"/orders/{order_id}/cancel", key=key)

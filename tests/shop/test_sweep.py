@@ -21,6 +21,7 @@ from service.settings import Settings
 from service.shop import sweep
 from tests.client import Shop, eventually
 from tests.database import end_hold, make_everything_due
+from tests.queries import on
 from tests.stripe_events import deliver, make_event
 from tests.stripe_ledger import assert_ledgers_agree
 
@@ -56,7 +57,7 @@ async def test_each_half_done_state_is_finished_by_one_sweep(
         order_id, session = placed_order["order_id"], stripe.pay(placed_order["payment"]["stripe_session_id"])
         event = make_event(COMPLETED, session)
         # The row that an event leaves which was stored and could not be applied.
-        await resources.pool.execute(
+        await on(resources.pool).execute(
             "INSERT INTO stripe_events (id, type, payload, next_attempt_at) VALUES ($1, $2, $3, now())",
             event["id"],
             event["type"],
@@ -183,7 +184,7 @@ async def create_refund_without_answer(shop: Shop, stripe: StripeStandin, resour
     stripe.set_faults([{"action": "hang", "method": "POST", "path": "/v1/refunds"}])
     await shop.call("POST", f"/orders/{order_id}/refund", 200)
     # Only the job may take the refund; it is not due for a sweep.
-    await resources.pool.execute("UPDATE refunds SET attempts = 1, next_attempt_at = now() + interval '1 hour'")
+    await on(resources.pool).execute("UPDATE refunds SET attempts = 1, next_attempt_at = now() + interval '1 hour'")
     return order_id
 
 

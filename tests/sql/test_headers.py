@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from service.errors import CONSTRAINTS
-from service.infra.db import shop_error
+from service.infra.db_errors import shop_error
 from service.infra.statements import SQL, Statement, files
 from tests.sql import headers
 from tests.sql.explain import nodes

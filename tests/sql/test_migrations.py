@@ -24,6 +24,7 @@ from service.settings import Settings
 from tests.client import Shop, eventually
 from tests.conftest import PASSWORD, cloned, login, with_database
 from tests.database import psql, wait_for_blocked
+from tests.queries import on
 from tests.stripe_ledger import assert_ledgers_agree
 
 NAMES = sorted(path.stem for path in MIGRATIONS.glob("*.sql") if not path.stem.endswith(".rollback"))
@@ -689,10 +690,12 @@ async def test_no_customer_request_fails_during_migrations(
 
     async def finished() -> bool:
         nothing_due = "SELECT count(*) = 0 FROM orders WHERE next_attempt_at IS NOT NULL"
-        return bool(await resources.pool.fetchval(nothing_due)) and not any(
+        return bool(await on(resources.pool).fetchval(nothing_due)) and not any(
             e["pending_webhooks"] for e in stripe.events
         )
 
     await eventually(finished)
-    assert await resources.pool.fetchval("SELECT count(*) FROM orders WHERE status = 'FULFILLED'") == sum(bought[1:])
+    assert await on(resources.pool).fetchval("SELECT count(*) FROM orders WHERE status = 'FULFILLED'") == sum(
+        bought[1:]
+    )
     await assert_ledgers_agree(resources, stripe)

@@ -1,4 +1,4 @@
-"""The worker: jobs that arq brings, and the repairers that need nobody to wake them."""
+"""The worker: jobs that arq delivers, and periodic tasks that need no wake-up."""
 
 import asyncio
 import gc
@@ -6,11 +6,11 @@ import logging
 import signal
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 from uuid import UUID
 
 import orjson
-from arq.worker import Worker, func
+from arq.worker import Function, Worker, func
 
 from service.errors import ShopError
 from service.infra import health, logs, metrics
@@ -22,50 +22,48 @@ from service.infra.stripe import StripeRefused, StripeUnknown
 from service.settings import Settings
 from service.shop import audit, expiry, fulfilment, reconcile, refunds, retention, sweep
 
-# A job killed with its worker runs again only after this and ten seconds more, so it is short.
+# A job whose worker was killed runs again only this and ten seconds later, so it is short.
 JOB_SECONDS = 20
 STOP_SECONDS = 10
-TIDY_SECONDS = 600
-# It reads the tables whole.
-AUDIT_SECONDS = 300
-# A repairer that takes longer is late: with Stripe hanging, a batch of the sweep takes less.
+# A task is late this long after it was due. With Stripe hanging, one batch of the sweep takes less.
 LATE_SECONDS = 300
-BEAT_SECONDS = 5
-
-Work = Callable[[], Awaitable[object]]
+HEARTBEAT_SECONDS = 5
 
 logger = logging.getLogger(__name__)
 
 
-async def post_payment_pipeline(context: dict[str, Any], order_id: str) -> None:
-    """PAID -> FULFILLED."""
-    await _job("post_payment_pipeline", lambda: fulfilment.fulfil(context["resources"], UUID(order_id)))
+class PeriodicTask(NamedTuple):
+    """Work that is repeated; `seconds` between two runs."""
+
+    seconds: Callable[[Settings], float]
+    run: Callable[[Resources], Awaitable[object]]
 
 
-async def expire_cart_later(context: dict[str, Any], order_id: str) -> None:
-    """Cancel an order whose hold has ended."""
-    await _job("expire_cart_later", lambda: expiry.expire(context["resources"], UUID(order_id)))
+# By the names in Redis, each for one order.
+JOBS: dict[str, Callable[[Resources, UUID], Awaitable[object]]] = {
+    # PAID -> FULFILLED.
+    "post_payment_pipeline": fulfilment.fulfil,
+    # Cancel an order whose hold has expired.
+    "expire_cart_later": expiry.expire,
+    # Create an order's refunds at Stripe, and read what became of them.
+    "settle_refunds": refunds.settle,
+}
 
-
-async def settle_refunds(context: dict[str, Any], order_id: str) -> None:
-    """Take an order's refunds to Stripe, or over from there."""
-    await _job("settle_refunds", lambda: refunds.settle(context["resources"], UUID(order_id)))
-
-
-async def _job(name: str, work: Work) -> None:
-    """Run a job once; whatever it could not do is due in the tables, and the sweep comes for it."""
-    cause.set(f"job {name}")
-    try:
-        await work()
-    except (ShopError, StripeUnknown, StripeRefused) as error:
-        logger.info("left to the sweep", extra={"job": name, "error": str(error)})
+# Loops of our own instead of arq's cron jobs, because they must run without Redis. `health` knows them by these names.
+PERIODIC_TASKS: dict[str, PeriodicTask] = {
+    "sweep": PeriodicTask(lambda settings: settings.sweep_seconds, sweep.sweep),
+    "reconcile": PeriodicTask(lambda settings: settings.reconcile_seconds, reconcile.reconcile),
+    # Seldom, because it reads whole tables.
+    "audit": PeriodicTask(lambda settings: 300, lambda resources: audit.audit(resources.pool)),
+    "delete_expired": PeriodicTask(lambda settings: 600, retention.delete_expired),
+}
 
 
 async def run(settings: Settings) -> None:
-    """`work` as a process: until SIGTERM or SIGINT."""
+    """Be the worker's process, until SIGTERM or SIGINT."""
     settings.refuse_unsafe()
     logs.configure(settings.log_level)
-    # As the API does.
+    # A full collection would walk all that the imports made, and block the loop for 50 ms.
     gc.collect()
     gc.freeze()
     stopping = asyncio.Event()
@@ -76,93 +74,92 @@ async def run(settings: Settings) -> None:
 
 
 async def work(settings: Settings, stopping: asyncio.Event) -> None:
-    """Run jobs and repairers until `stopping`, then finish or hand back what is in hand."""
+    """Run jobs and periodic tasks until `stopping`; then give those under way STOP_SECONDS to end."""
     async with open_resources(settings, "commerce-worker") as resources:
-        # Repairers as plain loops and not as arq's cron: they must run when Redis does not.
-        repairers: dict[str, tuple[float, Work]] = {
-            "sweep": (settings.sweep_seconds, lambda: sweep.sweep(resources)),
-            "reconcile": (settings.reconcile_seconds, lambda: reconcile.reconcile(resources)),
-            "audit": (AUDIT_SECONDS, lambda: audit.audit(resources.pool)),
-            "tidy": (TIDY_SECONDS, lambda: retention.delete_expired(resources)),
-        }
-        turns: list[tuple[float, Work]] = [
-            *(
-                (seconds, partial(_repair, resources, name, seconds, work))
-                for name, (seconds, work) in repairers.items()
-            ),
-            (BEAT_SECONDS, lambda: health.beat(resources, health.HEARTBEAT, 3 * BEAT_SECONDS)),
-        ]
+        beat = partial(health.record_heartbeat, resources, health.HEARTBEAT, 3 * HEARTBEAT_SECONDS)
         loops = [
-            *(asyncio.create_task(_every(seconds, stopping, work)) for seconds, work in turns),
             asyncio.create_task(_serve_jobs(resources, stopping)),
+            asyncio.create_task(_repeat(beat, HEARTBEAT_SECONDS, stopping)),
         ]
+        for name, task in PERIODIC_TASKS.items():
+            seconds = task.seconds(settings)
+            once = partial(_run_task, resources, name, task, seconds + LATE_SECONDS)
+            loops.append(asyncio.create_task(_repeat(once, seconds, stopping)))
         logger.info("worker started")
         try:
             await stopping.wait()
             await asyncio.wait(loops, timeout=STOP_SECONDS)
         finally:
-            for task in loops:
-                task.cancel()
+            for loop in loops:
+                loop.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
     logger.info("worker stopped")
 
 
-async def _repair(resources: Resources, name: str, seconds: float, work: Work) -> None:
-    """One turn of a repairer, then its sign of life; a turn that fails gives none."""
-    await work()
+async def _run_task(resources: Resources, name: str, task: PeriodicTask, due_seconds: float) -> None:
+    """One run of a task, then its heartbeat. A run that fails has none."""
+    await task.run(resources)
     REPAIRED.labels(name).set_to_current_time()
-    await health.beat(resources, name, seconds + LATE_SECONDS)
+    await health.record_heartbeat(resources, name, due_seconds)
 
 
-async def _every(seconds: float, stopping: asyncio.Event, work: Work) -> None:
-    """Run `work` now and every `seconds`, whatever becomes of it, until stopping."""
+async def _repeat(run: Callable[[], Awaitable[object]], seconds: float, stopping: asyncio.Event) -> None:
+    """Run now and then every `seconds`, until stopping. A failed run is logged."""
     while not stopping.is_set():
         try:
-            await work()
+            await run()
         except (ShopError, StripeUnknown, StripeRefused) as error:
-            logger.warning("put off", extra={"error": str(error)})
+            logger.warning("deferred", extra={"error": str(error)})
         except Exception:
-            logger.exception("a repairer failed")
+            logger.exception("a periodic task failed")
         try:
             await asyncio.wait_for(stopping.wait(), seconds)
         except TimeoutError:
             continue
 
 
+def _arq_function(name: str) -> Function:
+    async def run(context: dict[str, Any], order_id: str) -> None:
+        cause.set(f"job {name}")
+        try:
+            await JOBS[name](context["resources"], UUID(order_id))
+        except (ShopError, StripeUnknown, StripeRefused) as error:
+            # The order is still due in the tables, where the sweep finds it.
+            logger.info("left to the sweep", extra={"job": name, "order_id": order_id, "error": str(error)})
+
+    return func(cast(Any, run), name=name, keep_result=0)
+
+
 async def _serve_jobs(resources: Resources, stopping: asyncio.Event) -> None:
-    """Run jobs as they come, until stopping; arq's worker ends when Redis goes, so it is started again."""
+    """Run jobs until stopping. arq's worker ends when Redis is lost, so it is started again."""
     while not stopping.is_set():
-        # One of its own: arq closes the client that it is given.
+        # A client of its own, because arq closes it.
         redis = open_redis(resources.settings)
         worker = Worker(
-            functions=[
-                func(cast(Any, job), name=job.__name__, keep_result=0)
-                for job in (post_payment_pipeline, expire_cart_later, settle_refunds)
-            ],
+            functions=[_arq_function(name) for name in JOBS],
             queue_name=QUEUE,
             redis_pool=redis,
             ctx={"resources": resources},
             handle_signals=False,
             job_timeout=JOB_SECONDS,
-            # What is woken waits for half of it. Asking Redis so often takes 2 % of a core; 0.1 s made a purchase three
-            # times as long.
+            # A job waits half of this on average, and polling takes 2 % of a core. 0.1 s made a purchase three times as long.
             poll_delay=0.02,
             max_jobs=10,
-            # How often it writes. A demoted Redis, which nothing is queued in any more, shows itself by refusing that.
+            # How often arq writes. A demoted Redis refuses writes, and that ends this worker.
             health_check_interval=5,
             job_serializer=orjson.dumps,
             job_deserializer=orjson.loads,
         )
         working = asyncio.create_task(worker.async_run())
-        ending = asyncio.create_task(stopping.wait())
-        await asyncio.wait((working, ending), return_when=asyncio.FIRST_COMPLETED)
-        ending.cancel()
-        # Jobs still running are cancelled by this and stay in the queue for the next worker.
-        ended = await asyncio.gather(worker.close(), working, return_exceptions=True)
-        # Again, as closing stops short where Redis does not answer.
+        stopped = asyncio.create_task(stopping.wait())
+        await asyncio.wait((working, stopped), return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        # This cancels running jobs, which stay in the queue for the next worker.
+        results = await asyncio.gather(worker.close(), working, return_exceptions=True)
+        # `worker.close` stops halfway when Redis does not answer.
         await redis.aclose(close_connection_pool=True)
-        for error in ended:
-            if isinstance(error, Exception):
-                logger.warning("redis call failed", extra={"error": repr(error)})
+        for result in results:
+            if isinstance(result, Exception):
+                logger.warning("redis call failed", extra={"error": repr(result)})
         if not stopping.is_set():
             await asyncio.sleep(1)

@@ -157,7 +157,7 @@ async def test_without_its_servers_no_secret_comes_out(secrets: dict[str, str], 
             shop.http.event_hooks["response"].append(service.heard)
             await shop.call("GET", "/health/ready", 503)
             await shop.call("POST", "/carts", 503, Idempotency_Key=CANARY)
-            await eventually(lambda: _logged(service, "put off", "redis call failed"))
+            await eventually(lambda: _logged(service, "deferred", "redis call failed"))
         said = await service.said()
     assert leaks(said + service.log.read_text()) == []
     # Nor by the commands that end at once.

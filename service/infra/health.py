@@ -1,7 +1,7 @@
-"""Whether the resources answer, and the workers' signs of life.
+"""Whether the neighbours answer, and whether the worker does its periodic tasks.
 
-These are in PostgreSQL, as Redis may be gone; and written by what knows whether the worker's loops come round, as one
-that is stuck is connected all the same.
+The worker's heartbeats are in PostgreSQL, as Redis may be lost. A task records its heartbeat itself after each run,
+because a worker that is stuck still has its connections.
 """
 
 import asyncio
@@ -12,67 +12,73 @@ import asyncpg
 
 from service.errors import ShopError
 from service.infra.db import connection
+from service.infra.migrations import migration_names
 from service.infra.resources import Resources
 from service.infra.sql import statement
 
-# What comes round in the worker: that it is there at all, and its repairers.
-HEARTBEAT, REPAIRERS = "heartbeat", ("sweep", "reconcile", "audit", "tidy")
-
+# The worker itself, and its periodic tasks.
+HEARTBEAT, PERIODIC_TASKS = "heartbeat", ("sweep", "reconcile", "audit", "delete_expired")
+# Read at the start: files that a deployment replaces later belong to other code.
+MIGRATIONS = migration_names()
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class Migrated:
-    """Whether the newest index is there, and what the newest migration grants; whether the server takes no writes."""
+    """Whether every migration was applied, and whether the server refuses writes."""
 
     migrated: bool
     read_only: bool
 
 
 IS_MIGRATED = statement("health/is_migrated", Migrated)
-BEAT = statement("health/record_heartbeat")
+RECORD_HEARTBEAT = statement("health/record_heartbeat")
 LIST_TIMELY_LOOPS = statement("health/list_timely_loops", str)
 
 
 async def check(resources: Resources) -> dict[str, str]:
-    """How PostgreSQL, the worker and Redis are.
+    """The state of PostgreSQL, the worker and Redis.
 
-    PostgreSQL and Redis are `ok`, `unreachable`, `login_refused` or `read_only`; PostgreSQL may be `not_migrated`.
+    PostgreSQL and Redis are `ok`, `unreachable`, `login_refused` or `read_only`; PostgreSQL may be `not_migrated`. The
+    worker is `ok`, `not seen`, or `late` with the names of its late tasks.
     """
     postgresql, worker = await _postgresql(resources)
     return {"postgresql": postgresql, "worker": worker, "redis": await _redis(resources)}
 
 
-async def beat(resources: Resources, loop: str, seconds: float) -> None:
-    """A loop has come round, and is late when it has not again within `seconds`."""
+async def record_heartbeat(resources: Resources, task: str, seconds: float) -> None:
+    """Record that a task has run. It is late without another heartbeat within `seconds`."""
     async with connection(resources.pool) as writer:
-        await BEAT.run(writer, loop=loop, seconds=seconds)
+        await RECORD_HEARTBEAT.run(writer, loop=task, seconds=seconds)
 
 
 async def _postgresql(resources: Resources) -> tuple[str, str]:
+    """The state of PostgreSQL, and of the worker by its heartbeats."""
     try:
         async with asyncio.timeout(3), connection(resources.pool) as reader:
-            state = await IS_MIGRATED.one(reader)
+            state = await IS_MIGRATED.one(reader, names=MIGRATIONS)
             if state.read_only:
-                # As a write would be answered, so that the pool leaves this server though nobody writes.
+                # The error of a write, which makes the pool leave this server although nobody writes.
                 raise asyncpg.ReadOnlySQLTransactionError("transaction_read_only is on")
             if not state.migrated:
                 return "not_migrated", "not seen"
-            loops = [HEARTBEAT, *REPAIRERS]
-            timely = await LIST_TIMELY_LOOPS.all(reader, loops=loops)
-            late = [loop for loop in loops if loop not in timely]
+            tasks = [HEARTBEAT, *PERIODIC_TASKS]
+            timely = await LIST_TIMELY_LOOPS.all(reader, loops=tasks)
+    except (asyncpg.UndefinedTableError, asyncpg.InsufficientPrivilegeError):
+        return "not_migrated", "not seen"
     except ShopError as error:
         return error.extra.get("postgresql", "unreachable"), "not seen"
     except TimeoutError:
         logger.warning("readiness check timed out")
         return "unreachable", "not seen"
+    late = [task for task in tasks if task not in timely]
     if HEARTBEAT in late:
         return "ok", "not seen"
     return "ok", f"late: {', '.join(late)}" if late else "ok"
 
 
 async def _redis(resources: Resources) -> str:
-    # A write, which a demoted server refuses. There is nothing under this key.
+    # A write, because a demoted server refuses only those. The key does not exist.
     await resources.redis_breaker.call(lambda: resources.redis.delete(b"readiness"), urgent=True)
     return resources.redis_breaker.state

@@ -1,4 +1,4 @@
-"""Bringing the schema up to date, however many try at once and wherever one was killed."""
+"""Applying the migrations: by any number of processes at once, and after one was killed at any point."""
 
 import asyncio
 import time
@@ -15,41 +15,48 @@ from service.infra.packaged import packaged_folder
 from service.infra.sql import statement
 
 MIGRATIONS = packaged_folder("migrations")
-# How often one is tried whose locks are not had in time: each try keeps others waiting for its lock_timeout at most.
+# Attempts to get a migration's locks. During each one other sessions wait at most its lock_timeout.
 ATTEMPTS = 5
 PAUSE_SECONDS = 0.5
-ASK_SECONDS = 0.1
+POLL_SECONDS = 0.1
 
 
 LOCK_MIGRATIONS = statement("migrations/lock_migrations", bool)
 
 
-async def migrate(database_url: str, folder: Path = MIGRATIONS) -> list[str]:
-    """Apply what has not been applied; the names of what was. Waits for another migrator to end.
+def migration_names(folder: Path = MIGRATIONS) -> list[str]:
+    """The names of all migrations, the oldest first. Raises FileNotFoundError if there is none."""
+    names = sorted(path.stem for path in folder.glob("*.sql") if not path.name.endswith(".rollback.sql"))
+    if not names:
+        raise FileNotFoundError(f"There is no migration in {folder}.")
+    return names
 
-    Raises `busy` when a lock could not be had, psycopg's errors for what the server refuses; what was applied
-    before that stays, and the next run goes on there.
+
+async def migrate(database_url: str, folder: Path = MIGRATIONS) -> list[str]:
+    """Apply the pending migrations and return their names. Waits while another process migrates.
+
+    Raises `busy` when a migration could not get its locks, and psycopg's errors for what the server refuses. Earlier
+    migrations stay applied, and the next run continues after them.
     """
-    return await asyncio.to_thread(_alone, database_url, folder, _apply)
+    return await asyncio.to_thread(_run_alone, database_url, folder, _apply)
 
 
 async def undo(database_url: str, folder: Path = MIGRATIONS) -> list[str]:
-    """Take the newest migration back, losing what its rollback says; its name. Waits and raises as `migrate` does."""
-    return await asyncio.to_thread(_alone, database_url, folder, _roll_back)
+    """Undo the newest migration, with the data that its rollback drops; its name. Waits and raises like `migrate`."""
+    return await asyncio.to_thread(_run_alone, database_url, folder, _roll_back)
 
 
-def _alone(database_url: str, folder: Path, work: Callable[[Any, Any], list[str]]) -> list[str]:
-    """Run `work` while no other migrator does. Raises FileNotFoundError where there is no migration."""
+def _run_alone(database_url: str, folder: Path, work: Callable[[Any, Any], list[str]]) -> list[str]:
+    """Run `work` while no other process migrates. Raises FileNotFoundError if there is no migration."""
+    migration_names(folder)
     migrations = yoyo.read_migrations(str(folder))
-    if not migrations:
-        raise FileNotFoundError(f"There is no migration in {folder}.")
-    backend = yoyo.get_backend(_address(database_url))
+    backend = yoyo.get_backend(_yoyo_url(database_url))
     try:
-        # The session that works holds the lock: it ends with that, also where the client is long dead. It is asked
-        # for and not waited for, as CREATE INDEX CONCURRENTLY would wait for who waits inside of a statement.
+        # The lock belongs to the session that migrates, so both end together, even if the client was killed. Polling,
+        # because CREATE INDEX CONCURRENTLY of one process would wait for the waiting statement of another.
         while not backend.execute(LOCK_MIGRATIONS.sql).fetchone()[0]:
-            time.sleep(ASK_SECONDS)
-        # yoyo's own lock is a row, which a killed run leaves behind; whoever is here is alone.
+            time.sleep(POLL_SECONDS)
+        # yoyo's own lock is a row, which a killed run leaves behind. Nobody else can have it now.
         backend.break_lock()
         with backend.lock():
             return work(backend, migrations)
@@ -57,14 +64,14 @@ def _alone(database_url: str, folder: Path, work: Callable[[Any, Any], list[str]
         backend.connection.close()
 
 
-def _address(database_url: str) -> str:
-    """The URL as yoyo takes it, with a name for `pg_stat_activity`."""
-    resources = urlsplit(database_url)
-    options = dict(parse_qsl(resources.query))
+def _yoyo_url(database_url: str) -> str:
+    """The URL in yoyo's form, with a name for `pg_stat_activity`."""
+    url = urlsplit(database_url)
+    options = dict(parse_qsl(url.query))
     options["application_name"] = "commerce-migrate"
-    # Who is killed must not go on waiting for a lock, or building an index, with nobody there to hear of it.
+    # The server then ends the statement of a killed client, which may wait for a lock or build an index.
     options["options"] = f"{options.get('options', '')} -c client_connection_check_interval=1s".strip()
-    return resources._replace(scheme="postgresql+psycopg", query=urlencode(options, quote_via=quote)).geturl()
+    return url._replace(scheme="postgresql+psycopg", query=urlencode(options, quote_via=quote)).geturl()
 
 
 def _apply(backend: Any, migrations: Any) -> list[str]:
@@ -90,11 +97,11 @@ def _roll_back(backend: Any, migrations: Any) -> list[str]:
 
 
 def _run(backend: Any, migration: Any, direction: str, mark: Callable[[Any], None]) -> None:
-    """Run a migration and write that down, again when it lost to others."""
+    """Run a migration and record it. Retry it after a conflict over locks."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
             if migration.use_transactions:
-                # In one transaction, or one killed in between would be run again on what it has done.
+                # One transaction for both: a migration without its record would run again on its own result.
                 with backend.transaction():
                     migration.process_steps(backend, direction)
                     mark(migration)
@@ -104,5 +111,5 @@ def _run(backend: Any, migration: Any, direction: str, mark: Callable[[Any], Non
             return
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
             if attempt == ATTEMPTS:
-                raise ShopError("busy", f"{migration.id} could not have its locks; run this again.") from error
+                raise ShopError("busy", f"{migration.id} could not get its locks; run this again.") from error
         time.sleep(PAUSE_SECONDS)

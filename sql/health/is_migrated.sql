@@ -1,16 +1,19 @@
--- health/is_migrated: whether the newest migration was applied, and whether the server is read-only.
--- A standby is read-only, and so is a demoted primary.
+-- health/is_migrated: whether all migrations of this code were applied, and whether the server is read-only.
+-- A standby and a demoted primary are read-only. Migrations that only newer code knows do not matter.
+-- Without the first migration or the one that grants this it fails, and readiness says not_migrated.
 --
 -- callers  service.infra.health._postgresql
+-- param    $1 names text[]
 -- returns  one
 -- locks    none
 -- waits    none
--- index    none
+-- index    none; reads the tables whole
 -- rows     1
 -- guards   none
 SELECT
-    CASE
-        WHEN to_regclass('unmatched_payments') IS NULL THEN false
-        ELSE has_column_privilege('unmatched_payments', 'order_id', 'INSERT')
-    END AS migrated,
+    (
+        SELECT count(*)
+        FROM _yoyo_migration
+        WHERE migration_id = any($1::text[])
+    ) = cardinality($1::text[]) AS migrated,
     current_setting('transaction_read_only')::boolean AS read_only;

@@ -1,6 +1,6 @@
 -- health/record_heartbeat: record that a worker loop has run, and when its next run is due.
 --
--- callers  service.infra.health.beat
+-- callers  service.infra.health.record_heartbeat
 -- param    $1 loop text
 -- param    $2 seconds double precision
 -- returns  none

@@ -2,7 +2,7 @@
 -- Tried once, because waiting would deadlock: CREATE INDEX CONCURRENTLY waits for every statement that began before
 -- it, and the waiting migrator's would be one.
 --
--- callers  service.infra.migrations._alone
+-- callers  service.infra.migrations._run_alone
 -- returns  one
 -- locks    advisory 7263511904; to session end
 -- waits    for nothing: the lock is tried once

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request, Response
 from redis.asyncio import Redis
 from starlette.types import Receive, Scope, Send
 
-from service.infra.db import Connection
+from service.infra.db import Connection, Pool
 from service.settings import Settings
 from service.shop import checkout, payment_session
 from tests.queries import on

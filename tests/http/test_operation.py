@@ -18,7 +18,7 @@ from service.dev.servers import free_port
 from service.dev.stripe_standin import StripeStandin
 from service.errors import KINDS
 from service.http.server.protocol import Joined
-from service.infra.health import REPAIRERS
+from service.infra.health import PERIODIC_TASKS
 from service.infra.metrics import exposition
 from service.infra.statements import files
 from service.settings import Settings
@@ -74,8 +74,9 @@ class TestWithoutRedis:
 @pytest.mark.parametrize(
     "missing",
     [
-        "DROP TABLE unmatched_payments",
-        "REVOKE INSERT (order_id) ON unmatched_payments FROM commerce_app",
+        "DROP TABLE _yoyo_migration",
+        "DELETE FROM _yoyo_migration WHERE migration_id = '0021.unmatched_payments'",
+        "REVOKE SELECT (migration_id) ON _yoyo_migration FROM commerce_app",
     ],
 )
 async def test_an_unmigrated_database_is_not_ready(shop: Shop, database: asyncpg.Connection, missing: str) -> None:
@@ -133,7 +134,7 @@ async def test_no_stranger_adds_a_time_series(shop: Shop) -> None:
         "status": statuses,
         "outcome": set(re.findall(r'(?:EventOutcome\(|return )"(\w+)"', sources)) | {"duplicate"},
         "what": {"orders", "events", "refunds"},
-        "repairer": {*REPAIRERS},
+        "repairer": {*PERIODIC_TASKS},
         "query": {*files("audit")},
     }
 

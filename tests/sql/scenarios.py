@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+from service.infra.migrations import migration_names
+
 # Categories and products; NO_… are ids that no row has.
 TENTS, MUGS, UNUSED, NO_CATEGORY = 1, 2, 3, 404
 TENT, LAMP, ROPE, MUG, NO_PRODUCT = 1, 2, 3, 4, 404
@@ -235,7 +237,7 @@ SCENARIOS = {
         none=run(KEY, BODY, None, 201, None, b"{}", before="UPDATE idempotency_keys SET status = 200, answer = ''"),
     ),
     "health/record_heartbeat": does(run("sweep", 5.0), none=run("nothing", 5.0)),
-    "health/is_migrated": does(run()),
+    "health/is_migrated": does(run(migration_names())),
     "health/list_timely_loops": does(
         run(["heartbeat", "sweep"], before="UPDATE worker_heartbeats SET due_at = now() + interval '1 hour'"),
         none=run(["nothing"]),

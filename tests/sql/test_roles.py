@@ -110,6 +110,8 @@ ALLOWED["readonly"] = {table: READ for table in ALLOWED["app"]}
 YOYOS = ("_yoyo_log", "_yoyo_migration", "_yoyo_version", "yoyo_lock")
 for allowed in ALLOWED.values():
     allowed.update({table: NOTHING for table in YOYOS})
+# Readiness reads which migrations were applied.
+ALLOWED["app"]["_yoyo_migration"] = {"SELECT": "migration_id"}
 
 COLUMNS = (
     "SELECT relname, attname, atttypid::regtype::text FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid"

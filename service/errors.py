@@ -1,4 +1,4 @@
-"""What can go wrong, by name: the one error type, its codes, and what the database's refusals mean."""
+"""The one error type, its codes, and the codes for PostgreSQL's constraints and SQLSTATEs."""
 
 from typing import Any, NamedTuple
 
@@ -46,7 +46,7 @@ KINDS: dict[str, Kind] = {
     "unavailable": Kind(503, "A part of the service is not there", 2),
 }
 
-# A constraint that a statement can run into -> the code and detail of the error it becomes.
+# Constraint -> code and detail of the error for its violation.
 CONSTRAINTS: dict[str, tuple[str, str]] = {
     "categories_slug_unique": ("slug_taken", "Another category has this slug."),
     "products_category_fkey": ("category_in_use", "Products still use this category."),
@@ -59,19 +59,19 @@ CONSTRAINTS: dict[str, tuple[str, str]] = {
     "stock_movements_once": ("busy", "These units are being moved elsewhere; try again."),
 }
 
-# An SQLSTATE that passes -> the code it becomes once retries are used up.
+# SQLSTATE of a temporary error -> code, when the retries are used up.
 SQLSTATES: dict[str, str] = {
     "40001": "busy",  # serialization failure
     "40P01": "busy",  # deadlock
     "55P03": "busy",  # lock_timeout
     "57014": "busy",  # statement_timeout
     "53300": "unavailable",  # too many connections
-    "57P01": "unavailable",  # the server is being stopped
-    "57P02": "unavailable",
-    "57P03": "unavailable",
+    "57P01": "unavailable",  # the server shuts down
+    "57P02": "unavailable",  # the server crashed
+    "57P03": "unavailable",  # the server starts or shuts down
 }
 
-# An SQLSTATE with which a server refuses a login. Raised by a statement, the last two mean something else.
+# SQLSTATEs of a refused login. Raised by a statement, the last two have another meaning.
 LOGIN_SQLSTATES = {
     "28000",  # no rule, or no such role
     "28P01",  # wrong password
@@ -82,10 +82,10 @@ LOGIN_SQLSTATES = {
 
 
 class ShopError(Exception):
-    """An answer other than success, raised anywhere, made into HTTP in `app.py` alone.
+    """An error that the client is told about. `responses.problem` makes the HTTP response of it.
 
-    `code` is a key of KINDS; `detail` is a sentence for people; `extra` is what a program needs,
-    each name a member of the problem document. None of them may hold what a stranger sent.
+    `code` is a key of KINDS, `detail` a sentence for people, `extra` the further members of the problem, for programs.
+    None of them may contain what a client sent.
     """
 
     def __init__(self, code: str, detail: str, **extra: Any) -> None:

@@ -1,4 +1,4 @@
-"""Every setting the service has, read in one place."""
+"""All settings, read from the environment here and nowhere else."""
 
 import os
 import re
@@ -10,12 +10,12 @@ from dotenv import dotenv_values
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 DAY = 86_400
-# A session outlives its hold by this much, so that the expiry closes it before Stripe does by itself.
+# A payment session lives this much longer than its hold, so that our expiry closes it before Stripe does.
 SESSION_MARGIN_SECONDS = 300
 
 
 class UnsafeSettings(Exception):
-    """Settings that are missing, unreadable or dangerous together; the text says which and why."""
+    """Settings are missing, invalid or unsafe in combination; the text says which and why."""
 
 
 def _comma_list(value: object) -> object:
@@ -29,19 +29,19 @@ def _networks(proxies: tuple[str, ...]) -> tuple[str, ...]:
         except ValueError:
             raise ValueError("is a list of addresses and networks like 10.0.0.0/8") from None
         if network.prefixlen == 0:
-            raise ValueError("trusts everybody, so anybody could say who they are")
+            raise ValueError("trusts every address, so that any client could choose its own address")
     return proxies
 
 
-# Who, and where: several servers, for PostgreSQL; none, for a socket.
+# Login and hosts: several hosts for PostgreSQL, none for a socket.
 _HOST = r"(\[[^\[\]]+\]|[^\[\]:,@]*)(:[0-9]+)?"
 _ADDRESS = re.compile(rf"[^/?#]*://([^/?#\[\]]*@)?{_HOST}(,{_HOST})*([/?#]|$)")
 
 
 def _server_url(url: str) -> str:
-    """Refuse what the drivers would refuse, in words that have a part of the password in them."""
+    """Refuse a malformed URL here, because the drivers' errors quote a part of the password."""
     if not _ADDRESS.match(url):
-        raise ValueError("is no server's URL; is the password written with its special characters as %2F and so on?")
+        raise ValueError("is not a server's URL; are special characters of the password written as %2F and so on?")
     return url
 
 
@@ -50,7 +50,7 @@ CommaList = Annotated[tuple[str, ...], BeforeValidator(_comma_list)]
 
 
 class Settings(BaseModel):
-    """The settings under their environment names in lower case; times are seconds."""
+    """The settings, named like their environment variables in lower case. Times are in seconds."""
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
@@ -60,14 +60,14 @@ class Settings(BaseModel):
     db_pool_size: int = Field(default=10, ge=1, le=1000)
     max_in_flight: int = Field(default=1024, ge=1)
 
-    # As a header takes it.
+    # Only characters that a header may contain.
     stripe_api_key: str = Field(default="", pattern="^[!-~]*$", repr=False)
     stripe_api_base: str = "https://api.stripe.com"
     stripe_timeout_seconds: float = Field(default=10, gt=0, le=60)
-    # Several secrets, separated by commas, are all accepted: that is how one is rotated.
+    # All secrets of a comma-separated list are accepted, so that a secret can be rotated.
     stripe_webhook_secret: CommaList = Field(default=(), repr=False)
     allow_insecure_webhook: bool = False
-    # Events that name another account, or any account while this is empty, are not about our payments.
+    # Events that name another connected account are ignored. If this is empty, events that name any account are.
     stripe_account: str = ""
     stripe_success_url: str = "http://localhost:8080/payments/success"
     stripe_cancel_url: str = "http://localhost:8080/payments/cancel"
@@ -82,7 +82,7 @@ class Settings(BaseModel):
     sweep_seconds: float = Field(default=10, gt=0, le=DAY)
     reconcile_seconds: float = Field(default=300, gt=0, le=DAY)
     cart_days: int = Field(default=30, ge=1, le=3650)
-    # Longer than Stripe keeps an event, and so can send it again.
+    # Longer than the 30 days in which Stripe may send an event again.
     event_days: int = Field(default=90, ge=31, le=3650)
     metrics_host: str = "127.0.0.1"
     metrics_port: int = Field(default=0, ge=0, le=65_535)
@@ -90,22 +90,21 @@ class Settings(BaseModel):
 
     @classmethod
     def load(cls, environ: Mapping[str, str | None] | None = None) -> Self:
-        """Read the environment, then `.env` for what it does not set; an empty value counts as not set.
+        """Read the environment, and `.env` for what it does not set. An empty value counts as not set.
 
-        Raises UnsafeSettings, naming each setting that is missing or unreadable but never its value.
+        Raises UnsafeSettings with the name of every missing or invalid setting, but never with its value.
         """
         if environ is None:
             environ = environment()
-        given = {name: environ[name.upper()] for name in cls.model_fields if environ.get(name.upper())}
-        if url := given.get("database_url"):
-            given["database_url"] = plain_database_url(url)
-        if url := given.get("migrate_database_url"):
-            given["migrate_database_url"] = plain_database_url(url)
+        values = {name: environ[name.upper()] for name in cls.model_fields if environ.get(name.upper())}
+        for name in ("database_url", "migrate_database_url"):
+            if url := values.get(name):
+                values[name] = plain_database_url(url)
         try:
-            return cls.model_validate(given)
+            return cls.model_validate(values)
         except ValidationError as error:
-            wrong = "; ".join(f"{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
-            raise UnsafeSettings(wrong) from None
+            mistakes = "; ".join(f"{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
+            raise UnsafeSettings(mistakes) from None
 
     @property
     def live(self) -> bool:
@@ -114,25 +113,27 @@ class Settings(BaseModel):
 
     @property
     def session_seconds(self) -> int:
-        """How long a Stripe session lives: Stripe allows 30 minutes to 24 hours."""
+        """How long a payment session lives. Stripe allows 30 minutes to 24 hours."""
         return max(self.hold_seconds, 1800) + SESSION_MARGIN_SECONDS
 
     def refuse_unsafe(self) -> None:
-        """Raise UnsafeSettings where serving with these settings could cost the shop money."""
+        """Raise UnsafeSettings if these settings could cost the shop money."""
         if not self.stripe_api_key:
             raise UnsafeSettings("STRIPE_API_KEY is not set.")
         if not self.stripe_webhook_secret and not self.allow_insecure_webhook:
             raise UnsafeSettings(
-                "STRIPE_WEBHOOK_SECRET is empty, so anybody could report a payment. "
+                "STRIPE_WEBHOOK_SECRET is empty: anybody could report a payment. "
                 "Set it, or ALLOW_INSECURE_WEBHOOK=true for local testing."
             )
         if self.live and self.allow_insecure_webhook:
             raise UnsafeSettings("ALLOW_INSECURE_WEBHOOK is not allowed with a live Stripe key.")
         if self.live and not self.admin_token:
-            raise UnsafeSettings("ADMIN_TOKEN is empty: staff calls would be open to all, with a live Stripe key.")
+            raise UnsafeSettings(
+                "ADMIN_TOKEN is empty: staff calls would be open to everybody, with a live Stripe key."
+            )
         if self.metrics_port and not is_loopback(self.metrics_host) and not self.admin_token:
             raise UnsafeSettings(
-                "METRICS_HOST is not an address of this machine alone, and ADMIN_TOKEN is empty: "
+                "METRICS_HOST is not a loopback address, and ADMIN_TOKEN is empty: "
                 "the metrics would be open to everybody."
             )
         if self.hold_seconds > DAY - SESSION_MARGIN_SECONDS:
@@ -143,7 +144,7 @@ class Settings(BaseModel):
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches what listens on this address."""
+    """Whether only this machine can connect to this address."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -151,7 +152,7 @@ def is_loopback(host: str) -> bool:
 
 
 def environment() -> dict[str, str]:
-    """The environment over `.env`, without what is empty."""
+    """The environment, and `.env` for what it does not set, without empty values."""
     return {name: value for name, value in (*dotenv_values(".env").items(), *os.environ.items()) if value}
 
 

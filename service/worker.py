@@ -142,7 +142,7 @@ async def _serve_jobs(resources: Resources, stopping: asyncio.Event) -> None:
             ctx={"resources": resources},
             handle_signals=False,
             job_timeout=JOB_SECONDS,
-            # A job waits half of this on average, and polling takes 2 % of a core. 0.1 s made a purchase three times as long.
+            # A job waits half of this on average. Polling takes 2 % of a core; 0.1 s tripled the time of a purchase.
             poll_delay=0.02,
             max_jobs=10,
             # How often arq writes. A demoted Redis refuses writes, and that ends this worker.

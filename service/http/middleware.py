@@ -23,7 +23,7 @@ from service.http.responses import problem
 from service.infra import rate_limit
 from service.infra.circuit_breaker import CircuitBreaker
 from service.infra.credentials import is_staff
-from service.infra.logs import cause, note
+from service.infra.logs import cause, log_soon
 from service.infra.metrics import method_label, of_route
 from service.infra.resources import Resources
 
@@ -79,7 +79,7 @@ def told(method: str, route: str, status: int, seconds: float) -> None:
     requests, latency = of_route(method, route, status)
     requests.inc()
     latency.observe(seconds)
-    note(logger, "request", method=method, route=route, status=status, seconds=round(seconds, 5))
+    log_soon(logger, "request", method=method, route=route, status=status, seconds=round(seconds, 5))
 
 
 def dress(headers: RawHeaders, request_id: str, safe: RawHeaders = SAFE) -> RawHeaders:

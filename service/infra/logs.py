@@ -1,4 +1,4 @@
-"""Logs as JSON, one object a line, each with the request or job it belongs to."""
+"""Logs: one JSON object a line, each with the request or job that it belongs to."""
 
 import asyncio
 import logging
@@ -11,59 +11,58 @@ from typing import Any
 import asyncpg
 import orjson
 
-# Who is at work: "request <id>", "event <id>" or "job <name>". Histories name it too.
+# The work under way: "request <id>", "event <id>" or "job <name>". The order history stores it too.
 cause: ContextVar[str] = ContextVar("cause", default="process")
 
-_OWN = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
+# The attributes of a record that are not from `extra`.
+_STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
-
-_waiting: list[bytes] = []
+_pending_lines: list[bytes] = []
 
 
 class JsonFormatter(logging.Formatter):
-    """A record's time, level, logger, message and cause, then whatever was passed as `extra`."""
+    """The record's time, level, logger, message and cause, then the fields of `extra`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        more = {name: value for name, value in vars(record).items() if name not in _OWN}
+        fields = {name: value for name, value in vars(record).items() if name not in _STANDARD}
         if record.exc_info:
-            _forget_rows(record.exc_info[1])
-            more["exception"] = self.formatException(record.exc_info)
-        return _line(record.created, record.levelname, record.name, record.getMessage(), more).decode()
+            _remove_details(record.exc_info[1])
+            fields["exception"] = self.formatException(record.exc_info)
+        return _line(record.created, record.levelname, record.name, record.getMessage(), fields).decode()
 
 
-def note(logger: logging.Logger, message: str, **more: Any) -> None:
-    """`logger.info` for what is said at every request: written in one go for all of a turn of the loop.
+def log_soon(logger: logging.Logger, message: str, **fields: Any) -> None:
+    """`logger.info` for what every request logs: all lines of one turn of the event loop are written together.
 
-    Whoever is killed has not written those of that turn. A record of `logging` and a write of its own cost 39 µs of
-    processor time, this 4.
+    A process that is killed loses the lines of that turn. This takes 4 µs; a `logging` record with its own write 39.
     """
     if not logger.isEnabledFor(logging.INFO):
         return
-    if not _waiting:
+    if not _pending_lines:
         asyncio.get_running_loop().call_soon(_write)
-    _waiting.append(_line(time.time(), "INFO", logger.name, message, more))
+    _pending_lines.append(_line(time.time(), "INFO", logger.name, message, fields))
 
 
-def _line(at: float, level: str, logger: str, message: str, more: dict[str, Any]) -> bytes:
+def _line(at: float, level: str, logger: str, message: str, fields: dict[str, Any]) -> bytes:
     line = {
         "at": datetime.fromtimestamp(at, UTC),
         "level": level,
         "logger": logger,
         "message": message,
         "cause": cause.get(),
-        **more,
+        **fields,
     }
     return orjson.dumps(line, default=str)
 
 
 def _write() -> None:
-    lines = b"\n".join([*_waiting, b""]).decode()
-    _waiting.clear()
+    lines = b"\n".join([*_pending_lines, b""]).decode()
+    _pending_lines.clear()
     sys.stderr.write(lines)
 
 
-def _forget_rows(error: BaseException | None) -> None:
-    """Take out what PostgreSQL says in detail: a row that it refuses, with the customer's address in it."""
+def _remove_details(error: BaseException | None) -> None:
+    """Remove PostgreSQL's detail: it can show the refused row, with a customer's address."""
     while error is not None:
         if isinstance(error, asyncpg.PostgresError):
             error.detail = None
@@ -71,10 +70,10 @@ def _forget_rows(error: BaseException | None) -> None:
 
 
 def configure(level: str) -> None:
-    """Send every logger's records to standard error as JSON."""
+    """Send the records of all loggers to standard error as JSON."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    # They tell of every call at INFO; what matters of those is logged where it is decided.
+    # At INFO they log every call. What matters of it is logged where we decide on it.
     for name in ("arq", "stripe", "yoyo"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,6 +1,6 @@
-"""What Prometheus reads: of this process, or of all processes of one `serve`.
+"""Metrics for Prometheus: of this process, or summed over all processes of one `serve`.
 
-The values of every label come from a closed list, or each stranger could add time series.
+Every label has a closed list of values. Otherwise any client could add time series.
 """
 
 import logging
@@ -27,34 +27,34 @@ from prometheus_client import (
 from service.infra.credentials import is_staff
 from service.settings import Settings, UnsafeSettings, is_loopback
 
-# What one reader may cost: connections at once, and seconds for each.
+# The limits for readers of the metrics: connections at a time, and seconds for each.
 CONNECTIONS = 16
 CONNECTION_SECONDS = 10.0
-# At most one exposition in this time; requests in between get the last one again.
+# An exposition is reused for this long.
 FRESH_SECONDS = 1.0
 
 METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
 
-REQUESTS = Counter("http_requests_total", "Requests answered", ["method", "route", "status"])
+REQUESTS = Counter("http_requests_total", "HTTP requests that were answered", ["method", "route", "status"])
 LATENCY = Histogram(
     "http_request_seconds",
-    "Time from a request's first byte to its answer's last",
+    "Time from the first byte of a request to the last byte of its response",
     ["method", "route"],
     buckets=(0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
-EVENTS = Counter("stripe_events_total", "Stripe events by what became of them", ["outcome"])
+EVENTS = Counter("stripe_events_total", "Stripe events by outcome", ["outcome"])
 TRANSITIONS = Counter("order_transitions_total", "Orders that reached a status", ["status"])
-SWEPT = Counter("sweep_claims_total", "Due things that the sweep took up", ["what"])
-# Another mode would add the process id as a label.
+SWEPT = Counter("sweep_claims_total", "Due rows that the sweep claimed", ["what"])
+# Other modes would add the process id as a label.
 REPAIRED = Gauge(
     "worker_repairer_timestamp_seconds",
-    "When a repairer last did its work, in Unix time",
+    "Unix time at which a periodic task last succeeded",
     ["repairer"],
     multiprocess_mode="mostrecent",
 )
 AUDIT = Gauge(
     "audit_violations",
-    "Rows that an audit query found; 0 when all is well",
+    "Violations that an audit query found; 0 is good",
     ["query"],
     multiprocess_mode="mostrecent",
 )
@@ -65,17 +65,17 @@ logger = logging.getLogger(__name__)
 
 @cache
 def of_route(method: str, route: str, status: int) -> tuple[Counter, Histogram]:
-    """The two that every request counts in; looking them up by their labels costs as much as counting."""
+    """The counter and the histogram of a route. Cached, because the look-up by labels takes as long as counting."""
     return REQUESTS.labels(method, route, status), LATENCY.labels(method, route)
 
 
 def method_label(method: str) -> str:
-    """The method as a label."""
+    """A method as a label: unknown ones are `other`."""
     return method if method in METHODS else "other"
 
 
 def exposition() -> bytes:
-    """The metrics in Prometheus' text format, summed over all processes where there are several."""
+    """The metrics in Prometheus' text format, summed over the processes if there are several."""
     if "PROMETHEUS_MULTIPROC_DIR" not in environ:
         return generate_latest()
     registry = CollectorRegistry()
@@ -85,9 +85,10 @@ def exposition() -> bytes:
 
 @contextmanager
 def serving(settings: Settings) -> Iterator[None]:
-    """Serve `/metrics` on METRICS_HOST and METRICS_PORT from a thread of its own, if there is a port.
+    """Serve `/metrics` on METRICS_HOST and METRICS_PORT from a thread of its own; port 0 means no metrics.
 
-    Off loopback it needs `Authorization: Bearer ADMIN_TOKEN`. Raises UnsafeSettings where the port cannot be had.
+    On another address than loopback readers need `Authorization: Bearer ADMIN_TOKEN`. Raises UnsafeSettings if the
+    port cannot be opened.
     """
     if not settings.metrics_port:
         yield
@@ -108,7 +109,7 @@ def serving(settings: Settings) -> Iterator[None]:
 
 
 class _Server(ThreadingHTTPServer):
-    """A thread for each connection, up to CONNECTIONS of them."""
+    """A thread per connection, at most CONNECTIONS."""
 
     def __init__(self, host: str, port: int, token: str) -> None:
         self.token = token
@@ -118,12 +119,12 @@ class _Server(ThreadingHTTPServer):
         super().__init__(address[:2], _Handler)  # type: ignore[arg-type]
 
     def server_bind(self) -> None:
-        """Bind, and nothing else: HTTPServer may share a port that is taken, and asks a name server for our name."""
+        """Bind only. HTTPServer's own method may share a port that is taken, and looks up our name in the DNS."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
 
     def text(self) -> bytes:
-        """The exposition, made anew when the last one is older than FRESH_SECONDS."""
+        """The exposition; the last one, if it is younger than FRESH_SECONDS."""
         with self._lock:
             if time.monotonic() >= self._stale_at:
                 self._text = exposition()
@@ -131,15 +132,15 @@ class _Server(ThreadingHTTPServer):
             return self._text
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Close a new connection when all threads are busy."""
+        """Handle a connection, or close it if all threads are busy."""
         if self._slots.acquire(blocking=False):
             super().process_request(request, client_address)
         else:
             self.shutdown_request(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Hang up on who is too slow: a client that sends a byte now and then would keep its thread."""
-        timer = Timer(CONNECTION_SECONDS, _hang_up, [request])
+        """Handle a connection for at most CONNECTION_SECONDS: a slow client would keep its thread."""
+        timer = Timer(CONNECTION_SECONDS, _shut_down, [request])
         timer.daemon = True
         timer.start()
         try:
@@ -149,28 +150,28 @@ class _Server(ThreadingHTTPServer):
             self._slots.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Log what went wrong here; of readers that go away there is nothing to say."""
+        """Log an error of ours. A reader that disconnects is not one."""
         if not isinstance(sys.exception(), OSError):
-            logger.exception("the metrics could not be shown")
+            logger.exception("metrics request failed")
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """One connection, of one request."""
+    """A connection with one request."""
 
     server: _Server
 
     def do_GET(self) -> None:
         if self.server.token and not is_staff(self.headers.get("Authorization", ""), self.server.token):
-            self._answer(401, b"", ("WWW-Authenticate", "Bearer"))
+            self._respond(401, b"", ("WWW-Authenticate", "Bearer"))
         elif self.path.partition("?")[0] != "/metrics":
-            self._answer(404, b"")
+            self._respond(404, b"")
         else:
-            self._answer(200, self.server.text(), ("Content-Type", "text/plain; version=0.0.4; charset=utf-8"))
+            self._respond(200, self.server.text(), ("Content-Type", "text/plain; version=0.0.4; charset=utf-8"))
 
     def log_message(self, *_: object) -> None:
-        """Nothing: what it would log is what a stranger sent."""
+        """Log nothing: the text would come from the client."""
 
-    def _answer(self, status: int, body: bytes, *headers: tuple[str, str]) -> None:
+    def _respond(self, status: int, body: bytes, *headers: tuple[str, str]) -> None:
         self.send_response_only(status)
         for name, value in (*headers, ("Content-Length", str(len(body)))):
             self.send_header(name, value)
@@ -178,6 +179,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
-def _hang_up(connection: socket.socket) -> None:
+def _shut_down(connection: socket.socket) -> None:
     with suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)

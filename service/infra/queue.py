@@ -1,4 +1,4 @@
-"""Waking the worker through arq. A wake-up is a courtesy: the sweep finds whatever one did not come for."""
+"""Wake-ups for the worker, through arq. They are best effort: the sweep finds what a lost one was for."""
 
 import asyncio
 from dataclasses import dataclass
@@ -17,24 +17,26 @@ from service.infra.circuit_breaker import CircuitBreaker
 from service.settings import Settings
 
 QUEUE = "commerce:jobs"
-# Nobody waits for a wake-up, so it may take as long as a loop that has much to do needs to hear the answer.
-PATIENCE_SECONDS = 2.0
-# More than these are left to the sweep.
-MOST_WAITING = 10_000
-_KEPT = timedelta(days=1)
+# Longer than other calls to Redis: nobody waits for a wake-up, and a busy event loop reads the answer late.
+CALL_SECONDS = 2.0
+# Further wake-ups are left to the sweep.
+MAX_WAITING = 10_000
+# How long a job that no worker runs stays in Redis.
+_TTL = timedelta(days=1)
 
 
 def open_redis(settings: Settings) -> ArqRedis:
-    """A client that connects when first used, speaks bytes, and sends jobs as JSON instead of pickles."""
-    # One that lets a crowd wait: an error there would be taken for a Redis that is gone.
+    """A client that connects at its first use, returns bytes, and stores jobs as JSON instead of pickles."""
+    # A pool that makes callers wait. The other kind raises an error when all connections are busy, which would look as
+    # if Redis were lost.
     pool: ConnectionPool = BlockingConnectionPool.from_url(
         settings.redis_url,
         max_connections=64,
         timeout=1,
         socket_connect_timeout=1,
         health_check_interval=0,
-        # Once, on a new connection: Redis may have closed one that nobody used. What is asked may be asked twice, at
-        # worst a request is counted twice.
+        # Redis may have closed an idle connection, so a command is sent once more. If it runs twice, at worst a request
+        # is counted twice.
         retry_on_error=[RedisConnectionError],
     )
     return ArqRedis(pool, job_serializer=orjson.dumps, job_deserializer=orjson.loads, default_queue_name=QUEUE)
@@ -42,7 +44,7 @@ def open_redis(settings: Settings) -> ArqRedis:
 
 @dataclass(slots=True)
 class WakeUp:
-    """A job that is to run once, so long from now."""
+    """A job to run once, after `delay`."""
 
     job: str
     order_id: UUID
@@ -50,9 +52,9 @@ class WakeUp:
 
 
 class Queue:
-    """Jobs by name and order; both the names and the job ids are what `worker.py` and operators see in Redis.
+    """Jobs, each for one order. Operators see the names and ids in Redis.
 
-    Those who ask do not wait until Redis has it: what is asked for meanwhile goes there in one go.
+    The methods return before Redis has the job. Jobs that are added meanwhile are sent together.
     """
 
     def __init__(self, redis: ArqRedis, redis_breaker: CircuitBreaker) -> None:
@@ -63,24 +65,24 @@ class Queue:
 
     async def post_payment_pipeline(self, order_id: UUID) -> None:
         """Fulfil a paid order now."""
-        self._wake("post_payment_pipeline", order_id)
+        self._add("post_payment_pipeline", order_id)
 
     async def expire_cart_later(self, order_id: UUID, delay: timedelta) -> None:
-        """Cancel an order that is still pending when its hold ends, `delay` from now."""
-        self._wake("expire_cart_later", order_id, delay)
+        """Cancel an order after `delay`, when its hold expires, if it is still pending."""
+        self._add("expire_cart_later", order_id, delay)
 
     async def settle_refunds(self, order_id: UUID) -> None:
-        """Take an order's refunds to Stripe, or over from there, now."""
-        self._wake("settle_refunds", order_id)
+        """Settle an order's refunds with Stripe now."""
+        self._add("settle_refunds", order_id)
 
     async def close(self) -> None:
-        """Return once all that was asked for is sent, or given up."""
+        """Return when every job was sent or given up."""
         if self._sending is not None:
             await self._sending
 
-    def _wake(self, job: str, order_id: UUID, delay: timedelta = timedelta(0)) -> None:
-        # The id makes one job of several wake-ups for the same thing.
-        if len(self._waiting) < MOST_WAITING:
+    def _add(self, job: str, order_id: UUID, delay: timedelta = timedelta(0)) -> None:
+        # Several wake-ups for the same work have one id, and so become one job.
+        if len(self._waiting) < MAX_WAITING:
             self._waiting[f"{job}:{order_id}"] = WakeUp(job, order_id, delay)
         if self._sending is None or self._sending.done():
             self._sending = asyncio.create_task(self._send())
@@ -88,15 +90,15 @@ class Queue:
     async def _send(self) -> None:
         while self._waiting:
             batch, self._waiting = self._waiting, {}
-            await self._redis_breaker.call(lambda batch=batch: self._enqueue(batch), seconds=PATIENCE_SECONDS)  # type: ignore[misc]
+            await self._redis_breaker.call(lambda batch=batch: self._enqueue(batch), seconds=CALL_SECONDS)  # type: ignore[misc]
 
     async def _enqueue(self, batch: dict[str, WakeUp]) -> None:
-        """What `ArqRedis.enqueue_job` does for one, in three round trips, for all in one."""
+        """What `ArqRedis.enqueue_job` does, in one round trip for all jobs instead of three for each."""
         now = timestamp_ms()
         async with self._redis.pipeline(transaction=False) as pipe:
-            for job_id, wake in batch.items():
-                job = serialize_job(wake.job, (str(wake.order_id),), {}, None, now, serializer=orjson.dumps)
-                # One that is queued or running stays as it is.
-                pipe.set(job_key_prefix + job_id, job, px=wake.delay + _KEPT, nx=True)
-                pipe.zadd(QUEUE, {job_id: now + wake.delay // timedelta(milliseconds=1)}, nx=True)
+            for job_id, wake_up in batch.items():
+                job = serialize_job(wake_up.job, (str(wake_up.order_id),), {}, None, now, serializer=orjson.dumps)
+                # A job with this id that is queued or running stays as it is.
+                pipe.set(job_key_prefix + job_id, job, px=wake_up.delay + _TTL, nx=True)
+                pipe.zadd(QUEUE, {job_id: now + wake_up.delay // timedelta(milliseconds=1)}, nx=True)
             await pipe.execute()

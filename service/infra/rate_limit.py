@@ -1,6 +1,6 @@
-"""How often a client has asked within its minute, counted in this process and by Redis in all of them.
+"""Requests of each client within a minute, counted in this process and, for all processes, in Redis.
 
-A minute begins with a client's first request.
+A client's minute begins with its first request.
 """
 
 import time
@@ -12,19 +12,19 @@ from redis.asyncio import Redis
 from service.infra.circuit_breaker import CircuitBreaker
 
 WINDOW_SECONDS = 60
-# About 15 MB of them.
+# About 15 MB.
 MAX_CLIENTS = 50_000
 
 
 class LocalCounts:
-    """The counts of this process. Of more than MAX_CLIENTS clients it forgets the one whose minute began first."""
+    """The counts of this process. Beyond MAX_CLIENTS the oldest window is dropped."""
 
     def __init__(self) -> None:
-        # Each client's requests and the end of its minute (monotonic), in the order in which the minutes end.
+        # By client, ordered by the end of the window: requests, and that end (monotonic).
         self._windows: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
 
     def count(self, client: bytes) -> tuple[int, int]:
-        """The requests of the client's present minute, with this one, and the seconds left of it."""
+        """Count a request; the number of requests in the client's window, and the seconds until it ends."""
         now = time.monotonic()
         while self._windows:
             oldest = next(iter(self._windows))
@@ -37,15 +37,15 @@ class LocalCounts:
 
 
 async def count(redis: Redis, redis_breaker: CircuitBreaker, client: bytes) -> tuple[int, int] | None:
-    """The same of all processes together; None without Redis."""
+    """The same for all processes together; None without Redis."""
 
-    async def ask() -> tuple[int, int]:
+    async def increment() -> tuple[int, int]:
         async with redis.pipeline(transaction=True) as pipe:
             key = b"rate:" + client
             pipe.incr(key)
             pipe.expire(key, WINDOW_SECONDS, nx=True)
             pipe.ttl(key)
-            used, _, left = await pipe.execute()
-            return used, max(1, left)
+            used, _, seconds_left = await pipe.execute()
+            return used, max(1, seconds_left)
 
-    return await redis_breaker.call(ask)
+    return await redis_breaker.call(increment)

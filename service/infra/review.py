@@ -1,4 +1,4 @@
-"""Every statement as a DBA can load it into psql, or those that a change touched."""
+"""SQL statements in a form that a DBA can load into psql: all of them, or those that a change touched."""
 
 import subprocess
 from collections.abc import Iterator
@@ -8,11 +8,11 @@ from service.infra.statements import SQL, files, split
 
 
 def review(since: str | None = None) -> Iterator[str]:
-    """Each statement with its header as `PREPARE`, named after its file with `__` for the slash.
+    """Each statement as `PREPARE` with its header, named like its file with `__` for the slash.
 
-    With `since`, a git revision, those that were changed or added since, and a line for each that is gone. Parameters
-    whose types the server could not tell by itself are cast in the files, so no types are given. Raises OSError where
-    git does not know the revision, or where there is no statement.
+    With `since`, a git revision: the statements that were changed or added after it, and a line for each removed one.
+    The files cast the parameters whose types the server cannot infer, so no types are listed. Raises OSError if git
+    does not know the revision, or if there is no statement.
     """
     all_names = files()
     for name in all_names if since is None else sorted(_changed(since)):
@@ -25,12 +25,10 @@ def review(since: str | None = None) -> Iterator[str]:
 
 
 def _changed(since: str) -> set[str]:
-    """The statements in which the files differ from the revision, also those that git does not track yet."""
-    differ = _git("diff", "--relative", "--name-only", "--no-renames", "--end-of-options", since, "--", "*.sql")
-    return {
-        str(PurePath(path).with_suffix(""))
-        for path in [*differ, *_git("ls-files", "--others", "--exclude-standard", "--", "*.sql")]
-    }
+    """The statements whose files differ from the revision, with those that git does not track yet."""
+    changed = _git("diff", "--relative", "--name-only", "--no-renames", "--end-of-options", since, "--", "*.sql")
+    untracked = _git("ls-files", "--others", "--exclude-standard", "--", "*.sql")
+    return {str(PurePath(path).with_suffix("")) for path in [*changed, *untracked]}
 
 
 def _git(*arguments: str) -> list[str]:

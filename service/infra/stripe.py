@@ -1,4 +1,4 @@
-"""The part of Stripe's API that the shop uses, over the SDK's async client: calls, what they answer, what failed."""
+"""The part of Stripe's API that the shop uses: calls through the SDK's async client, their results and errors."""
 
 import asyncio
 import hmac
@@ -18,14 +18,15 @@ import stripe
 
 from service.settings import Settings
 
-# A signature older or newer than this is refused, in seconds.
+# Signatures whose time is further from now than this are refused, in seconds.
 SIGNATURE_TOLERANCE = 300
-# How far Stripe's clock may be from ours when something is looked for by its time of creation.
+# The allowed difference between Stripe's clock and ours, for searches by time of creation.
 CLOCK_SKEW_SECONDS = 300
-# Stripe allows 100 reads a second with a live key; a listing job stays far from taking them all.
+# Stripe allows 100 reads a second with a live key. A job that lists uses a tenth of them.
 _SECONDS_BETWEEN_PAGES = 0.1
-_NO_TEXT = re.compile("[\0\ud800-\udfff]")
-_PLAIN = re.compile(r"[\w-]{1,100}", re.ASCII)
+# Characters of JSON that PostgreSQL cannot store.
+_NOT_STORABLE = re.compile("[\0\ud800-\udfff]")
+_LOGGABLE = re.compile(r"[\w-]{1,100}", re.ASCII)
 _UNIX_TIME = re.compile("[0-9]{1,12}")
 _SIGNATURE = re.compile("[0-9a-f]{64}")
 
@@ -37,10 +38,10 @@ logger = logging.getLogger(__name__)
 
 
 class StripeFailed(Exception):
-    """A call that failed: the reply's status, Stripe's error code and request id; each is None where there is none.
+    """A failed call, with the reply's status, Stripe's error code and request id as far as there are any.
 
-    `param` names what Stripe minded. `replayed` says that the reply is the stored one of an earlier call with this
-    key: Stripe has done with it and will not do it again.
+    `param` is the parameter that Stripe refused. `replayed` means that the reply is the stored one of an earlier call
+    with the same idempotency key, so that every repetition will fail too.
     """
 
     def __init__(
@@ -62,16 +63,16 @@ class StripeFailed(Exception):
 
 
 class StripeRefused(StripeFailed):
-    """Stripe understood and said no (400, 402, 404): the call had no effect."""
+    """Stripe refused the call (400, 402, 404): it had no effect."""
 
 
 class StripeUnknown(StripeFailed):
-    """Anything else: time-out, lost or unreadable reply, 409, 429, 401, 403, 5xx. The call may have had its effect."""
+    """Another failure: time-out, lost or unreadable reply, 401, 403, 409, 429, 5xx. It may have had an effect."""
 
 
 @dataclass(slots=True)
 class Session:
-    """A Checkout session; money in minor units, currency in upper case, `order_id` from its metadata."""
+    """A Checkout Session; money in minor units, currency in upper case, `order_id` from its metadata."""
 
     id: str
     status: str
@@ -85,13 +86,13 @@ class Session:
 
     @classmethod
     def read(cls, data: Mapping[str, Any]) -> Self:
-        """From Stripe's JSON, a reply's or an event's; raises StripeUnknown when it is none."""
+        """From the JSON of a reply or an event. Raises StripeUnknown if it is not a Checkout Session."""
         try:
             currency, details = _text(data.get("currency")), data.get("customer_details") or {}
             return cls(
-                _needed(data["id"]),
-                _needed(data["status"]),
-                _needed(data["payment_status"]),
+                _required_text(data["id"]),
+                _required_text(data["status"]),
+                _required_text(data["payment_status"]),
                 _amount(data.get("amount_total")),
                 currency.upper() if currency else None,
                 _text(data.get("payment_intent")),
@@ -105,7 +106,7 @@ class Session:
 
 @dataclass(slots=True)
 class Refund:
-    """A refund as Stripe has it; `refund_id` is ours, from its metadata."""
+    """A refund at Stripe; `refund_id` is our id, from its metadata."""
 
     id: str
     status: str
@@ -115,9 +116,9 @@ class Refund:
 
 @dataclass(slots=True)
 class PaymentIntent:
-    """A payment intent; `order_id` is ours, from its metadata.
+    """A payment intent; `order_id` is our id, from its metadata.
 
-    `received_minor` has been captured, in minor units of `currency` (upper case).
+    `received_minor` is the captured amount in minor units of `currency` (upper case).
     """
 
     id: str
@@ -128,16 +129,16 @@ class PaymentIntent:
 
 
 def _text(value: object) -> str | None:
-    """A text; None for what is none. Raises StripeUnknown for one that PostgreSQL cannot hold, though JSON can."""
+    """A text, or None for another type. Raises StripeUnknown if PostgreSQL cannot store it."""
     if not isinstance(value, str):
         return None
-    if _NO_TEXT.search(value):
+    if _NOT_STORABLE.search(value):
         raise StripeUnknown("not a text")
     return value
 
 
-def _needed(value: object) -> str:
-    """A text; raises TypeError for what is none."""
+def _required_text(value: object) -> str:
+    """A text. Raises TypeError for another type."""
     text = _text(value)
     if text is None:
         raise TypeError
@@ -145,23 +146,23 @@ def _needed(value: object) -> str:
 
 
 def _amount(value: object) -> int | None:
-    """An amount of money; None for what is none."""
+    """An amount of money in minor units, or None for anything else."""
     return value if type(value) is int and 0 <= value < 2**63 else None
 
 
 class Stripe:
-    """The calls, each bounded by `stripe_timeout_seconds` and never retried in here: callers know what is safe.
+    """Calls to Stripe. Each takes at most `stripe_timeout_seconds`; only the callers know whether a retry is safe.
 
-    Every call raises StripeRefused or StripeUnknown, and logs that once, with the `order_id` that it is about.
+    A failed call raises StripeRefused or StripeUnknown, and is logged once, with the `order_id` it was for.
     """
 
     def __init__(self, settings: Settings) -> None:
-        """Must be made inside the running event loop; `close` when done."""
+        """Needs a running event loop. Call `close` at the end."""
         tls = ssl.create_default_context(cafile=stripe.ca_bundle_path)
         self._timeout = settings.stripe_timeout_seconds
-        # When Stripe hangs, its callers do; half of the API's places are left to those who want something else.
-        self._free = most = max(1, settings.max_in_flight // 2)
-        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=most, ssl=tls))
+        # Half of the requests that the API handles at a time: when Stripe hangs, the other half goes on.
+        self._free = limit = max(1, settings.max_in_flight // 2)
+        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=limit, ssl=tls))
         self._client = stripe.StripeClient(
             settings.stripe_api_key,
             base_addresses={"api": settings.stripe_api_base.rstrip("/")},
@@ -176,24 +177,24 @@ class Stripe:
     async def create_session(
         self, parameters: dict[str, Any], idempotency_key: str, *, order_id: UUID | str | None = None
     ) -> Session:
-        """Create a session, or get the one that this key created before, as it was then."""
+        """Create a session. If this key created one before, the result is that one as it was then."""
 
         def read(data: Mapping[str, Any]) -> Session:
-            made = Session.read(data)
-            if order_id is not None and made.order_id != str(order_id):
-                # Nothing of ours answers so. Whatever did, another order's session must not be paid for this one.
+            session = Session.read(data)
+            if order_id is not None and session.order_id != str(order_id):
+                # This should not happen. A customer must never pay another order's session for this one.
                 raise StripeUnknown("another order's session")
-            return made
+            return session
 
         parameters = {**parameters, "idempotency_key": idempotency_key}
-        return await self._ask("post", "checkout/sessions", read, order_id, **parameters)
+        return await self._call("post", "checkout/sessions", read, order_id, **parameters)
 
     async def retrieve_session(self, session_id: str, *, order_id: UUID | str | None = None) -> Session:
-        """A session as it is now."""
-        return await self._ask("get", f"checkout/sessions/{_quoted(session_id)}", Session.read, order_id)
+        """The present state of a session."""
+        return await self._call("get", f"checkout/sessions/{_quoted(session_id)}", Session.read, order_id)
 
     async def expire_session(self, session_id: str, *, order_id: UUID | str | None = None) -> Session:
-        """Close an open session for good; of one that is not open, what it is instead."""
+        """Expire an open session. If it is not open, the result is its present state."""
         path = f"checkout/sessions/{_quoted(session_id)}/expire"
         with _failure_logged("post", path, order_id):
             try:
@@ -201,15 +202,15 @@ class Stripe:
             except StripeRefused as refused:
                 if refused.status == 404:
                     raise
-        # Refused since it is not open, which is no failure.
+        # Stripe refuses to expire a session that is not open. For us this is not an error.
         return await self.retrieve_session(session_id, order_id=order_id)
 
     async def sessions_since(
         self, created: int, *, order_id: UUID | str | None = None, **filters: str
     ) -> AsyncIterator[Session]:
-        """All sessions that name an order, created at or after a Unix time, newest first, a page of 100 at a time.
+        """All sessions with an order id that were created at or after a Unix time, newest first.
 
-        What others sell on the same account is passed over unread: it need not even be readable here.
+        Sessions of other applications on the same account are skipped unread, because their form is not ours.
         """
         parameters: dict[str, Any] = {"limit": 100, "created": {"gte": created}, **filters}
         async for session in self._pages("checkout/sessions", _session_of_ours, order_id, **parameters):
@@ -225,44 +226,43 @@ class Stripe:
         *,
         order_id: UUID | str | None = None,
     ) -> Refund:
-        """Give money back."""
+        """Refund an amount of a payment. The same key creates one refund only."""
         parameters: dict[str, Any] = {
             "payment_intent": payment_intent,
             "amount": amount_minor,
             "metadata": metadata,
             "idempotency_key": idempotency_key,
         }
-        return await self._ask("post", "refunds", _refund, order_id, **parameters)
+        return await self._call("post", "refunds", _refund, order_id, **parameters)
 
     async def refunds_of(self, payment_intent: str, *, order_id: UUID | str | None = None) -> list[Refund]:
-        """All refunds of a payment, newest first, whoever made them."""
+        """All refunds of a payment, newest first, with those made in Stripe's dashboard."""
         parameters: dict[str, Any] = {"limit": 100, "payment_intent": payment_intent}
         return [refund async for refund in self._pages("refunds", _refund, order_id, **parameters)]
 
     async def retrieve_payment_intent(
         self, payment_intent: str, *, order_id: UUID | str | None = None
     ) -> PaymentIntent:
-        """A payment intent as it is now."""
+        """The present state of a payment intent."""
 
         def read(data: Mapping[str, Any]) -> PaymentIntent:
             try:
-                named, received = _text((data.get("metadata") or {}).get("order_id")), _amount(data["amount_received"])
+                order, received = _text((data.get("metadata") or {}).get("order_id")), _amount(data["amount_received"])
                 if received is None:
                     raise TypeError
-                return PaymentIntent(
-                    payment_intent, _needed(data["status"]), named, received, _needed(data["currency"]).upper()
-                )
+                status, currency = _required_text(data["status"]), _required_text(data["currency"]).upper()
+                return PaymentIntent(payment_intent, status, order, received, currency)
             except (KeyError, TypeError, AttributeError):
                 raise StripeUnknown("not a payment intent") from None
 
-        return await self._ask("get", f"payment_intents/{_quoted(payment_intent)}", read, order_id)
+        return await self._call("get", f"payment_intents/{_quoted(payment_intent)}", read, order_id)
 
     async def retrieve_event(self, event_id: str) -> dict[str, Any]:
-        """An event as Stripe keeps it for 30 days."""
-        return await self._ask("get", f"events/{_quoted(event_id)}", dict, None)
+        """An event. Stripe keeps events for 30 days."""
+        return await self._call("get", f"events/{_quoted(event_id)}", dict, None)
 
     async def events_since(self, created: int, types: Sequence[str]) -> AsyncIterator[dict[str, Any]]:
-        """All events of these types (at most 20) made at or after a Unix time, newest first."""
+        """All events of these types (at most 20) that were created at or after a Unix time, newest first."""
         parameters: dict[str, Any] = {"limit": 100, "created": {"gte": created}, "types": list(types)}
         async for data in self._pages("events", dict, None, **parameters):
             yield data
@@ -271,9 +271,9 @@ class Stripe:
         self, path: str, read: Callable[[dict[str, Any]], T], order_id: UUID | str | None, **parameters: Any
     ) -> AsyncIterator[T]:
         while True:
-            items, after = await self._ask("get", path, _page, order_id, **parameters)
+            items, after = await self._call("get", path, _page, order_id, **parameters)
             for item in items:
-                # One by one: an item that cannot be read must not keep those before it from being used.
+                # One by one, so that an unreadable item does not cost us the items before it.
                 with _failure_logged("get", path, order_id):
                     if not isinstance(item, dict):
                         raise StripeUnknown("not an object")
@@ -284,7 +284,7 @@ class Stripe:
             parameters["starting_after"] = after
             await asyncio.sleep(_SECONDS_BETWEEN_PAGES)
 
-    async def _ask(
+    async def _call(
         self,
         method: str,
         path: str,
@@ -296,7 +296,7 @@ class Stripe:
             return read(await self._reply(method, path, parameters))
 
     async def _reply(self, method: str, path: str, parameters: dict[str, Any]) -> dict[str, Any]:
-        """A reply as it came: the typed objects that the SDK's services make of it take half of a call's time."""
+        """A reply as plain JSON: the SDK's typed objects would take half of a call's time."""
         if not self._free:
             raise StripeUnknown("too many calls at once")
         self._free -= 1
@@ -307,20 +307,20 @@ class Stripe:
                 raise TypeError
             return reply
         except stripe.StripeError as error:
-            status, code, request_id = error.http_status, _error_code(error.json_body), _plain(error.request_id)
-            # Without Stripe's own message: it quotes what was sent, part of the key or a customer's data too.
+            status, code, request_id = error.http_status, _error_code(error.json_body), _loggable(error.request_id)
+            # Stripe's own message is left out, because it quotes what was sent: a part of the key, a customer's data.
             message = f"status {status}, code {code}, request {request_id}"
-            # By type, not by status alone: idempotency errors and some rate limits are 400 too, and tell nothing.
+            # The status alone is not enough: idempotency errors and some rate limits are 400 too.
             if isinstance(error, stripe.InvalidRequestError | stripe.CardError) and status:
                 raise StripeRefused(message, status, code=code, request_id=request_id, param=error.param) from error
-            # The SDK's headers may keep Stripe's case or not.
+            # The SDK may change the case of the headers' names.
             headers = {name.lower(): value for name, value in error.headers.items()} if error.headers else {}
             replayed = headers.get("idempotent-replayed") == "true"
             raise StripeUnknown(message, status, code=code, request_id=request_id, replayed=replayed) from error
         except TimeoutError as error:
             raise StripeUnknown("no answer in time") from error
         except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-            # What the SDK makes of a reply that is no Stripe object.
+            # The SDK's errors for a reply that is not a Stripe object.
             raise StripeUnknown("an unreadable reply") from error
         finally:
             self._free += 1
@@ -348,18 +348,18 @@ def _failure_logged(method: str, path: str, order_id: UUID | str | None) -> Iter
 
 
 def _error_code(reply: object) -> str | None:
-    """Stripe's code in a reply that says no, which the SDK keeps for some classes of error only."""
+    """Stripe's error code in a reply; the SDK has it for some classes of errors only."""
     error = reply.get("error") if isinstance(reply, Mapping) else None
-    return _plain(error.get("code")) if isinstance(error, Mapping) else None
+    return _loggable(error.get("code")) if isinstance(error, Mapping) else None
 
 
-def _plain(value: object) -> str | None:
-    """A code or an id; None for anything else, which must not come into a log."""
-    return value if isinstance(value, str) and _PLAIN.fullmatch(value) else None
+def _loggable(value: object) -> str | None:
+    """A code or an id. None for anything else, which must not get into a log."""
+    return value if isinstance(value, str) and _LOGGABLE.fullmatch(value) else None
 
 
 def _page(data: Mapping[str, Any]) -> tuple[list[Any], str | None]:
-    """A page of a list, and the id after which the next one begins; None for the last."""
+    """The items of a page, and the id after which the next page begins; None on the last page."""
     try:
         items = list(data["data"])
         return items, items[-1]["id"] if data["has_more"] and items else None
@@ -368,7 +368,7 @@ def _page(data: Mapping[str, Any]) -> tuple[list[Any], str | None]:
 
 
 def _session_of_ours(data: Mapping[str, Any]) -> Session | None:
-    """A session that names an order; None for what others sell."""
+    """A session with an order id, or None for a session of another application."""
     try:
         return Session.read(data) if (data.get("metadata") or {}).get("order_id") else None
     except AttributeError:
@@ -376,7 +376,7 @@ def _session_of_ours(data: Mapping[str, Any]) -> Session | None:
 
 
 def _quoted(stripe_id: str) -> str:
-    """An id as a part of a path, whatever is in it."""
+    """An id, escaped as a part of a path."""
     return quote(stripe_id, safe="")
 
 
@@ -385,32 +385,32 @@ def _refund(data: Mapping[str, Any]) -> Refund:
         refund_id, amount = _text((data.get("metadata") or {}).get("refund_id")), _amount(data["amount"])
         if amount is None:
             raise TypeError
-        return Refund(_needed(data["id"]), _needed(data["status"]), amount, refund_id)
+        return Refund(_required_text(data["id"]), _required_text(data["status"]), amount, refund_id)
     except (KeyError, TypeError, AttributeError):
         raise StripeUnknown("not a refund") from None
 
 
 def signature_is_timely(header: str) -> bool:
-    """Whether a Stripe-Signature header has Stripe's form, and a time at most SIGNATURE_TOLERANCE ago or ahead."""
+    """Whether a Stripe-Signature header is well-formed, with a time at most SIGNATURE_TOLERANCE from now."""
     return _timely_signatures(header) is not None
 
 
 def signature_verifies(body: bytes, header: str | None, secrets: tuple[str, ...]) -> bool:
-    """Whether one of `secrets` signed the raw body, at most SIGNATURE_TOLERANCE ago or ahead.
+    """Whether one of `secrets` signed the raw body at a time at most SIGNATURE_TOLERANCE from now.
 
-    The SDK would accept times in the future, and take three times as long for a large body.
+    The SDK would accept any time in the future, and takes three times as long for a large body.
     https://docs.stripe.com/webhooks#verify-manually
     """
     if header is None or (timely := _timely_signatures(header)) is None:
         return False
-    made, signatures = timely
-    signed = b"%b.%b" % (made.encode(), body)
+    signed_at, signatures = timely
+    signed = b"%b.%b" % (signed_at.encode(), body)
     expected = [hmac.digest(secret.encode(), signed, "sha256").hex() for secret in secrets]
     return any(hmac.compare_digest(ours, theirs) for ours in expected for theirs in signatures)
 
 
 def _timely_signatures(header: str) -> tuple[str, list[str]] | None:
-    """The time and the v1 signatures of a header; None where it has none of either, several times or a wrong one."""
+    """The time and the v1 signatures of a header; None unless it has a signature and exactly one time, near now."""
     fields = [field.partition("=") for field in header.split(",")]
     times = [value for name, _, value in fields if name == "t"]
     signatures = [value for name, _, value in fields if name == "v1" and _SIGNATURE.fullmatch(value)]

@@ -62,7 +62,7 @@ async def test_one_that_is_queued_or_running_stays_as_it_is(redis: ArqRedis) -> 
 
 
 async def test_more_than_it_holds_are_left_to_the_sweep(redis: ArqRedis, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queue, "MOST_WAITING", 3)
+    monkeypatch.setattr(queue, "MAX_WAITING", 3)
     wakers = Queue(redis, CircuitBreaker(redis.connection_pool))
     for _ in range(10):
         await wakers.settle_refunds(uuid4())
@@ -71,7 +71,7 @@ async def test_more_than_it_holds_are_left_to_the_sweep(redis: ArqRedis, monkeyp
 
 
 async def test_nobody_waits_for_a_redis_that_hangs(resources: Resources, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queue, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(queue, "CALL_SECONDS", 0.2)
     port = free_port()
     there = resources.settings.model_copy(update={"redis_url": f"redis://127.0.0.1:{port}/0"})
     with scratch_folder() as folder, valkey(folder, port=port, durable=False):

@@ -1,4 +1,4 @@
-"""Request bodies that are still arriving: how many, for how long, and how many bytes of webhooks."""
+"""Limits for request bodies that are still arriving: their number, their time, and the bytes of webhooks."""
 
 import asyncio
 from collections import Counter
@@ -9,14 +9,14 @@ from starlette.types import Message, Receive
 
 from service.errors import ShopError
 
-# The ASGI extension by which `protocol.py` marks a request that has arrived whole.
+# The ASGI extension with which `server/protocol.py` marks a request whose body is complete.
 COMPLETE = "commerce.complete"
-# Bodies that may be arriving, in all and from one client. A usual one arrives within milliseconds. One that does not
-# come takes 20 kB and no time; to refuse it takes 0.5 ms, and its client comes again.
-MOST_BODIES = 2048
-MOST_BODIES_PER_CLIENT = 1024
+# Bodies that may be arriving, in total and from one client. An honest body arrives within milliseconds. A silent one
+# takes 20 kB and no time. Refusing it takes 0.5 ms, and its client connects again.
+MAX_BODIES = 2048
+MAX_BODIES_PER_CLIENT = 1024
 PENALTY_SECONDS = 10.0
-# How long a flooding connection is ignored before it is closed: closed at once, it would only come again at once.
+# A flooding connection is ignored for this long before it is closed, because its client would connect again at once.
 LINGER_SECONDS = 2.0
 
 Client = bytes | None
@@ -27,14 +27,14 @@ class Arrival:
 
     def __init__(self, client: Client, deadline: float) -> None:
         self.client = client
-        # Whether it had to make room for another one.
+        # Whether it was refused in favour of a newer one.
         self.refused = False
         self._deadline = deadline
-        self._refusal = ShopError("request_timeout", "The body did not come in time.")
+        self._refusal = ShopError("request_timeout", "The body did not arrive in time.")
         self._timeout: asyncio.Timeout | None = None
 
     async def receive(self, receive: Receive) -> Message:
-        """The next part of it. Raises `request_timeout`, or what `refuse` was given."""
+        """The next part of the body. Raises `request_timeout`, or the error of `refuse`."""
         try:
             async with asyncio.timeout_at(self._deadline) as self._timeout:
                 return await receive()
@@ -44,7 +44,7 @@ class Arrival:
             self._timeout = None
 
     def refuse(self, error: ShopError) -> None:
-        """Wait for it no longer."""
+        """Stop waiting: `receive` raises `error`."""
         self.refused = True
         self._refusal, self._deadline = error, 0
         if self._timeout is not None:
@@ -52,28 +52,28 @@ class Arrival:
 
 
 class Arrivals:
-    """All bodies that are arriving. The oldest makes room for a new one, because an honest one arrives soon."""
+    """All bodies that are arriving. A new body takes the place of the oldest, because honest ones arrive soon."""
 
-    def __init__(self, most: int = MOST_BODIES, most_per_client: int = MOST_BODIES_PER_CLIENT) -> None:
-        self.most, self.most_per_client = most, most_per_client
+    def __init__(self, limit: int = MAX_BODIES, limit_per_client: int = MAX_BODIES_PER_CLIENT) -> None:
+        self.limit, self.limit_per_client = limit, limit_per_client
         self._oldest_first: dict[Arrival, None] = {}
-        # Counted, or each new body would look through all of them.
+        # Kept up to date, so that a new body does not cost a walk through all others.
         self._by_client: Counter[Client] = Counter()
 
     def begin(self, client: Client, deadline: float) -> Arrival:
-        """Count one more, and refuse the oldest where there are too many."""
-        if self._by_client[client] >= self.most_per_client:
+        """Add a body, and refuse the oldest if there are too many."""
+        if self._by_client[client] >= self.limit_per_client:
             oldest = next(arrival for arrival in self._oldest_first if arrival.client == client)
-            self._refuse(oldest, ShopError("rate_limited", "Too many requests of this client have sent no body."))
-        elif len(self._oldest_first) >= self.most:
-            self._refuse(next(iter(self._oldest_first)), ShopError("busy", "Too many bodies at once; try again."))
+            self._refuse(oldest, ShopError("rate_limited", "Too many requests of this client lack their body."))
+        elif len(self._oldest_first) >= self.limit:
+            self._refuse(next(iter(self._oldest_first)), ShopError("busy", "Too many bodies arrive; try again."))
         arrival = Arrival(client, deadline)
         self._oldest_first[arrival] = None
         self._by_client[client] += 1
         return arrival
 
     def end(self, arrival: Arrival) -> None:
-        """Count it no longer: it is complete, refused, or not read to its end."""
+        """Remove a body that is complete, refused, or no longer read."""
         if arrival in self._oldest_first:
             del self._oldest_first[arrival]
             _subtract(self._by_client, arrival.client, 1)
@@ -84,25 +84,25 @@ class Arrivals:
 
 
 class ByteBudget:
-    """Memory for the bodies of strangers: so many bytes in all, so many for one client.
+    """Memory for the bodies of unverified clients: a limit in bytes in total, and one for each client.
 
-    A client whose body did not verify gets its part back only PENALTY_SECONDS later: reading costs time too.
+    After a body that did not verify, its bytes stay charged to its client for PENALTY_SECONDS: reading costs time too.
     """
 
-    def __init__(self, most: int, most_per_client: int) -> None:
-        self.most, self.most_per_client = most, most_per_client
+    def __init__(self, limit: int, limit_per_client: int) -> None:
+        self.limit, self.limit_per_client = limit, limit_per_client
         self.used = 0
         self._by_client: Counter[Client] = Counter()
 
     @contextmanager
     def account(self, client: Client) -> Iterator[Callable[[int], None]]:
-        """A function that takes bytes, until the block ends. It raises `busy` beyond the budget."""
+        """A function that charges bytes to a client until the block ends. It raises `busy` beyond the limits."""
         taken, penalty = 0, 0.0
 
         def take(size: int) -> None:
             nonlocal taken
-            if self.used + size > self.most or self._by_client[client] + size > self.most_per_client:
-                raise ShopError("busy", "Too many bytes of webhooks at once; deliver it again later.")
+            if self.used + size > self.limit or self._by_client[client] + size > self.limit_per_client:
+                raise ShopError("busy", "Too many bytes of webhooks at once; send it again later.")
             self.used += size
             self._by_client[client] += size
             taken += size
@@ -118,7 +118,7 @@ class ByteBudget:
 
 
 def _subtract(counts: Counter[Client], client: Client, number: int) -> None:
-    """Subtract, and forget a client of whom nothing is left."""
+    """Subtract, and remove a client whose count is zero."""
     counts[client] -= number
     if not counts[client]:
         del counts[client]

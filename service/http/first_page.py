@@ -10,7 +10,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from service.http.catalog import shared
 from service.http.middleware import SAFE_PUBLIC, dress, request_id_of, told
-from service.http.server.protocol import Joined
+from service.http.server.transport import CoalescingTransport
 from service.infra.logs import cause
 from service.infra.resources import Resources
 
@@ -53,7 +53,7 @@ def _write(cycle: RequestResponseCycle, otherwise: Callable[[], None], started: 
     token = cause.set(f"request {request_id}")
     cycle.response_started = cycle.response_complete = True
     before, after = _answer(page, *cycle.default_headers)
-    cast(Joined, cycle.transport).write_whole(before + request_id.encode() + after)
+    cast(CoalescingTransport, cycle.transport).write_now(before + request_id.encode() + after)
     cycle.on_response()
     told("GET", "/products", 200, time.perf_counter() - started)
     cause.reset(token)

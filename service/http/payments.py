@@ -41,7 +41,7 @@ EVENT: dict[str, Any] = {
 
 
 # Webhooks that are arriving or being worked on. Anybody can send them, and Stripe delivers again what is refused.
-UNVERIFIED = ByteBudget(most=16 * WEBHOOK_LIMIT, most_per_client=4 * WEBHOOK_LIMIT)
+UNVERIFIED = ByteBudget(limit=16 * WEBHOOK_LIMIT, limit_per_client=4 * WEBHOOK_LIMIT)
 
 
 class Received(BaseModel):

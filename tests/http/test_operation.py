@@ -17,7 +17,7 @@ from service.app import create_app
 from service.dev.servers import free_port
 from service.dev.stripe_standin import StripeStandin
 from service.errors import KINDS
-from service.http.server.protocol import Joined
+from service.http.server.transport import CoalescingTransport
 from service.infra.health import PERIODIC_TASKS
 from service.infra.metrics import exposition
 from service.infra.statements import files
@@ -334,20 +334,20 @@ async def test_what_is_written_in_one_turn_goes_out_by_one_call() -> None:
             return "closed" in self.said
 
     transport = Transport()
-    joined = Joined(transport, asyncio.get_running_loop())  # type: ignore[arg-type]
-    joined.write(b"head ")
-    joined.write(b"body")
+    coalescing = CoalescingTransport(transport, asyncio.get_running_loop())  # type: ignore[arg-type]
+    coalescing.write(b"head ")
+    coalescing.write(b"body")
     assert transport.said == []
     await asyncio.sleep(0)
-    joined.write(b"head of the next")
-    joined.write_whole(b"page")
+    coalescing.write(b"head of the next")
+    coalescing.write_now(b"page")
     assert transport.said == [b"head body", b"head of the next", b"page"]
-    joined.write(b"last")
-    joined.close()
+    coalescing.write(b"last")
+    coalescing.close()
     await asyncio.sleep(0)
     assert transport.said[3:] == [b"last", "closed"]
     # Who has gone is written nothing more.
-    joined.write_whole(b"page")
-    joined.write(b"head ")
-    joined._flush()
+    coalescing.write_now(b"page")
+    coalescing.write(b"head ")
+    coalescing._flush()
     assert transport.said[3:] == [b"last", "closed"]

@@ -18,7 +18,7 @@ from service.app import create_app
 from service.dev.stripe_standin import StripeStandin
 from service.errors import ShopError
 from service.http import bodies
-from service.http.bodies import MOST_BODIES, MOST_BODIES_PER_CLIENT, Arrivals
+from service.http.bodies import MAX_BODIES, MAX_BODIES_PER_CLIENT, Arrivals
 from service.http.clients import Clients
 from service.http.middleware import Gate
 from service.http.server import protocol
@@ -151,7 +151,7 @@ class Silent:
 
 
 async def test_a_body_that_has_ended_is_not_counted() -> None:
-    arrivals = Arrivals(most=3, most_per_client=2)
+    arrivals = Arrivals(limit=3, limit_per_client=2)
     for _ in range(10):
         one, other = arrivals.begin(b"client", 0), arrivals.begin(b"client", 0)
         assert not one.refused
@@ -176,7 +176,7 @@ class TestBodiesThatDoNotCome:
 
     async def test_leave_everybody_else_served(self, shop: Shop) -> None:
         async with Silent(shop.url) as silent:
-            await silent.open(MOST_BODIES_PER_CLIENT + 50)
+            await silent.open(MAX_BODIES_PER_CLIENT + 50)
 
             async def all_counted() -> bool:
                 return silent.codes() == {"rate_limited": 50}
@@ -194,9 +194,9 @@ class TestBodiesThatDoNotCome:
 
     async def test_are_bounded_in_all(self, shop: Shop) -> None:
         async with Silent(shop.url) as silent:
-            addresses = [f"127.0.1.{number}" for number in range(1, MOST_BODIES // MOST_BODIES_PER_CLIENT + 1)]
+            addresses = [f"127.0.1.{number}" for number in range(1, MAX_BODIES // MAX_BODIES_PER_CLIENT + 1)]
             for address in addresses:
-                await silent.open(MOST_BODIES_PER_CLIENT, address)
+                await silent.open(MAX_BODIES_PER_CLIENT, address)
             await shop.call("GET", "/products", 200)
             assert silent.codes() == {}
             (last,) = await silent.open(1, "127.0.2.1")
@@ -265,7 +265,7 @@ class TestASlowClient:
             assert gate.free == 1
 
     async def test_that_does_not_read(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(protocol, "TAKE_SECONDS", 0.05)
+        monkeypatch.setattr(protocol, "READ_SECONDS", 0.05)
         # Two, as an answer's place is free only a moment after its last byte, when the next begins.
         gate = Gate(create_app(settings), 2, Clients(settings))
         async with served(gate) as url:

@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from service.http import bodies
-from service.http.server.protocol import PIPELINE_LIMIT, READ_BUFFER
+from service.http.server.protocol import PIPELINE_LIMIT, RECEIVE_BUFFER
 from service.infra.page_cache import PageCache
 from tests.client import Shop, eventually
 from tests.conftest import SERVED, served
@@ -136,7 +136,7 @@ async def test_while_one_waits_no_more_is_read(held: Held, url: str) -> None:
     (connection,) = SERVED[url].server_state.connections
     # Linux doubles what it is asked for.
     accepted = connection.transport.get_extra_info("socket")
-    assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) <= 2 * READ_BUFFER
+    assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) <= 2 * RECEIVE_BUFFER
 
     async def waits() -> bool:
         return len(connection.pipeline) == 1

@@ -100,7 +100,7 @@ class TestBytes:
 
     @pytest.fixture(autouse=True)
     def budget(self, monkeypatch: pytest.MonkeyPatch) -> ByteBudget:
-        budget = ByteBudget(most=80 * KIB, most_per_client=50 * KIB)
+        budget = ByteBudget(limit=80 * KIB, limit_per_client=50 * KIB)
         monkeypatch.setattr(payments, "UNVERIFIED", budget)
         return budget
 

@@ -1,1 +1,1 @@
-"""The HTTP server: all code that touches uvicorn's private resources."""
+"""The HTTP server: all code that uses uvicorn's private parts."""

@@ -1,6 +1,10 @@
-"""HTTP before it is a request: uvicorn's protocol, with bounds of ours and our answers to what is no request."""
+"""uvicorn's HTTP protocol, with limits for slow, large and pipelined requests, and problems for malformed ones.
 
-from asyncio import AbstractEventLoop, BaseTransport, TimerHandle, Transport
+uvicorn has no settings for these limits and no hook for its 400. So this subclass uses its private parts: every name
+is listed in tests/http/server/test_uvicorn.py, which fails when uvicorn renames one. pyproject.toml bounds the version.
+"""
+
+from asyncio import BaseTransport, TimerHandle, Transport
 from functools import partial
 from http import HTTPStatus
 from math import inf
@@ -15,61 +19,24 @@ from service.http import bodies
 from service.http.bodies import COMPLETE
 from service.http.middleware import dress, new_request_id
 from service.http.responses import problem
+from service.http.server.transport import CoalescingTransport
 
-# A request line with its headers. uvicorn and its parser would take gigabytes of them.
+# Bytes of a request line with its headers. uvicorn and its parser have no limit.
 HEAD_LIMIT = 32 * 1024
-# How long it may take to come. Else whoever sends a byte now and then holds a connection for ever.
+# The time for a request line with its headers. Without it a slow client would keep a connection forever.
 HEAD_SECONDS = 20.0
-# How long a client may leave an answer untaken, once the buffers on the way are full.
-TAKE_SECONDS = 30.0
-# What the system holds of a connection until it is read. Linux would let it grow to megabytes.
-READ_BUFFER = 32 * 1024
-# How many requests of one connection may wait behind the one being answered. uvicorn would queue them without bound.
+# The time in which a client must read a response, once the buffers on the way are full.
+READ_SECONDS = 30.0
+# Bytes of a connection that the kernel buffers until we read them. Linux would let this grow to megabytes.
+RECEIVE_BUFFER = 32 * 1024
+# Requests of one connection that may wait behind the one being answered. uvicorn has no limit.
 PIPELINE_LIMIT = 16
-# How much of a body that was answered already is passed over before the connection ends.
+# Bytes of a body that are skipped after its response, before the connection is closed.
 UNREAD_LIMIT = 1024 * 1024
 
 
-class Flood(Exception):
-    """More requests wait on one connection than PIPELINE_LIMIT."""
-
-
-class Joined:
-    """A transport that sends what is written in one turn of the loop by one system call, an answer's head and body."""
-
-    def __init__(self, transport: Transport, loop: AbstractEventLoop) -> None:
-        self._transport = transport
-        self._loop = loop
-        self._written: list[bytes] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-    def write(self, data: bytes) -> None:
-        """Send `data` before the loop waits again."""
-        if not self._written:
-            self._loop.call_soon(self._flush)
-        self._written.append(data)
-
-    def write_whole(self, answer: bytes) -> None:
-        """Send an answer that is one piece already: there is nothing to wait for."""
-        self._flush()
-        self._send(answer)
-
-    def close(self) -> None:
-        """Send what is written, and hang up."""
-        self._flush()
-        self._transport.close()
-
-    def _flush(self) -> None:
-        if self._written:
-            self._send(b"".join(self._written))
-            self._written.clear()
-
-    def _send(self, data: bytes) -> None:
-        # uvloop raises where the client has gone, which it tells in a turn of its own.
-        if not self._transport.is_closing():
-            self._transport.write(data)
+class PipelineOverflow(Exception):
+    """More than PIPELINE_LIMIT requests wait on one connection."""
 
 
 class Protocol(HttpToolsProtocol):
@@ -77,42 +44,43 @@ class Protocol(HttpToolsProtocol):
 
     _reads_head = _reads_body = False
     _head_size = _unread = 0
-    # When the head that is waited for is late. One timer looks again and again, rather than one being set each time.
+    # When the next head is late; inf between two heads. One timer is kept, because setting it anew for each head costs
+    # more than letting it check a deadline that has moved.
     _head_due = inf
     _head_timer: TimerHandle | None = None
-    _take_timer: TimerHandle | None = None
-    # Set once the connection is ignored, until it is closed.
+    _read_timer: TimerHandle | None = None
+    # Runs while the connection is ignored, and closes it.
     _linger_timer: TimerHandle | None = None
 
     def connection_made(self, transport: BaseTransport) -> None:
-        """Wait for the first request, but not for ever."""
-        transport.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_RCVBUF, READ_BUFFER)
-        super().connection_made(cast(Any, Joined(cast(Transport, transport), self.loop)))
-        self._arm()
+        """Start the deadline for the first request."""
+        transport.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_RCVBUF, RECEIVE_BUFFER)
+        super().connection_made(cast(Any, CoalescingTransport(cast(Transport, transport), self.loop)))
+        self._start_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the timers, which would keep the connection in memory."""
-        for timer in (self._head_timer, self._take_timer, self._linger_timer):
+        """Cancel the timers, which would keep the connection in memory."""
+        for timer in (self._head_timer, self._read_timer, self._linger_timer):
             if timer is not None:
                 timer.cancel()
         self.pipeline.clear()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """Hang up on who takes no answer: it holds a place in the gate."""
+        """Give the client READ_SECONDS to read: until then its request counts as being handled."""
         super().pause_writing()
-        self._take_timer = self.loop.call_later(TAKE_SECONDS, self.transport.abort)
+        self._read_timer = self.loop.call_later(READ_SECONDS, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """It is taken after all."""
+        """The client reads again."""
         super().resume_writing()
-        if self._take_timer is not None:
-            self._take_timer.cancel()
+        if self._read_timer is not None:
+            self._read_timer.cancel()
 
     def data_received(self, data: bytes) -> None:
-        """Parse the data. Refuse invalid HTTP, and a head that is too large before it ends."""
+        """Parse the data. Refuse malformed HTTP, and a head that is too large already."""
         if self._linger_timer is not None:
-            # uvicorn reads on after each answer.
+            # uvicorn resumes reading after each response.
             self.transport.pause_reading()
             return
         self._unset_keepalive_if_required()
@@ -121,26 +89,26 @@ class Protocol(HttpToolsProtocol):
         try:
             self._parse(data)
         except HttpParserError as error:
-            # The parser wraps what one of the methods below raised.
+            # The parser wraps the errors that the methods below raise.
             refusal = error.__context__
-            if isinstance(refusal, Flood):
+            if isinstance(refusal, PipelineOverflow):
                 self._ignore()
             else:
-                malformed = ShopError("malformed", "This is not a request in HTTP.")
+                malformed = ShopError("malformed", "This is not an HTTP request.")
                 self._refuse(refusal if isinstance(refusal, ShopError) else malformed)
         else:
             if self._reads_head and self._head_size > HEAD_LIMIT:
                 self._refuse(_head_too_large())
         if self._idle and self._head_due == inf:
-            self._arm()
+            self._start_deadline()
 
     def on_message_begin(self) -> None:
-        """A head begins; of what it came with nothing is counted, as it may hold the request before too."""
+        """A head begins. The data that it came with is not counted, as it may contain the end of another request."""
         super().on_message_begin()
         self._reads_head, self._head_size = True, 0
 
     def on_headers_complete(self) -> None:
-        """A head has ended. What is raised here, by uvicorn too where the address is none, the parser passes on."""
+        """A head is complete. Errors raised here pass through the parser, like uvicorn's for a malformed address."""
         self._head_size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
         if self._head_size > HEAD_LIMIT:
             raise _head_too_large()
@@ -149,36 +117,36 @@ class Protocol(HttpToolsProtocol):
         if self.parser.should_upgrade():
             return
         if len(self.pipeline) == PIPELINE_LIMIT:
-            raise Flood
+            raise PipelineOverflow
         self._reads_head, self._head_due = False, inf
         super().on_headers_complete()
         self._reads_body, self._unread = True, 0
 
     def on_body(self, body: bytes) -> None:
-        """A part of a body; one that was answered already is passed over, but not for ever."""
+        """A part of a body. After its response up to UNREAD_LIMIT bytes are skipped."""
         super().on_body(body)
         if self.cycle.response_complete:
             self._unread += len(body)
             if self._unread > UNREAD_LIMIT:
-                raise ShopError("body_too_large", "The rest of this body is not read.")
+                raise ShopError("body_too_large", "The rest of this body was not read.")
 
     def on_message_complete(self) -> None:
-        """A request has ended, unless its body is still to be parsed."""
+        """A request is complete. For an upgrade the parser calls this before the body."""
         if not self.parser.should_upgrade():
             self._reads_body = False
             cast(dict[str, Any], self.scope)["extensions"] = {COMPLETE: {}}
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Forget what nobody will read: the connection remembers its last request until the next."""
+        """Drop the body: uvicorn would keep it until the connection's next request."""
         if self.cycle.response_complete:
             self.cycle.body = bytearray()
         super().on_response_complete()
 
     def _parse(self, data: bytes) -> None:
-        """Feed the parser, and ignore every Upgrade: what follows is the body, then the next request (RFC 9110, 7.8).
+        """Feed the parser, and ignore Upgrade headers, as RFC 9110, 7.8 allows: the body and the next request follow.
 
-        httptools makes the parser skip that body, so a new one gets the head again without the header.
+        httptools would skip the body. So a new parser gets the head again, without that header.
         """
         while True:
             try:
@@ -200,20 +168,20 @@ class Protocol(HttpToolsProtocol):
             otherwise()
 
     def shutdown(self) -> None:
-        """End the connection with its last answer; one that is ignored gets none."""
+        """Close the connection after its last response; at once if it is ignored."""
         if self._linger_timer is not None:
             self.transport.close()
         else:
             super().shutdown()
 
     def _ignore(self) -> None:
-        """Drop what waits, read no more, and close the connection in a while."""
+        """Drop the waiting requests, stop reading, and close the connection after LINGER_SECONDS."""
         self.pipeline.clear()
         self.transport.pause_reading()
         self._linger_timer = self.loop.call_later(bodies.LINGER_SECONDS, self.transport.close)
 
     def _refuse(self, error: ShopError) -> None:
-        """Hang up; answer `error` first, unless the client would take that for the answer to an earlier request."""
+        """Close the connection, after a response if the client cannot take it for that of an earlier request."""
         if not (self.cycle.response_started or self.pipeline) if self._reads_body else self._idle:
             answer = problem(error)
             answer.headers["Connection"] = "close"
@@ -228,30 +196,30 @@ class Protocol(HttpToolsProtocol):
         """Whether no request is being answered."""
         return self.cycle is None or self.cycle.response_complete
 
-    def _arm(self) -> None:
+    def _start_deadline(self) -> None:
         self._head_due = self.loop.time() + HEAD_SECONDS
         if self._head_timer is None:
-            self._look()
+            self._check_deadline()
 
-    def _look(self) -> None:
+    def _check_deadline(self) -> None:
         self._head_timer = None
         if self.loop.time() >= self._head_due:
             self.transport.close()
         elif self._head_due < inf:
-            self._head_timer = self.loop.call_at(self._head_due, self._look)
+            self._head_timer = self.loop.call_at(self._head_due, self._check_deadline)
 
 
 def _head_too_large() -> ShopError:
-    return ShopError("headers_too_large", f"A request line and its headers hold at most {HEAD_LIMIT} bytes.")
+    return ShopError("headers_too_large", f"A request line with its headers has at most {HEAD_LIMIT} bytes.")
 
 
-# How the API is served, by `serve` and in the tests.
+# uvicorn's options, for `serve` and the tests.
 UVICORN: dict[str, Any] = {
     "http": Protocol,
     "ws": "none",
     "log_config": None,
     "access_log": False,
     "server_header": False,
-    # It would believe X-Forwarded-For of whoever comes from 127.0.0.1. `clients.py` reads it, by TRUSTED_PROXIES.
+    # uvicorn would believe the X-Forwarded-For of every local client. We read it by TRUSTED_PROXIES.
     "proxy_headers": False,
 }

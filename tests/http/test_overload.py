@@ -4,7 +4,7 @@ import asyncio
 import json
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Self
 from uuid import UUID
 
@@ -16,13 +16,11 @@ from starlette.types import Receive, Scope, Send
 
 from service.app import create_app
 from service.dev.stripe_standin import StripeStandin
-from service.errors import ShopError
 from service.http import bodies
 from service.http.bodies import MAX_BODIES, MAX_BODIES_PER_CLIENT, Arrivals
 from service.http.clients import Clients
 from service.http.middleware import Gate
 from service.http.server import protocol
-from service.infra.limiters import KeyedLimiter, Limiter
 from service.settings import Settings
 from tests.client import Shop, eventually, is_problem
 from tests.conftest import WEBHOOK_SECRET, served
@@ -400,96 +398,3 @@ async def test_a_cart_that_is_checked_out_again_and_again_leaves_the_others_alon
     assert set(outcomes) <= {(201, None), (200, None), (409, "checkout_in_progress"), (503, "busy")}
     assert outcomes[201, None] <= 1
     assert await shop.get_stock(tent["id"]) == 9
-
-
-async def in_line(turns: Limiter, served: list[int], number: int) -> None:
-    async with turns:
-        served.append(number)
-
-
-async def queued(count: int, turns: Limiter) -> tuple[list[asyncio.Task[None]], list[int]]:
-    """So many behind whoever has the place, in order; and the list that they write themselves into."""
-    order: list[int] = []
-    tasks = [asyncio.create_task(in_line(turns, order, number)) for number in range(count)]
-    await asyncio.sleep(0)
-    return tasks, order
-
-
-async def test_turns_are_first_come_first_served() -> None:
-    turns = Limiter(1)
-    async with turns:
-        tasks, order = await queued(50, turns)
-        assert order == []
-        tasks.pop(7).cancel()
-    await asyncio.gather(*tasks)
-    assert order == [number for number in range(50) if number != 7]
-
-
-async def test_a_queue_that_stands_sends_newcomers_away() -> None:
-    turns = Limiter(1, max_waiting=2, rush_seconds=0)
-    async with turns:
-        tasks, order = await queued(2, turns)
-        for _ in range(3):
-            with pytest.raises(ShopError, match=r"^busy: "):
-                await turns.__aenter__()
-    await asyncio.gather(*tasks)
-    assert order == [0, 1]
-    async with turns:
-        tasks, _ = await queued(2, turns)
-    await asyncio.gather(*tasks)
-
-
-async def test_a_rush_is_let_in_whole() -> None:
-    turns = Limiter(1, max_waiting=2, rush_seconds=3600)
-    async with turns:
-        tasks, order = await queued(1000, turns)
-    await asyncio.gather(*tasks)
-    assert order == list(range(1000))
-
-
-async def test_a_queue_that_does_not_move_lets_go() -> None:
-    turns = Limiter(1, max_wait_seconds=0.01)
-    async with turns:
-        with pytest.raises(ShopError, match=r"^busy: "):
-            await turns.__aenter__()
-    async with turns:
-        pass
-
-
-async def test_lanes_are_apart_and_gone_when_empty() -> None:
-    checkout_limiter = KeyedLimiter(1)
-    inside: list[str] = []
-
-    async def enter(*names: str) -> None:
-        async with checkout_limiter.enter(*names):
-            inside.append("".join(names))
-
-    async with checkout_limiter.enter("a", "b"):
-        blocked: list[Awaitable[None]] = [asyncio.create_task(enter(*names)) for names in ("a", "b", "bc")]
-        await enter("c")
-        assert inside == ["c"]
-    await asyncio.gather(*blocked)
-    assert sorted(inside) == ["a", "b", "bc", "c"]
-    assert len(checkout_limiter._limiters) == 0
-
-
-async def enter_and_leave(checkout_limiter: KeyedLimiter, name: str) -> None:
-    async with checkout_limiter.enter(name):
-        pass
-
-
-async def test_who_must_not_wait_enters_lanes_that_have_a_place() -> None:
-    checkout_limiter = KeyedLimiter(1)
-    async with checkout_limiter.enter("a") as also:
-        assert await also("a", "b")
-        async with checkout_limiter.enter("c") as other:
-            assert not await also("c", "d")
-            # Of those none was entered.
-            assert await other("d")
-            assert not await other("b")
-            assert not checkout_limiter.contended
-            late = asyncio.create_task(enter_and_leave(checkout_limiter, "b"))
-            await asyncio.sleep(0)
-            assert checkout_limiter.contended
-    await late
-    assert not checkout_limiter.contended

@@ -72,10 +72,10 @@ async def _postgresql(resources: Resources) -> tuple[str, str]:
     except TimeoutError:
         logger.warning("readiness check timed out")
         return "unreachable", "not seen"
-    late = [task for task in tasks if task not in timely]
-    if HEARTBEAT in late:
+    overdue = [task for task in tasks if task not in timely]
+    if HEARTBEAT in overdue:
         return "ok", "not seen"
-    return "ok", f"late: {', '.join(late)}" if late else "ok"
+    return "ok", f"late: {', '.join(overdue)}" if overdue else "ok"
 
 
 async def _redis(resources: Resources) -> str:

@@ -1,4 +1,4 @@
-"""The first page of the listing, kept in Redis as the bytes that go out."""
+"""The first page of the listing, cached in Redis as the bytes of the response."""
 
 import asyncio
 import secrets
@@ -16,93 +16,96 @@ _PAGE = b"catalogue:first_page:"
 
 
 class PageCache:
-    """A page under a generation that every change ends.
+    """A page under a generation, which every change ends.
 
-    The generation is random and part of the page's key. A reader learns the generation before it reads the
-    tables, so a slow one can only ever store its old page under a generation that nobody asks for any more;
-    and as none is ever used twice, not even a wiped Redis can bring an old page back.
+    The generation is random and part of the page's key. A reader learns it before it reads the tables, so a slow reader
+    can store an old page only under a generation that nobody asks for any more. No generation is used twice, so even a
+    Redis that lost its data cannot bring an old page back.
     """
 
     def __init__(self, redis: Redis, redis_breaker: CircuitBreaker) -> None:
         self._redis = redis
         self._redis_breaker = redis_breaker
-        self._asking: asyncio.Task[bytes | None] | None = None
-        self._to_ask: asyncio.Task[bytes | None] | None = None
-        # Who is to be told what `_to_ask` learns.
-        self._to_tell: list[Callable[[bytes | None], None]] = []
+        # The query for the generation that is under way, and the one that is sent after it.
+        self._current_query: asyncio.Task[bytes | None] | None = None
+        self._next_query: asyncio.Task[bytes | None] | None = None
+        # Called with what `_next_query` learns.
+        self._callbacks: list[Callable[[bytes | None], None]] = []
         self._refill: asyncio.Task[bytes] | None = None
-        self._renewal: asyncio.Task[None] | None = None
-        # What this process sent last: its generation, the end of its life (monotonic), its bytes.
-        self._held: tuple[bytes, float, bytes] = (b"", 0.0, b"")
+        self._invalidation: asyncio.Task[None] | None = None
+        # This process's copy of the page: its generation, the end of its life (monotonic), its bytes.
+        self._copy: tuple[bytes, float, bytes] = (b"", 0.0, b"")
 
-    def when_fresh(self, tell: Callable[[bytes | None], None]) -> None:
-        """Call `tell` with the page once Redis has said that the one held here is fresh; with None where it is not.
+    def when_fresh(self, callback: Callable[[bytes | None], None]) -> None:
+        """Call `callback` with this process's copy when Redis has confirmed its generation, else with None.
 
-        For who answers so many that a task to wait in would cost each more than its answer.
+        For callers with so many requests that a task for each would cost more than its answer.
         """
-        if self._unheard():
-            tell(None)
+        if self._is_invalidating():
+            callback(None)
         else:
-            self._next_question()
-            self._to_tell.append(tell)
+            self._query_generation()
+            self._callbacks.append(callback)
 
     async def page(self, render: Callable[[], Awaitable[bytes]]) -> bytes:
-        """The cached page; `render` reads it from the tables where there is none or no Redis.
+        """The cached page. If there is none, or no Redis, `render` reads it from the tables.
 
-        One refill at a time: whoever misses while one is under way gets what that one reads.
+        One refill runs at a time; requests that arrive meanwhile share its result.
         """
-        if self._unheard():
+        if self._is_invalidating():
             return await render()
-        generation = await asyncio.shield(self._next_question())
+        generation = await asyncio.shield(self._query_generation())
         if generation is None:
             return await render()
-        held = self._held_under(generation)
-        if held is not None:
-            return held
+        copy = self._copy_of(generation)
+        if copy is not None:
+            return copy
         if self._refill is None or self._refill.done() or self._refill.get_name() != generation.hex():
             self._refill = asyncio.create_task(self._fill(generation, render), name=generation.hex())
         return await asyncio.shield(self._refill)
 
     async def invalidate(self) -> None:
-        """Make every cached page void; called after the commit of a change that a page would show.
+        """End the generation, and so every cached page. Called after the commit of a change that a page would show.
 
-        With Redis out of reach it is tried again until the oldest page there can be has run out.
+        Without Redis this is retried in the background, until the oldest cached page has expired.
         """
-        if not await self._renew() and (self._renewal is None or self._renewal.done()):
-            self._renewal = asyncio.create_task(self._renew_later())
+        if not await self._end_generation() and not self._is_invalidating():
+            self._invalidation = asyncio.create_task(self._invalidate_later())
 
-    def _unheard(self) -> bool:
-        """Whether Redis may answer, but does not know of a change made here."""
-        return self._renewal is not None and not self._renewal.done()
+    def _is_invalidating(self) -> bool:
+        """Whether Redis may answer, but was not told yet of a change by this process."""
+        return self._invalidation is not None and not self._invalidation.done()
 
-    def _held_under(self, generation: bytes) -> bytes | None:
-        held_generation, end, held = self._held
-        return held if generation == held_generation and time.monotonic() < end else None
+    def _copy_of(self, generation: bytes) -> bytes | None:
+        copied_generation, end, page = self._copy
+        return page if generation == copied_generation and time.monotonic() < end else None
 
-    def _tell(self, waiting: list[Callable[[bytes | None], None]], question: asyncio.Task[bytes | None]) -> None:
-        generation = None if question.cancelled() or question.exception() else question.result()
-        page = None if generation is None else self._held_under(generation)
-        for tell in waiting:
-            tell(page)
+    def _run_callbacks(
+        self, callbacks: list[Callable[[bytes | None], None]], query: asyncio.Task[bytes | None]
+    ) -> None:
+        generation = None if query.cancelled() or query.exception() else query.result()
+        page = None if generation is None else self._copy_of(generation)
+        for callback in callbacks:
+            callback(page)
 
-    def _next_question(self) -> asyncio.Task[bytes | None]:
-        """Learns the generation by a question that is sent after this was called; one serves all who wait by then.
+    def _query_generation(self) -> asyncio.Task[bytes | None]:
+        """Learn the generation by a query that is sent after this call. All callers before that share the query.
 
-        Whoever comes while one is under way waits for the next: that one may have been answered before a change.
+        A query under way is not enough: Redis may have answered it before a change.
         """
-        if self._to_ask is None:
-            self._to_ask = asyncio.create_task(self._ask_next(self._asking))
-            self._to_tell = []
-            self._to_ask.add_done_callback(partial(self._tell, self._to_tell))
-        return self._to_ask
+        if self._next_query is None:
+            self._next_query = asyncio.create_task(self._query_after(self._current_query))
+            self._callbacks = []
+            self._next_query.add_done_callback(partial(self._run_callbacks, self._callbacks))
+        return self._next_query
 
-    async def _ask_next(self, before: asyncio.Task[bytes | None] | None) -> bytes | None:
-        if before is not None and not before.done():
-            await asyncio.wait((before,))
-        self._asking, self._to_ask = self._to_ask, None
-        return await self._redis_breaker.call(self._generation)
+    async def _query_after(self, previous: asyncio.Task[bytes | None] | None) -> bytes | None:
+        if previous is not None and not previous.done():
+            await asyncio.wait((previous,))
+        self._current_query, self._next_query = self._next_query, None
+        return await self._redis_breaker.call(self._read_generation)
 
-    async def _generation(self) -> bytes:
+    async def _read_generation(self) -> bytes:
         generation = await self._redis.get(_GENERATION)
         if generation is None:
             await self._redis.set(_GENERATION, secrets.token_bytes(12), nx=True)
@@ -111,24 +114,24 @@ class PageCache:
 
     async def _fill(self, generation: bytes, render: Callable[[], Awaitable[bytes]]) -> bytes:
         key = _PAGE + generation
-        # Another process may have stored it: then it is as old as its time to live tells.
+        # Another process may have stored the page. Its time to live then tells its age.
         stored = await self._redis_breaker.call(lambda: self._redis.get(key))
-        left = await self._redis_breaker.call(lambda: self._redis.pttl(key)) if stored else None
-        if stored and left and left > 0:
-            self._held = (generation, time.monotonic() + left / 1000, stored)
+        ttl = await self._redis_breaker.call(lambda: self._redis.pttl(key)) if stored else None
+        if stored and ttl and ttl > 0:
+            self._copy = (generation, time.monotonic() + ttl / 1000, stored)
             return bytes(stored)
         end = time.monotonic() + TTL_SECONDS
         page: bytes = await render()
-        self._held = (generation, end, page)
+        self._copy = (generation, end, page)
         await self._redis_breaker.call(lambda: self._redis.set(key, page, ex=TTL_SECONDS))
         return page
 
-    async def _renew(self) -> bool:
-        # Deleted and not set: that works in a Redis that is full, and whoever reads next makes a new one.
+    async def _end_generation(self) -> bool:
+        # Deleting works in a full Redis too. The next reader sets a new generation.
         return await self._redis_breaker.call(lambda: self._redis.delete(_GENERATION), urgent=True) is not None
 
-    async def _renew_later(self) -> None:
+    async def _invalidate_later(self) -> None:
         for _ in range(TTL_SECONDS):
             await asyncio.sleep(1)
-            if await self._renew():
+            if await self._end_generation():
                 return

@@ -1,4 +1,4 @@
-"""The metrics' own port: who may read them, how often they are made, and what one reader may cost."""
+"""The port of the metrics: who may read them, how often they are rendered, and the limits for a reader."""
 
 import asyncio
 import socket
@@ -19,70 +19,86 @@ SETTINGS = Settings.load({"DATABASE_URL": "postgresql://db"})
 
 
 @contextmanager
-def shown(host: str = "127.0.0.1", token: str = "") -> Iterator[str]:
-    """The metrics served; their URL."""
+def serving_metrics(host: str = "127.0.0.1", token: str = "") -> Iterator[str]:
+    """The URL of the metrics while they are served."""
     port = free_port()
     changed = {"metrics_host": host, "metrics_port": port, "admin_token": token}
     with metrics.serving(SETTINGS.model_copy(update=changed)):
         yield f"http://127.0.0.1:{port}/metrics"
 
 
+def port_of(url: str) -> int:
+    return int(url.rpartition(":")[2].partition("/")[0])
+
+
 @pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """The expositions that were made."""
+def rendered(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The expositions that were rendered: each only says which one it is."""
     expositions: list[bytes] = []
 
     def exposition() -> bytes:
-        expositions.append(b"made %d\n" % len(expositions))
+        expositions.append(b"exposition %d\n" % len(expositions))
         return expositions[-1]
 
     monkeypatch.setattr(metrics, "exposition", exposition)
     return expositions
 
 
-def test_on_loopback_they_are_open(made: list[bytes]) -> None:
-    with shown(token=TOKEN) as url:
-        answer = httpx.get(url)
-        assert (answer.status_code, answer.content) == (200, b"made 0\n")
-        assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+def test_on_loopback_they_are_open(rendered: list[bytes]) -> None:
+    with serving_metrics(token=TOKEN) as url:
+        response = httpx.get(url)
+        assert (response.status_code, response.content) == (200, b"exposition 0\n")
+        assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
         assert httpx.get(url.removesuffix("/metrics")).status_code == 404
-        assert httpx.get(f"{url}?again").content == b"made 0\n"
+        assert httpx.get(f"{url}?again").content == b"exposition 0\n"
         assert httpx.post(url).status_code == 501
 
 
-def test_elsewhere_they_need_the_token(made: list[bytes]) -> None:
-    with shown("0.0.0.0", TOKEN) as url:
+def test_on_other_addresses_they_are_refused_without_the_token(rendered: list[bytes]) -> None:
+    with serving_metrics("0.0.0.0", TOKEN) as url:
         for authorization in (None, "", "Bearer", "Bearer wrong", f"Basic {TOKEN}", TOKEN, f"Bearer {TOKEN}x"):
             headers = {} if authorization is None else {"Authorization": authorization.encode()}
             refused = httpx.get(url, headers=headers)
             assert (refused.status_code, refused.content) == (401, b""), authorization
             assert refused.headers["www-authenticate"] == "Bearer"
-        assert made == []
+    assert rendered == []
+
+
+def test_on_other_addresses_they_are_served_with_the_token(rendered: list[bytes]) -> None:
+    with serving_metrics("0.0.0.0", TOKEN) as url:
         for scheme in ("Bearer", "bearer"):
             assert httpx.get(url, headers={"Authorization": f"{scheme} {TOKEN}".encode()}).status_code == 200
 
 
-async def test_they_are_made_at_most_once_in_a_while(made: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fresh_exposition_is_reused(rendered: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "FRESH_SECONDS", 1000)
-    with shown() as url, ThreadPoolExecutor(8) as pool:
-        assert {answer.content for answer in pool.map(httpx.get, 50 * [url])} == {b"made 0\n"}
-    assert len(made) == 1
+
+    with serving_metrics() as url, ThreadPoolExecutor(8) as threads:
+        assert {response.content for response in threads.map(httpx.get, 50 * [url])} == {b"exposition 0\n"}
+
+    assert len(rendered) == 1
+
+
+async def test_a_stale_exposition_is_rendered_again(rendered: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "FRESH_SECONDS", 0.01)
-    with shown() as url:
+    with serving_metrics() as url:
 
-        async def made_anew() -> bool:
+        async def rendered_three_times() -> bool:
             await asyncio.to_thread(httpx.get, url)
-            return len(made) > 2
+            return len(rendered) > 2
 
-        await eventually(made_anew)
+        await eventually(rendered_three_times)
 
 
-def test_a_port_that_is_taken_is_refused_in_words() -> None:
-    with shown() as url:
-        taken = SETTINGS.model_copy(update={"metrics_port": int(url.rpartition(":")[2].partition("/")[0])})
-        with pytest.raises(UnsafeSettings, match=r"METRICS_PORT: .* cannot be used: "), metrics.serving(taken):
+def test_a_port_in_use_is_refused_by_name() -> None:
+    with serving_metrics() as url:
+        in_use = SETTINGS.model_copy(update={"metrics_port": port_of(url)})
+        with pytest.raises(UnsafeSettings, match=r"METRICS_PORT: .* cannot be used: "), metrics.serving(in_use):
             pass
-    with pytest.raises(UnsafeSettings, match=r"METRICS_PORT: nowhere"), shown("nowhere.invalid"):
+
+
+def test_an_unknown_host_is_refused_by_name() -> None:
+    with pytest.raises(UnsafeSettings, match=r"METRICS_PORT: nowhere"), serving_metrics("nowhere.invalid"):
         pass
 
 
@@ -92,25 +108,28 @@ def test_without_a_port_nothing_listens(monkeypatch: pytest.MonkeyPatch) -> None
         pass
 
 
-async def test_readers_that_never_ask_keep_nobody_out_for_long(
-    made: list[bytes], monkeypatch: pytest.MonkeyPatch
+async def test_slow_readers_block_others_only_for_a_while(
+    rendered: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(metrics, "CONNECTIONS", 2)
     monkeypatch.setattr(metrics, "CONNECTION_SECONDS", 0.3)
-    with shown() as url, ExitStack() as stack:
-        address = ("127.0.0.1", int(url.rpartition(":")[2].partition("/")[0]))
-        slow = [stack.enter_context(socket.create_connection(address, timeout=20)) for _ in range(2)]
+    with serving_metrics() as url, ExitStack() as stack:
+
+        def connect() -> socket.socket:
+            return stack.enter_context(socket.create_connection(("127.0.0.1", port_of(url)), timeout=20))
+
+        slow = [connect() for _ in range(2)]
         for connection in slow:
             connection.sendall(b"GET /metrics HTTP/1.1\r\n")
-        # One more is hung up on at once, and those two after a while.
-        third = stack.enter_context(socket.create_connection(address, timeout=20))
-        assert third.recv(1) == b""
+
+        # A third connection is closed at once, the slow ones after CONNECTION_SECONDS.
+        assert connect().recv(1) == b""
         assert [connection.recv(1) for connection in slow] == [b"", b""]
 
-        async def answers() -> bool:
+        async def is_served() -> bool:
             try:
                 return (await asyncio.to_thread(httpx.get, url)).status_code == 200
             except httpx.TransportError:
                 return False
 
-        assert await eventually(answers)
+        assert await eventually(is_served)

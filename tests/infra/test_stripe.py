@@ -1,4 +1,4 @@
-"""Each failed call of Stripe is logged once, with what an operator needs and nothing that is secret."""
+"""Each failed call to Stripe is logged once, with what an operator needs and without secrets."""
 
 import json
 import logging
@@ -18,13 +18,13 @@ from tests.conftest import served
 
 ORDER = uuid4()
 KEY = "sk_test_c4nary"
-# Stripe quotes what was sent, the end of the key too.
+# Stripe quotes what was sent, with the end of the key.
 MESSAGE = f"Invalid value ann@c4nary.example for {KEY}"
 
 
 @dataclass
 class Replying:
-    """A Stripe that answers every call alike."""
+    """A Stripe that gives the same reply to every call."""
 
     status: int = 200
     body: bytes = b"{}"
@@ -49,13 +49,13 @@ async def replying() -> AsyncIterator[tuple[Replying, Stripe]]:
 
 
 def failures(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
-    """The fields of the warnings that were logged, which hold no secret."""
+    """The fields of the logged warnings, after a check that they contain no secret."""
     lines = [JsonFormatter().format(record) for record in caplog.records if record.levelno >= logging.WARNING]
     assert "c4nary" not in "".join(lines)
-    found = [json.loads(line) for line in lines]
-    assert {(line["level"], line["message"]) for line in found} == {("WARNING", "stripe call failed")}
+    records = [json.loads(line) for line in lines]
+    assert {(record["level"], record["message"]) for record in records} == {("WARNING", "stripe call failed")}
     fields = ("method", "path", "status", "code", "request_id", "order_id", "error")
-    return [{name: line[name] for name in fields} for line in found]
+    return [{name: record[name] for name in fields} for record in records]
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def failures(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
         (409, "idempotency_error", "idempotency_key_in_use", StripeUnknown, "APIError"),
         (429, "rate_limit_error", "rate_limit", StripeUnknown, "RateLimitError"),
         (500, "api_error", None, StripeUnknown, "APIError"),
-        # No code of Stripe's, so it does not come into a log.
+        # Not a code in Stripe's form, so it must not get into the log.
         (500, "api_error", "no code\ud800", StripeUnknown, "APIError"),
     ],
 )
@@ -83,8 +83,8 @@ async def test_a_refusal_is_logged_with_its_ids(
     error: str,
 ) -> None:
     standin, client = replying
-    said = {"message": MESSAGE, "type": kind, "code": code, "param": "customer_email"}
-    standin.status, standin.body = status, json.dumps({"error": said}).encode()
+    reply = {"message": MESSAGE, "type": kind, "code": code, "param": "customer_email"}
+    standin.status, standin.body = status, json.dumps({"error": reply}).encode()
 
     with pytest.raises(raised) as failed:
         await client.retrieve_session("cs_7", order_id=ORDER)
@@ -109,7 +109,7 @@ SESSION = {"id": "cs_1", "status": "open", "payment_status": "unpaid", "metadata
 Call = Callable[[Stripe], Awaitable[object]]
 
 
-async def listed(client: Stripe) -> None:
+async def list_sessions(client: Stripe) -> None:
     async for _ in client.sessions_since(0, order_id=ORDER):
         pass
 
@@ -124,9 +124,9 @@ async def listed(client: Stripe) -> None:
             "checkout/sessions/cs_7/expire",
             "not a Checkout session",
         ),
-        (listed, {}, "checkout/sessions", "not a list"),
-        (listed, {"data": [1], "has_more": False}, "checkout/sessions", "not an object"),
-        (listed, {"data": [{"metadata": 1}], "has_more": False}, "checkout/sessions", "not a Checkout session"),
+        (list_sessions, {}, "checkout/sessions", "not a list"),
+        (list_sessions, {"data": [1], "has_more": False}, "checkout/sessions", "not an object"),
+        (list_sessions, {"data": [{"metadata": 1}], "has_more": False}, "checkout/sessions", "not a Checkout session"),
         (lambda c: c.create_refund("pi_7", 1, {}, "k", order_id=ORDER), {}, "refunds", "not a refund"),
         (lambda c: c.refunds_of("pi_7", order_id=ORDER), {"data": [{}], "has_more": False}, "refunds", "not a refund"),
         (
@@ -147,26 +147,46 @@ async def test_a_reply_that_cannot_be_read_is_logged(
 ) -> None:
     standin, client = replying
     standin.body = json.dumps(reply).encode()
+
     with pytest.raises(StripeUnknown):
         await call(client)
+
     (logged,) = failures(caplog)
     assert (logged["path"], logged["order_id"], logged["error"]) == (path, str(ORDER), error)
 
 
-async def test_no_answer_is_logged_too(replying: tuple[Replying, Stripe], caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_unreadable_reply_is_logged(
+    replying: tuple[Replying, Stripe], caplog: pytest.LogCaptureFixture
+) -> None:
     standin, client = replying
     standin.body = b"<html>c4nary</html>"
+
     with pytest.raises(StripeUnknown):
         await client.retrieve_event("evt_7")
+
+    (failure,) = failures(caplog)
+    assert (failure["path"], failure["status"], failure["error"]) == ("events/evt_7", 200, "APIError")
+
+
+async def test_a_time_out_is_logged(replying: tuple[Replying, Stripe], caplog: pytest.LogCaptureFixture) -> None:
+    _, client = replying
     client._timeout = 0
+
     with pytest.raises(StripeUnknown):
         await client.retrieve_event("evt_7")
-    # All places are taken.
+
+    (failure,) = failures(caplog)
+    assert (failure["path"], failure["status"], failure["error"]) == ("events/evt_7", None, "TimeoutError")
+
+
+async def test_a_call_beyond_the_limit_is_logged(
+    replying: tuple[Replying, Stripe], caplog: pytest.LogCaptureFixture
+) -> None:
+    _, client = replying
     client._free = 0
+
     with pytest.raises(StripeUnknown):
         await client.retrieve_event("evt_7")
-    unreadable, late, contended = failures(caplog)
-    assert {failure["path"] for failure in (unreadable, late, contended)} == {"events/evt_7"}
-    assert (unreadable["status"], unreadable["error"]) == (200, "APIError")
-    assert (late["status"], late["error"]) == (None, "TimeoutError")
-    assert contended["error"] == "too many calls at once"
+
+    (failure,) = failures(caplog)
+    assert (failure["path"], failure["error"]) == ("events/evt_7", "too many calls at once")

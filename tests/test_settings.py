@@ -1,4 +1,4 @@
-"""Settings: where they come from, what they may be, and which are refused together."""
+"""Settings: where they come from, which values are valid, and which combinations are refused."""
 
 import os
 from pathlib import Path
@@ -36,7 +36,7 @@ def check(**changed: str) -> Settings:
         ),
     ],
 )
-def test_what_could_cost_money_is_refused(changed: dict[str, str], why: str) -> None:
+def test_unsafe_combinations_are_refused(changed: dict[str, str], why: str) -> None:
     with pytest.raises(UnsafeSettings, match=why) as refused:
         check(**changed)
     assert "_live_x" not in str(refused.value)
@@ -57,9 +57,9 @@ def test_what_could_cost_money_is_refused(changed: dict[str, str], why: str) -> 
         {"METRICS_HOST": "0.0.0.0"},
     ],
 )
-def test_what_is_safe_is_taken(changed: dict[str, str]) -> None:
+def test_safe_combinations_are_accepted(changed: dict[str, str]) -> None:
     settings = check(**changed)
-    # Stripe's bounds: half an hour to a day, and the hold ends before.
+    # Stripe allows half an hour to a day; the hold ends before the session.
     assert 1800 < settings.session_seconds <= 86_400
     assert settings.session_seconds > settings.hold_seconds
 
@@ -90,13 +90,13 @@ def test_what_is_safe_is_taken(changed: dict[str, str]) -> None:
         ("LOG_LEVEL", "LOUD"),
     ],
 )
-def test_what_cannot_be_is_named_but_not_repeated(name: str, value: str) -> None:
+def test_an_invalid_value_is_refused_by_name_without_the_value(name: str, value: str) -> None:
     with pytest.raises(UnsafeSettings, match=f"^{name}: ") as refused:
         check(**{name: value})
     assert "hidden" not in str(refused.value)
 
 
-def test_all_that_is_wrong_is_named_at_once() -> None:
+def test_all_mistakes_are_named_at_once() -> None:
     with pytest.raises(UnsafeSettings) as refused:
         check(DATABASE_URL="", HOLD_SECONDS="x", METRICS_PORT="-1")
     assert [wrong.split(":")[0] for wrong in str(refused.value).split("; ")] == [

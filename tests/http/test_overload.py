@@ -1,4 +1,4 @@
-"""More than can be done: who is let in is served, who is not learns at once, and no queue blocks the others."""
+"""Overload: admitted requests are served, others are refused at once, and no queue blocks unrelated requests."""
 
 import asyncio
 import json
@@ -29,18 +29,18 @@ from tests.database import insert_carts, wait_for_blocked
 Outcomes = Counter[tuple[int, str | None]]
 
 
-class HeldStripe(StripeStandin):
-    """A Stripe that takes calls and answers none before it is told to."""
+class PausedStripe(StripeStandin):
+    """A Stripe that accepts calls, and answers them when `go` is set."""
 
     def __init__(self) -> None:
         super().__init__(webhook_secret=WEBHOOK_SECRET)
-        self.asked = 0
+        self.calls = 0
         self.go = asyncio.Event()
         answer = self.app
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] == "http" and scope["path"].startswith("/v1/"):
-                self.asked += 1
+                self.calls += 1
                 await self.go.wait()
             await answer(scope, receive, send)
 
@@ -48,8 +48,8 @@ class HeldStripe(StripeStandin):
 
 
 @pytest.fixture
-async def stripe() -> AsyncIterator[HeldStripe]:
-    standin = HeldStripe()
+async def stripe() -> AsyncIterator[PausedStripe]:
+    standin = PausedStripe()
     async with served(standin.app) as url:
         standin.api_base = url  # type: ignore[attr-defined]
         yield standin
@@ -57,29 +57,29 @@ async def stripe() -> AsyncIterator[HeldStripe]:
 
 @pytest.fixture
 async def crowd(shop: Shop) -> AsyncIterator[Callable[[list[str]], list[asyncio.Task[tuple[int, str | None]]]]]:
-    """Checkouts of all these carts at once, each over a connection of its own: the status and a problem's code."""
+    """Starts checkouts of these carts at once, each on its own connection. Each has a status and a problem's code."""
     async with aiohttp.ClientSession(shop.url, connector=aiohttp.TCPConnector(limit=0)) as client:
 
         async def check_out(cart: str) -> tuple[int, str | None]:
             async with client.post(f"/carts/{cart}/checkout") as answer:
                 return answer.status, (await answer.json(content_type=None)).get("code")
 
-        yield lambda wanting: [asyncio.create_task(check_out(cart)) for cart in wanting]
+        yield lambda cart_ids: [asyncio.create_task(check_out(cart)) for cart in cart_ids]
 
 
-async def blocked(database: asyncpg.Connection) -> int:
-    """How many connections wait for a lock."""
+async def count_blocked(database: asyncpg.Connection) -> int:
+    """The number of connections that wait for a lock."""
     return int(await database.fetchval("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"))
 
 
-class TestTheGate:
-    """Holds as many requests as there are places."""
+class TestTheConcurrencyLimit:
+    """Admits as many requests as MAX_IN_FLIGHT says."""
 
     @pytest.fixture
     def changed_settings(self) -> dict[str, str]:
         return {"MAX_IN_FLIGHT": "8", "CORS_ORIGINS": "https://shop.example"}
 
-    async def test_refuses_what_is_too_much_and_nothing_afterwards(
+    async def test_refuses_requests_beyond_the_limit_and_none_afterwards(
         self, shop: Shop, database: asyncpg.Connection
     ) -> None:
         tent, cart = await shop.create_product(), await shop.create_cart()
@@ -87,7 +87,7 @@ class TestTheGate:
         inside: list[asyncio.Task[httpx.Response]] = []
 
         async def full() -> Any:
-            # Several: one alone may find the last place taken by the request below, each time.
+            # Several, because the request below may take the last place from a single one, each time.
             inside.extend(asyncio.create_task(shop.http.put(edit, json={"quantity": 1})) for _ in range(8))
             answer = await shop.http.get("/products", headers={"Origin": "https://shop.example"})
             return answer if answer.status_code != 200 else None
@@ -97,11 +97,11 @@ class TestTheGate:
             refused = await eventually(full)
             assert is_problem(refused, 503, "busy")
             assert int(refused.headers["retry-after"]) > 0
-            # A shop in the browser may read that too.
+            # A web shop's JavaScript may read that too.
             assert refused.headers["access-control-allow-origin"] == "https://shop.example"
             for path in ("/carts", "/nope", "/docs", "/webhooks/stripe"):
                 assert is_problem(await shop.http.post(path), 503, "busy"), path
-            # A body that is complete only later finds no place either.
+            # A body that completes later is refused too.
             answer = await shop.http.post("/categories", json={"name": "One"})
             assert is_problem(answer, 503, "busy")
             for path in ("/health/live", "/health/ready"):
@@ -119,7 +119,7 @@ SILENT = b"POST /carts HTTP/1.1\r\nHost: shop\r\nContent-Type: application/json\
 
 
 class Silent:
-    """Connections that announce a body and send none, from addresses of this machine."""
+    """Connections that announce a body and send none, from local addresses."""
 
     def __init__(self, shop_url: str) -> None:
         self._port = int(shop_url.rpartition(":")[2])
@@ -143,12 +143,12 @@ class Silent:
         return self._writers[-count:]
 
     def codes(self) -> Counter[str]:
-        """The codes of those that were answered, and whose connection has ended."""
+        """The problem codes of the connections that were answered and closed."""
         bodies = [answer.result().rpartition(b"\r\n")[2] for answer in self.answers if answer.done()]
         return Counter(json.loads(body).get("code", "none") for body in bodies)
 
 
-async def test_a_body_that_has_ended_is_not_counted() -> None:
+async def test_a_body_that_has_ended_does_not_count() -> None:
     arrivals = Arrivals(limit=3, limit_per_client=2)
     for _ in range(10):
         one, other = arrivals.begin(b"client", 0), arrivals.begin(b"client", 0)
@@ -161,8 +161,8 @@ async def test_a_body_that_has_ended_is_not_counted() -> None:
     assert first.refused
 
 
-class TestBodiesThatDoNotCome:
-    """Take no place, and make room for those that do."""
+class TestBodiesThatDoNotArrive:
+    """Take no place of a request, and give way to bodies that arrive."""
 
     @pytest.fixture
     def changed_settings(self) -> dict[str, str]:
@@ -172,7 +172,7 @@ class TestBodiesThatDoNotCome:
     def linger(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(bodies, "LINGER_SECONDS", 0.01)
 
-    async def test_leave_everybody_else_served(self, shop: Shop) -> None:
+    async def test_leave_all_others_served(self, shop: Shop) -> None:
         async with Silent(shop.url) as silent:
             await silent.open(MAX_BODIES_PER_CLIENT + 50)
 
@@ -181,7 +181,7 @@ class TestBodiesThatDoNotCome:
 
             await eventually(all_counted)
             for number in range(20):
-                # From the same address, with its body in a segment of its own.
+                # From the same address, with the body in a later segment.
                 head, staff = {"Content-Type": "application/json"}, {"Authorization": "Bearer t0ken"}
                 name = f"Category {number}".encode()
                 answer = await shop.http.post("/categories", content=_late(name), headers={**head, **staff})
@@ -190,7 +190,7 @@ class TestBodiesThatDoNotCome:
                 await shop.create_cart()
             assert set(silent.codes()) == {"rate_limited"}
 
-    async def test_are_bounded_in_all(self, shop: Shop) -> None:
+    async def test_are_limited_in_total(self, shop: Shop) -> None:
         async with Silent(shop.url) as silent:
             addresses = [f"127.0.1.{number}" for number in range(1, MAX_BODIES // MAX_BODIES_PER_CLIENT + 1)]
             for address in addresses:
@@ -213,17 +213,17 @@ class TestBodiesThatDoNotCome:
             await eventually(one_served)
             assert silent.answers[-1].result().startswith(b"HTTP/1.1 201")
 
-    async def test_do_not_keep_guards_from_answering(self, shop: Shop) -> None:
+    async def test_do_not_delay_the_answer_of_a_guard(self, shop: Shop) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", int(shop.url.rpartition(":")[2]))
         writer.write(SILENT.replace(b"/carts", b"/products"))
         assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)).startswith(b"HTTP/1.1 401")
         await reader.readuntil(b"}")
-        # What comes of it after all is no request, and the next one is.
+        # The body that arrives later is not taken for a request; the request after it is answered.
         writer.write(b"{}" + b"GET /health/live HTTP/1.1\r\nHost: shop\r\n\r\n")
         assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)).startswith(b"HTTP/1.1 200")
         writer.close()
 
-    async def test_are_passed_over_only_so_far(self, shop: Shop) -> None:
+    async def test_are_skipped_up_to_a_limit(self, shop: Shop) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", int(shop.url.rpartition(":")[2]))
         writer.write(SILENT.replace(b"/carts", b"/products").replace(b"Length: 2", b"Length: 1000000000"))
         assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)).startswith(b"HTTP/1.1 401")
@@ -244,15 +244,15 @@ async def _late(name: bytes) -> AsyncIterator[bytes]:
 
 
 class TestASlowClient:
-    """Is waited for so long, and no longer."""
+    """Has a limited time."""
 
-    async def test_that_does_not_send(self, settings: Settings) -> None:
+    async def test_to_send_its_body(self, settings: Settings) -> None:
         gate = Gate(create_app(settings), 1, Clients(settings), client_seconds=0.05)
         async with served(gate) as url:
             for begun in (b"", b"{"):
                 reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
                 writer.write(SILENT + begun)
-                # To its end: the connection is closed.
+                # `read` returns when the connection is closed.
                 head, _, body = (await asyncio.wait_for(reader.read(), 20)).decode().partition("\r\n\r\n")
                 assert head.startswith("HTTP/1.1 408 ")
                 assert "\r\nconnection: close\r\n" in head
@@ -262,45 +262,45 @@ class TestASlowClient:
                 assert (await client.post("/carts")).status_code == 201
             assert gate.free == 1
 
-    async def test_that_does_not_read(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_to_read_the_response(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(protocol, "READ_SECONDS", 0.05)
-        # Two, as an answer's place is free only a moment after its last byte, when the next begins.
+        # Two places, because one becomes free a moment after its response, when the next request begins already.
         gate = Gate(create_app(settings), 2, Clients(settings))
         async with served(gate) as url:
             with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as slow:
-                # More than all the buffers on the way can hold.
+                # More than all buffers on the way can hold.
                 slow.sendall(17 * b"GET /docs/static/swagger-ui-bundle.js HTTP/1.1\r\nHost: shop\r\n\r\n")
 
-                async def holds() -> bool:
+                async def has_a_place() -> bool:
                     return gate.free == 1
 
-                async def lost_it() -> bool:
+                async def has_no_place() -> bool:
                     return gate.free == 2
 
-                assert await eventually(holds)
-                assert await eventually(lost_it)
+                assert await eventually(has_a_place)
+                assert await eventually(has_no_place)
             async with httpx.AsyncClient(base_url=url) as client:
                 assert (await client.get("/products")).status_code == 200
 
 
 class TestASlowStripe:
-    """Hangs, and its callers with it."""
+    """Makes its callers wait."""
 
     @pytest.fixture
     def changed_settings(self) -> dict[str, str]:
         return {"DB_POOL_SIZE": "3", "MAX_IN_FLIGHT": "120", "STRIPE_TIMEOUT_SECONDS": "60"}
 
     async def test_does_not_slow_the_catalogue(
-        self, shop: Shop, stripe: HeldStripe, database: asyncpg.Connection, crowd: Any
+        self, shop: Shop, stripe: PausedStripe, database: asyncpg.Connection, crowd: Any
     ) -> None:
         tent = await shop.create_product(stock=1000)
         checkouts = crowd(await insert_carts(database, 100, (tent["id"], 1)))
 
-        async def hanging() -> bool:
-            return stripe.asked == 60 and sum(checkout.done() for checkout in checkouts) == 40
+        async def all_wait_or_are_refused() -> bool:
+            return stripe.calls == 60 and sum(checkout.done() for checkout in checkouts) == 40
 
-        await eventually(hanging)
-        # Half of the places, and no connection to the database.
+        await eventually(all_wait_or_are_refused)
+        # They take half of the places, and no connection to the database.
         idle = "SELECT bool_and(state = 'idle') FROM pg_stat_activity WHERE application_name = 'commerce-api'"
         assert await eventually(lambda: database.fetchval(idle))
         assert await shop.get_stock(tent["id"]) == 900
@@ -312,14 +312,14 @@ class TestASlowStripe:
         await shop.checked_out_cart((tent["id"], 1))
 
 
-class TestManyWhoBuy:
-    """Wait for each other, and nobody who looks waits for them."""
+class TestManyBuyers:
+    """Wait for each other, and readers do not wait for them."""
 
     @pytest.fixture
     def changed_settings(self) -> dict[str, str]:
         return {"DB_POOL_SIZE": "4"}
 
-    async def test_they_leave_connections_to_those_who_look(self, shop: Shop, database: asyncpg.Connection) -> None:
+    async def test_leave_connections_to_readers(self, shop: Shop, database: asyncpg.Connection) -> None:
         tent = await shop.create_product()
         open_carts = [await shop.create_cart((tent["id"], 1)) for _ in range(6)]
         async with database.transaction():
@@ -329,12 +329,12 @@ class TestManyWhoBuy:
             for _ in range(3):
                 await shop.get_stock(tent["id"])
                 await shop.call("GET", "/products?limit=3", 200)
-            assert await blocked(database) == 2
+            assert await count_blocked(database) == 2
         await asyncio.gather(*buying)
 
 
-async def test_a_hot_product_leaves_the_others_alone(
-    shop: Shop, stripe: HeldStripe, database: asyncpg.Connection, crowd: Any
+async def test_a_hot_product_does_not_block_others(
+    shop: Shop, stripe: PausedStripe, database: asyncpg.Connection, crowd: Any
 ) -> None:
     stripe.go.set()
     tent, mug = await shop.create_product(stock=100), await shop.create_product(name="Mug")
@@ -351,16 +351,16 @@ async def test_a_hot_product_leaves_the_others_alone(
             lambda: shop.check_out(other),
         ):
             await look()
-            # With the whole pool waiting for the one row, it came to its turn only when some gave up.
-            assert await blocked(database) <= 3
+            # If the whole pool waited for the one row, these calls would wait until some checkouts gave up.
+            assert await count_blocked(database) <= 3
     outcomes: Outcomes = Counter(await asyncio.gather(*checkouts))
-    # Some may have given up: how long a lock is waited for is a matter of seconds.
+    # Some may have given up: a wait for a lock is limited to seconds.
     assert set(outcomes) <= {(201, None), (503, "busy")}
     assert await shop.get_stock(tent["id"]) == 100 - outcomes[201, None]
 
 
-async def test_a_cart_that_everybody_edits_leaves_the_others_alone(
-    shop: Shop, stripe: HeldStripe, database: asyncpg.Connection
+async def test_a_cart_with_many_edits_does_not_block_others(
+    shop: Shop, stripe: PausedStripe, database: asyncpg.Connection
 ) -> None:
     tent = await shop.create_product()
     cart, other = await shop.create_cart(), await shop.create_cart()
@@ -377,12 +377,12 @@ async def test_a_cart_that_everybody_edits_leaves_the_others_alone(
         ]
         await wait_for_blocked(database, 3)
         await shop.add_item(other, tent["id"])
-        assert await blocked(database) <= 3
+        assert await count_blocked(database) <= 3
     assert {answer.status_code for answer in await asyncio.gather(*edits)} <= {200, 503}
 
 
-async def test_a_cart_that_is_checked_out_again_and_again_leaves_the_others_alone(
-    shop: Shop, stripe: HeldStripe, database: asyncpg.Connection, crowd: Any
+async def test_a_cart_with_many_checkouts_does_not_block_others(
+    shop: Shop, stripe: PausedStripe, database: asyncpg.Connection, crowd: Any
 ) -> None:
     stripe.go.set()
     tent, mug = await shop.create_product(), await shop.create_product(name="Mug")
@@ -392,9 +392,9 @@ async def test_a_cart_that_is_checked_out_again_and_again_leaves_the_others_alon
         checkouts = crowd(20 * [cart])
         await wait_for_blocked(database, 3)
         await shop.add_item(other, mug["id"])
-        assert await blocked(database) <= 3
+        assert await count_blocked(database) <= 3
     outcomes: Outcomes = Counter(await asyncio.gather(*checkouts))
-    # While one of them creates the session the others are told so.
+    # While one of them creates the session, the others are refused.
     assert set(outcomes) <= {(201, None), (200, None), (409, "checkout_in_progress"), (503, "busy")}
     assert outcomes[201, None] <= 1
     assert await shop.get_stock(tent["id"]) == 9

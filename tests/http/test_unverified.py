@@ -1,4 +1,4 @@
-"""Webhooks that nobody has verified: refused before they are read where that can be, and bounded in memory."""
+"""Unverified webhooks: refused before their body is read where possible, and limited in memory."""
 
 import asyncio
 import time
@@ -27,7 +27,7 @@ def now(offset: int = 0) -> int:
 async def webhook(
     shop: Shop, size: int, *signatures: str, address: str = "127.0.0.1"
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """A connection that has announced a webhook of this size, and not sent it yet."""
+    """A connection that has announced a webhook of this size, and not sent its body yet."""
     port = int(shop.url.rpartition(":")[2])
     reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(address, 0))
     lines = ["POST /webhooks/stripe HTTP/1.1", "Host: shop", f"Content-Length: {size}"]
@@ -64,14 +64,16 @@ async def head_of(reader: asyncio.StreamReader) -> bytes:
         pytest.param(2 * [f"t={{now}},v1={HEX}"], id="twice"),
     ],
 )
-async def test_what_cannot_verify_is_refused_before_it_is_sent(shop: Shop, signatures: list[str]) -> None:
+async def test_a_signature_that_cannot_verify_is_refused_before_the_body_is_sent(
+    shop: Shop, signatures: list[str]
+) -> None:
     times = {"now": now(), "old": now(-310), "early": now(310)}
     async with webhook(shop, 1024 * KIB, *(value.format(**times) for value in signatures)) as (reader, _):
         assert (await head_of(reader)).startswith(b"http/1.1 400 ")
         assert b'"code":"invalid_signature"' in await reader.readuntil(b"}")
 
 
-async def test_what_may_verify_is_read(shop: Shop) -> None:
+async def test_a_signature_that_may_verify_is_checked_with_the_body(shop: Shop) -> None:
     for header, body, status in (
         (signature(EVENT, WEBHOOK_SECRET, now()), EVENT, 200),
         (signature(EVENT, WEBHOOK_SECRET, now(-290)), EVENT, 200),
@@ -96,7 +98,7 @@ class TestWithoutASecret:
 
 
 class TestBytes:
-    """Of webhooks under way."""
+    """Of unverified webhooks."""
 
     @pytest.fixture(autouse=True)
     def budget(self, monkeypatch: pytest.MonkeyPatch) -> ByteBudget:
@@ -104,24 +106,24 @@ class TestBytes:
         monkeypatch.setattr(payments, "UNVERIFIED", budget)
         return budget
 
-    async def test_are_bounded_for_each_client_and_in_all(self, shop: Shop, budget: ByteBudget) -> None:
-        right = f"t={now()},v1={HEX}"
+    async def test_are_limited_for_each_client_and_in_total(self, shop: Shop, budget: ByteBudget) -> None:
+        plausible = f"t={now()},v1={HEX}"
 
-        async def held(size: int) -> None:
-            async def reached() -> bool:
+        async def wait_for_used(size: int) -> None:
+            async def is_used() -> bool:
                 return budget.used == size
 
-            await eventually(reached)
+            await eventually(is_used)
 
         async with (
-            webhook(shop, 1024 * KIB, right) as (_, first),
-            webhook(shop, 1024 * KIB, right, address="127.0.0.2") as (_, other),
+            webhook(shop, 1024 * KIB, plausible) as (_, first),
+            webhook(shop, 1024 * KIB, plausible, address="127.0.0.2") as (_, other),
         ):
-            # Announced is not sent.
+            # Announced bytes do not count.
             assert budget.used == 0
             first.write(40 * KIB * b"x")
-            await held(40 * KIB)
-            async with webhook(shop, 1024 * KIB, right) as (reader, writer):
+            await wait_for_used(40 * KIB)
+            async with webhook(shop, 1024 * KIB, plausible) as (reader, writer):
                 writer.write(20 * KIB * b"x")
                 head = await head_of(reader)
                 assert head.startswith(b"http/1.1 503 ")
@@ -129,18 +131,18 @@ class TestBytes:
                 assert b"\r\nconnection: close\r\n" in head
                 assert b'"code":"busy"' in await reader.readuntil(b"}")
             other.write(30 * KIB * b"x")
-            await held(70 * KIB)
-            async with webhook(shop, 1024 * KIB, right, address="127.0.0.3") as (reader, writer):
+            await wait_for_used(70 * KIB)
+            async with webhook(shop, 1024 * KIB, plausible, address="127.0.0.3") as (reader, writer):
                 writer.write(20 * KIB * b"x")
                 assert (await head_of(reader)).startswith(b"http/1.1 503 ")
-            # What is small and signed goes through.
+            # A small signed webhook is accepted.
             header = signature(EVENT, WEBHOOK_SECRET, now())
             async with webhook(shop, len(EVENT), header) as (reader, writer):
                 writer.write(EVENT)
                 assert (await head_of(reader)).startswith(b"http/1.1 200 ")
-        await held(0)
+        await wait_for_used(0)
 
-    async def test_of_a_forger_are_given_back_later(self, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_stay_charged_to_a_forger_for_a_while(self, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
         async def forged(size: int, address: str = "127.0.0.1") -> bytes:
             async with webhook(shop, size, f"t={now()},v1={HEX}", address=address) as (reader, writer):
                 writer.write(size * b"x")
@@ -148,7 +150,7 @@ class TestBytes:
 
         assert await forged(40 * KIB) == b"400"
         assert await forged(20 * KIB) == b"503"
-        # Nobody else is the poorer for it.
+        # Other clients are not affected.
         for address in ("127.0.0.2", "127.0.0.3", "127.0.0.4"):
             assert await forged(40 * KIB, address) == b"400"
         monkeypatch.setattr(bodies, "PENALTY_SECONDS", 0.05)

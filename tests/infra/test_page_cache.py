@@ -1,4 +1,4 @@
-"""The cached first page: kept, renewed by every change, never stale, and not needed."""
+"""The cached first page: shared, ended by every change, never stale, and not needed for an answer."""
 
 import asyncio
 import os
@@ -33,7 +33,7 @@ async def redis(redis_url: str) -> AsyncIterator[Redis]:
 
 @pytest.fixture
 async def other(settings: Settings) -> AsyncIterator[Shop]:
-    """Another process of the service, as far as the cache can tell."""
+    """A second process of the service, as far as the cache can tell."""
     async with served(create_app(settings)) as url, Shop(url) as client:
         yield client
 
@@ -43,23 +43,23 @@ async def listing(shop: Shop) -> list[tuple[int, str, bool]]:
     return [(item["id"], item["name"], item["available"]) for item in page["items"]]
 
 
-async def test_the_default_page_is_kept_and_shared(
+async def test_the_default_page_is_cached_for_all_processes(
     shop: Shop, other: Shop, redis: Redis, database: asyncpg.Connection
 ) -> None:
     await shop.create_product()
     first = await shop.http.get("/products")
     await database.execute("UPDATE products SET name = 'changed behind its back'")
-    for who in (shop, other):
+    for process in (shop, other):
         for path in ("/products", "/products?limit=20", "/products?after_id=0"):
-            assert (await who.http.get(path)).content == first.content
+            assert (await process.http.get(path)).content == first.content
         for path in ("/products?limit=19", "/products?after_id=0&limit=21"):
-            assert "changed" in (await who.http.get(path)).text
+            assert "changed" in (await process.http.get(path)).text
     (key,) = await redis.keys("catalogue:first_page:*")
     assert await redis.get(key) == first.content
     assert 0 < await redis.ttl(key) <= 60
 
 
-async def test_a_page_lives_no_longer_than_its_time(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_page_expires_everywhere_at_its_time(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page_cache, "TTL_SECONDS", 1)
     rendered = 0
 
@@ -79,7 +79,7 @@ async def test_a_page_lives_no_longer_than_its_time(redis: Redis, monkeypatch: p
     while len(fresh) < 2:
         age = time.monotonic() - started
         assert age < 10
-        # The other process comes upon the page late: to it, too, that is old already.
+        # The second process reads the page when it is old already, and must not give it a new life.
         for name, pages in (("one", one), ("two", two)) if age > 0.5 else (("one", one),):
             if await pages.page(render) == b"1":
                 ages[name] = age
@@ -91,7 +91,7 @@ async def test_a_page_lives_no_longer_than_its_time(redis: Redis, monkeypatch: p
 
 
 async def test_every_change_shows_at_once_everywhere(shop: Shop, other: Shop) -> None:
-    """The page is kept by both processes before each change, and asked of both after it."""
+    """Both processes have the page before each change, and both are asked after it."""
     tent, mug = (await shop.create_product(stock=2))["id"], (await shop.create_product(name="Mug", stock=0))["id"]
     path, stock = f"/products/{tent}", f"/products/{tent}/stock"
     cart = await shop.create_cart((tent, 3))
@@ -99,8 +99,8 @@ async def test_every_change_shows_at_once_everywhere(shop: Shop, other: Shop) ->
     rows = {tent: ("Tent", True), mug: ("Mug", False)}
 
     async def is_shown() -> None:
-        for who in (other, shop, other):
-            assert await listing(who) == [(product, *row) for product, row in sorted(rows.items())]
+        for process in (other, shop, other):
+            assert await listing(process) == [(product, *row) for product, row in sorted(rows.items())]
 
     await is_shown()
     changes: list[tuple[str, str, int, Any, Any]] = [
@@ -121,7 +121,7 @@ async def test_every_change_shows_at_once_everywhere(shop: Shop, other: Shop) ->
     await is_shown()
 
 
-async def test_what_a_page_does_not_show_leaves_it(shop: Shop, redis: Redis) -> None:
+async def test_a_change_that_the_page_does_not_show_keeps_it(shop: Shop, redis: Redis) -> None:
     tent = await shop.create_product()
     await listing(shop)
     before = await redis.get("catalogue:generation")
@@ -131,22 +131,22 @@ async def test_what_a_page_does_not_show_leaves_it(shop: Shop, redis: Redis) -> 
     assert await redis.get("catalogue:generation") == before
 
 
-async def test_no_reader_leaves_or_gets_a_page_older_than_a_finished_change(redis: Redis) -> None:
+async def test_no_reader_stores_or_gets_a_page_older_than_a_finished_change(redis: Redis) -> None:
     """Readers and writers of two processes interleaved at every await, with a table that is one number."""
     chance = random.Random(4)
     processes = [PageCache(redis, CircuitBreaker(redis.connection_pool)) for _ in range(2)]
     table = announced = 0
 
     async def pause() -> None:
-        # Round trips like the cache's own, so that each step falls before, within and after each other.
+        # Round trips like the cache's own, so that the steps interleave in every way.
         for _ in range(chance.randrange(8)):
             await redis.ping()
 
     async def render() -> bytes:
         await pause()
-        seen = table
+        snapshot = table
         await pause()
-        return b"%d" % seen
+        return b"%d" % snapshot
 
     async def read(pages: PageCache) -> None:
         await pause()
@@ -169,7 +169,7 @@ async def test_no_reader_leaves_or_gets_a_page_older_than_a_finished_change(redi
             assert int(await pages.page(render)) == table
 
 
-async def test_a_slow_reader_neither_leaves_nor_lends_its_old_page(redis: Redis) -> None:
+async def test_a_slow_reader_neither_stores_nor_shares_its_old_page(redis: Redis) -> None:
     one, two = (
         PageCache(redis, CircuitBreaker(redis.connection_pool)),
         PageCache(redis, CircuitBreaker(redis.connection_pool)),
@@ -187,7 +187,7 @@ async def test_a_slow_reader_neither_leaves_nor_lends_its_old_page(redis: Redis)
     reading = asyncio.create_task(one.page(slow))
     await begun.wait()
     await two.invalidate()
-    # Not even who comes while it still reads gets what it has read.
+    # Readers that arrive while it still reads do not get its old page.
     async with asyncio.timeout(10):
         assert [await pages.page(quick) for pages in (one, two)] == [b"new", b"new"]
     released.set()
@@ -213,8 +213,8 @@ async def test_one_refill_at_a_time(redis: Redis) -> None:
         released.clear()
         asking = [asyncio.create_task(pages.page(render)) for _ in range(count)]
         await begun.wait()
-        for impatient in asking[:3]:
-            impatient.cancel()
+        for reader in asking[:3]:
+            reader.cancel()
         await redis.ping()
         released.set()
         return await asyncio.gather(*asking[3:], return_exceptions=True)
@@ -222,7 +222,7 @@ async def test_one_refill_at_a_time(redis: Redis) -> None:
     failed = await ask(20)
     assert rendered == 1
     assert {type(answer) for answer in failed} == {ValueError}
-    # Whoever shared in it, it is not kept.
+    # A failed refill is not kept.
     assert await ask(20) == 17 * [b"page"]
     assert await pages.page(render) == b"page"
     assert rendered == 2
@@ -231,54 +231,54 @@ async def test_one_refill_at_a_time(redis: Redis) -> None:
 async def test_a_wiped_redis_brings_nothing_back(shop: Shop, redis: Redis) -> None:
     tent = await shop.create_product()
     assert await listing(shop) == [(tent["id"], "Tent", True)]
-    kept = {key: await redis.get(key) for key in await redis.keys("catalogue:*")}
+    backup = {key: await redis.get(key) for key in await redis.keys("catalogue:*")}
     await redis.flushall()
     await shop.call("PATCH", f"/products/{tent['id']}", 200, {"name": "Big tent"})
     await redis.flushall()
     assert await listing(shop) == [(tent["id"], "Big tent", True)]
-    # Not even one that comes back with an old page, once something has changed.
-    await redis.mset(kept)
+    # After a change, even a Redis that is restored with the old page does not bring it back.
+    await redis.mset(backup)
     await shop.call("PATCH", f"/products/{tent['id']}", 200, {"name": "Tent"})
     assert await listing(shop) == [(tent["id"], "Tent", True)]
 
 
-class Tried:
-    """How often Redis was asked, for changes and else, and what became of it where it did not answer."""
+class Calls:
+    """The calls to Redis, urgent ones for changes and others, and the errors of those that failed."""
 
     def __init__(self) -> None:
         self.urgent = self.others = 0
         self.errors: list[str] = []
-        self.askers: set[CircuitBreaker] = set()
+        self.breakers: set[CircuitBreaker] = set()
 
-    def rested(self) -> None:
-        """Let all ask again who have asked in vain."""
-        for asker in self.askers:
-            asker._rest_until = 0.0
+    def close_breakers(self) -> None:
+        """Allow calls again after failed ones."""
+        for breaker in self.breakers:
+            breaker._rest_until = 0.0
 
 
 @pytest.fixture
-def tried(monkeypatch: pytest.MonkeyPatch) -> Tried:
-    """Counts from now on; who gets no answer rests for longer than any test takes."""
-    found, ask = Tried(), CircuitBreaker.call
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """Counts the calls. After a failed call the circuit breaker stays open for longer than any test takes."""
+    counts, call = Calls(), CircuitBreaker.call
 
-    async def counting(self: CircuitBreaker, question: Callable[[], Awaitable[T]], *, urgent: bool = False) -> T | None:
-        found.askers.add(self)
+    async def counting(self: CircuitBreaker, request: Callable[[], Awaitable[T]], *, urgent: bool = False) -> T | None:
+        counts.breakers.add(self)
 
         async def counted() -> T:
-            found.urgent += urgent
-            found.others += not urgent
+            counts.urgent += urgent
+            counts.others += not urgent
             try:
-                return await question()
+                return await request()
             except BaseException as error:
-                # A question that was waited for too long is cancelled.
-                found.errors.append(repr(error))
+                # A request that takes too long is cancelled.
+                counts.errors.append(repr(error))
                 raise
 
-        return await ask(self, counted, urgent=urgent)
+        return await call(self, counted, urgent=urgent)
 
     monkeypatch.setattr(CircuitBreaker, "call", counting)
     monkeypatch.setattr(circuit_breaker, "REST_SECONDS", 3600)
-    return found
+    return counts
 
 
 class TestRedisGone:
@@ -286,20 +286,20 @@ class TestRedisGone:
     def redis_url(self) -> str:
         return f"redis://127.0.0.1:{free_port()}/0"
 
-    async def test_the_page_comes_from_postgresql(self, shop: Shop, tried: Tried) -> None:
+    async def test_the_page_comes_from_postgresql(self, shop: Shop, calls: Calls) -> None:
         for n in range(20):
             tent = await shop.create_product(name=f"Tent {n}")
             assert (await listing(shop))[-1] == (tent["id"], f"Tent {n}", True)
         await shop.call("DELETE", f"/products/{tent['id']}", 204)
         assert len(await listing(shop)) == 19
-        # It was refused each time, and so waited for nowhere; and tried for the changes only.
-        assert {error.partition("(")[0] for error in tried.errors} == {"ConnectionError"}
-        assert tried.urgent >= 21
-        assert tried.others == 0
+        # Each call was refused at once, and only changes made calls.
+        assert {error.partition("(")[0] for error in calls.errors} == {"ConnectionError"}
+        assert calls.urgent >= 21
+        assert calls.others == 0
 
 
 class TestRedisTroubled:
-    """A Redis of the test's own, in whose way something is put."""
+    """A Redis of the test's own, which is frozen, full or restarted."""
 
     @pytest.fixture
     def folder(self) -> Iterator[Path]:
@@ -310,60 +310,60 @@ class TestRedisTroubled:
     def redis_url(self, folder: Path) -> Iterator[str]:
         with valkey(folder, durable=False) as url:
             yield url
-            # A stopped process does not hear that it should end.
+            # A frozen process does not react to the signal that ends it.
             os.kill(int((folder / "pid").read_text()), signal.SIGCONT)
 
-    async def test_frozen_it_is_hardly_waited_for(
-        self, shop: Shop, other: Shop, folder: Path, redis: Redis, tried: Tried
+    async def test_frozen_it_delays_one_call_only(
+        self, shop: Shop, other: Shop, folder: Path, redis: Redis, calls: Calls
     ) -> None:
         server = int((folder / "pid").read_text())
         tent = (await shop.create_product())["id"]
-        for who in (shop, other):
-            assert await listing(who) == [(tent, "Tent", True)]
+        for process in (shop, other):
+            assert await listing(process) == [(tent, "Tent", True)]
         before = await redis.get("catalogue:generation")
 
         os.kill(server, signal.SIGSTOP)
-        tried.urgent = tried.others = 0
+        calls.urgent = calls.others = 0
         for n in range(3):
             await shop.call("PATCH", f"/products/{tent}", 200, {"name": f"Tent {n}"})
-            for who in (shop, other):
-                assert await listing(who) == [(tent, f"Tent {n}", True)]
+            for process in (shop, other):
+                assert await listing(process) == [(tent, f"Tent {n}", True)]
         answers = await asyncio.gather(*[listing(shop) for _ in range(100)])
         assert answers == 100 * [[(tent, "Tent 2", True)]]
-        # Each change tries it, and listings now and then: once where nothing had changed, as its last silence is fresh.
-        assert tried.urgent >= 3
-        assert tried.others == 1
-        # Our patience ended every wait, and not the client's, which has more.
-        assert {error.partition("(")[0] for error in tried.errors} == {"CancelledError"}
+        # Each change makes a call. Listings make one only, because the circuit breaker is open after that.
+        assert calls.urgent >= 3
+        assert calls.others == 1
+        # Our time limit ended each call, before that of the Redis client.
+        assert {error.partition("(")[0] for error in calls.errors} == {"CancelledError"}
 
         os.kill(server, signal.SIGCONT)
-        tried.rested()
+        calls.close_breakers()
         started = time.monotonic()
         while await redis.get("catalogue:generation") in (None, before):
             assert time.monotonic() - started < 20
             assert await listing(shop) == [(tent, "Tent 2", True)]
 
-    async def test_that_it_closed_what_nobody_used_is_not_noticed(
-        self, shop: Shop, redis: Redis, tried: Tried, database: asyncpg.Connection
+    async def test_connections_that_it_closed_are_replaced(
+        self, shop: Shop, redis: Redis, calls: Calls, database: asyncpg.Connection
     ) -> None:
         tent = (await shop.create_product())["id"]
         assert await listing(shop) == [(tent, "Tent", True)]
         await database.execute("UPDATE products SET name = 'changed behind its back'")
         await redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-        # Still by the cache.
+        # The answer still comes from the cache.
         assert await listing(shop) == [(tent, "Tent", True)]
-        assert tried.errors == []
+        assert calls.errors == []
 
-    async def test_full_it_still_forgets(self, shop: Shop, other: Shop, redis: Redis) -> None:
+    async def test_full_it_still_ends_a_generation(self, shop: Shop, other: Shop, redis: Redis) -> None:
         tent = (await shop.create_product())["id"]
-        for who in (shop, other):
-            assert await listing(who) == [(tent, "Tent", True)]
+        for process in (shop, other):
+            assert await listing(process) == [(tent, "Tent", True)]
         await redis.config_set("maxmemory", 1)
         await shop.call("PATCH", f"/products/{tent}", 200, {"name": "Big tent"})
-        for who in (shop, other):
-            assert await listing(who) == [(tent, "Big tent", True)]
+        for process in (shop, other):
+            assert await listing(process) == [(tent, "Big tent", True)]
 
-    async def test_a_change_it_did_not_hear_of_shows_where_it_was_made(self, shop: Shop, redis: Redis) -> None:
+    async def test_a_change_that_it_missed_shows_in_the_process_that_made_it(self, shop: Shop, redis: Redis) -> None:
         tent = (await shop.create_product())["id"]
         assert await listing(shop) == [(tent, "Tent", True)]
         before = await redis.get("catalogue:generation")
@@ -379,8 +379,8 @@ class TestRedisTroubled:
             assert await listing(shop) == [(tent, "Big tent", True)]
 
 
-class Held:
-    """A Redis whose answers are on their way for a while."""
+class DelayedRedis:
+    """A Redis whose answers arrive when `go` is set."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -397,9 +397,9 @@ class Held:
         return answer
 
 
-async def test_one_question_serves_all_who_came_before_it_and_nobody_after(redis: Redis) -> None:
-    held, page = Held(redis), b"old"
-    pages = PageCache(held, CircuitBreaker(redis.connection_pool))  # type: ignore[arg-type]
+async def test_one_query_serves_all_readers_before_it_and_none_after(redis: Redis) -> None:
+    delayed, page = DelayedRedis(redis), b"old"
+    pages = PageCache(delayed, CircuitBreaker(redis.connection_pool))  # type: ignore[arg-type]
 
     async def render() -> bytes:
         return page
@@ -408,15 +408,15 @@ async def test_one_question_serves_all_who_came_before_it_and_nobody_after(redis
     before = (await redis.info("commandstats"))["cmdstat_get"]["calls"]
     assert await asyncio.gather(*(pages.page(render) for _ in range(20))) == 20 * [b"old"]
     assert (await redis.info("commandstats"))["cmdstat_get"]["calls"] == before + 1
-    held.answered.clear()
-    held.go.clear()
+    delayed.answered.clear()
+    delayed.go.clear()
     early = asyncio.create_task(pages.page(render))
-    await held.answered.wait()
+    await delayed.answered.wait()
     page = b"new"
     await pages.invalidate()
-    # The question that is under way was answered before the change.
-    late = asyncio.create_task(pages.page(render))
+    # The query under way was answered before the change.
+    later = asyncio.create_task(pages.page(render))
     await asyncio.sleep(0)
-    held.go.set()
+    delayed.go.set()
     assert await early in (b"old", b"new")
-    assert await late == b"new"
+    assert await later == b"new"

@@ -1,4 +1,4 @@
-"""Requests that one connection sends before it has answers: a few wait, and more end the connection."""
+"""Requests that a connection sends before it has responses: a few may wait, more end the connection."""
 
 import asyncio
 import gc
@@ -18,40 +18,40 @@ from tests.conftest import SERVED, served
 MOST = 1 + PIPELINE_LIMIT
 
 
-class Held:
-    """An application that answers each request with its path, and only while it may."""
+class PausedApp:
+    """An application that answers each request with its path, as soon as `may_answer` is set."""
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         self.may_answer = asyncio.Event()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        self.asked.append(scope["path"])
+        self.requests.append(scope["path"])
         await self.may_answer.wait()
         body = scope["path"].encode()
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
         await send({"type": "http.response.body", "body": body})
 
-    async def has_asked(self) -> bool:
-        return bool(self.asked)
+    async def has_request(self) -> bool:
+        return bool(self.requests)
 
 
 @pytest.fixture(autouse=True)
 def linger(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection is ignored only for a moment before it is closed."""
+    """A connection that sends too much is ignored for 10 ms only, then closed."""
     monkeypatch.setattr(bodies, "LINGER_SECONDS", 0.01)
 
 
 @pytest.fixture
-async def held() -> Held:
-    return Held()
+async def app() -> PausedApp:
+    return PausedApp()
 
 
 @pytest.fixture
-async def url(held: Held) -> AsyncIterator[str]:
-    async with served(held) as url:
+async def url(app: PausedApp) -> AsyncIterator[str]:
+    async with served(app) as url:
         yield url
 
 
@@ -64,50 +64,50 @@ async def connect(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 async def ended(reader: asyncio.StreamReader) -> bytes:
-    """What comes until the connection ends, by a reset too."""
+    """All data until the connection ends, also by a reset."""
     try:
         return await asyncio.wait_for(reader.read(), 20)
     except ConnectionError:
         return b""
 
 
-async def test_as_many_as_may_wait_are_answered_in_their_order(held: Held, url: str) -> None:
+async def test_requests_within_the_limit_are_answered_in_their_order(app: PausedApp, url: str) -> None:
     reader, writer = await connect(url)
-    held.may_answer.set()
+    app.may_answer.set()
     for _ in range(3):
         writer.write(gets(*range(MOST)))
         for number in range(MOST):
             head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
             assert head.startswith(b"HTTP/1.1 200 OK\r\n")
             assert await reader.readexactly(len(str(number)) + 1) == b"/%d" % number
-    assert held.asked == 3 * [f"/{number}" for number in range(MOST)]
+    assert app.requests == 3 * [f"/{number}" for number in range(MOST)]
     writer.close()
 
 
 @pytest.mark.parametrize("count", [MOST + 1, 5000])
-async def test_one_more_ends_the_connection(held: Held, url: str, count: int) -> None:
+async def test_one_request_more_ends_the_connection(app: PausedApp, url: str, count: int) -> None:
     reader, writer = await connect(url)
     writer.write(gets(*range(count)))
     assert await ended(reader) == b""
     writer.close()
-    assert held.asked in ([], ["/0"])
-    held.may_answer.set()
-    # Others find all as it was.
+    assert app.requests in ([], ["/0"])
+    app.may_answer.set()
+    # Other clients are not affected.
     reader, writer = await connect(url)
     writer.write(gets("other"))
     assert await asyncio.wait_for(reader.readuntil(b"/other"), 20)
     writer.close()
-    assert held.asked[-1] == "/other"
-    assert len(held.asked) <= 2
+    assert app.requests[-1] == "/other"
+    assert len(app.requests) <= 2
 
 
-async def test_a_flood_is_ignored_for_a_while_before_its_connection_ends(
-    held: Held, url: str, monkeypatch: pytest.MonkeyPatch
+async def test_a_flooding_connection_is_ignored_before_it_is_closed(
+    app: PausedApp, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bodies, "LINGER_SECONDS", 3600)
     _, writer = await connect(url)
     writer.write(gets("first"))
-    await eventually(held.has_asked)
+    await eventually(app.has_request)
     (connection,) = SERVED[url].server_state.connections
     writer.write(gets(*range(5000)))
 
@@ -115,26 +115,26 @@ async def test_a_flood_is_ignored_for_a_while_before_its_connection_ends(
         return connection._linger_timer is not None
 
     await eventually(is_ignored)
-    held.may_answer.set()
+    app.may_answer.set()
     writer.write(gets(*range(1_000_000)))
-    # Others are answered meanwhile.
+    # Other clients are answered meanwhile.
     reader, other = await connect(url)
     other.write(gets("other"))
     await asyncio.wait_for(reader.readuntil(b"/other"), 20)
-    assert held.asked == ["/first", "/other"]
+    assert app.requests == ["/first", "/other"]
     assert not connection.transport.is_closing()
     assert writer.transport.get_write_buffer_size() > 0
     for opened in (writer, other):
         opened.transport.abort()
 
 
-async def test_while_one_waits_no_more_is_read(held: Held, url: str) -> None:
+async def test_while_a_request_waits_no_data_is_read(app: PausedApp, url: str) -> None:
     reader, writer = await connect(url)
     writer.write(gets("first"))
-    await eventually(held.has_asked)
+    await eventually(app.has_request)
     writer.write(gets("second"))
     (connection,) = SERVED[url].server_state.connections
-    # Linux doubles what it is asked for.
+    # Linux doubles the size that we set.
     accepted = connection.transport.get_extra_info("socket")
     assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) <= 2 * RECEIVE_BUFFER
 
@@ -142,19 +142,19 @@ async def test_while_one_waits_no_more_is_read(held: Held, url: str) -> None:
         return len(connection.pipeline) == 1
 
     await eventually(waits)
-    # More than the buffers of the system hold.
+    # More than the kernel buffers.
     writer.write(gets(*(1_000_000 * [3])))
     await asyncio.sleep(0.1)
     assert len(connection.pipeline) == 1
     assert writer.transport.get_write_buffer_size() > 0
-    held.may_answer.set()
+    app.may_answer.set()
     await ended(reader)
     writer.close()
-    assert held.asked[:2] == ["/first", "/second"]
-    assert len(held.asked) <= MOST + 2
+    assert app.requests[:2] == ["/first", "/second"]
+    assert len(app.requests) <= MOST + 2
 
 
-async def test_a_first_page_that_waits_for_redis_counts(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_first_page_that_waits_for_redis_is_counted(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     waiting: list[Callable[[None], None]] = []
     monkeypatch.setattr(PageCache, "when_fresh", lambda cache, tell: waiting.append(tell))
     for count, stays in ((MOST + 1, False), (MOST, True)):
@@ -172,12 +172,12 @@ async def test_a_first_page_that_waits_for_redis_counts(shop: Shop, monkeypatch:
             await asyncio.sleep(0.01)
 
 
-async def test_a_flood_is_not_kept_in_memory(shop: Shop) -> None:
-    """Goal: others are answered meanwhile, and nothing is left of it. Method: what the server made for a request."""
+async def test_a_flood_leaves_nothing_in_memory(shop: Shop) -> None:
+    """Goal: others are answered meanwhile, and no memory is lost. Method: count uvicorn's objects for a request."""
 
     async def cycles() -> int:
         gc.collect()
-        return sum(isinstance(thing, RequestResponseCycle) for thing in gc.get_objects())
+        return sum(isinstance(candidate, RequestResponseCycle) for candidate in gc.get_objects())
 
     before = await cycles()
 

@@ -146,7 +146,9 @@ class Settings(BaseModel):
 def is_loopback(host: str) -> bool:
     """Whether only this machine can connect to this address."""
     try:
-        return ip_address(host).is_loopback
+        address = ip_address(host)
+        # Python 3.13 counts ::ffff:127.0.0.1 as loopback, 3.11 does not: refused on both.
+        return address.is_loopback and not getattr(address, "ipv4_mapped", None)
     except ValueError:
         return host == "localhost"
 

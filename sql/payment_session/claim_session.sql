@@ -1,6 +1,6 @@
 -- payment_session/claim_session: claim the creation of an order's Stripe session for a while.
--- A claim ends by itself when its process has died. Two requests may then have a claim: each asks Stripe with the key of
--- its attempt. What it concludes counts for that attempt only.
+-- A claim ends by itself when its process has died. Two requests may then have a claim: each asks Stripe with the key
+-- of its attempt. What it concludes counts for that attempt only.
 --
 -- callers  service.shop.payment_session.claim_session
 -- param    $1 order_id uuid

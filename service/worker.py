@@ -79,12 +79,12 @@ async def work(settings: Settings, stopping: asyncio.Event) -> None:
         beat = partial(health.record_heartbeat, resources, health.HEARTBEAT, 3 * HEARTBEAT_SECONDS)
         loops = [
             asyncio.create_task(_serve_jobs(resources, stopping)),
-            asyncio.create_task(_repeat(beat, HEARTBEAT_SECONDS, stopping)),
+            asyncio.create_task(_repeat(health.HEARTBEAT, beat, HEARTBEAT_SECONDS, stopping)),
         ]
         for name, task in PERIODIC_TASKS.items():
             seconds = task.seconds(settings)
             once = partial(_run_task, resources, name, task, seconds + LATE_SECONDS)
-            loops.append(asyncio.create_task(_repeat(once, seconds, stopping)))
+            loops.append(asyncio.create_task(_repeat(name, once, seconds, stopping)))
         logger.info("worker started")
         try:
             await stopping.wait()
@@ -103,15 +103,15 @@ async def _run_task(resources: Resources, name: str, task: PeriodicTask, due_sec
     await health.record_heartbeat(resources, name, due_seconds)
 
 
-async def _repeat(run: Callable[[], Awaitable[object]], seconds: float, stopping: asyncio.Event) -> None:
+async def _repeat(name: str, run: Callable[[], Awaitable[object]], seconds: float, stopping: asyncio.Event) -> None:
     """Run now and then every `seconds`, until stopping. A failed run is logged."""
     while not stopping.is_set():
         try:
             await run()
         except (ShopError, StripeUnknown, StripeRefused) as error:
-            logger.warning("deferred", extra={"error": str(error)})
+            logger.warning("periodic task deferred", extra={"task": name, "error": str(error)})
         except Exception:
-            logger.exception("a periodic task failed")
+            logger.exception("periodic task failed", extra={"task": name})
         try:
             await asyncio.wait_for(stopping.wait(), seconds)
         except TimeoutError:
@@ -125,7 +125,7 @@ def _arq_function(name: str) -> Function:
             await JOBS[name](context["resources"], UUID(order_id))
         except (ShopError, StripeUnknown, StripeRefused) as error:
             # The order is still due in the tables, where the sweep finds it.
-            logger.info("left to the sweep", extra={"job": name, "order_id": order_id, "error": str(error)})
+            logger.info("job deferred to the sweep", extra={"job": name, "order_id": order_id, "error": str(error)})
 
     return func(cast(Any, run), name=name, keep_result=0)
 

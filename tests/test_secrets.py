@@ -1,7 +1,7 @@
-"""What is secret stays in: not in a log, a metric or an answer, whether things go well or not.
+"""Secrets never appear in a log, a metric or a response, whether calls succeed or fail.
 
-The service runs as its operators run it, as talkative as it can be. Every secret holds a word that is looked for in
-all that comes out.
+The service runs as its operators run it, at log level DEBUG. Every secret contains a word, the canary. The tests search
+all output for it.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ async def stripe() -> AsyncIterator[StripeStandin]:
 async def secrets(
     environ: dict[str, str], database_url: str, database: asyncpg.Connection, redis_url: str
 ) -> AsyncIterator[dict[str, str]]:
-    """The environment with the word in every secret, all of which are the true ones."""
+    """The environment with the canary in every secret. All of them are valid."""
     role, password = f"canary_{uuid4().hex}", f"{CANARY}-password"
     await database.execute(
         f"CREATE ROLE {role} LOGIN PASSWORD '{password}' IN ROLE commerce_owner, commerce_app, commerce_worker"
@@ -66,18 +66,18 @@ async def secrets(
 
 
 class Running:
-    """An API and a worker, and what came out of them."""
+    """An API and a worker, and their output."""
 
     def __init__(self, url: str, metrics_urls: list[str], log: Path) -> None:
         self.url, self.metrics_urls, self.log = url, metrics_urls, log
         self.answers: list[str] = []
 
-    async def heard(self, answer: httpx.Response) -> None:
+    async def record(self, answer: httpx.Response) -> None:
         self.answers.append(f"{answer.headers} {(await answer.aread()).decode()}")
 
-    async def said(self) -> str:
-        """All of it; both are asked for their metrics at the end."""
-        async with httpx.AsyncClient(event_hooks={"response": [self.heard]}, verify=NO_TLS) as client:
+    async def output(self) -> str:
+        """All responses, metrics and log lines."""
+        async with httpx.AsyncClient(event_hooks={"response": [self.record]}, verify=NO_TLS) as client:
             for url in self.metrics_urls:
                 assert (await client.get(f"{url}/metrics")).status_code == 200
         return "\n".join([*self.answers, self.log.read_text()])
@@ -85,7 +85,7 @@ class Running:
 
 @asynccontextmanager
 async def running(environ: dict[str, str], log: Path) -> AsyncIterator[Running]:
-    """Both as processes, writing to a file: a pipe that nobody reads would stop them."""
+    """Both as processes that write to a file. A pipe that nobody reads would block them."""
     port, metrics_ports = free_port(), [free_port(), free_port()]
     commands = (["serve", "--port", str(port)], ["worker"])
     processes = []
@@ -108,17 +108,17 @@ async def running(environ: dict[str, str], log: Path) -> AsyncIterator[Running]:
 
 
 def leaks(text: str) -> list[str]:
-    """The places where the word is."""
+    """The places where the canary is."""
     return re.findall(rf".{{0,300}}{CANARY}.{{0,60}}", text)
 
 
-async def test_well_or_not_no_secret_comes_out(
+async def test_no_secret_leaks_from_calls_that_succeed_or_fail(
     secrets: dict[str, str], stripe: StripeStandin, database: asyncpg.Connection, tmp_path: Path
 ) -> None:
     async with running(secrets, tmp_path / "log") as service:
         async with Shop(service.url) as shop:
             await eventually(lambda: _live(shop))
-            shop.http.event_hooks["response"].append(service.heard)
+            shop.http.event_hooks["response"].append(service.record)
             stripe.webhook_url = f"{service.url}/webhooks/stripe"
             key = {"Idempotency_Key": f"{CANARY}-key", "Authorization": f"Bearer {secrets['ADMIN_TOKEN']}"}
             tent = {"name": "Tent", "price_minor": 1250, "currency": "EUR", "stock": 10}
@@ -133,35 +133,39 @@ async def test_well_or_not_no_secret_comes_out(
 
             forged = {"Stripe_Signature": f"t=1,v1={CANARY}"}
             await shop.call("POST", "/webhooks/stripe", 400, {"id": CANARY}, **forged)
-            # What nobody foresaw: PostgreSQL's error has the row in it.
+            # An unexpected error: PostgreSQL's message contains the row.
             await database.execute("ALTER TABLE orders ADD CONSTRAINT broken CHECK (email IS NULL) NOT VALID")
             stripe.pay(broken["payment"]["stripe_session_id"], email=EMAIL)
-            await eventually(lambda: _logged(service, "unforeseen", "not reconciled"))
+            await eventually(lambda: _logged(service, "unforeseen", "session failed and was deferred"))
             stripe.set_faults([{"action": "status", "status": 401}])
             await shop.check_out(carts[2], 503, **key)
             stripe.set_faults([])
-        said = await service.said()
-    assert leaks(said + service.log.read_text()) == []
+        output = await service.output()
+    assert leaks(output + service.log.read_text()) == []
 
 
-async def test_without_its_servers_no_secret_comes_out(secrets: dict[str, str], tmp_path: Path) -> None:
+async def test_no_secret_leaks_without_postgresql_and_redis(secrets: dict[str, str], tmp_path: Path) -> None:
     nowhere = f"127.0.0.1:{free_port()}"
-    away = {
+    unreachable = {
         **secrets,
         "DATABASE_URL": f"postgresql://{CANARY}:{CANARY}@{nowhere}/shop",
         "REDIS_URL": f"redis://:{CANARY}@{nowhere}/0",
     }
-    async with running(away, tmp_path / "log") as service:
+    async with running(unreachable, tmp_path / "log") as service:
         async with Shop(service.url) as shop:
             await eventually(lambda: _live(shop))
-            shop.http.event_hooks["response"].append(service.heard)
+            shop.http.event_hooks["response"].append(service.record)
             await shop.call("GET", "/health/ready", 503)
             await shop.call("POST", "/carts", 503, Idempotency_Key=CANARY)
-            await eventually(lambda: _logged(service, "deferred", "redis call failed"))
-        said = await service.said()
-    assert leaks(said + service.log.read_text()) == []
-    # Nor by the commands that end at once.
-    wrong = {**secrets, "DATABASE_URL": away["DATABASE_URL"], "MIGRATE_DATABASE_URL": away["DATABASE_URL"]}
+            await eventually(lambda: _logged(service, "periodic task deferred", "redis call failed"))
+        output = await service.output()
+    assert leaks(output + service.log.read_text()) == []
+    # Commands that fail at once do not leak either.
+    wrong = {
+        **secrets,
+        "DATABASE_URL": unreachable["DATABASE_URL"],
+        "MIGRATE_DATABASE_URL": unreachable["DATABASE_URL"],
+    }
     commands = (command(wrong, *name.split()) for name in ("migrate", "audit", "seed", "replay evt_1"))
     for status, output, errors in await asyncio.gather(*commands):
         assert status == 2
@@ -172,7 +176,7 @@ async def test_without_its_servers_no_secret_comes_out(secrets: dict[str, str], 
     ("name", "value"),
     [
         ("DATABASE_URL", f"mysql://shop:{CANARY}@localhost/shop"),
-        # A password that should have been quoted; what follows its slash is taken for the path.
+        # A password that should have been quoted: the part after its slash looks like the path.
         ("DATABASE_URL", f"postgresql://shop:{CANARY}/x@localhost/shop"),
         ("DATABASE_URL", f"postgresql://shop:[{CANARY}@localhost/shop"),
         ("MIGRATE_DATABASE_URL", f"postgresql://shop:{CANARY}/x@localhost/shop"),
@@ -183,12 +187,12 @@ async def test_without_its_servers_no_secret_comes_out(secrets: dict[str, str], 
     ],
 )
 async def test_a_refusal_names_the_setting_only(secrets: dict[str, str], name: str, value: str) -> None:
-    given = {**secrets, "ADMIN_TOKEN": ""} if value.startswith("sk_live") else secrets
-    commands = (command({**given, name: value}, process) for process in ("serve", "worker"))
+    environ = {**secrets, "ADMIN_TOKEN": ""} if value.startswith("sk_live") else secrets
+    commands = (command({**environ, name: value}, process) for process in ("serve", "worker"))
     for status, output, errors in await asyncio.gather(*commands):
         assert (status, output, errors.count("\n")) == (2, "", 1), errors
         assert errors.startswith("Refusing to start: ")
-        assert (name if given is secrets else "ADMIN_TOKEN") in errors
+        assert (name if environ is secrets else "ADMIN_TOKEN") in errors
         assert leaks(errors) == []
 
 

@@ -50,7 +50,7 @@ def hurried(resources: Resources, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 async def paid_order(shop: Shop, stripe: StripeStandin) -> str:
     """The id of an order that is paid and not fulfilled, as no worker runs."""
-    placed = await shop.checked_out_cart(((await shop.create_product())["id"], 1))
+    placed = await shop.checked_out_cart()
     stripe.pay(placed["payment"]["stripe_session_id"])
     await shop.wait_for_order(placed["order_id"], "PAID")
     return str(placed["order_id"])

@@ -1,4 +1,4 @@
-"""What one client may have: who that is behind proxies, requests a minute, and orders without paying."""
+"""Limits for one client: how it is recognised behind proxies, its requests a minute, its unpaid orders."""
 
 import asyncio
 import os
@@ -38,7 +38,7 @@ PROXIES = "10.0.0.0/8, 127.0.0.1, fd00::/8"
     ("peer", "forwarded", "client"),
     [
         ("203.0.113.5", [], "203.0.113.5"),
-        # Whoever is no proxy of ours may say what it likes.
+        # The header of a peer that is not our proxy is ignored.
         ("203.0.113.5", ["192.0.2.1"], "203.0.113.5"),
         ("10.1.2.3", [], "10.1.2.3"),
         ("10.1.2.3", ["192.0.2.1"], "192.0.2.1"),
@@ -62,7 +62,7 @@ PROXIES = "10.0.0.0/8, 127.0.0.1, fd00::/8"
         ("testclient", ["192.0.2.1"], None),
     ],
 )
-def test_a_client_is_the_first_hop_that_is_no_proxy_of_ours(
+def test_the_client_is_the_nearest_address_that_is_not_our_proxy(
     peer: str | None, forwarded: list[str], client: str | None
 ) -> None:
     headers = [(b"host", b"shop"), *((b"x-forwarded-for", hops.encode("latin-1")) for hops in forwarded)]
@@ -81,7 +81,7 @@ def test_a_client_is_the_first_hop_that_is_no_proxy_of_ours(
         assert digest != others.digest(scope)
 
 
-async def test_nothing_is_limited_or_kept_unless_it_is_asked_for(
+async def test_by_default_nothing_is_limited_or_stored(
     shop: Shop, resources: Resources, database: asyncpg.Connection
 ) -> None:
     answer = await shop.http.get("/products", headers=ONE)
@@ -96,10 +96,10 @@ class TestRequests:
     def changed_settings(self) -> dict[str, str]:
         return {"RATE_LIMIT_PER_MINUTE": "5", "TRUSTED_PROXIES": "127.0.0.1", "ADMIN_TOKEN": "token"}
 
-    async def test_are_counted_for_each_client(self, shop: Shop, settings: Settings) -> None:
+    async def test_are_limited_for_each_client(self, shop: Shop, settings: Settings) -> None:
         async with served(create_app(settings)) as second, httpx.AsyncClient(base_url=second) as elsewhere:
             for left in (4, 3, 2, 1, 0):
-                # Two processes count as one.
+                # Two processes have one count.
                 answer = await (elsewhere if left % 2 else shop.http).get("/nope", headers=ONE)
                 assert answer.status_code == 404
                 assert answer.headers["ratelimit-limit"] == "5"
@@ -110,12 +110,12 @@ class TestRequests:
                 assert is_problem(refused, 429, "rate_limited")
                 assert refused.headers["ratelimit-remaining"] == "0"
                 assert refused.headers["retry-after"] == refused.headers["ratelimit-reset"]
-        # Of an answer that many share, each has its own.
+        # A cached page has the figures of its own request.
         for left in ("4", "3"):
             answer = await shop.http.get("/products", headers=OTHER)
             assert answer.headers.get_list("ratelimit-remaining") == [left]
 
-    async def test_of_some_are_not(self, shop: Shop) -> None:
+    async def test_of_staff_stripe_and_probes_are_not_limited(self, shop: Shop) -> None:
         for _ in range(6):
             await shop.http.get("/products", headers=ONE)
         wrong = {**ONE, "Authorization": "Bearer other"}
@@ -133,17 +133,17 @@ class TestRequestsWithoutProxies:
     def changed_settings(self) -> dict[str, str]:
         return {"RATE_LIMIT_PER_MINUTE": "1"}
 
-    async def test_are_all_of_who_sends_them(self, shop: Shop) -> None:
+    async def test_belong_to_the_peer_whatever_they_claim(self, shop: Shop) -> None:
         assert (await shop.http.get("/products", headers=ONE)).status_code == 200
         assert is_problem(await shop.http.get("/products", headers=OTHER), 429, "rate_limited")
 
 
 @asynccontextmanager
-async def trouble_with(redis_url: str, how: str) -> AsyncIterator[str]:
-    """The URL of a Redis that is gone, frozen, too slow, or in the best of health."""
+async def redis_that_is(state: str, redis_url: str) -> AsyncIterator[str]:
+    """The URL of a Redis that is well, gone, frozen or slow."""
     port = urlsplit(redis_url).port
     assert port
-    if how == "slow":
+    if state == "slow":
         near = free_port()
         arguments = ("-m", "tests.bench.delay", str(near), str(port), "1")
         pipe = asyncio.subprocess.PIPE
@@ -155,7 +155,7 @@ async def trouble_with(redis_url: str, how: str) -> AsyncIterator[str]:
         finally:
             relay.kill()
             await relay.communicate()
-    elif how == "frozen":
+    elif state == "frozen":
         with scratch_folder() as folder, valkey(folder / "valkey", durable=False) as url:
             process = int((folder / "valkey" / "pid").read_text())
             os.kill(process, signal.SIGSTOP)
@@ -164,12 +164,14 @@ async def trouble_with(redis_url: str, how: str) -> AsyncIterator[str]:
             finally:
                 os.kill(process, signal.SIGCONT)
     else:
-        yield redis_url if how == "well" else f"redis://127.0.0.1:{free_port()}/0"
+        yield redis_url if state == "well" else f"redis://127.0.0.1:{free_port()}/0"
 
 
-@pytest.mark.parametrize("how", ["well", "gone", "frozen", "slow"])
-async def test_of_a_crowd_over_its_limit_exactly_the_limit_passes(settings: Settings, redis_url: str, how: str) -> None:
-    async with trouble_with(redis_url, how) as url, AsyncExitStack() as stack:
+@pytest.mark.parametrize("state", ["well", "gone", "frozen", "slow"])
+async def test_of_many_requests_at_once_exactly_the_limit_passes(
+    settings: Settings, redis_url: str, state: str
+) -> None:
+    async with redis_that_is(state, redis_url) as url, AsyncExitStack() as stack:
         changed = {"redis_url": url, "rate_limit_per_minute": 50, "trusted_proxies": ("127.0.0.1",)}
         app = create_app(settings.model_copy(update=changed))
         api = await stack.enter_async_context(served(app))
@@ -181,19 +183,19 @@ async def test_of_a_crowd_over_its_limit_exactly_the_limit_passes(settings: Sett
                 assert 0 < int(answer.headers["RateLimit-Reset"]) <= 60
                 return answer.status, answer.headers["RateLimit-Remaining"]
 
-        crowd = await asyncio.gather(*(ask(ONE) for _ in range(1000)))
-        assert Counter(status for status, _ in crowd) == {404: 50, 429: 950}
-        assert {int(left) for status, left in crowd if status == 404} <= {*range(50)}
-        # Others have their own.
+        answers = await asyncio.gather(*(ask(ONE) for _ in range(1000)))
+        assert Counter(status for status, _ in answers) == {404: 50, 429: 950}
+        assert {int(left) for status, left in answers if status == 404} <= {*range(50)}
+        # Other clients have their own limit.
         assert await ask(OTHER) == (404, "49")
         assert (await ask(ONE))[0] == 429
-        if how == "well":
-            # Redis was not asked about those refused here.
+        if state == "well":
+            # Requests that this process refused were not counted in Redis.
             with redis.Redis.from_url(url) as counts:
                 assert all(int(counts.get(key) or 0) <= 50 for key in counts.keys("rate:*"))
 
 
-async def test_a_limit_that_redis_forgets_holds_in_the_process(
+async def test_a_limit_that_redis_lost_holds_in_the_process(
     settings: Settings, redis_url: str, database: asyncpg.Connection
 ) -> None:
     app = create_app(settings.model_copy(update={"rate_limit_per_minute": 3}))
@@ -221,23 +223,23 @@ class TestLocalCounts:
 
     def test_a_minute_begins_with_the_first_request(self, clock: list[float]) -> None:
         counts = rate_limit.LocalCounts()
-        seen = []
+        counted = []
         for at in (0, 30, 59.9, 60, 119, 120.5, 500):
             clock[0] = 1000 + at
-            seen.append(counts.count(b"one"))
-        assert seen == [(1, 60), (2, 30), (3, 1), (1, 60), (2, 1), (1, 60), (1, 60)]
+            counted.append(counts.count(b"one"))
+        assert counted == [(1, 60), (2, 30), (3, 1), (1, 60), (2, 1), (1, 60), (1, 60)]
 
-    def test_clients_do_not_mix(self, clock: list[float]) -> None:
+    def test_clients_are_counted_apart(self, clock: list[float]) -> None:
         counts = rate_limit.LocalCounts()
         assert [counts.count(client)[0] for client in (b"one", b"two", b"one", b"two", b"two")] == [1, 1, 2, 2, 3]
 
-    def test_the_oldest_minutes_are_forgotten_first(self, clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_oldest_minutes_are_dropped_first(self, clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(rate_limit, "MAX_CLIENTS", 3)
         counts = rate_limit.LocalCounts()
         for client in (b"1", b"2", b"3", b"1", b"1"):
             clock[0] += 1
             counts.count(client)
-        # It has asked most and last, but its minute began first.
+        # Client 1 has the most and the latest requests, but its minute began first.
         counts.count(b"4")
         assert [counts.count(client)[0] for client in (b"4", b"3", b"2")] == [2, 2, 2]
         assert counts.count(b"1")[0] == 1
@@ -249,8 +251,8 @@ class TestLocalCounts:
         assert len(counts._windows) == 1
 
 
-async def test_a_crowd_waits_for_redis_and_is_not_told_that_it_is_gone(resources: Resources) -> None:
-    # Each keeps a connection for a while, and there are fewer of them.
+async def test_calls_to_redis_wait_for_a_free_connection(resources: Resources) -> None:
+    # Each call keeps a connection for a while, and there are fewer connections than calls.
     assert set(await asyncio.gather(*(resources.redis.blpop(["nothing"], timeout=0.1) for _ in range(100)))) == {None}
 
 
@@ -262,11 +264,11 @@ class TestPendingOrders:
     async def order(self, shop: Shop, product: int, client: dict[str, str]) -> Any:
         return await shop.http.post(f"/carts/{await shop.create_cart((product, 1))}/checkout", headers=client)
 
-    async def test_of_one_client_are_bounded(
+    async def test_of_one_client_are_limited(
         self, shop: Shop, stripe: StripeStandin, resources: Resources, database: asyncpg.Connection, worker: None
     ) -> None:
         tent = (await shop.create_product())["id"]
-        held = [(await self.order(shop, tent, ONE)).json() for _ in range(2)]
+        pending = [(await self.order(shop, tent, ONE)).json() for _ in range(2)]
         cart = await shop.create_cart((tent, 1))
 
         async def refused() -> None:
@@ -277,27 +279,29 @@ class TestPendingOrders:
 
         await refused()
         assert await shop.get_stock(tent) == 8
-        # Who asks again for what they have gets it; others have their own.
-        again = (await shop.get_order(held[0]["order_id"]))["cart_id"]
+        # A repeated checkout returns its order; other clients have their own limit.
+        again = (await shop.get_order(pending[0]["order_id"]))["cart_id"]
         assert (await shop.http.post(f"/carts/{again}/checkout", headers=ONE)).status_code == 200
         assert (await self.order(shop, tent, OTHER)).status_code == 201
-        # Cancelled, expired, paid: each makes room for one.
-        await shop.call("POST", f"/orders/{held[0]['order_id']}/cancel", 200)
-        held.append((await self.order(shop, tent, ONE)).json())
+        # An order that is cancelled, expired or paid makes room for another.
+        await shop.call("POST", f"/orders/{pending[0]['order_id']}/cancel", 200)
+        pending.append((await self.order(shop, tent, ONE)).json())
         await refused()
-        await end_hold(database, held[1]["order_id"])
-        await shop.wait_for_order(held[1]["order_id"], "CANCELLED")
-        held.append((await self.order(shop, tent, ONE)).json())
+        await end_hold(database, pending[1]["order_id"])
+        await shop.wait_for_order(pending[1]["order_id"], "CANCELLED")
+        pending.append((await self.order(shop, tent, ONE)).json())
         await refused()
-        stripe.pay(held[2]["payment"]["stripe_session_id"])
-        await shop.wait_for_order(held[2]["order_id"], "FULFILLED")
+        stripe.pay(pending[2]["payment"]["stripe_session_id"])
+        await shop.wait_for_order(pending[2]["order_id"], "FULFILLED")
         assert (await self.order(shop, tent, ONE)).status_code == 201
         await refused()
         stored = {row["client"] for row in await database.fetch("SELECT client FROM orders")}
         assert {len(client) for client in stored} == {16}
         assert len(stored) == 2
 
-    async def test_of_two_at_once_one_waits_for_the_other(self, shop: Shop, database: asyncpg.Connection) -> None:
+    async def test_two_checkouts_of_one_client_wait_for_each_other(
+        self, shop: Shop, database: asyncpg.Connection
+    ) -> None:
         products = [(await shop.create_product())["id"] for _ in range(3)]
         assert (await self.order(shop, products[0], ONE)).status_code == 201
         async with database.transaction():
@@ -309,7 +313,9 @@ class TestPendingOrders:
         assert (await first).status_code == 201
         assert is_problem(await second, 429, "rate_limited")
 
-    async def test_of_many_at_once_only_so_many_are_placed(self, shop: Shop, database: asyncpg.Connection) -> None:
+    async def test_many_checkouts_at_once_do_not_exceed_the_limit(
+        self, shop: Shop, database: asyncpg.Connection
+    ) -> None:
         products = [(await shop.create_product())["id"] for _ in range(20)]
         answers = await asyncio.gather(*(self.order(shop, product, ONE) for product in products))
         assert sorted(answer.status_code for answer in answers) == [201] * 2 + [429] * 18

@@ -318,14 +318,14 @@ MUTANTS = [
         "service/shop/checkout.py",
         '    await LOCK_CLIENT.one(tx, advisory_key=int.from_bytes(client[:8], "big", signed=True))\n',
         "",
-        at("http/test_limits", "TestPendingOrders::test_of_two_at_once_one_waits_for_the_other"),
+        at("http/test_limits", "TestPendingOrders::test_two_checkouts_of_one_client_wait_for_each_other"),
     ),
     Mutant(
         "limit: as many as are allowed",
         "service/shop/checkout.py",
         "client=client) >= limit:",
         "client=client) > limit:",
-        at("http/test_limits", "TestPendingOrders::test_of_one_client_are_bounded"),
+        at("http/test_limits", "TestPendingOrders::test_of_one_client_are_limited"),
     ),
     Mutant(
         "create: a replayed session is read again",

@@ -246,13 +246,12 @@ async def test_a_running_checkout_blocks_other_checkouts_but_not_adding_to_a_car
     assert await shop.get_stock(tent["id"]) == 9
 
 
-async def all_free(resources: Resources) -> bool:
-    """Whether no connection is in use."""
-    async with AsyncExitStack() as stack:
+async def all_connections_are_free(resources: Resources) -> bool:
+    async with AsyncExitStack() as slots:
         for _ in range(resources.settings.db_pool_size):
             if resources.pool.limiter.full:
                 return False
-            await stack.enter_async_context(resources.pool.limiter)
+            await slots.enter_async_context(resources.pool.limiter)
     return True
 
 
@@ -274,8 +273,8 @@ async def test_a_checkout_waits_for_a_full_limiter_without_a_connection(
 
     async def waits_without_connection() -> bool:
         status = await database.fetchval("SELECT status FROM carts WHERE id = $1", UUID(cart))
-        pool = api_resources.pool
-        return api_resources.checkout_limiter.contended and pool.get_idle_size() == pool.get_size() and status == "OPEN"
+        waits = api_resources.checkout_limiter.contended and status == "OPEN"
+        return waits and await all_connections_are_free(api_resources)
 
     async with limiter_full(api_resources, mug["id"]):
         async with limiter_full(api_resources, tent["id"]):

@@ -18,9 +18,9 @@ _PAGE = b"catalogue:first_page:"
 class PageCache:
     """A page under a generation, which every change ends.
 
-    The generation is random and part of the page's key. A reader learns it before it reads the tables, so a slow reader
-    can store an old page only under a generation that nobody asks for any more. No generation is used twice, so even a
-    Redis that lost its data cannot bring an old page back.
+    The generation is random and part of the page's key. A reader learns it before it reads the tables. So a slow reader
+    stores its old page under an old generation, which nobody asks for. No generation is used twice, so even a Redis
+    that lost its data cannot bring an old page back.
     """
 
     def __init__(self, redis: Redis, redis_breaker: CircuitBreaker) -> None:

@@ -7,5 +7,5 @@ DROP INDEX CONCURRENTLY IF EXISTS orders_pending_by_client;
 
 -- A validated constraint cannot be marked as not validated, so it is created again.
 SET lock_timeout = '2s';
-ALTER TABLE orders DROP CONSTRAINT orders_client_form;
+ALTER TABLE orders DROP CONSTRAINT IF EXISTS orders_client_form;
 ALTER TABLE orders ADD CONSTRAINT orders_client_form CHECK (octet_length(client) = 16) NOT VALID;

@@ -484,16 +484,6 @@ async def test_the_next_run_finishes_a_killed_index_build(
     assert await structure(database) == whole
 
 
-# After DROP CONSTRAINT, its rollback cannot run again: the constraint no longer exists.
-STUCK = "0016.orders_pending_by_client"
-ROLLBACKS_ALONE = [
-    pytest.param(name, marks=pytest.mark.xfail(strict=True, raises=asyncpg.UndefinedObjectError))
-    if name == STUCK
-    else name
-    for name in ALONE
-]
-
-
 @pytest.mark.parametrize("name", ALONE)
 async def test_a_migration_without_a_transaction_can_stop_anywhere_and_run_again(template: str, name: str) -> None:
     async with cloned(template) as url, connected(url) as database:
@@ -510,7 +500,7 @@ async def test_a_migration_without_a_transaction_can_stop_anywhere_and_run_again
             assert await structure(database) == after
 
 
-@pytest.mark.parametrize("name", ROLLBACKS_ALONE)
+@pytest.mark.parametrize("name", ALONE)
 async def test_a_rollback_without_a_transaction_can_stop_anywhere_and_run_again(template: str, name: str) -> None:
     async with cloned(template) as url, connected(url) as database:
         await back_to(url, name)

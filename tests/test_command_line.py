@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from service.dev.servers import free_port
-from service.infra.migrations import MIGRATIONS
+from service.infra.packaged import MIGRATIONS
 from service.infra.statements import SQL, files
 from service.settings import Settings
 from tests.client import NO_TLS, Shop, eventually

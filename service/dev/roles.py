@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 import psycopg
 from psycopg.sql import SQL, Identifier, Literal
 
-from service.infra.packaged import packaged_folder
+from service.infra.packaged import MIGRATIONS
 
 ROLES = ("commerce_owner", "commerce_app", "commerce_worker", "commerce_readonly")
 
@@ -13,7 +13,7 @@ ROLES = ("commerce_owner", "commerce_app", "commerce_worker", "commerce_readonly
 def make_roles(administrator_url: str, password: str) -> None:
     """Create the roles, all with one password, and give them the database; uses the administrator's own script."""
     with psycopg.connect(administrator_url) as connection:
-        connection.execute((packaged_folder("migrations") / "roles.psql").read_bytes())
+        connection.execute((MIGRATIONS / "roles.psql").read_bytes())
         for role in ROLES:
             connection.execute(SQL("ALTER ROLE {} PASSWORD {}").format(Identifier(role), Literal(password)))
 

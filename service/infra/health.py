@@ -12,7 +12,7 @@ import asyncpg
 
 from service.errors import ShopError
 from service.infra.db import connection
-from service.infra.migrations import migration_names
+from service.infra.packaged import migration_names
 from service.infra.resources import Resources
 from service.infra.sql import statement
 

@@ -11,10 +11,9 @@ import psycopg
 import yoyo
 
 from service.errors import ShopError
-from service.infra.packaged import packaged_folder
+from service.infra.packaged import MIGRATIONS, migration_names
 from service.infra.sql import statement
 
-MIGRATIONS = packaged_folder("migrations")
 # Attempts to get a migration's locks. During each one other sessions wait at most its lock_timeout.
 ATTEMPTS = 5
 PAUSE_SECONDS = 0.5
@@ -22,14 +21,6 @@ POLL_SECONDS = 0.1
 
 
 LOCK_MIGRATIONS = statement("migrations/lock_migrations", bool)
-
-
-def migration_names(folder: Path = MIGRATIONS) -> list[str]:
-    """The names of all migrations, the oldest first. Raises FileNotFoundError if there is none."""
-    names = sorted(path.stem for path in folder.glob("*.sql") if not path.name.endswith(".rollback.sql"))
-    if not names:
-        raise FileNotFoundError(f"There is no migration in {folder}.")
-    return names
 
 
 async def migrate(database_url: str, folder: Path = MIGRATIONS) -> list[str]:

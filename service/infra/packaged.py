@@ -9,3 +9,14 @@ def packaged_folder(name: str) -> Path:
     """The folder `sql` or `migrations`: inside the package in an installed wheel, beside it in a checkout."""
     installed = _PACKAGE / name
     return installed if installed.is_dir() else _PACKAGE.parent / name
+
+
+MIGRATIONS = packaged_folder("migrations")
+
+
+def migration_names(folder: Path = MIGRATIONS) -> list[str]:
+    """The names of all migrations, the oldest first. Raises FileNotFoundError if there is none."""
+    names = sorted(path.stem for path in folder.glob("*.sql") if not path.name.endswith(".rollback.sql"))
+    if not names:
+        raise FileNotFoundError(f"There is no migration in {folder}.")
+    return names

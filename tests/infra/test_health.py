@@ -8,7 +8,8 @@ import pytest
 import yoyo
 
 from service.infra import health
-from service.infra.migrations import MIGRATIONS, migrate, migration_names
+from service.infra.migrations import migrate
+from service.infra.packaged import MIGRATIONS, migration_names
 from tests.client import Shop
 from tests.conftest import login
 

@@ -18,7 +18,8 @@ import pytest
 from service.dev import roles
 from service.dev.stripe_standin import StripeStandin
 from service.errors import ShopError
-from service.infra.migrations import MIGRATIONS, migrate, undo
+from service.infra.migrations import migrate, undo
+from service.infra.packaged import MIGRATIONS
 from service.infra.resources import Resources
 from service.settings import Settings
 from tests.client import Shop, eventually

@@ -1,49 +1,227 @@
 """The one error type, its codes, and the codes for PostgreSQL's constraints and SQLSTATEs."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
+from uuid import UUID
+
+
+@dataclass(slots=True)
+class ShortItem:
+    """A line for which there are not enough units."""
+
+    product_id: int
+    requested: int
+    available: int
+
+
+@dataclass(slots=True)
+class InvalidMember:
+    """What is wrong with one member or parameter."""
+
+    pointer: str
+    message: str
+
+
+class Member(NamedTuple):
+    """A member that a code adds to its problem document."""
+
+    type: Any
+    meaning: str
+    # Whether every document with this code has it.
+    always: bool = False
 
 
 class Kind(NamedTuple):
-    """One error code: its HTTP status, its title and, for a passing trouble, when to come back (seconds)."""
+    """One error code: what its documentation says, and after how many seconds a retry helps, if one does."""
 
     status: int
     title: str
+    cause: str
+    remedy: str
     retry_after: int | None = None
+    members: Mapping[str, Member] = MappingProxyType({})
 
 
 KINDS: dict[str, Kind] = {
-    "malformed": Kind(400, "The request cannot be understood"),
-    "invalid_signature": Kind(400, "The webhook's signature does not verify"),
-    "unauthorized": Kind(401, "A valid bearer token is needed"),
-    "not_found": Kind(404, "There is no such thing here"),
-    "method_not_allowed": Kind(405, "This address does not take that method"),
-    "request_timeout": Kind(408, "The body did not come in time"),
-    "slug_taken": Kind(409, "Another category has this slug"),
-    "category_in_use": Kind(409, "Products still use this category"),
-    "insufficient_stock": Kind(409, "Not enough units in stock"),
-    "product_inactive": Kind(409, "The product is not for sale"),
-    "currency_mismatch": Kind(409, "The cart is in another currency"),
-    "cart_empty": Kind(409, "The cart is empty"),
-    "cart_not_open": Kind(409, "The cart has been checked out"),
-    "price_changed": Kind(409, "The total is not the one expected"),
-    "amount_out_of_range": Kind(409, "The total is outside of what can be charged"),
-    "checkout_in_progress": Kind(409, "Another request is creating the payment session", 2),
-    "order_not_cancellable": Kind(409, "The order can no longer be cancelled"),
-    "order_not_refundable": Kind(409, "The order cannot be refunded"),
-    "idempotency_key_in_use": Kind(409, "The first request with this key is still running", 1),
-    "precondition_failed": Kind(412, "The resource has changed since"),
-    "body_too_large": Kind(413, "The body is too large"),
-    "unsupported_media_type": Kind(415, "The body must be application/json"),
-    "invalid": Kind(422, "The request is not valid"),
-    "idempotency_key_reused": Kind(422, "This key was used for another request"),
-    "rate_limited": Kind(429, "Too much from one client", 60),
-    "headers_too_large": Kind(431, "The request's headers are too large"),
-    "internal": Kind(500, "Something went wrong on our side"),
-    "payment_refused": Kind(502, "Stripe refused the payment session", 60),
-    "payment_unavailable": Kind(503, "Stripe does not answer", 5),
-    "payment_misconfigured": Kind(503, "Payment provider refuses our key", 60),
-    "busy": Kind(503, "Too much at once", 1),
-    "unavailable": Kind(503, "A part of the service is not there", 2),
+    "malformed": Kind(
+        400, "Malformed request", "The request is not valid HTTP, or its body is not JSON in UTF-8.", "Correct it."
+    ),
+    "invalid_signature": Kind(
+        400,
+        "Invalid webhook signature",
+        "The Stripe-Signature header is missing, too old, or was not made with our secret over this body.",
+        "Check the endpoint's secret and the clocks.",
+    ),
+    "unauthorized": Kind(
+        401,
+        "Credential required",
+        "The call is for the shop's staff, and no credential was sent.",
+        "Send Authorization: Bearer with the token of staff.",
+    ),
+    "invalid_token": Kind(
+        401, "Invalid credential", "The credential that was sent does not verify.", "Send a valid credential."
+    ),
+    "not_found": Kind(404, "Not found", "There is nothing under this address or id.", "Check the address and the id."),
+    "method_not_allowed": Kind(
+        405, "Method not allowed", "The address does not support this method.", "Use a method that Allow names."
+    ),
+    "request_timeout": Kind(408, "Request timeout", "The body did not arrive in time.", "Send the request again."),
+    "slug_taken": Kind(409, "Slug taken", "Another category has this slug.", "Choose another slug."),
+    "category_in_use": Kind(
+        409, "Category in use", "Products still use this category.", "Move these products to another category first."
+    ),
+    "insufficient_stock": Kind(
+        409,
+        "Insufficient stock",
+        "There are fewer units in stock than requested.",
+        "Reduce the quantities to what is available.",
+        members={"items": Member(list[ShortItem], "The lines that lack units, with the units available.")},
+    ),
+    "product_inactive": Kind(
+        409,
+        "Product not for sale",
+        "A product was taken off sale.",
+        "Remove it from the cart.",
+        members={
+            "product_id": Member(int, "The product that was to be added."),
+            "product_ids": Member(list[int], "The products in the cart that are no longer for sale."),
+        },
+    ),
+    "currency_mismatch": Kind(
+        409,
+        "Currency mismatch",
+        "All lines of a cart have one currency, and the product has another.",
+        "Use a cart for each currency.",
+        members={
+            "cart_currency": Member(str, "The cart's currency.", always=True),
+            "product_currency": Member(str, "The product's currency.", always=True),
+        },
+    ),
+    "cart_empty": Kind(409, "Cart is empty", "The cart has no lines.", "Add a product first."),
+    "cart_not_open": Kind(
+        409,
+        "Cart not open",
+        "The cart has been checked out.",
+        "Use its order, or a new cart. The cart opens again when its order is cancelled.",
+        members={"order_id": Member(UUID | None, "The cart's order.")},
+    ),
+    "price_changed": Kind(
+        409,
+        "Price changed",
+        "The total is not `expected_total_minor`.",
+        "Show the customer the new total, and check out with it.",
+        members={
+            "expected_total_minor": Member(int, "The total that was expected.", always=True),
+            "total_minor": Member(int, "The total at today's prices.", always=True),
+        },
+    ),
+    "amount_out_of_range": Kind(
+        409,
+        "Amount out of range",
+        "The total is below or above what can be charged.",
+        "Change the cart until its total is within the bounds.",
+        members={
+            "total_minor": Member(int, "The cart's total."),
+            "minimum_minor": Member(int, "The least that can be charged."),
+            "maximum_minor": Member(int, "The most that can be charged."),
+        },
+    ),
+    "checkout_in_progress": Kind(
+        409,
+        "Checkout in progress",
+        "Another request is creating or closing the order's payment session.",
+        "Send the request again.",
+        2,
+    ),
+    "order_not_cancellable": Kind(
+        409,
+        "Order not cancellable",
+        "The order is paid, or its payment is in progress.",
+        "Ask the shop for a refund.",
+        members={"order_status": Member(str, "The order's status.", always=True)},
+    ),
+    "order_not_refundable": Kind(
+        409,
+        "Order not refundable",
+        "The order is not paid, or less than the amount is left of what was paid.",
+        "Refund at most `refundable_minor`.",
+        members={"refundable_minor": Member(int, "How much can still be refunded.")},
+    ),
+    "idempotency_key_in_use": Kind(
+        409,
+        "Idempotency key in use",
+        "The first request with this key is still being processed.",
+        "Send the request again, with the same key.",
+        1,
+    ),
+    "precondition_failed": Kind(
+        412,
+        "Precondition failed",
+        "The product was edited since the version that If-Match names.",
+        "Read the product, and apply the edit to what it is now.",
+        members={"version": Member(int, "The product's version.", always=True)},
+    ),
+    "body_too_large": Kind(413, "Body too large", "The body is larger than this call accepts.", "Send a smaller body."),
+    "unsupported_media_type": Kind(
+        415, "Unsupported media type", "The body's Content-Type is not JSON.", "Send Content-Type: application/json."
+    ),
+    "invalid": Kind(
+        422,
+        "Invalid request",
+        "A member of the body, a parameter or a header has an invalid value or an unknown name.",
+        "Correct what `errors` names.",
+        members={"errors": Member(list[InvalidMember], "What is wrong, by JSON pointer.", always=True)},
+    ),
+    "idempotency_key_reused": Kind(
+        422,
+        "Idempotency key reused",
+        "The key was used before, with another body.",
+        "Use a new key for each new request.",
+    ),
+    "rate_limited": Kind(
+        429,
+        "Too many requests",
+        "This client sent too many requests, or has too many unpaid orders.",
+        "Wait, or pay or cancel an order.",
+        60,
+    ),
+    "headers_too_large": Kind(
+        431, "Headers too large", "The request line and headers are too large.", "Send fewer or shorter headers."
+    ),
+    "internal": Kind(
+        500, "Internal error", "The service has a defect.", "Report it with the X-Request-ID of the response."
+    ),
+    "payment_refused": Kind(
+        502,
+        "Payment refused",
+        "Stripe refused to create the payment session, and the order was cancelled.",
+        "Do not retry; the service's log has Stripe's reason.",
+    ),
+    "payment_unavailable": Kind(
+        503, "Payment unavailable", "Stripe does not answer, or answers with an error.", "Send the request again.", 5
+    ),
+    "payment_misconfigured": Kind(
+        503,
+        "Payment misconfigured",
+        "Stripe refuses the service's API key.",
+        "Send the request again once the operator has corrected the key.",
+        60,
+    ),
+    "busy": Kind(503, "Server busy", "Too many requests need the same thing at once.", "Send the request again.", 1),
+    "unavailable": Kind(
+        503,
+        "Service unavailable",
+        "A part that the service needs does not answer.",
+        "Send the request again.",
+        2,
+        members={
+            "postgresql": Member(str, "The state of PostgreSQL."),
+            "worker": Member(str, "The state of the worker."),
+            "redis": Member(str, "The state of Redis."),
+        },
+    ),
 }
 
 # Constraint -> code and detail of the error for its violation.
@@ -82,10 +260,10 @@ LOGIN_SQLSTATES = {
 
 
 class ShopError(Exception):
-    """An error that the client is told about. `responses.problem` makes the HTTP response of it.
+    """An error response, raised anywhere; `responses.problem` turns it into HTTP.
 
-    `code` is a key of KINDS, `detail` a sentence for people, `extra` the further members of the problem, for programs.
-    None of them may contain what a client sent.
+    `code` is a key of KINDS; `detail` is a sentence for people; `extra` has the members that KINDS lists for the code.
+    None of them may repeat what the client sent.
     """
 
     def __init__(self, code: str, detail: str, **extra: Any) -> None:

@@ -1,137 +1,80 @@
 """Carts and checkout over HTTP."""
 
-from fastapi import APIRouter, Request, Response
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Depends, Response
 from pydantic import Field
 
-from service.http import responses
-from service.http.requests import (
-    BIGINT_MAX,
-    Body,
-    CartId,
-    Nothing,
-    ProductId,
-    client_of,
-    integer_id,
-    read,
-    resources_of,
-    uuid_id,
-)
-from service.http.responses import BODY_PROBLEMS, KEY_PROBLEMS, problems, takes
+from service.http import fields, requests, responses
+from service.http.fields import CartId, ProductId
+from service.http.identity import pending_orders_client
+from service.http.requests import ClientKey, Empty, ResourcesDep, SharedKey, no_unknown_query
 from service.shop import cart, checkout
 
-router = APIRouter()
+router = APIRouter(dependencies=[Depends(no_unknown_query)])
 
-LINE_PROBLEMS = ("not_found", "cart_not_open", "product_inactive", "currency_mismatch")
+Units = Annotated[int, Field(ge=1, le=cart.MAX_QUANTITY)]
 
 
-class NewItem(Body):
+class NewItem(requests.Body):
     """Units of a product to add."""
 
-    product_id: int = Field(ge=1, le=BIGINT_MAX)
-    quantity: int = Field(ge=1, le=cart.MAX_QUANTITY)
+    product_id: fields.Id
+    quantity: Units
 
 
-class Quantity(Body):
-    """Units that a line is to hold."""
+class Quantity(requests.Body):
+    """The units of a line."""
 
-    quantity: int = Field(ge=1, le=cart.MAX_QUANTITY)
-
-
-class CheckoutRequest(Body):
-    """The total that the customer was shown, if it is to hold."""
-
-    expected_total_minor: int | None = Field(default=None, ge=0, le=BIGINT_MAX)
+    quantity: Units
 
 
-@router.post(
-    "/carts",
-    status_code=201,
-    response_model=cart.Cart,
-    responses=problems(*BODY_PROBLEMS, *KEY_PROBLEMS),
-    openapi_extra=takes(Nothing, key=True, required=False),
-)
-async def create_cart(request: Request) -> Response:
-    """An empty cart."""
-    _, key = await read(request, Nothing)
-    return responses.answer(await cart.create_cart(resources_of(request), key))
+class CheckoutRequest(requests.Body):
+    """The total that the customer was shown; another one is refused."""
+
+    expected_total_minor: int | None = Field(default=None, ge=0, le=fields.BIGINT_MAX)
 
 
-@router.get("/carts/{cart_id}", response_model=cart.Cart, responses=problems("not_found"))
-async def get_cart(request: Request, cart_id: CartId) -> Response:
-    """A cart at today's prices."""
-    return responses.json(await cart.get_cart(resources_of(request), uuid_id(cart_id, "cart")))
+@router.post("/carts", status_code=201, response_model=cart.Cart)
+async def create_cart(
+    resources: ResourcesDep, key: ClientKey, _: Annotated[Empty, Body(default_factory=Empty)]
+) -> Response:
+    """Create an empty cart."""
+    return responses.stored(await cart.create_cart(resources, key))
 
 
-@router.post(
-    "/carts/{cart_id}/items",
-    response_model=cart.Cart,
-    responses=problems(*LINE_PROBLEMS, *BODY_PROBLEMS, *KEY_PROBLEMS),
-    openapi_extra=takes(NewItem, key=True),
-)
-async def add_item(request: Request, cart_id: CartId) -> Response:
-    """Add units to a line."""
-    item, key = await read(request, NewItem)
-    found = uuid_id(cart_id, "cart")
-    return responses.answer(
-        await cart.add_item(resources_of(request), key, found, product_id=item.product_id, quantity=item.quantity)
-    )
+@router.get("/carts/{cart_id}")
+async def get_cart(cart_id: CartId, resources: ResourcesDep) -> cart.Cart:
+    """Read a cart at today's prices."""
+    return await cart.get_cart(resources, cart_id)
 
 
-@router.put(
-    "/carts/{cart_id}/items/{product_id}",
-    response_model=cart.Cart,
-    responses=problems(*LINE_PROBLEMS, *BODY_PROBLEMS),
-    openapi_extra=takes(Quantity),
-)
-async def set_item(request: Request, cart_id: CartId, product_id: ProductId) -> Response:
-    """Set a line's units."""
-    line, _ = await read(request, Quantity)
-    found, product = uuid_id(cart_id, "cart"), integer_id(product_id, "product")
-    return responses.answer(
-        await cart.set_item(resources_of(request), found, product_id=product, quantity=line.quantity)
-    )
+@router.post("/carts/{cart_id}/items", response_model=cart.Cart)
+async def add_item(cart_id: CartId, item: NewItem, resources: ResourcesDep, key: SharedKey) -> Response:
+    """Add units of a product to a cart."""
+    return responses.stored(await cart.add_item(resources, key, cart_id, item.product_id, item.quantity))
 
 
-@router.delete(
-    "/carts/{cart_id}/items/{product_id}",
-    response_model=cart.Cart,
-    responses=problems("not_found", "cart_not_open"),
-)
-async def remove_item(request: Request, cart_id: CartId, product_id: ProductId) -> Response:
-    """Remove a line; the cart, also where there was none."""
-    found, product = uuid_id(cart_id, "cart"), integer_id(product_id, "product")
-    return responses.answer(await cart.remove_item(resources_of(request), found, product))
+@router.put("/carts/{cart_id}/items/{product_id}", response_model=cart.Cart)
+async def set_item(cart_id: CartId, product_id: ProductId, line: Quantity, resources: ResourcesDep) -> Response:
+    """Set the units of a product in a cart."""
+    return responses.stored(await cart.set_item(resources, cart_id, product_id, line.quantity))
 
 
-@router.post(
-    "/carts/{cart_id}/checkout",
-    status_code=201,
-    response_model=checkout.Checkout,
-    responses={
-        200: {"model": checkout.Checkout, "description": "The order that the cart has already"},
-        **problems(
-            "not_found",
-            "cart_empty",
-            "cart_not_open",
-            "insufficient_stock",
-            "product_inactive",
-            "price_changed",
-            "amount_out_of_range",
-            "checkout_in_progress",
-            "payment_refused",
-            "payment_unavailable",
-            "payment_misconfigured",
-            *BODY_PROBLEMS,
-            *KEY_PROBLEMS,
-        ),
-    },
-    openapi_extra=takes(CheckoutRequest, key=True, required=False),
-)
-async def check_out(request: Request, cart_id: CartId) -> Response:
-    """Reserve the stock and get the address to pay at."""
-    wanted, key = await read(request, CheckoutRequest)
-    found = uuid_id(cart_id, "cart")
-    expected = wanted.expected_total_minor
-    return responses.answer(
-        await checkout.checkout(resources_of(request), key, found, expected, client=client_of(request))
-    )
+@router.delete("/carts/{cart_id}/items/{product_id}", response_model=cart.Cart)
+async def remove_item(cart_id: CartId, product_id: ProductId, resources: ResourcesDep) -> Response:
+    """Remove a product from a cart, which may not contain it."""
+    return responses.stored(await cart.remove_item(resources, cart_id, product_id))
+
+
+@router.post("/carts/{cart_id}/checkout", status_code=201, response_model=checkout.Checkout)
+async def check_out(
+    cart_id: CartId,
+    checkout_request: Annotated[CheckoutRequest, Body(default_factory=CheckoutRequest)],
+    resources: ResourcesDep,
+    key: SharedKey,
+    client: Annotated[bytes | None, Depends(pending_orders_client)],
+) -> Response:
+    """Reserve the stock and create the payment session; while the order is pending, answer the same again."""
+    expected = checkout_request.expected_total_minor
+    return responses.stored(await checkout.checkout(resources, key, cart_id, expected, client=client))

@@ -4,58 +4,52 @@ import re
 from functools import lru_cache
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Header, Response
+from fastapi import Query as QueryParameters
 from pydantic import Field, StringConstraints, field_validator
 
 from service.errors import invalid, not_found
 from service.http import responses
-from service.http.requests import (
-    BIGINT_MAX,
+from service.http.fields import (
     DIGITS,
     NO_NUL,
-    Body,
+    AfterId,
     CategoryId,
     Description,
+    Id,
+    Limit,
     Name,
     ProductId,
-    Query,
     Slug,
-    integer_id,
-    is_staff_request,
-    read,
-    read_query,
-    resources_of,
-    staff,
 )
-from service.http.responses import BODY_PROBLEMS, ETAG_HEADER, KEY_PROBLEMS, asks, problems, request_header, takes
+from service.http.identity import OPTIONAL_STAFF, IsStaff, staff
+from service.http.requests import Body, Query, ResourcesDep, StaffKey, no_unknown_query
 from service.shop import catalog, money
 
-router = APIRouter()
-STAFF = [Depends(staff)]
+router = APIRouter(dependencies=[Depends(no_unknown_query)])
+staff_router = APIRouter(dependencies=[Depends(staff), Depends(no_unknown_query)])
 
-Id = Annotated[int, Field(ge=1, le=BIGINT_MAX)]
 Price = Annotated[int, Field(ge=1, le=99_999_999, description="In the currency's minor unit")]
 MAX_STOCK = 1_000_000_000
-AfterId = Annotated[int, Field(ge=0, le=BIGINT_MAX, description="The `next_cursor` of the page before"), DIGITS]
 CategorySlug = Annotated[str, StringConstraints(max_length=200, pattern=NO_NUL), Field(description="A category's slug")]
 
 
 def _left_out() -> Any:
-    """What a member is that was left out; sent as null it is refused, and its schema does not offer a null."""
+    """The value of a member that was left out; its type refuses a null, and its schema does not offer one."""
     return None
 
 
 class CategoriesQuery(Query):
     """Which page of the categories."""
 
+    limit: Annotated[int, Field(ge=1, le=1000), DIGITS] = catalog.DEFAULT_LIMIT
     after_id: AfterId = 0
-    limit: Annotated[int, Field(ge=1, le=1000), DIGITS] = 1000
 
 
 class ProductsQuery(Query):
     """Which page of which products."""
 
-    limit: Annotated[int, Field(ge=1, le=100), DIGITS] = catalog.DEFAULT_LIMIT
+    limit: Limit = catalog.DEFAULT_LIMIT
     after_id: AfterId = 0
     category: CategorySlug | None = None
 
@@ -68,7 +62,7 @@ class NewCategory(Body):
 
 
 class CategoryChange(Body):
-    """What is left out stays as it is; a null is refused."""
+    """Members that are left out stay unchanged; a null is refused."""
 
     name: Name = Field(default_factory=_left_out)
     slug: Slug = Field(default_factory=_left_out)
@@ -87,14 +81,14 @@ class NewProduct(Body):
 
     @field_validator("currency")
     @classmethod
-    def _sold_in(cls, value: str) -> str:
+    def _is_sold_in(cls, value: str) -> str:
         if value not in money.EXPONENTS:
             raise ValueError("the shop does not sell in this currency")
         return value
 
 
 class ProductEdit(Body):
-    """What is left out stays as it is; a null category takes the product out of its category, others are refused."""
+    """Members that are left out stay unchanged. A null category takes the product out of its category."""
 
     name: Name = Field(default_factory=_left_out)
     description: Description = Field(default_factory=_left_out)
@@ -110,165 +104,98 @@ class StockMove(Body):
     reason: Name
 
 
-@router.post(
-    "/categories",
-    status_code=201,
-    dependencies=STAFF,
-    response_model=catalog.Category,
-    responses=problems("slug_taken", "unauthorized", *BODY_PROBLEMS, *KEY_PROBLEMS),
-    openapi_extra=takes(NewCategory, key=True),
-)
-async def create_category(request: Request) -> Response:
+@staff_router.post("/categories", status_code=201, response_model=catalog.Category)
+async def create_category(new: NewCategory, resources: ResourcesDep, key: StaffKey) -> Response:
     """Add a category."""
-    new, key = await read(request, NewCategory)
-    return responses.answer(await catalog.create_category(resources_of(request), key, name=new.name, slug=new.slug))
+    return responses.stored(await catalog.create_category(resources, key, new.name, new.slug))
 
 
-@router.get(
-    "/categories",
-    response_model=catalog.Page[catalog.Category],
-    responses=problems("invalid"),
-    openapi_extra=asks(CategoriesQuery),
-)
-async def list_categories(request: Request) -> Response:
-    """The categories by id."""
-    query = read_query(request, CategoriesQuery)
-    return responses.json(
-        await catalog.list_categories(resources_of(request), after_id=query.after_id, limit=query.limit)
-    )
+@router.get("/categories")
+async def list_categories(
+    query: Annotated[CategoriesQuery, QueryParameters()], resources: ResourcesDep
+) -> catalog.Page[catalog.Category]:
+    """List the categories by id."""
+    return await catalog.list_categories(resources, query.after_id, query.limit)
 
 
-@router.patch(
-    "/categories/{category_id}",
-    dependencies=STAFF,
-    response_model=catalog.Category,
-    responses=problems("not_found", "slug_taken", "unauthorized", *BODY_PROBLEMS),
-    openapi_extra=takes(CategoryChange),
-)
-async def update_category(request: Request, category_id: CategoryId) -> Response:
+@staff_router.patch("/categories/{category_id}")
+async def update_category(category_id: CategoryId, change: CategoryChange, resources: ResourcesDep) -> catalog.Category:
     """Change a category's name or slug."""
-    change, _ = await read(request, CategoryChange)
-    found = integer_id(category_id, "category")
-    return responses.json(
-        await catalog.update_category(resources_of(request), found, name=change.name, slug=change.slug)
-    )
+    return await catalog.update_category(resources, category_id, change.name, change.slug)
 
 
-@router.delete(
-    "/categories/{category_id}",
-    status_code=204,
-    dependencies=STAFF,
-    responses=problems("not_found", "category_in_use", "unauthorized"),
-)
-async def delete_category(request: Request, category_id: CategoryId) -> Response:
+@staff_router.delete("/categories/{category_id}", status_code=204)
+async def delete_category(category_id: CategoryId, resources: ResourcesDep) -> Response:
     """Remove a category that no product uses."""
-    await catalog.delete_category(resources_of(request), integer_id(category_id, "category"))
+    await catalog.delete_category(resources, category_id)
     return Response(status_code=204)
 
 
-@router.post(
-    "/products",
-    status_code=201,
-    dependencies=STAFF,
-    response_model=catalog.Product,
-    responses=problems("not_found", "unauthorized", *BODY_PROBLEMS, *KEY_PROBLEMS),
-    openapi_extra=takes(NewProduct, key=True),
-)
-async def create_product(request: Request) -> Response:
+@staff_router.post("/products", status_code=201, response_model=catalog.Product)
+async def create_product(new: NewProduct, resources: ResourcesDep, key: StaffKey) -> Response:
     """Add a product."""
-    new, key = await read(request, NewProduct)
-    return responses.answer(await catalog.create_product(resources_of(request), key, **new.model_dump()))
+    return responses.stored(await catalog.create_product(resources, key, **new.model_dump()))
 
 
-@router.get(
-    "/products",
-    response_model=catalog.Page[catalog.ListedProduct],
-    responses=problems("not_found", "invalid"),
-    openapi_extra=asks(ProductsQuery),
-)
-async def list_products(request: Request) -> Response:
-    """What is for sale, by id, a page at a time."""
-    query = read_query(request, ProductsQuery)
-    page = await catalog.list_products(
-        resources_of(request), limit=query.limit, after_id=query.after_id, category=query.category
-    )
-    return shared(page)
+@router.get("/products", response_model=catalog.Page[catalog.ListedProduct])
+async def list_products(query: Annotated[ProductsQuery, QueryParameters()], resources: ResourcesDep) -> Response:
+    """List the products for sale by id, a page at a time."""
+    return _shared(await catalog.list_products(resources, query.limit, query.after_id, query.category))
 
 
 @router.get(
     "/products/{product_id}",
     response_model=catalog.Product,
-    responses={
-        200: {"headers": ETAG_HEADER},
-        304: {"description": "It is still what `If-None-Match` names", "headers": ETAG_HEADER},
-        **problems("not_found"),
-    },
-    openapi_extra={"parameters": [request_header("If-None-Match", "The `ETag` of the copy at hand.")]},
+    responses={304: {"description": "The product is still what `If-None-Match` names."}},
+    openapi_extra=OPTIONAL_STAFF,
 )
-async def get_product(request: Request, product_id: ProductId) -> Response:
-    """One product; 304 when `If-None-Match` names what it still is. An inactive one is shown to staff only."""
-    product = await catalog.get_product(resources_of(request), integer_id(product_id, "product"))
-    if not product.active and not is_staff_request(request):
+async def get_product(
+    product_id: ProductId,
+    resources: ResourcesDep,
+    is_staff: IsStaff,
+    if_none_match: Annotated[str, Header(description="The `ETag` of the client's copy.")] = "",
+) -> Response:
+    """Read a product; 304 when `If-None-Match` names its present state. Only staff sees an inactive one."""
+    product = await catalog.get_product(resources, product_id)
+    if not product.active and not is_staff:
         raise not_found("product")
-    if _names(request.headers.get("if-none-match", ""), product.etag):
+    if _matches(if_none_match, product.etag):
         return Response(status_code=304, headers={"ETag": product.etag})
     return _with_etag(product)
 
 
-@router.patch(
-    "/products/{product_id}",
-    dependencies=STAFF,
-    response_model=catalog.Product,
-    responses={
-        200: {"headers": ETAG_HEADER},
-        **problems("not_found", "precondition_failed", "unauthorized", *BODY_PROBLEMS),
-    },
-    openapi_extra=takes(ProductEdit, request_header("If-Match", "The `ETag` of what the edit was made from.")),
-)
-async def update_product(request: Request, product_id: ProductId) -> Response:
+@staff_router.patch("/products/{product_id}", response_model=catalog.Product)
+async def update_product(
+    product_id: ProductId,
+    edit: ProductEdit,
+    resources: ResourcesDep,
+    if_match: Annotated[str | None, Header(description="The `ETag` that the edit is based on.")] = None,
+) -> Response:
     """Edit a product; with `If-Match` only the version that it names, whatever the stock."""
-    edit, _ = await read(request, ProductEdit)
     change = catalog.ProductChange(
         set_category="category_id" in edit.model_fields_set, **edit.model_dump(exclude_unset=True)
     )
-    found = integer_id(product_id, "product")
-    versions = _versions(request.headers.get("if-match"))
-    return _with_etag(await catalog.update_product(resources_of(request), found, versions, change))
+    return _with_etag(await catalog.update_product(resources, product_id, _versions(if_match), change))
 
 
-@router.delete(
-    "/products/{product_id}",
-    status_code=204,
-    dependencies=STAFF,
-    responses=problems("not_found", "unauthorized"),
-)
-async def delete_product(request: Request, product_id: ProductId) -> Response:
-    """Take a product off sale; it stays where orders need it."""
-    await catalog.deactivate_product(resources_of(request), integer_id(product_id, "product"))
+@staff_router.delete("/products/{product_id}", status_code=204)
+async def delete_product(product_id: ProductId, resources: ResourcesDep) -> Response:
+    """Take a product off sale; orders keep it."""
+    await catalog.deactivate_product(resources, product_id)
     return Response(status_code=204)
 
 
-@router.post(
-    "/products/{product_id}/stock",
-    dependencies=STAFF,
-    response_model=catalog.Product,
-    responses=problems("not_found", "insufficient_stock", "unauthorized", *BODY_PROBLEMS, *KEY_PROBLEMS),
-    openapi_extra=takes(StockMove, key=True),
-)
-async def move_stock(request: Request, product_id: ProductId) -> Response:
+@staff_router.post("/products/{product_id}/stock", response_model=catalog.Product)
+async def move_stock(product_id: ProductId, move: StockMove, resources: ResourcesDep, key: StaffKey) -> Response:
     """Move stock by a delta; the product after it."""
-    move, key = await read(request, StockMove)
-    found = integer_id(product_id, "product")
     if move.delta == 0:
         raise invalid("/delta", "is not zero")
-    return responses.answer(
-        await catalog.move_stock(resources_of(request), key, found, delta=move.delta, reason=move.reason)
-    )
+    return responses.stored(await catalog.move_stock(resources, key, product_id, move.delta, move.reason))
 
 
 @lru_cache(maxsize=4)
-def shared(page: bytes) -> Response:
-    """One answer for all who get the same bytes: nothing about it is theirs alone."""
+def _shared(page: bytes) -> Response:
+    """One response for all who get the same bytes; nothing in it depends on the request."""
     return Response(page, media_type="application/json")
 
 
@@ -276,13 +203,13 @@ def _with_etag(product: catalog.Product) -> Response:
     return responses.json(product, headers={"ETag": product.etag})
 
 
-def _names(header: str, etag: str) -> bool:
-    """Whether an If-None-Match names this ETag, weakly (RFC 9110, 13.1.2)."""
+def _matches(header: str, etag: str) -> bool:
+    """Whether If-None-Match names this ETag; weak comparison (RFC 9110, 13.1.2)."""
     return header.strip() == "*" or etag in re.findall(r'"[^"]*"', header)
 
 
 def _versions(header: str | None) -> frozenset[int] | None:
-    """The versions that an If-Match names; None for any. Weak tags never match (RFC 9110, 13.1.1)."""
+    """The versions that If-Match names; None for any. Weak tags never match (RFC 9110, 13.1.1)."""
     if header is None or header.strip() == "*":
         return None
     return frozenset(map(int, re.findall(r'(?<!W/)"([0-9]{1,9})-[0-9]{1,10}"', header)))

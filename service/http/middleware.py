@@ -1,4 +1,4 @@
-"""Around every request: its id, its log line, its numbers, and the answer when nobody foresaw what happened."""
+"""Middleware, pure ASGI: request ids, logs and metrics; limits on requests; the response to an unhandled error."""
 
 import asyncio
 import logging
@@ -17,9 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.errors import ShopError
 from service.http import bodies
 from service.http.bodies import COMPLETE, Arrivals
-from service.http.clients import Clients
-from service.http.pages import NOTHING
-from service.http.responses import problem
+from service.http.identity import Clients
+from service.http.responses import NO_SOURCES, problem
 from service.infra import rate_limit
 from service.infra.circuit_breaker import CircuitBreaker
 from service.infra.credentials import is_staff
@@ -29,52 +28,52 @@ from service.infra.resources import Resources
 
 RawHeaders = list[tuple[bytes, bytes]]
 
-# What has to answer however much there is to do.
+# Paths that are answered under any load.
 OPERATORS = ("/health/",)
-# How long a client may take to send its body; `protocol.py` bounds the rest.
+# How long a client may take to send its body; server/protocol.py bounds the head and the response.
 CLIENT_SECONDS = 30.0
-# Statuses behind which the rest of a body is not worth reading.
+# Statuses after which the rest of a body is not read.
 HANG_UP = (408, 429, 503)
 
-# What browsers of other origins may read of an answer besides its body.
+# Response headers that browsers show to pages of other origins.
 EXPOSED = ["ETag", "Location", "Idempotent-Replayed", "Retry-After", "X-Request-ID"]
 EXPOSED += ["RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset"]
-# What anybody may see may be stored, but is asked for again: it has an ETag, or changes at any time.
+# Public content may be stored by browsers, but is revalidated: it can change at any time.
 PUBLIC = ("/products", "/categories", "/docs", "/openapi.json", "/problems")
-# HSTS is for the proxy to say, which has the certificate.
-SAFE: RawHeaders = [
+# HSTS belongs to the proxy, which has the certificate.
+SECURITY_HEADERS: RawHeaders = [
     (b"x-content-type-options", b"nosniff"),
-    (b"content-security-policy", NOTHING.encode()),
+    (b"content-security-policy", NO_SOURCES.encode()),
     (b"x-frame-options", b"DENY"),
-    # Addresses hold the ids of carts and orders, which are all that it takes to see them.
+    # The ids of carts and orders in URLs are capabilities.
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-opener-policy", b"same-origin"),
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"cache-control", b"no-store"),
 ]
-SAFE_PUBLIC: RawHeaders = [*SAFE[:-1], (b"cache-control", b"no-cache")]
+PUBLIC_SECURITY_HEADERS: RawHeaders = [*SECURITY_HEADERS[:-1], (b"cache-control", b"no-cache")]
 REQUEST_ID = re.compile(rb"[\w.:/+=-]{1,128}")
 
 logger = logging.getLogger("service.http")
 
 
-# Random once, as asking the system for each request takes longer than the rest of its name.
+# Random once a process: a random id for each request would take longer than the rest of its log line.
 _PROCESS, _NUMBER = urandom(12).hex(), count()
 
 
 def new_request_id() -> str:
-    """The id of a request that brought none."""
+    """An id for a request without one."""
     return f"{_PROCESS}{next(_NUMBER):08x}"
 
 
 def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """The id that a request brought, or one of ours."""
-    given = next((value for name, value in headers if name == b"x-request-id"), b"")
-    return given.decode() if REQUEST_ID.fullmatch(given) else new_request_id()
+    """The client's X-Request-ID where it is valid, else a new one."""
+    supplied = next((value for name, value in headers if name == b"x-request-id"), b"")
+    return supplied.decode() if REQUEST_ID.fullmatch(supplied) else new_request_id()
 
 
-def told(method: str, route: str, status: int, seconds: float) -> None:
-    """Count an answered request and write its line into the log. `route` is one of our templates."""
+def record_request(method: str, route: str, status: int, seconds: float) -> None:
+    """Count a request and write its log line. `route` is a path template."""
     method = method_label(method)
     requests, latency = of_route(method, route, status)
     requests.inc()
@@ -82,37 +81,38 @@ def told(method: str, route: str, status: int, seconds: float) -> None:
     log_soon(logger, "request", method=method, route=route, status=status, seconds=round(seconds, 5))
 
 
-def dress(headers: RawHeaders, request_id: str, safe: RawHeaders = SAFE) -> RawHeaders:
-    """With what every answer carries, and what it is to a browser unless it says otherwise: data, for nobody else."""
-    said = {name for name, _ in headers}
-    return [*headers, *(header for header in safe if header[0] not in said), (b"x-request-id", request_id.encode())]
+def with_standard_headers(headers: RawHeaders, request_id: str, defaults: RawHeaders = SECURITY_HEADERS) -> RawHeaders:
+    """Add X-Request-ID and the default security headers; headers that the response set itself win."""
+    names = {name for name, _ in headers}
+    defaults = [header for header in defaults if header[0] not in names]
+    return [*headers, *defaults, (b"x-request-id", request_id.encode())]
 
 
-class Envelope:
-    """Pure ASGI, outermost, around preflights too."""
+class RequestContextMiddleware:
+    """Outermost: gives each request its id, standard headers, log line and metrics; CORS preflights too."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer with X-Request-ID, whatever happens."""
+        """Every response has X-Request-ID."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         method = scope["method"]
-        # A HEAD is answered like its GET; the server leaves the body out, as it still knows what was asked.
+        # HEAD is answered by GET. The server keeps the true method and omits the body.
         if method == "HEAD":
             scope = {**scope, "method": "GET"}
         request_id = request_id_of(scope["headers"])
         token = cause.set(f"request {request_id}")
-        safe = SAFE_PUBLIC if scope["path"].startswith(PUBLIC) else SAFE
+        defaults = PUBLIC_SECURITY_HEADERS if scope["path"].startswith(PUBLIC) else SECURITY_HEADERS
         started, status = time.perf_counter(), 0
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = dress(message["headers"], request_id, safe)
+                message["headers"] = with_standard_headers(message["headers"], request_id, defaults)
             await send(message)
 
         try:
@@ -120,28 +120,28 @@ class Envelope:
         except ClientDisconnect:
             status = status or 499
         finally:
-            # The template, not the path: ids would make a time series each.
+            # The template, because a path with an id would be a time series of its own.
             route = getattr(scope.get("route"), "path", "unknown")
-            told(method, route, status, time.perf_counter() - started)
+            record_request(method, route, status, time.perf_counter() - started)
             cause.reset(token)
 
 
-class Gate:
-    """Pure ASGI: lets in as many requests as can be answered before their clients give up; the others learn at once.
+class ConcurrencyLimitMiddleware:
+    """Limits the requests in flight; beyond the limit the answer is `busy`, at once.
 
-    A request whose body is still arriving takes its place once that is complete: whoever sends nothing takes none.
+    A request counts from when its body is complete, so that slow senders take no slot.
     """
 
-    def __init__(self, app: ASGIApp, places: int, clients: Clients, client_seconds: float = CLIENT_SECONDS) -> None:
-        """`places` for requests in flight; connections that are idle take none."""
+    def __init__(self, app: ASGIApp, slots: int, clients: Clients, client_seconds: float = CLIENT_SECONDS) -> None:
+        """`slots` is how many requests may be in flight; idle connections take none."""
         self.app = app
-        self.free = places
+        self.free = slots
         self.clients = clients
         self.client_seconds = client_seconds
         self.arrivals = Arrivals()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer `busy` when all places are taken."""
+        """Answer `busy` when no slot is free."""
         if scope["type"] != "http" or scope["path"].startswith(OPERATORS):
             await self.app(scope, receive, send)
         elif COMPLETE not in scope.get("extensions", ()):
@@ -156,14 +156,14 @@ class Gate:
                 self.free += 1
 
     async def _when_complete(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # Those of a crowd do not end at once either.
+        # Random, so that bodies which began together do not time out together.
         seconds = random.uniform(0.8, 1) * self.client_seconds  # noqa: S311
         deadline = asyncio.get_running_loop().time() + seconds
         arrival = self.arrivals.begin(self.clients.digest(scope), deadline)
-        complete = placed = False
+        complete = counted = False
 
         async def receive_in_time() -> Message:
-            nonlocal complete, placed
+            nonlocal complete, counted
             if complete:
                 return await receive()
             message = await arrival.receive(receive)
@@ -173,13 +173,13 @@ class Gate:
                 if not self.free:
                     raise _full()
                 self.free -= 1
-                placed = True
+                counted = True
             return message
 
         async def send_and_hang_up(message: Message) -> None:
             if message["type"] == "http.response.start" and not complete and message["status"] in HANG_UP:
                 if arrival.refused:
-                    # Not all at once, if many were refused at once.
+                    # Random, so that connections which were refused together do not come back together.
                     await asyncio.sleep(random.uniform(1, 2) * bodies.LINGER_SECONDS)  # noqa: S311
                 message["headers"] = [*message["headers"], (b"connection", b"close")]
             await send(message)
@@ -188,20 +188,19 @@ class Gate:
             await self.app(scope, receive_in_time, send_and_hang_up)
         finally:
             self.arrivals.end(arrival)
-            self.free += placed
+            self.free += counted
 
 
 def _full() -> ShopError:
     return ShopError("busy", "Too many requests at once; try again.")
 
 
-class RateLimit:
-    """Pure ASGI: so many requests of one client in a minute, and what is left of them in each answer.
+class RateLimitMiddleware:
+    """Limits the requests of one client in a minute; each response says how many are left.
 
-    This process counts first and refuses by itself, so that a crowd over its limit asks Redis nothing. For the others
-    Redis counts all processes together. While it gives no answer, each process limits by its own count.
-    The fields are RateLimit-Limit, -Remaining and -Reset, which clients know; `RateLimit` alone, as the IETF's draft
-    has it by now, hardly any of them reads.
+    This process counts first: a client over the limit here costs Redis nothing. Redis counts for all processes; while
+    it does not answer, each process limits by its own count. The headers are RateLimit-Limit, -Remaining and -Reset:
+    clients know these three, but rarely the single `RateLimit` of the newer IETF draft.
     """
 
     def __init__(self, app: ASGIApp, per_minute: int, clients: Clients, admin_token: str) -> None:
@@ -209,10 +208,10 @@ class RateLimit:
         self.per_minute = per_minute
         self.clients = clients
         self.admin_token = admin_token
-        self._here = rate_limit.LocalCounts()
+        self._local = rate_limit.LocalCounts()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Count the request; answer `rate_limited` when there were too many. Staff, Stripe and operators are free."""
+        """Answer `rate_limited` beyond the limit. Staff, Stripe's webhooks and health checks are exempt."""
         if (
             scope["type"] != "http"
             or scope["path"].startswith((*OPERATORS, "/webhooks/"))
@@ -222,25 +221,25 @@ class RateLimit:
             return
         # Clients without an address share one limit.
         client = self.clients.digest(scope) or b""
-        used, left = here = self._here.count(client)
+        used, left = local = self._local.count(client)
         if used <= self.per_minute:
-            # Redis may have been emptied meanwhile, so the greater count is the true one.
-            used, left = max(here, await rate_limit.count(*_redis(scope), client) or here)
+            # Redis may have been emptied meanwhile, so the greater count is right.
+            used, left = max(local, await rate_limit.count(*_redis(scope), client) or local)
         limits: RawHeaders = [
             (b"ratelimit-limit", b"%d" % self.per_minute),
             (b"ratelimit-remaining", b"%d" % max(0, self.per_minute - used)),
             (b"ratelimit-reset", b"%d" % left),
         ]
         if used > self.per_minute:
-            answer = problem(ShopError("rate_limited", f"Only {self.per_minute} requests a minute are answered."))
-            answer.headers["Retry-After"] = str(left)
-            answer.raw_headers += limits
-            await answer(scope, receive, send)
+            response = problem(ShopError("rate_limited", f"A client may send {self.per_minute} requests a minute."))
+            response.headers["Retry-After"] = str(left)
+            response.raw_headers += limits
+            await response(scope, receive, send)
             return
 
         async def send_with_limits(message: Message) -> None:
             if message["type"] == "http.response.start":
-                # Not into the list that came: other answers may share it.
+                # A new list, because other responses may share this one.
                 message["headers"] = [*message["headers"], *limits]
             await send(message)
 
@@ -252,27 +251,27 @@ def _redis(scope: Scope) -> tuple[Redis, CircuitBreaker]:
     return resources.redis, resources.redis_breaker
 
 
-class Unforeseen:
-    """Pure ASGI, innermost, so that browsers of other origins may read this answer too."""
+class UnhandledErrorMiddleware:
+    """Innermost, so that this response gets the CORS headers too."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Log what nobody foresaw, and answer 500 unless an answer has begun."""
+        """Log an unhandled error, and answer 500 unless a response has begun."""
         begun = False
 
-        async def send_noted(message: Message) -> None:
+        async def send_observed(message: Message) -> None:
             nonlocal begun
             begun = True
             await send(message)
 
         try:
-            await self.app(scope, receive, send_noted)
+            await self.app(scope, receive, send_observed)
         except ClientDisconnect:
             raise
         except Exception:
-            logger.exception("unforeseen")
+            logger.exception("unhandled error")
             if not begun:
-                answer = problem(ShopError("internal", "The error is in our log under the X-Request-ID."))
-                await answer(scope, receive, send)
+                response = problem(ShopError("internal", "The error is in our log, under the X-Request-ID."))
+                await response(scope, receive, send)

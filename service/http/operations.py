@@ -1,16 +1,12 @@
-"""What operators and programs look at: health, and what each error code means."""
+"""Health, for operators and load balancers."""
 
-from html import escape
 from typing import Literal
 
-from fastapi import APIRouter, Request, Response
-from fastapi.responses import HTMLResponse
+from fastapi import APIRouter
 from pydantic import BaseModel
 
-from service.errors import KINDS, ShopError, not_found
-from service.http import pages, responses
-from service.http.requests import resources_of
-from service.http.responses import problems
+from service.errors import ShopError
+from service.http.requests import ResourcesDep
 from service.infra import health
 
 router = APIRouter()
@@ -23,36 +19,26 @@ class Live(BaseModel):
 
 
 class Ready(Live):
-    """It can sell; how each part is."""
+    """The service can sell; the state of each part."""
 
-    postgresql: str
+    postgresql: Literal["ok"]
     worker: str
     redis: str
 
 
-@router.get("/health/live", response_model=Live)
-async def live(request: Request) -> Response:
+@router.get("/health/live")
+async def live() -> Live:
     """Whether the process answers at all."""
-    return responses.json({"status": "ok"})
+    return Live(status="ok")
 
 
-@router.get("/health/ready", response_model=Ready, responses=problems())
-async def ready(request: Request) -> Response:
-    """Whether it can sell: PostgreSQL reachable and migrated.
+@router.get("/health/ready")
+async def ready(resources: ResourcesDep) -> Ready:
+    """Whether the service can sell: PostgreSQL answers, is writable and migrated.
 
-    Redis and the worker may be gone, and are only reported: sales go on, and to refuse them would make it worse.
+    Redis and the worker are only reported: sales go on without them.
     """
-    resources = await health.check(resources_of(request))
-    if resources["postgresql"] != "ok":
-        raise ShopError("unavailable", f"PostgreSQL: {resources['postgresql']}.", **resources)
-    return responses.json({"status": "ok", **resources})
-
-
-@router.get("/problems/{code}", response_class=HTMLResponse, responses=problems("not_found"))
-async def explain_problem(request: Request, code: str) -> Response:
-    """What an error code means."""
-    if code not in KINDS:
-        raise not_found("error code")
-    kind = KINDS[code]
-    again = f" Try again after {kind.retry_after} s." if kind.retry_after else ""
-    return pages.page(escape(kind.title), f"<p>Status {kind.status}, <code>{escape(code)}</code>.{again}</p>")
+    parts = await health.check(resources)
+    if parts["postgresql"] != "ok":
+        raise ShopError("unavailable", f"PostgreSQL: {parts['postgresql']}.", **parts)
+    return Ready.model_validate({"status": "ok", **parts})

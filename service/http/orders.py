@@ -4,44 +4,31 @@ from datetime import datetime
 from typing import Annotated, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Request, Response
-from pydantic import BaseModel, Field
+from fastapi import APIRouter, Body, Depends, Query, Response
+from pydantic import BaseModel, ConfigDict, Field
 
-from service.http import responses
-from service.http.requests import (
-    BIGINT_MAX,
-    DIGITS,
-    Body,
-    Nothing,
-    OrderId,
-    Query,
-    read,
-    read_query,
-    resources_of,
-    staff,
-    uuid_id,
-)
-from service.http.responses import BODY_PROBLEMS, KEY_PROBLEMS, asks, problems, takes
+from service.http import requests, responses
+from service.http.fields import BIGINT_MAX, DIGITS, Limit, OrderId, cursor_schema
+from service.http.identity import OPTIONAL_STAFF, IsStaff, staff
+from service.http.requests import Empty, ResourcesDep, SharedKey, StaffKey, no_unknown_query
 from service.shop import expiry, orders, refunds
 
-router = APIRouter()
-STAFF = [Depends(staff)]
+router = APIRouter(dependencies=[Depends(no_unknown_query)])
+staff_router = APIRouter(dependencies=[Depends(staff), Depends(no_unknown_query)])
 
 Status = Literal["PENDING_PAYMENT", "PAID", "FULFILLED", "CANCELLED"]
 
 
-class OrdersQuery(Query):
+class OrdersQuery(requests.Query):
     """Which page of which orders."""
 
     status: Status | None = None
-    limit: Annotated[int, Field(ge=1, le=100), DIGITS] = 20
-    after: Annotated[int, Field(ge=1, le=BIGINT_MAX, description="The `next_cursor` of the page before"), DIGITS] = (
-        BIGINT_MAX
-    )
+    limit: Limit = 20
+    after_id: Annotated[int, Field(ge=1, le=BIGINT_MAX), DIGITS, cursor_schema(1)] | None = None
 
 
-class RefundRequest(Body):
-    """How much to give back, all that is left when it is not said; and whether the units come back too."""
+class RefundRequest(requests.Body):
+    """How much to refund, all that is left when it is left out, and whether the units return to stock."""
 
     amount_minor: int | None = Field(default=None, ge=1, le=BIGINT_MAX)
     restock: bool = False
@@ -50,11 +37,13 @@ class RefundRequest(Body):
 class Transition(BaseModel):
     """A line of an order's history."""
 
+    model_config = ConfigDict(serialize_by_alias=True)
+
     at: datetime
-    from_: str | None = Field(alias="from")
-    to: str
-    by: str
-    note: str | None
+    from_: Status | None = Field(alias="from")
+    to: Status
+    actor: str | None = None
+    note: str | None = None
 
 
 class Timeline(BaseModel):
@@ -62,71 +51,49 @@ class Timeline(BaseModel):
 
     order_id: UUID
     items: list[Transition]
+    next_cursor: None = None
 
 
-@router.get(
-    "/orders",
-    dependencies=STAFF,
-    response_model=orders.OrderPage,
-    responses=problems("unauthorized", "invalid"),
-    openapi_extra=asks(OrdersQuery),
-)
-async def list_orders(request: Request) -> Response:
-    """All orders, newest first."""
-    query = read_query(request, OrdersQuery)
-    return responses.json(
-        await orders.list_orders(
-            resources_of(request), status=query.status, before_number=query.after, limit=query.limit
+@staff_router.get("/orders")
+async def list_orders(query: Annotated[OrdersQuery, Query()], resources: ResourcesDep) -> orders.OrderPage:
+    """List all orders, newest first."""
+    before_number = BIGINT_MAX if query.after_id is None else query.after_id
+    return await orders.list_orders(resources, query.status, before_number, query.limit)
+
+
+@router.get("/orders/{order_id}")
+async def get_order(order_id: OrderId, resources: ResourcesDep) -> orders.Order:
+    """Read an order with its lines and payment."""
+    return await orders.get_order(resources, order_id)
+
+
+@router.get("/orders/{order_id}/timeline", response_model_exclude_unset=True, openapi_extra=OPTIONAL_STAFF)
+async def get_timeline(order_id: OrderId, resources: ResourcesDep, is_staff: IsStaff) -> Timeline:
+    """Read every transition of an order, oldest first; who caused it and why are for staff."""
+    items = [
+        Transition.model_validate(
+            {"at": event.at, "from": event.from_status, "to": event.to_status}
+            | ({"actor": event.cause, "note": event.note} if is_staff else {})
         )
-    )
+        for event in await orders.timeline(resources, order_id)
+    ]
+    return Timeline(order_id=order_id, items=items, next_cursor=None)
 
 
-@router.get("/orders/{order_id}", response_model=orders.Order, responses=problems("not_found"))
-async def get_order(request: Request, order_id: OrderId) -> Response:
-    """An order with its lines and payment."""
-    return responses.json(await orders.get_order(resources_of(request), uuid_id(order_id, "order")))
+@router.post("/orders/{order_id}/cancel", response_model=orders.Order)
+async def cancel_order(
+    order_id: OrderId, resources: ResourcesDep, key: SharedKey, _: Annotated[Empty, Body(default_factory=Empty)]
+) -> Response:
+    """Cancel a pending order; a second time changes nothing."""
+    return responses.stored(await expiry.cancel(resources, key, order_id))
 
 
-@router.get("/orders/{order_id}/timeline", response_model=Timeline, responses=problems("not_found"))
-async def get_timeline(request: Request, order_id: OrderId) -> Response:
-    """Every transition of an order, oldest first: `at`, `from`, `to`, `by`, `note`."""
-    found = uuid_id(order_id, "order")
-    return responses.json({"order_id": found, "items": await orders.timeline(resources_of(request), found)})
-
-
-@router.post(
-    "/orders/{order_id}/cancel",
-    response_model=orders.Order,
-    responses=problems(
-        "not_found",
-        "order_not_cancellable",
-        "checkout_in_progress",
-        "payment_unavailable",
-        "payment_misconfigured",
-        *BODY_PROBLEMS,
-        *KEY_PROBLEMS,
-    ),
-    openapi_extra=takes(Nothing, key=True, required=False),
-)
-async def cancel_order(request: Request, order_id: OrderId) -> Response:
-    """Cancel a pending order; twice is the same as once."""
-    _, key = await read(request, Nothing)
-    return responses.answer(await expiry.cancel(resources_of(request), key, uuid_id(order_id, "order")))
-
-
-@router.post(
-    "/orders/{order_id}/refund",
-    dependencies=STAFF,
-    response_model=orders.Order,
-    responses=problems("not_found", "order_not_refundable", "unauthorized", *BODY_PROBLEMS, *KEY_PROBLEMS),
-    openapi_extra=takes(RefundRequest, key=True, required=False),
-)
-async def refund_order(request: Request, order_id: OrderId) -> Response:
-    """Give money back, whole or in part; the order as it is then."""
-    wanted, key = await read(request, RefundRequest)
-    found = uuid_id(order_id, "order")
-    return responses.answer(
-        await refunds.refund(
-            resources_of(request), key, found, amount_minor=wanted.amount_minor, restock=wanted.restock
-        )
-    )
+@staff_router.post("/orders/{order_id}/refund", response_model=orders.Order)
+async def refund_order(
+    order_id: OrderId,
+    refund: Annotated[RefundRequest, Body(default_factory=RefundRequest)],
+    resources: ResourcesDep,
+    key: StaffKey,
+) -> Response:
+    """Refund an order, whole or in part; the order after it."""
+    return responses.stored(await refunds.refund(resources, key, order_id, refund.amount_minor, refund.restock))

@@ -1,121 +1,59 @@
-"""What comes in: bodies, ids, keys and credentials, each checked before the shop sees it."""
+"""What a request contains, checked before the shop sees it: body, query, idempotency key."""
 
 import re
 from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
-from uuid import UUID
+from typing import Annotated
 
-from fastapi import Depends, Path, Request
-from fastapi.security import HTTPBearer
-from pydantic import BaseModel, BeforeValidator, ConfigDict, StringConstraints, ValidationError, WithJsonSchema
-from pydantic_core import from_json
+from fastapi import Depends, Header, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict
 
-from service.errors import ShopError, invalid, not_found
-from service.http.clients import Clients
-from service.infra.credentials import is_staff
+from service.errors import ShopError, invalid
+from service.http.fields import UUID_FORM
+from service.http.identity import ClientsDep, staff
 from service.infra.resources import Resources
 from service.shop.idempotency import IdempotencyKey
 
 BODY_LIMIT = 64 * 1024
 WEBHOOK_LIMIT = 1024 * 1024
-BIGINT_MAX = 2**63 - 1
-# Printable ASCII without spaces at its ends.
-IDEMPOTENCY_KEY = "[!-~]([ -~]{0,253}[!-~])?"
-
-UUID_FORM = r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
-
-ProductId = Annotated[str, Path(description="A product's id")]
-CategoryId = Annotated[str, Path(description="A category's id")]
-CartId = Annotated[str, Path(description="A cart's UUID")]
-OrderId = Annotated[str, Path(description="An order's UUID")]
-
-
-def _in_digits(text: object) -> object:
-    if isinstance(text, str) and not re.fullmatch(r"[0-9]{1,19}", text):
-        raise ValueError("is a number in digits")
-    return text
-
-
-# A number in a query, beside its type; that alone would take `1_0`, `1.0` and `+1` too. Bounds stand before it, or
-# the OpenAPI document would not have them.
-DIGITS = BeforeValidator(_in_digits)
-
-# PostgreSQL's text cannot hold a NUL.
-NO_NUL = r"^[^\x00]*$"
-Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=NO_NUL)]
-Description = Annotated[str, StringConstraints(max_length=10_000, pattern=NO_NUL)]
-# Whatever `catalog.slug_of` makes fits: letters but for capitals, and digits, with single dashes between.
-_SLUG = r"[\p{Ll}\p{Lo}\p{Lm}\p{N}]+"
-Slug = Annotated[
-    str,
-    StringConstraints(min_length=1, max_length=200, pattern=rf"^{_SLUG}(-{_SLUG})*$"),
-    # Few programs that read the document know `\p`.
-    WithJsonSchema(
-        {
-            "type": "string",
-            "minLength": 1,
-            "maxLength": 200,
-            "pattern": r"^[^\s-]+(-[^\s-]+)*$",
-            "description": "Letters, none of them a capital, and digits, with single dashes between",
-        }
-    ),
-]
 
 
 class Body(BaseModel):
-    """The base of every request body: JSON types as they are, nothing unknown."""
+    """The base of every request body: JSON types without conversion, no unknown members."""
 
     model_config = ConfigDict(strict=True, extra="forbid", hide_input_in_errors=True)
 
 
 class Query(BaseModel):
-    """The base of every query: what is not known is not looked at; of what is given twice, the last counts."""
+    """The base of every query: no unknown parameters; of a repeated one, the last counts."""
 
-    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
-
-
-class Nothing(Body):
-    """A body that may be empty or `{}`."""
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
 
-Model = TypeVar("Model", bound=Body)
-Asked = TypeVar("Asked", bound=Query)
+class Empty(Body):
+    """No members; the body may be left out."""
 
 
-def client_of(request: Request) -> bytes | None:
-    """The client to count pending orders by; None where they are not counted, or it is not known."""
-    if not resources_of(request).settings.max_pending_per_client:
-        return None
-    clients: Clients = request.app.state.clients
-    return clients.digest(request.scope)
-
-
-def resources_of(request: Request) -> Resources:
+async def get_resources(request: Request) -> Resources:
     """What the application opened at start."""
     resources: Resources = request.app.state.resources
     return resources
 
 
-# For the OpenAPI document; what it finds is checked by `is_staff`.
-_BEARER = Depends(HTTPBearer(scheme_name="staff", description="The ADMIN_TOKEN, where one is set.", auto_error=False))
+ResourcesDep = Annotated[Resources, Depends(get_resources)]
 
 
-async def staff(request: Request, _: object = _BEARER) -> None:
-    """Refuse whoever does not bring the ADMIN_TOKEN, where there is one."""
-    if not is_staff_request(request):
-        raise ShopError("unauthorized", "This call is for the shop's staff.")
+async def no_unknown_query(request: Request) -> None:
+    """Refuse a query where the route declares none; `Query` refuses unknown parameters beside known ones."""
+    if request.scope["query_string"] and request.query_params and not request.scope["route"].dependant.query_params:
+        names = [{"type": "extra_forbidden", "loc": ("query", name), "msg": ""} for name in request.query_params]
+        raise RequestValidationError(names)
 
 
-def is_staff_request(request: Request) -> bool:
-    """Whether a request brings the ADMIN_TOKEN; without one everybody is staff."""
-    token = resources_of(request).settings.admin_token
-    return not token or is_staff(request.headers.get("authorization", ""), token)
+async def read_body(request: Request, limit: int = BODY_LIMIT, take: Callable[[int], None] | None = None) -> bytes:
+    """The raw body. Raises `body_too_large` as soon as more than `limit` bytes are announced or have arrived.
 
-
-async def read_bytes(request: Request, limit: int = BODY_LIMIT, take: Callable[[int], None] | None = None) -> bytes:
-    """The raw body; `body_too_large` as soon as more than `limit` bytes are announced or come.
-
-    `take` gets the size of each part as it comes, and may refuse it.
+    `take` gets the size of each chunk, and may refuse it by an exception.
     """
     announced = request.headers.get("content-length", "")
     too_large = ShopError("body_too_large", f"A body here holds at most {limit} bytes.")
@@ -131,98 +69,52 @@ async def read_bytes(request: Request, limit: int = BODY_LIMIT, take: Callable[[
     return bytes(body)
 
 
-async def read(request: Request, model: type[Model]) -> tuple[Model, IdempotencyKey | None]:
-    """The body as `model`, with the request's idempotency key.
+# Printable ASCII without spaces at its ends.
+_KEY_FORM = "[!-~]([ -~]{0,253}[!-~])?"
+_KeyHeader = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        description="Repeat a request with the same key to get the first one's response, without a second effect.",
+        min_length=1,
+        max_length=255,
+        pattern=f"^{_KEY_FORM}$",
+    ),
+]
 
-    Raises `unsupported_media_type`, `body_too_large`, `malformed` or `invalid`.
+
+async def staff_key(
+    request: Request, principal: Annotated[str, Depends(staff)], key: _KeyHeader = None
+) -> IdempotencyKey | None:
+    """The idempotency key of a staff call; access is checked first."""
+    return await _scoped(request, principal, key)
+
+
+async def client_key(request: Request, clients: ClientsDep, key: _KeyHeader = None) -> IdempotencyKey | None:
+    """The idempotency key of a call that names nothing yet: it belongs to one client address.
+
+    Without an address, strangers would share the stored response, so the key is not used.
     """
-    body = (await read_bytes(request)).strip()
-    if body:
-        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if media_type != "application/json" and not media_type.endswith("+json"):
-            raise ShopError("unsupported_media_type", "Send Content-Type: application/json.")
-    body = body or b"{}"
-    try:
-        # Not by model_validate_json, which would take NaN and Infinity. Of a member given twice the last counts.
-        data = model.model_validate(from_json(body, allow_inf_nan=False))
-    except ValidationError as error:
-        raise _refusal(error, model) from None
-    except ValueError:
-        raise ShopError("malformed", "The body is not JSON in UTF-8.") from None
-    return data, _key(request, body)
+    client = clients.digest(request.scope, whole=True)
+    return None if client is None else await _scoped(request, f"client:{client.hex()}", key)
 
 
-def read_query(request: Request, model: type[Asked]) -> Asked:
-    """The query as `model`; `invalid` where it does not fit."""
-    if not request.scope["query_string"]:
-        return model()
-    try:
-        return model.model_validate(dict(request.query_params))
-    except ValidationError as error:
-        raise _refusal(error, model) from None
+async def shared_key(request: Request, key: _KeyHeader = None) -> IdempotencyKey | None:
+    """The idempotency key of a call that names a cart or an order: it belongs to whoever knows that id."""
+    return await _scoped(request, "", key)
 
 
-def _refusal(error: ValidationError, model: type[BaseModel]) -> ShopError:
-    """Which members are wrong and how, in the validator's words and without what was sent."""
-    problems = error.errors(include_input=False, include_url=False, include_context=False)
-    known = ", ".join(model.model_fields)
-    return ShopError(
-        "invalid",
-        "The request is not valid.",
-        errors=[
-            {"pointer": "", "message": f"unknown member; known are: {known or 'none'}"}
-            if problem["type"] == "extra_forbidden"
-            else {"pointer": pointer(problem["loc"]), "message": problem["msg"]}
-            for problem in problems
-        ],
-    )
+StaffKey = Annotated[IdempotencyKey | None, Depends(staff_key)]
+ClientKey = Annotated[IdempotencyKey | None, Depends(client_key)]
+SharedKey = Annotated[IdempotencyKey | None, Depends(shared_key)]
 
 
-def pointer(location: tuple[Any, ...]) -> str:
-    """A validator's location as a JSON pointer."""
-    return "".join(f"/{part}" for part in location)
-
-
-def _key(request: Request, body: bytes) -> IdempotencyKey | None:
-    keys = request.headers.getlist("idempotency-key")
-    if not keys:
+async def _scoped(request: Request, principal: str, key: str | None) -> IdempotencyKey | None:
+    if key is None:
         return None
-    if len(keys) > 1 or not re.fullmatch(IDEMPOTENCY_KEY, keys[0]):
-        raise invalid("/Idempotency-Key", "is one header of 1 to 255 printable ASCII characters")
-    # Decoded, and its UUIDs as we write them: a key belongs to a cart or an order, however its id is spelled.
+    if len(request.headers.getlist("idempotency-key")) > 1:
+        raise invalid("/Idempotency-Key", "is sent more than once")
+    # The decoded path, its UUIDs in lower case: one id has one scope, however it is spelled.
     path = re.sub(UUID_FORM, lambda match: match[0].lower(), request.scope["path"])
-    principal = _principal(request)
-    return (
-        None
-        if principal is None
-        else IdempotencyKey.of(method=request.method, path=path, principal=principal, key=keys[0], body=body)
-    )
-
-
-def _principal(request: Request) -> str | None:
-    """The callers who share a key's stored response. None: the caller has no address, so the key is not used.
-
-    All staff shares, whatever its token. A new cart is shared by one client address. Every other call of customers
-    names a cart or an order: whoever knows that id shares.
-    """
-    if any(guard.dependency is staff for guard in request.scope["route"].dependencies):
-        return "admin"
-    if request.scope["path"] == "/carts":
-        client = request.app.state.clients.digest(request.scope, whole=True)
-        # Without an address, strangers would share the cart. A second, empty cart does no harm.
-        return None if client is None else f"client:{client.hex()}"
-    return ""
-
-
-def integer_id(text: str, what: str) -> int:
-    """A product's or category's id; one of impossible form is simply not there."""
-    if re.fullmatch(r"[1-9][0-9]{0,18}", text) and int(text) <= BIGINT_MAX:
-        return int(text)
-    raise not_found(what)
-
-
-def uuid_id(text: str, what: str) -> UUID:
-    """A cart's or order's id; one of impossible form is simply not there."""
-    if re.fullmatch(UUID_FORM, text):
-        return UUID(text)
-    raise not_found(what)
+    body = (await request.body()).strip() or b"{}"
+    return IdempotencyKey.of(request.method, path, principal, key, body)

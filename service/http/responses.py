@@ -1,14 +1,31 @@
-"""What goes out, and how it is written in the OpenAPI document."""
+"""Responses: JSON, stored ones, and every error as a problem document (RFC 9457)."""
 
+from base64 import b64encode
+from collections.abc import Callable, Sequence
+from hashlib import sha256
 from typing import Any
 
-from fastapi import Response
-from pydantic import BaseModel
+from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
 
-from service.errors import KINDS, ShopError
-from service.http.requests import IDEMPOTENCY_KEY, Body, Query
+from service.errors import ShopError
 from service.infra.encoding import encode
 from service.shop.idempotency import StoredResponse
+
+# A Content-Security-Policy that allows nothing; a page adds the sources that it needs.
+NO_SOURCES = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+# What FastAPI and our router raise by status alone.
+_BY_STATUS = {
+    400: ("malformed", "The body is not JSON in UTF-8."),
+    404: ("not_found", "There is no such address."),
+    405: ("method_not_allowed", "This address does not support the method."),
+}
+
+
+def hash_source(text: bytes) -> str:
+    """The source expression for an inline script or style in a Content-Security-Policy."""
+    return f"'sha256-{b64encode(sha256(text).digest()).decode()}'"
 
 
 def json(content: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -16,16 +33,16 @@ def json(content: object, status: int = 200, headers: dict[str, str] | None = No
     return Response(encode(content), status, headers, "application/json")
 
 
-def answer(given: StoredResponse) -> Response:
-    """An answer of the shop, said to be a replay when it is one."""
-    headers = {"Location": given.location} if given.location and given.status == 201 else {}
-    if given.replayed:
+def stored(response: StoredResponse) -> Response:
+    """A response of the shop; Idempotent-Replayed marks a repeated one."""
+    headers = {"Location": response.location} if response.location and response.status == 201 else {}
+    if response.replayed:
         headers["Idempotent-Replayed"] = "true"
-    return Response(given.body, given.status, headers, "application/json")
+    return Response(response.body, response.status, headers, "application/json")
 
 
 def problem(error: ShopError) -> Response:
-    """An error as `application/problem+json` (RFC 9457)."""
+    """An error as `application/problem+json`."""
     kind = error.kind
     document = {
         "type": f"/problems/{error.code}",
@@ -41,71 +58,52 @@ def problem(error: ShopError) -> Response:
     if kind.retry_after is not None:
         headers["Retry-After"] = str(kind.retry_after)
     if kind.status == 401:
-        headers["WWW-Authenticate"] = 'Bearer realm="staff"'
+        reason = ', error="invalid_token"' if error.code == "invalid_token" else ""
+        headers["WWW-Authenticate"] = f'Bearer realm="staff"{reason}'
     return Response(encode(document), kind.status, headers, "application/problem+json")
 
 
-class FieldProblem(BaseModel):
-    """One member of the body that is wrong."""
-
-    pointer: str
-    message: str
-
-
-class Problem(BaseModel):
-    """RFC 9457, with `code` for programs; some codes bring members of their own."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    code: str
-    errors: list[FieldProblem] | None = None
+async def shop_error(request: Request, error: Exception) -> Response:
+    """The handler of ShopError."""
+    assert isinstance(error, ShopError)
+    return problem(error)
 
 
-def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route that may answer with these codes, besides those that any may."""
-    by_status: dict[int, list[str]] = {}
-    for code in (*codes, "rate_limited", "headers_too_large", "busy", "unavailable"):
-        by_status.setdefault(KINDS[code].status, []).append(code)
-    return {
-        status: {
-            "description": ", ".join(f"`{code}`" for code in found),
-            "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
-        }
-        for status, found in sorted(by_status.items())
-    }
+async def http_error(request: Request, error: Exception) -> Response:
+    """The handler of FastAPI's own errors; one that has no code of ours goes on as unhandled."""
+    assert isinstance(error, HTTPException)
+    if error.status_code not in _BY_STATUS:
+        raise error
+    response = problem(ShopError(*_BY_STATUS[error.status_code]))
+    response.headers.update(error.headers or {})
+    return response
 
 
-# What any route that reads a body may answer.
-BODY_PROBLEMS = ("malformed", "request_timeout", "body_too_large", "unsupported_media_type", "invalid")
-KEY_PROBLEMS = ("idempotency_key_in_use", "idempotency_key_reused")
-
-ETAG_HEADER = {"ETag": {"schema": {"type": "string"}}}
-
-
-def request_header(name: str, description: str, **schema: object) -> dict[str, Any]:
-    """A header that a route reads itself."""
-    return {"name": name, "in": "header", "schema": {"type": "string", **schema}, "description": description}
-
-
-_KEY = request_header(
-    "Idempotency-Key",
-    "Repeat a request with the same key to get the first one's answer.",
-    minLength=1,
-    maxLength=255,
-    pattern=f"^{IDEMPOTENCY_KEY}$",
-)
+async def validation_error(request: Request, error: Exception) -> Response:
+    """The handler of invalid parameters and bodies: which are wrong and how, without what was sent."""
+    assert isinstance(error, RequestValidationError)
+    errors: Sequence[dict[str, Any]] = error.errors()
+    if any(one["type"] == "json_invalid" for one in errors):
+        return problem(ShopError(*_BY_STATUS[400]))
+    members = [
+        {"pointer": "", "message": f"{_expected(request, one['loc'][0])}; another name was sent"}
+        if one["type"] == "extra_forbidden"
+        else {"pointer": "".join(f"/{part}" for part in one["loc"][1:]), "message": one["msg"]}
+        for one in errors
+    ]
+    return problem(ShopError("invalid", "The request is not valid.", errors=members))
 
 
-def asks(model: type[Query]) -> dict[str, Any]:
-    """The `openapi_extra` of a route that reads the query `model` itself."""
-    members = model.model_json_schema()["properties"]
-    return {"parameters": [{"name": name, "in": "query", "schema": schema} for name, schema in members.items()]}
+def _expected(request: Request, place: str) -> str:
+    """The names that the route knows in the query or the body."""
+    dependant = request.scope["route"].dependant
+    fields = dependant.query_params if place == "query" else dependant.body_params
+    names = [name for field in fields for name in field.field_info.annotation.model_fields]
+    return f"known are: {', '.join(names) or 'none'}"
 
 
-def takes(model: type[Body], *headers: dict[str, Any], key: bool = False, required: bool = True) -> dict[str, Any]:
-    """The `openapi_extra` of a route that reads `model`, and these headers, itself."""
-    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-    body = {"required": required, "content": {"application/json": {"schema": schema}}}
-    return {"requestBody": body, "parameters": [*headers, *([_KEY] if key else [])]}
+HANDLERS: dict[int | type[Exception], Callable[[Request, Any], Any]] = {
+    ShopError: shop_error,
+    HTTPException: http_error,
+    RequestValidationError: validation_error,
+}

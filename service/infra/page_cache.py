@@ -4,7 +4,6 @@ import asyncio
 import secrets
 import time
 from collections.abc import Awaitable, Callable
-from functools import partial
 
 from redis.asyncio import Redis
 
@@ -29,23 +28,10 @@ class PageCache:
         # The query for the generation that is under way, and the one that is sent after it.
         self._current_query: asyncio.Task[bytes | None] | None = None
         self._next_query: asyncio.Task[bytes | None] | None = None
-        # Called with what `_next_query` learns.
-        self._callbacks: list[Callable[[bytes | None], None]] = []
         self._refill: asyncio.Task[bytes] | None = None
         self._invalidation: asyncio.Task[None] | None = None
         # This process's copy of the page: its generation, the end of its life (monotonic), its bytes.
         self._copy: tuple[bytes, float, bytes] = (b"", 0.0, b"")
-
-    def when_fresh(self, callback: Callable[[bytes | None], None]) -> None:
-        """Call `callback` with this process's copy when Redis has confirmed its generation, else with None.
-
-        For callers with so many requests that a task for each would cost more than its answer.
-        """
-        if self._is_invalidating():
-            callback(None)
-        else:
-            self._query_generation()
-            self._callbacks.append(callback)
 
     async def page(self, render: Callable[[], Awaitable[bytes]]) -> bytes:
         """The cached page. If there is none, or no Redis, `render` reads it from the tables.
@@ -80,14 +66,6 @@ class PageCache:
         copied_generation, end, page = self._copy
         return page if generation == copied_generation and time.monotonic() < end else None
 
-    def _run_callbacks(
-        self, callbacks: list[Callable[[bytes | None], None]], query: asyncio.Task[bytes | None]
-    ) -> None:
-        generation = None if query.cancelled() or query.exception() else query.result()
-        page = None if generation is None else self._copy_of(generation)
-        for callback in callbacks:
-            callback(page)
-
     def _query_generation(self) -> asyncio.Task[bytes | None]:
         """Learn the generation by a query that is sent after this call. All callers before that share the query.
 
@@ -95,8 +73,6 @@ class PageCache:
         """
         if self._next_query is None:
             self._next_query = asyncio.create_task(self._query_after(self._current_query))
-            self._callbacks = []
-            self._next_query.add_done_callback(partial(self._run_callbacks, self._callbacks))
         return self._next_query
 
     async def _query_after(self, previous: asyncio.Task[bytes | None] | None) -> bytes | None:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 from service.errors import not_found
@@ -174,13 +173,10 @@ async def list_orders(resources: Resources, *, status: str | None, before_number
     return OrderPage(page[:limit], page[limit - 1].number if len(page) > limit else None)
 
 
-async def timeline(resources: Resources, order_id: UUID) -> list[dict[str, Any]]:
-    """The history of an order, oldest first: `at`, `from`, `to`, `by`, and a `note` or null."""
+async def timeline(resources: Resources, order_id: UUID) -> Sequence[EventRow]:
+    """The history of an order, oldest first."""
     async with connection(resources.pool) as reader:
         events = await LIST_EVENTS.all(reader, order_id=order_id)
     if not events:
         raise not_found("order")
-    return [
-        {"at": event.at, "from": event.from_status, "to": event.to_status, "by": event.cause, "note": event.note}
-        for event in events
-    ]
+    return events

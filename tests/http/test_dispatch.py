@@ -40,13 +40,13 @@ from fastapi.security import (
 )
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel
+from service.http.dispatch import Dispatch, UnsupportedRoute
 from starlette.routing import Host, Route
 from yarl import URL
 
 from service.app import create_app
 from service.errors import ShopError
 from service.http import carts
-from service.http.dispatch import Dispatch, UnsupportedRoute
 from service.settings import Settings
 from tests.client import Shop, is_problem, is_problem_document
 from tests.conftest import served

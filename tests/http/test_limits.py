@@ -20,7 +20,7 @@ import redis
 from service.app import create_app
 from service.dev.servers import free_port, scratch_folder, valkey
 from service.dev.stripe_standin import StripeStandin
-from service.http.clients import Clients
+from service.http.identity import Clients
 from service.infra import rate_limit
 from service.infra.resources import Resources
 from service.settings import Settings

@@ -18,8 +18,8 @@ from service.app import create_app
 from service.dev.stripe_standin import StripeStandin
 from service.http import bodies
 from service.http.bodies import MAX_BODIES, MAX_BODIES_PER_CLIENT, Arrivals
-from service.http.clients import Clients
-from service.http.middleware import Gate
+from service.http.identity import Clients
+from service.http.middleware import ConcurrencyLimitMiddleware
 from service.http.server import protocol
 from service.settings import Settings
 from tests.client import Shop, eventually, is_problem
@@ -247,7 +247,7 @@ class TestASlowClient:
     """Has a limited time."""
 
     async def test_to_send_its_body(self, settings: Settings) -> None:
-        gate = Gate(create_app(settings), 1, Clients(settings), client_seconds=0.05)
+        gate = ConcurrencyLimitMiddleware(create_app(settings), 1, Clients(settings), client_seconds=0.05)
         async with served(gate) as url:
             for begun in (b"", b"{"):
                 reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
@@ -265,7 +265,7 @@ class TestASlowClient:
     async def test_to_read_the_response(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(protocol, "READ_SECONDS", 0.05)
         # Two places, because one becomes free a moment after its response, when the next request begins already.
-        gate = Gate(create_app(settings), 2, Clients(settings))
+        gate = ConcurrencyLimitMiddleware(create_app(settings), 2, Clients(settings))
         async with served(gate) as url:
             with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as slow:
                 # More than all buffers on the way can hold.

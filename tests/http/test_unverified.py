@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from service.dev.stripe_standin.webhooks import signature
-from service.http import bodies, payments
+from service.http import bodies, webhooks
 from service.http.bodies import ByteBudget
 from tests.client import Shop, eventually
 from tests.conftest import WEBHOOK_SECRET
@@ -103,7 +103,7 @@ class TestBytes:
     @pytest.fixture(autouse=True)
     def budget(self, monkeypatch: pytest.MonkeyPatch) -> ByteBudget:
         budget = ByteBudget(limit=80 * KIB, limit_per_client=50 * KIB)
-        monkeypatch.setattr(payments, "UNVERIFIED", budget)
+        monkeypatch.setattr(webhooks, "UNVERIFIED", budget)
         return budget
 
     async def test_are_limited_for_each_client_and_in_total(self, shop: Shop, budget: ByteBudget) -> None:

@@ -23,4 +23,4 @@ async def test_a_purchase_ends_fulfilled(shop: Shop, stripe: StripeStandin, work
         ("PENDING_PAYMENT", "PAID"),
         ("PAID", "FULFILLED"),
     ]
-    assert [e["by"].split()[0] for e in timeline["items"]] == ["request", "event", "job"]
+    assert [e["actor"].split()[0] for e in timeline["items"]] == ["request", "event", "job"]

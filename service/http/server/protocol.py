@@ -5,19 +5,18 @@ is listed in tests/http/server/test_uvicorn.py, which fails when uvicorn renames
 """
 
 from asyncio import BaseTransport, TimerHandle, Transport
-from functools import partial
 from http import HTTPStatus
 from math import inf
 from socket import SO_RCVBUF, SOL_SOCKET
 from typing import Any, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.errors import ShopError
 from service.http import bodies
 from service.http.bodies import COMPLETE
-from service.http.middleware import dress, new_request_id
+from service.http.middleware import new_request_id, with_standard_headers
 from service.http.responses import problem
 from service.http.server.transport import CoalescingTransport
 
@@ -159,14 +158,6 @@ class Protocol(HttpToolsProtocol):
                 self.parser = HttpRequestParser(self)
                 self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        """A request's turn has come: the first page is answered at once, whatever else there is by the application."""
-        otherwise = partial(super()._start_asgi_task, cycle, app)
-        if first_page := getattr(app, "first_page", None):
-            first_page.answer(cycle, otherwise)
-        else:
-            otherwise()
-
     def shutdown(self) -> None:
         """Close the connection after its last response; at once if it is ignored."""
         if self._linger_timer is not None:
@@ -185,7 +176,7 @@ class Protocol(HttpToolsProtocol):
         if not (self.cycle.response_started or self.pipeline) if self._reads_body else self._idle:
             answer = problem(error)
             answer.headers["Connection"] = "close"
-            headers = dress(answer.raw_headers, new_request_id())
+            headers = with_standard_headers(answer.raw_headers, new_request_id())
             status = HTTPStatus(answer.status_code)
             head = [f"HTTP/1.1 {status} {status.phrase}".encode(), *(b": ".join(header) for header in headers)]
             self.transport.write(b"\r\n".join([*head, b"", bytes(answer.body)]))

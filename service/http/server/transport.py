@@ -21,22 +21,13 @@ class CoalescingTransport:
             self._loop.call_soon(self._flush)
         self._pending.append(data)
 
-    def write_now(self, data: bytes) -> None:
-        """Send a response that is in one piece already."""
-        self._flush()
-        self._send(data)
-
     def close(self) -> None:
         """Send what is pending, and close the connection."""
         self._flush()
         self._transport.close()
 
     def _flush(self) -> None:
-        if self._pending:
-            self._send(b"".join(self._pending))
-            self._pending.clear()
-
-    def _send(self, data: bytes) -> None:
         # uvloop raises if the client has disconnected. It reports that to the protocol by itself.
-        if not self._transport.is_closing():
-            self._transport.write(data)
+        if self._pending and not self._transport.is_closing():
+            self._transport.write(b"".join(self._pending))
+        self._pending.clear()

@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import pytest
 from starlette.types import Receive, Scope, Send
@@ -155,8 +155,13 @@ async def test_while_a_request_waits_no_data_is_read(app: PausedApp, url: str) -
 
 
 async def test_a_first_page_that_waits_for_redis_is_counted(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    waiting: list[Callable[[None], None]] = []
-    monkeypatch.setattr(PageCache, "when_fresh", lambda cache, tell: waiting.append(tell))
+    waiting: list[asyncio.Future[bytes]] = []
+
+    async def page(cache: PageCache, render: object) -> bytes:
+        waiting.append(asyncio.get_running_loop().create_future())
+        return await waiting[-1]
+
+    monkeypatch.setattr(PageCache, "page", page)
     for count, stays in ((MOST + 1, False), (MOST, True)):
         reader, writer = await connect(shop.url)
         writer.write(count * b"GET /products HTTP/1.1\r\nHost: shop\r\n\r\n")
@@ -168,7 +173,7 @@ async def test_a_first_page_that_waits_for_redis_is_counted(shop: Shop, monkeypa
         writer.close()
         assert len(waiting) == 1
         while waiting:
-            waiting.pop()(None)
+            waiting.pop().set_result(b"{}")
             await asyncio.sleep(0.01)
 
 

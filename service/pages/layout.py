@@ -1,9 +1,8 @@
-"""The few HTML pages: readable without JavaScript, with nothing from elsewhere."""
-
-from base64 import b64encode
-from hashlib import sha256
+"""The layout of our HTML pages: readable without JavaScript, and nothing is loaded from elsewhere."""
 
 from fastapi.responses import HTMLResponse
+
+from service.http.responses import NO_SOURCES, hash_source
 
 _STYLE = """
 :root { color-scheme: light dark }
@@ -17,14 +16,7 @@ code { font-size: .95em }
 """
 
 
-def source(text: bytes) -> str:
-    """What a Content-Security-Policy calls an inline script or style by."""
-    return f"'sha256-{b64encode(sha256(text).digest()).decode()}'"
-
-
-# A Content-Security-Policy that a page adds to what it needs.
-NOTHING = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-_POLICY = f"{NOTHING}; style-src {source(_STYLE.encode())}"
+_POLICY = f"{NO_SOURCES}; style-src {hash_source(_STYLE.encode())}"
 
 
 def page(title: str, body: str, *, refresh_seconds: int | None = None) -> HTMLResponse:

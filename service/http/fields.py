@@ -1,0 +1,81 @@
+"""Types of the members, path and query parameters that several calls share."""
+
+import re
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import Path
+from pydantic import BeforeValidator, Field, StringConstraints, WithJsonSchema
+
+from service.errors import not_found
+
+BIGINT_MAX = 2**63 - 1
+UUID_FORM = r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
+
+
+def _integer_id(what: str) -> BeforeValidator:
+    """An id of impossible form names nothing, so it is `not_found`."""
+
+    def parse(text: str) -> int:
+        if re.fullmatch(r"[1-9][0-9]{0,18}", text) and int(text) <= BIGINT_MAX:
+            return int(text)
+        raise not_found(what)
+
+    return BeforeValidator(parse)
+
+
+def _uuid(what: str) -> BeforeValidator:
+    def parse(text: str) -> UUID:
+        return parse_uuid(text, what)
+
+    return BeforeValidator(parse)
+
+
+def parse_uuid(text: str, what: str) -> UUID:
+    """A cart's or order's id. Raises `not_found` for an impossible one."""
+    if re.fullmatch(UUID_FORM, text):
+        return UUID(text)
+    raise not_found(what)
+
+
+# JavaScript rounds integers above 2^53, so the document states `int64` instead of their maximum.
+_ID_SCHEMA = WithJsonSchema({"type": "integer", "format": "int64", "minimum": 1})
+Id = Annotated[int, Field(ge=1, le=BIGINT_MAX), _ID_SCHEMA]
+ProductId = Annotated[int, _integer_id("product"), _ID_SCHEMA, Path(description="The product's id.")]
+CategoryId = Annotated[int, _integer_id("category"), _ID_SCHEMA, Path(description="The category's id.")]
+CartId = Annotated[UUID, _uuid("cart"), Path(description="The cart's id.")]
+OrderId = Annotated[UUID, _uuid("order"), Path(description="The order's id.")]
+
+
+def _digits(text: object) -> object:
+    if isinstance(text, str) and not re.fullmatch(r"[0-9]{1,19}", text):
+        raise ValueError("is a number in digits")
+    return text
+
+
+# For a number in a query; `int` alone would accept `1_0`, `1.0` and `+1` too. It stands behind the bounds, or the
+# OpenAPI document would not have them.
+DIGITS: Any = BeforeValidator(_digits)
+Limit = Annotated[int, Field(ge=1, le=100, description="How many items a page has at most."), DIGITS]
+
+
+def cursor_schema(minimum: int) -> WithJsonSchema:
+    """The schema of `after_id`."""
+    description = "The `next_cursor` of the page before; left out for the first page."
+    return WithJsonSchema({"type": "integer", "format": "int64", "minimum": minimum, "description": description})
+
+
+AfterId = Annotated[int, Field(ge=0, le=BIGINT_MAX), DIGITS, cursor_schema(0)]
+
+# PostgreSQL's text cannot contain a NUL.
+NO_NUL = r"^[^\x00]*$"
+Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=NO_NUL)]
+Description = Annotated[str, StringConstraints(max_length=10_000, pattern=NO_NUL)]
+# What `catalog.slug_of` makes: digits and letters other than capitals, with single dashes between.
+_SLUG = r"[\p{Ll}\p{Lo}\p{Lm}\p{N}]+"
+Slug = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=200, pattern=rf"^{_SLUG}(-{_SLUG})*$"),
+    # Few programs that read the document know `\p`.
+    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": 200, "pattern": r"^[^\s-]+(-[^\s-]+)*$"}),
+]

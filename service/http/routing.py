@@ -1,0 +1,357 @@
+"""Routing: FastAPI's own routes, compiled at start into the few calls that each request needs.
+
+FastAPI describes each route and its dependencies; that description is read once, guards of routers included. Whatever
+would not run as FastAPI runs it stops the start. tests/http/test_routing.py compares both for every route.
+"""
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from functools import partial
+from typing import Any, Literal, get_args, get_origin
+
+from fastapi import FastAPI, Request, Response, params
+from fastapi.dependencies.models import Dependant
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute, RouteContext, iter_route_contexts, serialize_response
+from pydantic import BaseModel
+from pydantic_core import from_json
+from starlette.concurrency import run_in_threadpool
+from starlette.convertors import StringConvertor
+from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
+
+from service.errors import ShopError
+from service.http.requests import read_body
+
+# FastAPI documents neither `fastapi.routing`'s contexts nor Dependant and its fields (ModelField). fastapi>=0.165 has
+# all that is used of them; test_routing.py fails when one changes.
+# A Dependant's fields that `_Step` reads. Any other must be empty, those of a later FastAPI included.
+_SUPPORTED = {"call", "name", "path", "use_cache", "scope", "dependencies", "path_params", "query_params"}
+_SUPPORTED |= {"header_params", "body_params", "request_param_name", "http_connection_param_name"}
+# What FastAPI would do around each request.
+_AROUND = ("user_middleware", "dependency_overrides", "max_body_size", "root_path")
+# No path of ours contains one, and `$` in a route's pattern ignores a newline at the end.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_JSON = re.compile(r"\s*application/([^/;]+\+)?json\s*(;.*)?", re.IGNORECASE)
+_OPTIONS = ("include", "exclude", "by_alias", "exclude_unset", "exclude_defaults", "exclude_none")
+_MISSING, _FAILED = object(), object()
+
+
+class UnsupportedRoute(Exception):
+    """A route or an application needs something that Router does not do; the text says what."""
+
+
+class Router:
+    """Pure ASGI: answers every HTTP request by a route of the application, else by its handler of HTTPException.
+
+    Stricter than FastAPI: dependencies run before the body is read; a body is bounded and strict JSON; a path with a
+    control character is 404; no path is redirected.
+    """
+
+    def __init__(self, app: FastAPI) -> None:
+        """Raises UnsupportedRoute. Routes that the application gets later are not served."""
+        self._app = app
+        self._fixed: dict[tuple[str, str], _Route] = {}
+        self._patterns: dict[str, list[tuple[re.Pattern[str], _Route]]] = {}
+        self._handlers: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = dict(app.exception_handlers)
+        self._refuse_around()
+        for kind, handler in self._handlers.items():
+            if not isinstance(kind, type) or kind is Exception or not inspect.iscoroutinefunction(handler):
+                raise UnsupportedRoute(f"the handler of {kind} is not an `async def` for one kind of exception")
+        for context in iter_route_contexts(app.routes):
+            self._add(_Route(context))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer; the route is left in the scope for the metrics."""
+        self._refuse_around()
+        request = _Request(scope, receive, send)
+        try:
+            route, path_params = self._match(scope["method"], scope["path"])
+            scope["route"], scope["path_params"] = route.context, path_params
+            response = await route.answer(request, path_params)
+        except Exception as error:
+            handler = next(filter(None, map(self._handlers.get, type(error).__mro__)), None)
+            if handler is None:
+                raise
+            response = await handler(request, error)
+        await response(scope, receive, send)
+
+    def _refuse_around(self) -> None:
+        """At start and at each request: these can be set at any time, and may be what closes a route."""
+        app = self._app
+        if app.user_middleware or app.dependency_overrides or app.root_path or getattr(app, "max_body_size", None):
+            names = [name for name in _AROUND if getattr(app, name, None)]
+            raise UnsupportedRoute(f"the application's {', '.join(names)} would have no effect")
+
+    def _add(self, route: "_Route") -> None:
+        for method in route.context.methods or ():
+            if self._find(method, route.path)[0] is not None:
+                raise UnsupportedRoute(f"{route.name}: an earlier route answers {method} there")
+            if "{" in route.path:
+                self._patterns.setdefault(method, []).append((route.context.path_regex, route))
+            else:
+                self._fixed[method, route.path] = route
+
+    def _find(self, method: str, path: str) -> tuple["_Route | None", dict[str, str]]:
+        if route := self._fixed.get((method, path)):
+            return route, {}
+        if not _CONTROL.search(path):
+            for pattern, route in self._patterns.get(method, ()):
+                if match := pattern.fullmatch(path):
+                    return route, match.groupdict()
+        return None, {}
+
+    def _match(self, method: str, path: str) -> tuple["_Route", dict[str, str]]:
+        route, path_params = self._find(method, path)
+        if route is not None:
+            return route, path_params
+        methods = {*self._patterns, *(method for method, _ in self._fixed)}
+        allowed = sorted(method for method in methods if self._find(method, path)[0] is not None)
+        if not allowed:
+            raise HTTPException(404)
+        # The middleware answers HEAD by GET.
+        raise HTTPException(405, headers={"Allow": ", ".join(["HEAD", *allowed] if "GET" in allowed else allowed)})
+
+
+class _Request(Request):
+    """A request whose body is bounded and read once."""
+
+    _bounded: bytes | None = None
+
+    async def body(self) -> bytes:
+        if self._bounded is None:
+            self._bounded = await read_body(self)
+        return self._bounded
+
+    async def content(self) -> Any:
+        """The body's JSON, or _MISSING. FastAPI's would take NaN, lone surrogates and UTF-16."""
+        body = (await self.body()).strip()
+        if not body:
+            return _MISSING
+        media_type = self.headers.get("content-type", "")
+        if media_type != "application/json" and not _JSON.fullmatch(media_type):
+            raise ShopError("unsupported_media_type", "Send Content-Type: application/json.")
+        try:
+            return from_json(body, allow_inf_nan=False)
+        except ValueError:
+            error = {"type": "json_invalid", "loc": ("body",), "msg": "JSON decode error", "input": {}}
+            raise RequestValidationError([error]) from None
+
+
+class _Route:
+    """All that a route calls, in FastAPI's order: its dependencies, each once a request, and its endpoint."""
+
+    def __init__(self, context: RouteContext) -> None:
+        self.context, self.path = context, str(context.path)
+        self.name = f"{' '.join(sorted(context.methods or ()))} {self.path}".strip()
+        if reasons := list(_unsupported(context)):
+            raise UnsupportedRoute(f"{self.name}: {'; '.join(reasons)}")
+        self._steps: list[_Step] = []
+        self._add(context.dependant, {})
+        status = context.status_code
+        self._status = {} if status is None else {"status_code": status}
+        self._options = {name: getattr(context, f"response_model_{name}") for name in _OPTIONS}
+
+    async def answer(self, request: _Request, path_params: dict[str, str]) -> Response:
+        """The endpoint's response. Raises RequestValidationError, or what a function raised."""
+        results: list[Any] = []
+        errors: list[Any] = []
+        for step in self._steps:
+            results.append(await step.run(request, path_params, results, errors))
+        if errors:
+            raise RequestValidationError(errors)
+        result = results[-1]
+        return result if isinstance(result, Response) else await self._serialize(result)
+
+    async def _serialize(self, result: Any) -> Response:
+        """As FastAPI does it: checked and filtered by the declared model."""
+        field, kind = self.context.response_field, self.context.response_class
+        # FastAPI wraps its default, for which it has a quicker way where there is a model.
+        quick = field is not None and not isinstance(kind, type)
+        content = await serialize_response(field=field, response_content=result, dump_json=quick, **self._options)
+        if quick:
+            response = Response(content, media_type="application/json", **self._status)
+        else:
+            response = getattr(kind, "value", kind)(content, **self._status)
+        if response.status_code < 200 or response.status_code in (204, 205, 304):
+            response.body = b""
+        return response
+
+    def _add(self, dependant: Dependant, known: dict[Any, int]) -> int:
+        """Add what it depends on, then itself; the index of its result."""
+        indexes = []
+        for needed in dependant.dependencies:
+            index = known[needed.call] if needed.call in known else self._add(needed, known)
+            if needed.name is not None:
+                indexes.append((needed.name, index))
+        known[dependant.call] = len(self._steps)
+        self._steps.append(_Step(dependant, indexes))
+        return known[dependant.call]
+
+
+class _Step:
+    """One call: the function, and where each of its arguments comes from."""
+
+    def __init__(self, dependant: Dependant, indexes: list[tuple[str, int]]) -> None:
+        self._call = _awaitable(dependant.call)
+        self._indexes = indexes
+        self._path = [_Parameter(field) for field in dependant.path_params]
+        self._query = [_Parameter(field) for field in dependant.query_params]
+        self._headers = [_Parameter(field) for field in dependant.header_params]
+        self._body = [_Parameter(field) for field in dependant.body_params]
+        self._requests = [*filter(None, (dependant.request_param_name, dependant.http_connection_param_name))]
+
+    async def run(self, request: _Request, path_params: dict[str, str], results: list[Any], errors: list[Any]) -> Any:
+        """What the function returns; _FAILED, uncalled, where an argument is invalid."""
+        errors_before = len(errors)
+        arguments: dict[str, Any] = {name: results[index] for name, index in self._indexes}
+        for parameter in self._path:
+            arguments[parameter.name] = parameter.read(path_params, errors)
+        if self._query:
+            query: Mapping[str, str] = request.query_params if request.scope["query_string"] else {}
+            for parameter in self._query:
+                arguments[parameter.name] = parameter.read(query, errors)
+        for parameter in self._headers:
+            arguments[parameter.name] = parameter.read(request.headers, errors)
+        for parameter in self._body:
+            arguments[parameter.name] = parameter.validate(await request.content(), errors)
+        for name in self._requests:
+            arguments[name] = request
+        if errors and (len(errors) > errors_before or any(value is _FAILED for value in arguments.values())):
+            return _FAILED
+        return await self._call(**arguments)
+
+
+class _Parameter:
+    """One parameter, by FastAPI's own validator of it."""
+
+    def __init__(self, field: Any) -> None:
+        info = field.field_info
+        place = "body" if isinstance(info, params.Body) else info.in_.value
+        self.name: str = field.name
+        self._alias: str = field.alias
+        # A body and a query's model are values of their own, not members of one.
+        self._is_model = _is_model(info.annotation)
+        self._location = (place,) if place == "body" or self._is_model else (place, field.alias)
+        self._required = info.is_required()
+        default = None if self._required else field.get_default()
+        self._default: Callable[[], Any] = field.get_default if default is not None else lambda: None
+        self._validate = field.validate
+
+    def read(self, source: Mapping[str, str], errors: list[Any]) -> Any:
+        """The value in a path, query or headers."""
+        if self._is_model:
+            return self.validate(dict(source), errors)
+        value = source.get(self._alias)
+        return self.validate(_MISSING if value is None else value, errors)
+
+    def validate(self, value: Any, errors: list[Any]) -> Any:
+        """The argument for `value`; None once an error is added."""
+        if value is _MISSING:
+            if not self._required:
+                return self._default()
+            errors.append({"type": "missing", "loc": self._location, "msg": "Field required", "input": None})
+            return None
+        argument, invalid = self._validate(value, {}, loc=self._location)
+        errors += invalid
+        return argument
+
+
+def _unsupported(context: RouteContext) -> Iterator[str]:
+    """The reasons why a route would not be answered as FastAPI answers it."""
+    if type(context.original_route) is not APIRoute:
+        yield f"it is a {type(context.original_route).__name__}, not a plain APIRoute"
+        return
+    if not context.methods or "HEAD" in context.methods:
+        yield "it has no method, or HEAD, which GET answers"
+    if any(type(convertor) is not StringConvertor for convertor in context.param_convertors.values()):
+        yield "its path has a converter"
+    if getattr(context, "max_body_size", None) is not None:
+        yield "its max_body_size would have no effect"
+    if getattr(context.strict_content_type, "value", context.strict_content_type) is not True:
+        yield "its strict_content_type would have no effect"
+    if len(_body_fields(context.dependant)) > 1:
+        yield "its body is declared more than once"
+    yield from _unsupported_calls(context.dependant, scope="function")
+
+
+def _body_fields(dependant: Dependant) -> list[Any]:
+    return [*dependant.body_params, *(field for needed in dependant.dependencies for field in _body_fields(needed))]
+
+
+def _unsupported_calls(dependant: Dependant, scope: str | None = None) -> Iterator[str]:
+    """The same for a function and all that it depends on; `scope` is what FastAPI gives it by itself."""
+    name = getattr(dependant.call, "__name__", type(dependant.call).__name__)
+    layers = _layers(dependant.call)
+    if any(inspect.isgeneratorfunction(layer) or inspect.isasyncgenfunction(layer) for layer in layers):
+        yield f"{name} uses `yield`"
+    if len({inspect.iscoroutinefunction(layer) for layer in layers}) > 1:
+        yield f"{name} is an `async def` and a plain `def` in layers"
+    for field in dataclasses.fields(dependant):
+        if field.name not in _SUPPORTED and getattr(dependant, field.name):
+            yield f"{name} uses {field.name}"
+    if not dependant.use_cache or dependant.scope not in (None, scope):
+        yield f"{name} is used with use_cache=False or a scope"
+    for place in ("path", "query", "header", "body"):
+        for parameter in getattr(dependant, f"{place}_params"):
+            if reason := _unsupported_parameter(parameter, place):
+                yield f"{name}'s parameter {parameter.name} {reason}"
+    for needed in dependant.dependencies:
+        yield from _unsupported_calls(needed)
+
+
+def _unsupported_parameter(parameter: Any, place: str) -> str | None:
+    """Why a parameter would not be read as FastAPI reads it."""
+    info = parameter.field_info
+    if info.validation_alias not in (None, info.alias) or info.validate_default:
+        return "has several names, or a default that is validated"
+    if place == "body":
+        return "is a form, or embedded" if isinstance(info, params.Form) or info.embed else None
+    if not _is_model(info.annotation):
+        return None if _is_scalar(info.annotation) else "is a list or an object"
+    if place != "query" or info.annotation.model_config.get("extra") == "allow":
+        return "is a model of headers, or takes any name"
+    members = info.annotation.model_fields.values()
+    if not all(_is_scalar(member.annotation) and member.alias is member.validation_alias is None for member in members):
+        return "is a model with a list, an object or another name for a member"
+    return None
+
+
+def _is_model(annotation: Any) -> bool:
+    return inspect.isclass(annotation) and issubclass(annotation, BaseModel)
+
+
+def _is_scalar(annotation: Any) -> bool:
+    """Whether it is one text of a query: no list, which FastAPI gathers from several, and no object."""
+    origin = get_origin(annotation)
+    if origin is Literal:
+        return True
+    kind = origin or annotation
+    if inspect.isclass(kind) and issubclass(kind, (Collection, BaseModel)) and not issubclass(kind, (str, bytes)):
+        return False
+    return all(_is_scalar(argument) for argument in get_args(annotation))
+
+
+def _layers(call: Any) -> set[Any]:
+    """The function below its `partial`s, and that below its decorators; of an object, what runs when it is called."""
+    while isinstance(call, partial):
+        call = call.func
+    layers = (call, inspect.unwrap(call))
+    return {layer if inspect.isroutine(layer) else type(layer).__call__ for layer in layers}
+
+
+def _awaitable(call: Any) -> Callable[..., Awaitable[Any]]:
+    """The function itself where it is an `async def`; a plain one runs in a thread, as FastAPI does it."""
+    if all(inspect.iscoroutinefunction(layer) for layer in _layers(call)):
+        awaitable: Callable[..., Awaitable[Any]] = call
+        return awaitable
+
+    async def in_thread(**arguments: Any) -> Any:
+        result = await run_in_threadpool(call, **arguments)
+        if inspect.isawaitable(result):
+            raise TypeError(f"{call} is a plain function, but returned an awaitable, which nobody would await")
+        return result
+
+    return in_thread

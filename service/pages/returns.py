@@ -1,0 +1,75 @@
+"""The pages where Stripe sends the customer back."""
+
+from html import escape
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+from fastapi.responses import HTMLResponse
+from pydantic import BaseModel
+
+from service.errors import ShopError
+from service.http.fields import parse_uuid
+from service.http.requests import ResourcesDep
+from service.infra.resources import Resources
+from service.pages import layout
+from service.shop import money, orders
+from service.shop.orders import Order
+
+router = APIRouter()
+
+
+class ReturnQuery(BaseModel):
+    """What Stripe sends the customer back with; any form is accepted, and unknown parameters are ignored."""
+
+    order_id: Annotated[str, Query(description="The order that the customer comes back from.")] = ""
+    session_id: Annotated[str, Query(description="Stripe's session; ignored.")] = ""
+
+
+@router.get("/payments/success", response_class=HTMLResponse)
+async def payment_success(query: Annotated[ReturnQuery, Query()], resources: ResourcesDep) -> Response:
+    """The page after a payment; it shows the order's true state."""
+    return await _page(resources, query.order_id, "Thank you")
+
+
+@router.get("/payments/cancel", response_class=HTMLResponse)
+async def payment_cancel(query: Annotated[ReturnQuery, Query()], resources: ResourcesDep) -> Response:
+    """The page after leaving the payment; it shows the order's true state."""
+    return await _page(resources, query.order_id, "Payment not completed")
+
+
+async def _page(resources: Resources, order_id: str, neutral_title: str) -> Response:
+    try:
+        order = await orders.get_order(resources, parse_uuid(order_id, "order"))
+    except ShopError as error:
+        if error.code != "not_found":
+            raise
+        return layout.page(neutral_title, "<p>You can close this page, or go back to the shop.</p>")
+    title, text, refresh = _state(order)
+    lines = "".join(
+        f"<tr><td>{escape(line.name)}</td><td>{line.quantity} ×</td>"
+        f"<td>{money.readable(line.line_total_minor, order.currency)}</td></tr>"
+        for line in order.items
+    )
+    body = (
+        f"<p>{text}</p><table>{lines}<tr><th>Total</th><th></th>"
+        f"<th>{money.readable(order.total_minor, order.currency)}</th></tr></table>"
+        f"<p class=small>Order {order.id} · {order.status.replace('_', ' ').lower()}</p>"
+    )
+    return layout.page(title, body, refresh_seconds=3 if refresh else None)
+
+
+def _state(order: Order) -> tuple[str, str, bool]:
+    """The page's title, its sentence, and whether the page reloads."""
+    if order.payment.status == "REFUNDED":
+        return "Your payment was refunded", "The whole amount is on its way back to you.", False
+    if order.payment.status == "REFUND_PENDING":
+        return "Your payment is being refunded", "The whole amount goes back to you.", False
+    if order.status in ("PAID", "FULFILLED"):
+        return "Thank you, your order is paid", "We have your payment and are taking care of the rest.", False
+    if order.status == "CANCELLED":
+        return "This order was cancelled", "Nothing is due. The articles are back in your cart.", False
+    if order.payment.status == "PROCESSING":
+        return "Your payment is on its way", "Your bank takes a while; your articles are kept for you.", False
+    until = f"{order.expires_at:%H:%M} UTC"
+    pay_link = f' <a href="{escape(order.checkout_url)}">Pay now</a>' if order.checkout_url else ""
+    return "Waiting for your payment", f"Your articles are kept for you until {until}.{pay_link}", True

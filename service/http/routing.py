@@ -127,7 +127,7 @@ class _Request(Request):
 
     async def content(self) -> Any:
         """The body's JSON, or _MISSING. FastAPI's would take NaN, lone surrogates and UTF-16."""
-        body = (await self.body()).strip()
+        body = await self.body()
         if not body:
             return _MISSING
         media_type = self.headers.get("content-type", "")
@@ -159,7 +159,15 @@ class _Route:
         results: list[Any] = []
         errors: list[Any] = []
         for step in self._steps:
-            results.append(await step.run(request, path_params, results, errors))
+            errors_before = len(errors)
+            arguments = step.arguments(request, path_params, results, errors)
+            if step.body is not None:
+                arguments[step.body.name] = step.body.validate(await request.content(), errors)
+            if errors and (len(errors) > errors_before or any(value is _FAILED for value in arguments.values())):
+                # Not called, as FastAPI does not; others are, so that all errors are known.
+                results.append(_FAILED)
+            else:
+                results.append(await step.call(**arguments))
         if errors:
             raise RequestValidationError(errors)
         result = results[-1]
@@ -195,17 +203,18 @@ class _Step:
     """One call: the function, and where each of its arguments comes from."""
 
     def __init__(self, dependant: Dependant, indexes: list[tuple[str, int]]) -> None:
-        self._call = _awaitable(dependant.call)
+        self.call = _awaitable(dependant.call)
         self._indexes = indexes
         self._path = [_Parameter(field) for field in dependant.path_params]
         self._query = [_Parameter(field) for field in dependant.query_params]
         self._headers = [_Parameter(field) for field in dependant.header_params]
-        self._body = [_Parameter(field) for field in dependant.body_params]
+        self.body = next(map(_Parameter, dependant.body_params), None)
         self._requests = [*filter(None, (dependant.request_param_name, dependant.http_connection_param_name))]
 
-    async def run(self, request: _Request, path_params: dict[str, str], results: list[Any], errors: list[Any]) -> Any:
-        """What the function returns; _FAILED, uncalled, where an argument is invalid."""
-        errors_before = len(errors)
+    def arguments(
+        self, request: _Request, path_params: dict[str, str], results: list[Any], errors: list[Any]
+    ) -> dict[str, Any]:
+        """All arguments but that of the body, whose reading may wait."""
         arguments: dict[str, Any] = {name: results[index] for name, index in self._indexes}
         for parameter in self._path:
             arguments[parameter.name] = parameter.read(path_params, errors)
@@ -215,13 +224,9 @@ class _Step:
                 arguments[parameter.name] = parameter.read(query, errors)
         for parameter in self._headers:
             arguments[parameter.name] = parameter.read(request.headers, errors)
-        for parameter in self._body:
-            arguments[parameter.name] = parameter.validate(await request.content(), errors)
         for name in self._requests:
             arguments[name] = request
-        if errors and (len(errors) > errors_before or any(value is _FAILED for value in arguments.values())):
-            return _FAILED
-        return await self._call(**arguments)
+        return arguments
 
 
 class _Parameter:

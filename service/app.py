@@ -10,18 +10,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.http import carts, catalog, openapi, operations, orders, webhooks
 from service.http.identity import Clients
-from service.http.middleware import (
-    EXPOSED,
-    ConcurrencyLimitMiddleware,
-    RateLimitMiddleware,
-    RequestContextMiddleware,
-    UnhandledErrorMiddleware,
-)
+from service.http.middleware import EXPOSED, RequestContextMiddleware, UnhandledErrorMiddleware
 from service.http.responses import HANDLERS
 from service.http.routing import Router
+from service.http.server.limits import ConcurrencyLimitMiddleware, RateLimitMiddleware
 from service.infra import logs
 from service.infra.resources import open_resources
-from service.pages import problems, returns
+from service.pages import docs, problems, returns
 from service.settings import Settings
 
 # Clients wait for each statement, so it may take less time than the worker allows.
@@ -75,7 +70,7 @@ def create_app(settings: Settings) -> Service:
     for tag, of_tag in routers.items():
         for router in of_tag:
             app.include_router(router, tags=[tag])
-    openapi.serve(app)
+    docs.serve(app)
     app.state.clients = Clients(settings)
     app.edge = _edge(app, settings)
     return app

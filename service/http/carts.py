@@ -7,8 +7,8 @@ from pydantic import Field
 
 from service.http import fields, requests, responses
 from service.http.fields import CartId, ProductId
-from service.http.identity import pending_orders_client
-from service.http.requests import ClientKey, Empty, ResourcesDep, SharedKey, no_unknown_query
+from service.http.identity import PendingOrdersClient
+from service.http.requests import ClientKey, NoBody, ResourcesDep, SharedKey, no_unknown_query
 from service.shop import cart, checkout
 
 router = APIRouter(dependencies=[Depends(no_unknown_query)])
@@ -35,10 +35,11 @@ class CheckoutRequest(requests.Body):
     expected_total_minor: int | None = Field(default=None, ge=0, le=fields.BIGINT_MAX)
 
 
+OptionalCheckoutRequest = Annotated[CheckoutRequest, Body(default_factory=CheckoutRequest)]
+
+
 @router.post("/carts", status_code=201, response_model=cart.Cart)
-async def create_cart(
-    resources: ResourcesDep, key: ClientKey, _: Annotated[Empty, Body(default_factory=Empty)]
-) -> Response:
+async def create_cart(resources: ResourcesDep, key: ClientKey, _: NoBody) -> Response:
     """Create an empty cart."""
     return responses.stored(await cart.create_cart(resources, key))
 
@@ -52,13 +53,15 @@ async def get_cart(cart_id: CartId, resources: ResourcesDep) -> cart.Cart:
 @router.post("/carts/{cart_id}/items", response_model=cart.Cart)
 async def add_item(cart_id: CartId, item: NewItem, resources: ResourcesDep, key: SharedKey) -> Response:
     """Add units of a product to a cart."""
-    return responses.stored(await cart.add_item(resources, key, cart_id, item.product_id, item.quantity))
+    return responses.stored(
+        await cart.add_item(resources, key, cart_id, product_id=item.product_id, quantity=item.quantity)
+    )
 
 
 @router.put("/carts/{cart_id}/items/{product_id}", response_model=cart.Cart)
 async def set_item(cart_id: CartId, product_id: ProductId, line: Quantity, resources: ResourcesDep) -> Response:
     """Set the units of a product in a cart."""
-    return responses.stored(await cart.set_item(resources, cart_id, product_id, line.quantity))
+    return responses.stored(await cart.set_item(resources, cart_id, product_id=product_id, quantity=line.quantity))
 
 
 @router.delete("/carts/{cart_id}/items/{product_id}", response_model=cart.Cart)
@@ -70,10 +73,10 @@ async def remove_item(cart_id: CartId, product_id: ProductId, resources: Resourc
 @router.post("/carts/{cart_id}/checkout", status_code=201, response_model=checkout.Checkout)
 async def check_out(
     cart_id: CartId,
-    checkout_request: Annotated[CheckoutRequest, Body(default_factory=CheckoutRequest)],
+    checkout_request: OptionalCheckoutRequest,
     resources: ResourcesDep,
     key: SharedKey,
-    client: Annotated[bytes | None, Depends(pending_orders_client)],
+    client: PendingOrdersClient,
 ) -> Response:
     """Reserve the stock and create the payment session; while the order is pending, answer the same again."""
     expected = checkout_request.expected_total_minor

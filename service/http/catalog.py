@@ -9,19 +9,8 @@ from fastapi import Query as QueryParameters
 from pydantic import Field, StringConstraints, field_validator
 
 from service.errors import invalid, not_found
-from service.http import responses
-from service.http.fields import (
-    DIGITS,
-    NO_NUL,
-    AfterId,
-    CategoryId,
-    Description,
-    Id,
-    Limit,
-    Name,
-    ProductId,
-    Slug,
-)
+from service.http import fields, responses
+from service.http.fields import AfterId, CategoryId, Name, ProductId, Slug
 from service.http.identity import OPTIONAL_STAFF, IsStaff, staff
 from service.http.requests import Body, Query, ResourcesDep, StaffKey, no_unknown_query
 from service.shop import catalog, money
@@ -31,7 +20,9 @@ staff_router = APIRouter(dependencies=[Depends(staff), Depends(no_unknown_query)
 
 Price = Annotated[int, Field(ge=1, le=99_999_999, description="In the currency's minor unit")]
 MAX_STOCK = 1_000_000_000
-CategorySlug = Annotated[str, StringConstraints(max_length=200, pattern=NO_NUL), Field(description="A category's slug")]
+CategorySlug = Annotated[
+    str, StringConstraints(max_length=200, pattern=fields.NO_NUL), Field(description="A category's slug")
+]
 
 
 def _left_out() -> Any:
@@ -42,14 +33,14 @@ def _left_out() -> Any:
 class CategoriesQuery(Query):
     """Which page of the categories."""
 
-    limit: Annotated[int, Field(ge=1, le=1000), DIGITS] = catalog.DEFAULT_LIMIT
+    limit: Annotated[int, Field(ge=1, le=1000), fields.DIGITS] = catalog.DEFAULT_LIMIT
     after_id: AfterId = 0
 
 
 class ProductsQuery(Query):
     """Which page of which products."""
 
-    limit: Limit = catalog.DEFAULT_LIMIT
+    limit: fields.Limit = catalog.DEFAULT_LIMIT
     after_id: AfterId = 0
     category: CategorySlug | None = None
 
@@ -72,8 +63,8 @@ class NewProduct(Body):
     """A product with its first units."""
 
     name: Name
-    description: Description = ""
-    category_id: Id | None = None
+    description: fields.Description = ""
+    category_id: fields.Id | None = None
     price_minor: Price
     currency: str = Field(description="ISO 4217", json_schema_extra={"enum": [*money.EXPONENTS]})
     stock: int = Field(ge=0, le=MAX_STOCK)
@@ -91,8 +82,8 @@ class ProductEdit(Body):
     """Members that are left out stay unchanged. A null category takes the product out of its category."""
 
     name: Name = Field(default_factory=_left_out)
-    description: Description = Field(default_factory=_left_out)
-    category_id: Id | None = None
+    description: fields.Description = Field(default_factory=_left_out)
+    category_id: fields.Id | None = None
     price_minor: Price = Field(default_factory=_left_out)
     active: bool = Field(default_factory=_left_out)
 
@@ -107,7 +98,7 @@ class StockMove(Body):
 @staff_router.post("/categories", status_code=201, response_model=catalog.Category)
 async def create_category(new: NewCategory, resources: ResourcesDep, key: StaffKey) -> Response:
     """Add a category."""
-    return responses.stored(await catalog.create_category(resources, key, new.name, new.slug))
+    return responses.stored(await catalog.create_category(resources, key, name=new.name, slug=new.slug))
 
 
 @router.get("/categories")
@@ -115,13 +106,13 @@ async def list_categories(
     query: Annotated[CategoriesQuery, QueryParameters()], resources: ResourcesDep
 ) -> catalog.Page[catalog.Category]:
     """List the categories by id."""
-    return await catalog.list_categories(resources, query.after_id, query.limit)
+    return await catalog.list_categories(resources, after_id=query.after_id, limit=query.limit)
 
 
 @staff_router.patch("/categories/{category_id}")
 async def update_category(category_id: CategoryId, change: CategoryChange, resources: ResourcesDep) -> catalog.Category:
     """Change a category's name or slug."""
-    return await catalog.update_category(resources, category_id, change.name, change.slug)
+    return await catalog.update_category(resources, category_id, name=change.name, slug=change.slug)
 
 
 @staff_router.delete("/categories/{category_id}", status_code=204)
@@ -140,7 +131,9 @@ async def create_product(new: NewProduct, resources: ResourcesDep, key: StaffKey
 @router.get("/products", response_model=catalog.Page[catalog.ListedProduct])
 async def list_products(query: Annotated[ProductsQuery, QueryParameters()], resources: ResourcesDep) -> Response:
     """List the products for sale by id, a page at a time."""
-    return _shared(await catalog.list_products(resources, query.limit, query.after_id, query.category))
+    return _shared(
+        await catalog.list_products(resources, limit=query.limit, after_id=query.after_id, category=query.category)
+    )
 
 
 @router.get(
@@ -190,7 +183,7 @@ async def move_stock(product_id: ProductId, move: StockMove, resources: Resource
     """Move stock by a delta; the product after it."""
     if move.delta == 0:
         raise invalid("/delta", "is not zero")
-    return responses.stored(await catalog.move_stock(resources, key, product_id, move.delta, move.reason))
+    return responses.stored(await catalog.move_stock(resources, key, product_id, delta=move.delta, reason=move.reason))
 
 
 @lru_cache(maxsize=4)

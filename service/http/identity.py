@@ -110,3 +110,6 @@ async def pending_orders_client(request: Request, clients: ClientsDep) -> bytes 
     if not request.app.state.resources.settings.max_pending_per_client:
         return None
     return clients.digest(request.scope)
+
+
+PendingOrdersClient = Annotated[bytes | None, Depends(pending_orders_client)]

@@ -1,39 +1,21 @@
-"""Middleware, pure ASGI: request ids, logs and metrics; limits on requests; the response to an unhandled error."""
+"""Middleware, pure ASGI: request ids, standard headers, logs, metrics, and the response to an unhandled error."""
 
-import asyncio
 import logging
-import random
 import re
 import time
 from collections.abc import Iterable
 from itertools import count
 from os import urandom
 
-from redis.asyncio import Redis
-from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import ShopError
-from service.http import bodies
-from service.http.bodies import COMPLETE, Arrivals
-from service.http.identity import Clients
 from service.http.responses import NO_SOURCES, problem
-from service.infra import rate_limit
-from service.infra.circuit_breaker import CircuitBreaker
-from service.infra.credentials import is_staff
 from service.infra.logs import cause, log_soon
 from service.infra.metrics import method_label, of_route
-from service.infra.resources import Resources
 
 RawHeaders = list[tuple[bytes, bytes]]
-
-# Paths that are answered under any load.
-OPERATORS = ("/health/",)
-# How long a client may take to send its body; server/protocol.py bounds the head and the response.
-CLIENT_SECONDS = 30.0
-# Statuses after which the rest of a body is not read.
-HANG_UP = (408, 429, 503)
 
 # Response headers that browsers show to pages of other origins.
 EXPOSED = ["ETag", "Location", "Idempotent-Replayed", "Retry-After", "X-Request-ID"]
@@ -124,131 +106,6 @@ class RequestContextMiddleware:
             route = getattr(scope.get("route"), "path", "unknown")
             record_request(method, route, status, time.perf_counter() - started)
             cause.reset(token)
-
-
-class ConcurrencyLimitMiddleware:
-    """Limits the requests in flight; beyond the limit the answer is `busy`, at once.
-
-    A request counts from when its body is complete, so that slow senders take no slot.
-    """
-
-    def __init__(self, app: ASGIApp, slots: int, clients: Clients, client_seconds: float = CLIENT_SECONDS) -> None:
-        """`slots` is how many requests may be in flight; idle connections take none."""
-        self.app = app
-        self.free = slots
-        self.clients = clients
-        self.client_seconds = client_seconds
-        self.arrivals = Arrivals()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer `busy` when no slot is free."""
-        if scope["type"] != "http" or scope["path"].startswith(OPERATORS):
-            await self.app(scope, receive, send)
-        elif COMPLETE not in scope.get("extensions", ()):
-            await self._when_complete(scope, receive, send)
-        elif not self.free:
-            await problem(_full())(scope, receive, send)
-        else:
-            self.free -= 1
-            try:
-                await self.app(scope, receive, send)
-            finally:
-                self.free += 1
-
-    async def _when_complete(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # Random, so that bodies which began together do not time out together.
-        seconds = random.uniform(0.8, 1) * self.client_seconds  # noqa: S311
-        deadline = asyncio.get_running_loop().time() + seconds
-        arrival = self.arrivals.begin(self.clients.digest(scope), deadline)
-        complete = counted = False
-
-        async def receive_in_time() -> Message:
-            nonlocal complete, counted
-            if complete:
-                return await receive()
-            message = await arrival.receive(receive)
-            if not message.get("more_body"):
-                complete = True
-                self.arrivals.end(arrival)
-                if not self.free:
-                    raise _full()
-                self.free -= 1
-                counted = True
-            return message
-
-        async def send_and_hang_up(message: Message) -> None:
-            if message["type"] == "http.response.start" and not complete and message["status"] in HANG_UP:
-                if arrival.refused:
-                    # Random, so that connections which were refused together do not come back together.
-                    await asyncio.sleep(random.uniform(1, 2) * bodies.LINGER_SECONDS)  # noqa: S311
-                message["headers"] = [*message["headers"], (b"connection", b"close")]
-            await send(message)
-
-        try:
-            await self.app(scope, receive_in_time, send_and_hang_up)
-        finally:
-            self.arrivals.end(arrival)
-            self.free += counted
-
-
-def _full() -> ShopError:
-    return ShopError("busy", "Too many requests at once; try again.")
-
-
-class RateLimitMiddleware:
-    """Limits the requests of one client in a minute; each response says how many are left.
-
-    This process counts first: a client over the limit here costs Redis nothing. Redis counts for all processes; while
-    it does not answer, each process limits by its own count. The headers are RateLimit-Limit, -Remaining and -Reset:
-    clients know these three, but rarely the single `RateLimit` of the newer IETF draft.
-    """
-
-    def __init__(self, app: ASGIApp, per_minute: int, clients: Clients, admin_token: str) -> None:
-        self.app = app
-        self.per_minute = per_minute
-        self.clients = clients
-        self.admin_token = admin_token
-        self._local = rate_limit.LocalCounts()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer `rate_limited` beyond the limit. Staff, Stripe's webhooks and health checks are exempt."""
-        if (
-            scope["type"] != "http"
-            or scope["path"].startswith((*OPERATORS, "/webhooks/"))
-            or (self.admin_token and is_staff(Headers(scope=scope).get("authorization", ""), self.admin_token))
-        ):
-            await self.app(scope, receive, send)
-            return
-        # Clients without an address share one limit.
-        client = self.clients.digest(scope) or b""
-        used, left = local = self._local.count(client)
-        if used <= self.per_minute:
-            # Redis may have been emptied meanwhile, so the greater count is right.
-            used, left = max(local, await rate_limit.count(*_redis(scope), client) or local)
-        limits: RawHeaders = [
-            (b"ratelimit-limit", b"%d" % self.per_minute),
-            (b"ratelimit-remaining", b"%d" % max(0, self.per_minute - used)),
-            (b"ratelimit-reset", b"%d" % left),
-        ]
-        if used > self.per_minute:
-            response = problem(ShopError("rate_limited", f"A client may send {self.per_minute} requests a minute."))
-            response.headers["Retry-After"] = str(left)
-            response.raw_headers += limits
-            await response(scope, receive, send)
-            return
-
-        async def send_with_limits(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                # A new list, because other responses may share this one.
-                message["headers"] = [*message["headers"], *limits]
-            await send(message)
-
-        await self.app(scope, receive, send_with_limits)
-
-
-def _redis(scope: Scope) -> tuple[Redis, CircuitBreaker]:
-    resources: Resources = scope["app"].state.resources
-    return resources.redis, resources.redis_breaker
 
 
 class UnhandledErrorMiddleware:

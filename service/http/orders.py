@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.http import requests, responses
 from service.http.fields import BIGINT_MAX, DIGITS, Limit, OrderId, cursor_schema
 from service.http.identity import OPTIONAL_STAFF, IsStaff, staff
-from service.http.requests import Empty, ResourcesDep, SharedKey, StaffKey, no_unknown_query
+from service.http.requests import NoBody, ResourcesDep, SharedKey, StaffKey, no_unknown_query
 from service.shop import expiry, orders, refunds
 
 router = APIRouter(dependencies=[Depends(no_unknown_query)])
@@ -58,7 +58,7 @@ class Timeline(BaseModel):
 async def list_orders(query: Annotated[OrdersQuery, Query()], resources: ResourcesDep) -> orders.OrderPage:
     """List all orders, newest first."""
     before_number = BIGINT_MAX if query.after_id is None else query.after_id
-    return await orders.list_orders(resources, query.status, before_number, query.limit)
+    return await orders.list_orders(resources, status=query.status, before_number=before_number, limit=query.limit)
 
 
 @router.get("/orders/{order_id}")
@@ -81,9 +81,7 @@ async def get_timeline(order_id: OrderId, resources: ResourcesDep, is_staff: IsS
 
 
 @router.post("/orders/{order_id}/cancel", response_model=orders.Order)
-async def cancel_order(
-    order_id: OrderId, resources: ResourcesDep, key: SharedKey, _: Annotated[Empty, Body(default_factory=Empty)]
-) -> Response:
+async def cancel_order(order_id: OrderId, resources: ResourcesDep, key: SharedKey, _: NoBody) -> Response:
     """Cancel a pending order; a second time changes nothing."""
     return responses.stored(await expiry.cancel(resources, key, order_id))
 
@@ -96,4 +94,6 @@ async def refund_order(
     key: StaffKey,
 ) -> Response:
     """Refund an order, whole or in part; the order after it."""
-    return responses.stored(await refunds.refund(resources, key, order_id, refund.amount_minor, refund.restock))
+    return responses.stored(
+        await refunds.refund(resources, key, order_id, amount_minor=refund.amount_minor, restock=refund.restock)
+    )

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from typing import Annotated
 
+from fastapi import Body as BodyParameter
 from fastapi import Depends, Header, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict
@@ -32,6 +33,9 @@ class Query(BaseModel):
 
 class Empty(Body):
     """No members; the body may be left out."""
+
+
+NoBody = Annotated[Empty, BodyParameter(default_factory=Empty)]
 
 
 async def get_resources(request: Request) -> Resources:
@@ -96,7 +100,9 @@ async def client_key(request: Request, clients: ClientsDep, key: _KeyHeader = No
     Without an address, strangers would share the stored response, so the key is not used.
     """
     client = clients.digest(request.scope, whole=True)
-    return None if client is None else await _scoped(request, f"client:{client.hex()}", key)
+    if client is None:
+        return None
+    return await _scoped(request, f"client:{client.hex()}", key)
 
 
 async def shared_key(request: Request, key: _KeyHeader = None) -> IdempotencyKey | None:
@@ -117,4 +123,4 @@ async def _scoped(request: Request, principal: str, key: str | None) -> Idempote
     # The decoded path, its UUIDs in lower case: one id has one scope, however it is spelled.
     path = re.sub(UUID_FORM, lambda match: match[0].lower(), request.scope["path"])
     body = (await request.body()).strip() or b"{}"
-    return IdempotencyKey.of(request.method, path, principal, key, body)
+    return IdempotencyKey.of(method=request.method, path=path, principal=principal, key=key, body=body)

@@ -1,13 +1,13 @@
 """Routing: FastAPI's own routes, compiled at start into the few calls that each request needs.
 
 FastAPI describes each route and its dependencies; that description is read once, guards of routers included. Whatever
-would not run as FastAPI runs it stops the start. tests/http/test_routing.py compares both for every route.
+would not run as FastAPI runs it stops the start. tests/http/test_same_as_fastapi.py compares both for every route.
 """
 
 import dataclasses
 import inspect
 import re
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from functools import partial
 from typing import Any, Literal, get_args, get_origin
 
@@ -25,17 +25,14 @@ from starlette.types import Receive, Scope, Send
 from service.errors import ShopError
 from service.http.requests import read_body
 
-# FastAPI documents neither `fastapi.routing`'s contexts nor Dependant and its fields (ModelField). fastapi>=0.165 has
-# all that is used of them; test_routing.py fails when one changes.
-# A Dependant's fields that `_Step` reads. Any other must be empty, those of a later FastAPI included.
+# Not documented by FastAPI: RouteContext, serialize_response, Dependant and its fields' `validate` (fastapi>=0.165).
+# tests/http/test_routing.py fails when one of them changes.
+# A Dependant's fields that are read here. Any other must be empty, those of a later FastAPI included.
 _SUPPORTED = {"call", "name", "path", "use_cache", "scope", "dependencies", "path_params", "query_params"}
 _SUPPORTED |= {"header_params", "body_params", "request_param_name", "http_connection_param_name"}
-# What FastAPI would do around each request.
-_AROUND = ("user_middleware", "dependency_overrides", "max_body_size", "root_path")
 # No path of ours contains one, and `$` in a route's pattern ignores a newline at the end.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _JSON = re.compile(r"\s*application/([^/;]+\+)?json\s*(;.*)?", re.IGNORECASE)
-_OPTIONS = ("include", "exclude", "by_alias", "exclude_unset", "exclude_defaults", "exclude_none")
 _MISSING, _FAILED = object(), object()
 
 
@@ -82,8 +79,7 @@ class Router:
         """At start and at each request: these can be set at any time, and may be what closes a route."""
         app = self._app
         if app.user_middleware or app.dependency_overrides or app.root_path or getattr(app, "max_body_size", None):
-            names = [name for name in _AROUND if getattr(app, name, None)]
-            raise UnsupportedRoute(f"the application's {', '.join(names)} would have no effect")
+            raise UnsupportedRoute("the application has middleware, dependency_overrides, a root_path or max_body_size")
 
     def _add(self, route: "_Route") -> None:
         for method in route.context.methods or ():
@@ -116,7 +112,7 @@ class Router:
 
 
 class _Request(Request):
-    """A request whose body is bounded and read once."""
+    """A request whose body is bounded, strict JSON, and read once."""
 
     _bounded: bytes | None = None
 
@@ -146,13 +142,18 @@ class _Route:
     def __init__(self, context: RouteContext) -> None:
         self.context, self.path = context, str(context.path)
         self.name = f"{' '.join(sorted(context.methods or ()))} {self.path}".strip()
-        if reasons := list(_unsupported(context)):
-            raise UnsupportedRoute(f"{self.name}: {'; '.join(reasons)}")
         self._steps: list[_Step] = []
-        self._add(context.dependant, {})
-        status = context.status_code
-        self._status = {} if status is None else {"status_code": status}
-        self._options = {name: getattr(context, f"response_model_{name}") for name in _OPTIONS}
+        try:
+            _refuse_route(context)
+            _refuse_call(context.dependant)
+            self._add(context.dependant, {})
+        except UnsupportedRoute as reason:
+            raise UnsupportedRoute(f"{self.name}: {reason}") from None
+        if sum(len(step.bodies) for step in self._steps) > 1:
+            raise UnsupportedRoute(f"{self.name}: its body is declared more than once")
+        self._status = {} if context.status_code is None else {"status_code": context.status_code}
+        options = ("include", "exclude", "by_alias", "exclude_unset", "exclude_defaults", "exclude_none")
+        self._options = {name: getattr(context, f"response_model_{name}") for name in options}
 
     async def answer(self, request: _Request, path_params: dict[str, str]) -> Response:
         """The endpoint's response. Raises RequestValidationError, or what a function raised."""
@@ -161,10 +162,10 @@ class _Route:
         for step in self._steps:
             errors_before = len(errors)
             arguments = step.arguments(request, path_params, results, errors)
-            if step.body is not None:
-                arguments[step.body.name] = step.body.validate(await request.content(), errors)
+            for body in step.bodies:
+                arguments[body.name] = body.validate(await request.content(), errors)
             if errors and (len(errors) > errors_before or any(value is _FAILED for value in arguments.values())):
-                # Not called, as FastAPI does not; others are, so that all errors are known.
+                # It is not called, as by FastAPI; the others are, so that the response names all errors.
                 results.append(_FAILED)
             else:
                 results.append(await step.call(**arguments))
@@ -176,7 +177,7 @@ class _Route:
     async def _serialize(self, result: Any) -> Response:
         """As FastAPI does it: checked and filtered by the declared model."""
         field, kind = self.context.response_field, self.context.response_class
-        # FastAPI wraps its default, for which it has a quicker way where there is a model.
+        # FastAPI wraps its default class, for which it has a quicker way where there is a model.
         quick = field is not None and not isinstance(kind, type)
         content = await serialize_response(field=field, response_content=result, dump_json=quick, **self._options)
         if quick:
@@ -191,12 +192,37 @@ class _Route:
         """Add what it depends on, then itself; the index of its result."""
         indexes = []
         for needed in dependant.dependencies:
+            if not needed.use_cache or needed.scope is not None:
+                raise UnsupportedRoute(f"{_name(needed.call)} is used with use_cache=False or a scope")
+            _refuse_call(needed)
             index = known[needed.call] if needed.call in known else self._add(needed, known)
             if needed.name is not None:
                 indexes.append((needed.name, index))
         known[dependant.call] = len(self._steps)
         self._steps.append(_Step(dependant, indexes))
         return known[dependant.call]
+
+
+def _refuse_route(context: RouteContext) -> None:
+    if type(context.original_route) is not APIRoute:
+        raise UnsupportedRoute(f"it is a {type(context.original_route).__name__}, not a plain APIRoute")
+    if not context.methods or "HEAD" in context.methods:
+        raise UnsupportedRoute("it has no method, or HEAD, which GET answers")
+    if any(type(convertor) is not StringConvertor for convertor in context.param_convertors.values()):
+        raise UnsupportedRoute("its path has a converter")
+    strict_content_type = getattr(context.strict_content_type, "value", context.strict_content_type)
+    if getattr(context, "max_body_size", None) is not None or strict_content_type is not True:
+        raise UnsupportedRoute("its max_body_size or strict_content_type would have no effect")
+
+
+def _refuse_call(dependant: Dependant) -> None:
+    for field in dataclasses.fields(dependant):
+        if field.name not in _SUPPORTED and getattr(dependant, field.name):
+            raise UnsupportedRoute(f"{_name(dependant.call)} uses {field.name}")
+
+
+def _name(call: Any) -> str:
+    return str(getattr(call, "__name__", type(call).__name__))
 
 
 class _Step:
@@ -208,13 +234,13 @@ class _Step:
         self._path = [_Parameter(field) for field in dependant.path_params]
         self._query = [_Parameter(field) for field in dependant.query_params]
         self._headers = [_Parameter(field) for field in dependant.header_params]
-        self.body = next(map(_Parameter, dependant.body_params), None)
+        self.bodies = [_Parameter(field) for field in dependant.body_params]
         self._requests = [*filter(None, (dependant.request_param_name, dependant.http_connection_param_name))]
 
     def arguments(
         self, request: _Request, path_params: dict[str, str], results: list[Any], errors: list[Any]
     ) -> dict[str, Any]:
-        """All arguments but that of the body, whose reading may wait."""
+        """All arguments but the body's, whose reading may wait."""
         arguments: dict[str, Any] = {name: results[index] for name, index in self._indexes}
         for parameter in self._path:
             arguments[parameter.name] = parameter.read(path_params, errors)
@@ -234,12 +260,14 @@ class _Parameter:
 
     def __init__(self, field: Any) -> None:
         info = field.field_info
-        place = "body" if isinstance(info, params.Body) else info.in_.value
+        is_body = isinstance(info, params.Body)
+        self._is_model = inspect.isclass(info.annotation) and issubclass(info.annotation, BaseModel)
+        if (reason := _body_refusal(info) if is_body else _refusal(info, self._is_model)) is not None:
+            raise UnsupportedRoute(f"the parameter {field.name} {reason}")
+        place = "body" if is_body else info.in_.value
         self.name: str = field.name
         self._alias: str = field.alias
-        # A body and a query's model are values of their own, not members of one.
-        self._is_model = _is_model(info.annotation)
-        self._location = (place,) if place == "body" or self._is_model else (place, field.alias)
+        self._location = (place,) if is_body or self._is_model else (place, field.alias)
         self._required = info.is_required()
         default = None if self._required else field.get_default()
         self._default: Callable[[], Any] = field.get_default if default is not None else lambda: None
@@ -264,59 +292,18 @@ class _Parameter:
         return argument
 
 
-def _unsupported(context: RouteContext) -> Iterator[str]:
-    """The reasons why a route would not be answered as FastAPI answers it."""
-    if type(context.original_route) is not APIRoute:
-        yield f"it is a {type(context.original_route).__name__}, not a plain APIRoute"
-        return
-    if not context.methods or "HEAD" in context.methods:
-        yield "it has no method, or HEAD, which GET answers"
-    if any(type(convertor) is not StringConvertor for convertor in context.param_convertors.values()):
-        yield "its path has a converter"
-    if getattr(context, "max_body_size", None) is not None:
-        yield "its max_body_size would have no effect"
-    if getattr(context.strict_content_type, "value", context.strict_content_type) is not True:
-        yield "its strict_content_type would have no effect"
-    if len(_body_fields(context.dependant)) > 1:
-        yield "its body is declared more than once"
-    yield from _unsupported_calls(context.dependant, scope="function")
+def _body_refusal(info: Any) -> str | None:
+    """Why a body would not be read as FastAPI reads it."""
+    return "is a form, or embedded" if isinstance(info, params.Form) or info.embed or info.validate_default else None
 
 
-def _body_fields(dependant: Dependant) -> list[Any]:
-    return [*dependant.body_params, *(field for needed in dependant.dependencies for field in _body_fields(needed))]
-
-
-def _unsupported_calls(dependant: Dependant, scope: str | None = None) -> Iterator[str]:
-    """The same for a function and all that it depends on; `scope` is what FastAPI gives it by itself."""
-    name = getattr(dependant.call, "__name__", type(dependant.call).__name__)
-    layers = _layers(dependant.call)
-    if any(inspect.isgeneratorfunction(layer) or inspect.isasyncgenfunction(layer) for layer in layers):
-        yield f"{name} uses `yield`"
-    if len({inspect.iscoroutinefunction(layer) for layer in layers}) > 1:
-        yield f"{name} is an `async def` and a plain `def` in layers"
-    for field in dataclasses.fields(dependant):
-        if field.name not in _SUPPORTED and getattr(dependant, field.name):
-            yield f"{name} uses {field.name}"
-    if not dependant.use_cache or dependant.scope not in (None, scope):
-        yield f"{name} is used with use_cache=False or a scope"
-    for place in ("path", "query", "header", "body"):
-        for parameter in getattr(dependant, f"{place}_params"):
-            if reason := _unsupported_parameter(parameter, place):
-                yield f"{name}'s parameter {parameter.name} {reason}"
-    for needed in dependant.dependencies:
-        yield from _unsupported_calls(needed)
-
-
-def _unsupported_parameter(parameter: Any, place: str) -> str | None:
-    """Why a parameter would not be read as FastAPI reads it."""
-    info = parameter.field_info
+def _refusal(info: Any, is_model: bool) -> str | None:
+    """The same for a parameter of a path, query or header."""
     if info.validation_alias not in (None, info.alias) or info.validate_default:
         return "has several names, or a default that is validated"
-    if place == "body":
-        return "is a form, or embedded" if isinstance(info, params.Form) or info.embed else None
-    if not _is_model(info.annotation):
+    if not is_model:
         return None if _is_scalar(info.annotation) else "is a list or an object"
-    if place != "query" or info.annotation.model_config.get("extra") == "allow":
+    if info.in_.value != "query" or info.annotation.model_config.get("extra") == "allow":
         return "is a model of headers, or takes any name"
     members = info.annotation.model_fields.values()
     if not all(_is_scalar(member.annotation) and member.alias is member.validation_alias is None for member in members):
@@ -324,39 +311,31 @@ def _unsupported_parameter(parameter: Any, place: str) -> str | None:
     return None
 
 
-def _is_model(annotation: Any) -> bool:
-    return inspect.isclass(annotation) and issubclass(annotation, BaseModel)
-
-
 def _is_scalar(annotation: Any) -> bool:
     """Whether it is one text of a query: no list, which FastAPI gathers from several, and no object."""
-    origin = get_origin(annotation)
-    if origin is Literal:
-        return True
-    kind = origin or annotation
+    kind = get_origin(annotation) or annotation
     if inspect.isclass(kind) and issubclass(kind, (Collection, BaseModel)) and not issubclass(kind, (str, bytes)):
         return False
-    return all(_is_scalar(argument) for argument in get_args(annotation))
-
-
-def _layers(call: Any) -> set[Any]:
-    """The function below its `partial`s, and that below its decorators; of an object, what runs when it is called."""
-    while isinstance(call, partial):
-        call = call.func
-    layers = (call, inspect.unwrap(call))
-    return {layer if inspect.isroutine(layer) else type(layer).__call__ for layer in layers}
+    return kind is Literal or all(map(_is_scalar, get_args(annotation)))
 
 
 def _awaitable(call: Any) -> Callable[..., Awaitable[Any]]:
     """The function itself where it is an `async def`; a plain one runs in a thread, as FastAPI does it."""
-    if all(inspect.iscoroutinefunction(layer) for layer in _layers(call)):
-        awaitable: Callable[..., Awaitable[Any]] = call
-        return awaitable
+    function = call
+    while isinstance(function, partial):
+        function = function.func
+    # Below its decorators too; of an object, what runs when it is called.
+    layers = [f if inspect.isroutine(f) else type(f).__call__ for f in (function, inspect.unwrap(function))]
+    if any(inspect.isgeneratorfunction(layer) or inspect.isasyncgenfunction(layer) for layer in layers):
+        raise UnsupportedRoute(f"{_name(call)} uses `yield`")
+    is_async, *others = map(inspect.iscoroutinefunction, layers)
+    if others != [is_async]:
+        raise UnsupportedRoute(f"{_name(call)} is an `async def` and a plain `def` in layers")
 
     async def in_thread(**arguments: Any) -> Any:
         result = await run_in_threadpool(call, **arguments)
         if inspect.isawaitable(result):
-            raise TypeError(f"{call} is a plain function, but returned an awaitable, which nobody would await")
+            raise TypeError(f"{_name(call)} is a plain function, but returned an awaitable, which nobody would await")
         return result
 
-    return in_thread
+    return call if is_async else in_thread

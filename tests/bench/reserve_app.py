@@ -7,12 +7,13 @@ import sys
 from uuid import uuid4
 
 import uvicorn
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Response
 
 import service.app
 from service.http import carts, responses
-from service.http.carts import CheckoutRequest
-from service.http.requests import CartId, read, resources_of, uuid_id
+from service.http.carts import OptionalCheckoutRequest
+from service.http.fields import CartId
+from service.http.requests import ResourcesDep, SharedKey
 from service.http.server.protocol import UVICORN
 from service.shop import checkout
 
@@ -23,11 +24,12 @@ def create_app() -> FastAPI:
     return service.app.create_process_app()
 
 
-async def reserve(request: Request, cart_id: CartId) -> Response:
-    """Checkout's first transaction, decoded, retried and answered as the service does."""
-    body, key = await read(request, CheckoutRequest)
-    resources, order_id, cart = resources_of(request), uuid4(), uuid_id(cart_id, "cart")
-    reservation = checkout.Reservation(key, cart, body.expected_total_minor)
+async def reserve(
+    cart_id: CartId, checkout_request: OptionalCheckoutRequest, resources: ResourcesDep, key: SharedKey
+) -> Response:
+    """The first of checkout's transactions, decoded, retried and answered as the service does it."""
+    order_id = uuid4()
+    reservation = checkout.Reservation(key, cart_id, checkout_request.expected_total_minor)
     outcome = await checkout.reserve_in_turn(resources, reservation, order_id)
     assert isinstance(outcome, checkout.Reserved)
     return responses.json({"order_id": order_id}, 201)

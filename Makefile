@@ -51,8 +51,9 @@ format: $(INSTALLED)  ## format the Python code
 review: $(INSTALLED)  ## print every SQL statement as PREPARE, for psql; with SINCE=main those that changed since
 	@$(BIN)/python -m service review $(if $(SINCE),--since "$(SINCE)")
 
-compat: $(INSTALLED) $(UV)  ## buy something with the lowest and the locked versions; run the suite on Python 3.13
+compat: $(INSTALLED) $(UV)  ## buy with the lowest and the locked versions; Python 3.13; TypeScript clients
 	@$(BIN)/python -m tests.compat $(UV) $(NAME)
+	@sh tests/clients/typescript.sh "$(CURDIR)/$(BIN)/python"
 
 lock: $(UV)  ## renew the locks: requirements.txt for the container image, requirements-dev.txt for development
 	$(UV) pip compile $(LOCK) --output-file requirements.txt pyproject.toml

@@ -81,8 +81,9 @@ def _seed(options: argparse.Namespace) -> int:
     from service.dev.seed import seed
 
     async def load() -> int:
-        async with aclosing(Pool(Settings.load(), "commerce-seed")) as pool:
-            return await seed(pool, options.products)
+        settings = Settings.load()
+        async with aclosing(Pool(settings, "commerce-seed")) as pool:
+            return await seed(pool, options.products, settings)
 
     print(f"{asyncio.run(load())} products loaded")
     return 0

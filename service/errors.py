@@ -29,6 +29,7 @@ class Member(NamedTuple):
 
     type: Any
     meaning: str
+    example: Any
     # Whether every document with this code has it.
     always: bool = False
 
@@ -77,7 +78,13 @@ KINDS: dict[str, Kind] = {
         "Insufficient stock",
         "There are fewer units in stock than requested.",
         "Reduce the quantities to what is available.",
-        members={"items": Member(list[ShortItem], "The lines that lack units, with the units available.")},
+        members={
+            "items": Member(
+                list[ShortItem],
+                "The lines that lack units, with the units available.",
+                [{"product_id": 1, "requested": 3, "available": 2}],
+            )
+        },
     ),
     "product_inactive": Kind(
         409,
@@ -85,8 +92,8 @@ KINDS: dict[str, Kind] = {
         "A product was taken off sale.",
         "Remove it from the cart.",
         members={
-            "product_id": Member(int, "The product that was to be added."),
-            "product_ids": Member(list[int], "The products in the cart that are no longer for sale."),
+            "product_id": Member(int, "The product that was to be added.", 1),
+            "product_ids": Member(list[int], "The products in the cart that are no longer for sale.", [1, 2]),
         },
     ),
     "currency_mismatch": Kind(
@@ -95,8 +102,8 @@ KINDS: dict[str, Kind] = {
         "All lines of a cart have one currency, and the product has another.",
         "Use a cart for each currency.",
         members={
-            "cart_currency": Member(str, "The cart's currency.", always=True),
-            "product_currency": Member(str, "The product's currency.", always=True),
+            "cart_currency": Member(str, "The cart's currency.", "EUR", always=True),
+            "product_currency": Member(str, "The product's currency.", "JPY", always=True),
         },
     ),
     "cart_empty": Kind(409, "Cart is empty", "The cart has no lines.", "Add a product first."),
@@ -105,7 +112,7 @@ KINDS: dict[str, Kind] = {
         "Cart not open",
         "The cart has been checked out.",
         "Use its order, or a new cart. The cart opens again when its order is cancelled.",
-        members={"order_id": Member(UUID | None, "The cart's order.")},
+        members={"order_id": Member(UUID | None, "The cart's order.", "00000000-0000-4000-8000-000000000002")},
     ),
     "price_changed": Kind(
         409,
@@ -113,8 +120,8 @@ KINDS: dict[str, Kind] = {
         "The total is not `expected_total_minor`.",
         "Show the customer the new total, and check out with it.",
         members={
-            "expected_total_minor": Member(int, "The total that was expected.", always=True),
-            "total_minor": Member(int, "The total at today's prices.", always=True),
+            "expected_total_minor": Member(int, "The total that was expected.", 2500, always=True),
+            "total_minor": Member(int, "The total at today's prices.", 2700, always=True),
         },
     ),
     "amount_out_of_range": Kind(
@@ -123,9 +130,9 @@ KINDS: dict[str, Kind] = {
         "The total is below or above what can be charged.",
         "Change the cart until its total is within the bounds.",
         members={
-            "total_minor": Member(int, "The cart's total."),
-            "minimum_minor": Member(int, "The least that can be charged."),
-            "maximum_minor": Member(int, "The most that can be charged."),
+            "total_minor": Member(int, "The cart's total.", 49),
+            "minimum_minor": Member(int, "The least that can be charged.", 50),
+            "maximum_minor": Member(int, "The most that can be charged.", 99_999_999),
         },
     ),
     "checkout_in_progress": Kind(
@@ -140,14 +147,14 @@ KINDS: dict[str, Kind] = {
         "Order not cancellable",
         "The order is paid, or its payment is in progress.",
         "Ask the shop for a refund.",
-        members={"order_status": Member(str, "The order's status.", always=True)},
+        members={"order_status": Member(str, "The order's status.", "PAID", always=True)},
     ),
     "order_not_refundable": Kind(
         409,
         "Order not refundable",
         "The order is not paid, or less than the amount is left of what was paid.",
         "Refund at most `refundable_minor`.",
-        members={"refundable_minor": Member(int, "How much can still be refunded.")},
+        members={"refundable_minor": Member(int, "How much can still be refunded.", 1250)},
     ),
     "idempotency_key_in_use": Kind(
         409,
@@ -161,7 +168,7 @@ KINDS: dict[str, Kind] = {
         "Precondition failed",
         "The product was edited since the version that If-Match names.",
         "Read the product, and apply the edit to what it is now.",
-        members={"version": Member(int, "The product's version.", always=True)},
+        members={"version": Member(int, "The product's version.", 2, always=True)},
     ),
     "body_too_large": Kind(413, "Body too large", "The body is larger than this call accepts.", "Send a smaller body."),
     "unsupported_media_type": Kind(
@@ -172,7 +179,14 @@ KINDS: dict[str, Kind] = {
         "Invalid request",
         "A member of the body, a parameter or a header has an invalid value or an unknown name.",
         "Correct what `errors` names.",
-        members={"errors": Member(list[InvalidMember], "What is wrong, by JSON pointer.", always=True)},
+        members={
+            "errors": Member(
+                list[InvalidMember],
+                "What is wrong, by JSON pointer.",
+                [{"pointer": "/name", "message": "Field required"}],
+                always=True,
+            )
+        },
     ),
     "idempotency_key_reused": Kind(
         422,
@@ -217,9 +231,9 @@ KINDS: dict[str, Kind] = {
         "Send the request again.",
         2,
         members={
-            "postgresql": Member(str, "The state of PostgreSQL."),
-            "worker": Member(str, "The state of the worker."),
-            "redis": Member(str, "The state of Redis."),
+            "postgresql": Member(str, "The state of PostgreSQL.", "unreachable"),
+            "worker": Member(str, "The state of the worker.", "not seen"),
+            "redis": Member(str, "The state of Redis.", "ok"),
         },
     ),
 }

@@ -1,6 +1,8 @@
 """Programs that a test needs and that may be missing on a machine."""
 
+import os
 import shutil
+import sys
 
 import pytest
 
@@ -10,7 +12,8 @@ MISSING: set[str] = set()
 
 def require_programs(*names: str) -> tuple[str, ...]:
     """The paths of these programs; skips the test where one is missing."""
-    paths = {name: shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin") for name in names}
+    others = os.pathsep.join([os.path.dirname(sys.executable), "/usr/sbin", "/usr/local/sbin"])
+    paths = {name: shutil.which(name) or shutil.which(name, path=others) for name in names}
     if missing := [name for name, path in paths.items() if path is None]:
         MISSING.update(missing)
         pytest.skip(f"not on this machine: {', '.join(missing)}")

@@ -1,12 +1,18 @@
-"""Loading the demo catalogue."""
+"""Loading the demo: products, and the cart and order that the OpenAPI document's examples name."""
+
+from uuid import UUID
 
 from service.dev import demo
 from service.infra.db import Connection, Pool
 from service.infra.sql import statement
 from service.infra.transactions import run_transaction
+from service.settings import Settings
+from service.shop import cart, checkout, transitions
 from service.shop.catalog import slug_of
 
 BATCH = 1000
+EXAMPLE_CART = UUID("00000000-0000-4000-8000-000000000001")
+EXAMPLE_ORDER = UUID("00000000-0000-4000-8000-000000000002")
 
 
 HAS_PRODUCTS = statement("seed/has_products", bool)
@@ -14,7 +20,7 @@ ADD_CATEGORY = statement("seed/add_category", int)
 ADD_PRODUCTS = statement("seed/add_products")
 
 
-async def seed(pool: Pool, count: int) -> int:
+async def seed(pool: Pool, count: int, settings: Settings) -> int:
     """Load `count` demo products into an empty catalogue, in one transaction; the number loaded."""
 
     async def load(tx: Connection) -> int:
@@ -33,6 +39,20 @@ async def seed(pool: Pool, count: int) -> int:
                 currencies=[product.currency for product in batch],
                 stocks=[product.stock for product in batch],
             )
+        await _add_examples(tx, settings)
         return count
 
     return await run_transaction(pool, load)
+
+
+async def _add_examples(tx: Connection, settings: Settings) -> None:
+    """An open cart with two units of the first product, and an order of it that was cancelled: nothing is owed."""
+    await cart.CREATE_CART.run(tx, cart_id=EXAMPLE_CART)
+    if await cart.OPEN_FOR_PRODUCT.one_or_none(tx, cart_id=EXAMPLE_CART, product_id=1) is None:
+        # There were products before, so that the examples' product does not exist.
+        return
+    await cart.ADD_LINE.run(tx, cart_id=EXAMPLE_CART, product_id=1, quantity=2)
+    await checkout.reserve(tx, settings, checkout.Reservation(None, EXAMPLE_CART, None), EXAMPLE_ORDER)
+    order = await transitions.lock(tx, EXAMPLE_ORDER)
+    note = "an example, never paid"
+    await transitions.cancel(tx, transitions.AfterCommit(), [order], payment_status="FAILED", note=note)

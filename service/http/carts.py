@@ -8,11 +8,13 @@ from pydantic import Field
 from service.http import fields, requests, responses
 from service.http.fields import CartId, ProductId
 from service.http.identity import PendingOrdersClient
+from service.http.openapi import problems
 from service.http.requests import ClientKey, NoBody, ResourcesDep, SharedKey, no_unknown_query
 from service.shop import cart, checkout
 
 router = APIRouter(dependencies=[Depends(no_unknown_query)])
 
+LINE_PROBLEMS = problems("cart_not_open", "product_inactive", "currency_mismatch")
 Units = Annotated[int, Field(ge=1, le=cart.MAX_QUANTITY)]
 
 
@@ -32,7 +34,7 @@ class Quantity(requests.Body):
 class CheckoutRequest(requests.Body):
     """The total that the customer was shown; another one is refused."""
 
-    expected_total_minor: int | None = Field(default=None, ge=0, le=fields.BIGINT_MAX)
+    expected_total_minor: fields.Total | None = None
 
 
 OptionalCheckoutRequest = Annotated[CheckoutRequest, Body(default_factory=CheckoutRequest)]
@@ -50,7 +52,7 @@ async def get_cart(cart_id: CartId, resources: ResourcesDep) -> cart.Cart:
     return await cart.get_cart(resources, cart_id)
 
 
-@router.post("/carts/{cart_id}/items", response_model=cart.Cart)
+@router.post("/carts/{cart_id}/items", response_model=cart.Cart, responses=LINE_PROBLEMS)
 async def add_item(cart_id: CartId, item: NewItem, resources: ResourcesDep, key: SharedKey) -> Response:
     """Add units of a product to a cart."""
     return responses.stored(
@@ -58,19 +60,31 @@ async def add_item(cart_id: CartId, item: NewItem, resources: ResourcesDep, key:
     )
 
 
-@router.put("/carts/{cart_id}/items/{product_id}", response_model=cart.Cart)
+@router.put("/carts/{cart_id}/items/{product_id}", response_model=cart.Cart, responses=LINE_PROBLEMS)
 async def set_item(cart_id: CartId, product_id: ProductId, line: Quantity, resources: ResourcesDep) -> Response:
     """Set the units of a product in a cart."""
     return responses.stored(await cart.set_item(resources, cart_id, product_id=product_id, quantity=line.quantity))
 
 
-@router.delete("/carts/{cart_id}/items/{product_id}", response_model=cart.Cart)
+@router.delete("/carts/{cart_id}/items/{product_id}", response_model=cart.Cart, responses=problems("cart_not_open"))
 async def remove_item(cart_id: CartId, product_id: ProductId, resources: ResourcesDep) -> Response:
     """Remove a product from a cart, which may not contain it."""
     return responses.stored(await cart.remove_item(resources, cart_id, product_id))
 
 
-@router.post("/carts/{cart_id}/checkout", status_code=201, response_model=checkout.Checkout)
+@router.post(
+    "/carts/{cart_id}/checkout",
+    status_code=201,
+    response_model=checkout.Checkout,
+    responses={
+        200: {"model": checkout.Checkout, "description": "The pending order that the cart has already."},
+        **problems(
+            *("cart_empty", "cart_not_open", "insufficient_stock", "product_inactive", "price_changed"),
+            *("amount_out_of_range", "checkout_in_progress"),
+            *("payment_refused", "payment_unavailable", "payment_misconfigured"),
+        ),
+    },
+)
 async def check_out(
     cart_id: CartId,
     checkout_request: OptionalCheckoutRequest,

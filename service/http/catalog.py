@@ -12,13 +12,14 @@ from service.errors import invalid, not_found
 from service.http import fields, responses
 from service.http.fields import AfterId, CategoryId, Name, ProductId, Slug
 from service.http.identity import OPTIONAL_STAFF, IsStaff, staff
+from service.http.openapi import ETAG, problems
 from service.http.requests import Body, Query, ResourcesDep, StaffKey, no_unknown_query
 from service.shop import catalog, money
 
 router = APIRouter(dependencies=[Depends(no_unknown_query)])
 staff_router = APIRouter(dependencies=[Depends(staff), Depends(no_unknown_query)])
 
-Price = Annotated[int, Field(ge=1, le=99_999_999, description="In the currency's minor unit")]
+Price = Annotated[int, Field(ge=1, le=99_999_999)]
 MAX_STOCK = 1_000_000_000
 CategorySlug = Annotated[
     str, StringConstraints(max_length=200, pattern=fields.NO_NUL), Field(description="A category's slug")
@@ -66,7 +67,7 @@ class NewProduct(Body):
     description: fields.Description = ""
     category_id: fields.Id | None = None
     price_minor: Price
-    currency: str = Field(description="ISO 4217", json_schema_extra={"enum": [*money.EXPONENTS]})
+    currency: money.Currency
     stock: int = Field(ge=0, le=MAX_STOCK)
     active: bool = True
 
@@ -95,7 +96,7 @@ class StockMove(Body):
     reason: Name
 
 
-@staff_router.post("/categories", status_code=201, response_model=catalog.Category)
+@staff_router.post("/categories", status_code=201, response_model=catalog.Category, responses=problems("slug_taken"))
 async def create_category(new: NewCategory, resources: ResourcesDep, key: StaffKey) -> Response:
     """Add a category."""
     return responses.stored(await catalog.create_category(resources, key, name=new.name, slug=new.slug))
@@ -104,31 +105,31 @@ async def create_category(new: NewCategory, resources: ResourcesDep, key: StaffK
 @router.get("/categories")
 async def list_categories(
     query: Annotated[CategoriesQuery, QueryParameters()], resources: ResourcesDep
-) -> catalog.Page[catalog.Category]:
+) -> catalog.CategoryPage:
     """List the categories by id."""
     return await catalog.list_categories(resources, after_id=query.after_id, limit=query.limit)
 
 
-@staff_router.patch("/categories/{category_id}")
+@staff_router.patch("/categories/{category_id}", responses=problems("slug_taken"))
 async def update_category(category_id: CategoryId, change: CategoryChange, resources: ResourcesDep) -> catalog.Category:
     """Change a category's name or slug."""
     return await catalog.update_category(resources, category_id, name=change.name, slug=change.slug)
 
 
-@staff_router.delete("/categories/{category_id}", status_code=204)
+@staff_router.delete("/categories/{category_id}", status_code=204, responses=problems("category_in_use"))
 async def delete_category(category_id: CategoryId, resources: ResourcesDep) -> Response:
     """Remove a category that no product uses."""
     await catalog.delete_category(resources, category_id)
     return Response(status_code=204)
 
 
-@staff_router.post("/products", status_code=201, response_model=catalog.Product)
+@staff_router.post("/products", status_code=201, response_model=catalog.Product, responses=problems("not_found"))
 async def create_product(new: NewProduct, resources: ResourcesDep, key: StaffKey) -> Response:
     """Add a product."""
     return responses.stored(await catalog.create_product(resources, key, **new.model_dump()))
 
 
-@router.get("/products", response_model=catalog.Page[catalog.ListedProduct])
+@router.get("/products", response_model=catalog.ProductPage, responses=problems("not_found"))
 async def list_products(query: Annotated[ProductsQuery, QueryParameters()], resources: ResourcesDep) -> Response:
     """List the products for sale by id, a page at a time."""
     return _shared(
@@ -139,14 +140,14 @@ async def list_products(query: Annotated[ProductsQuery, QueryParameters()], reso
 @router.get(
     "/products/{product_id}",
     response_model=catalog.Product,
-    responses={304: {"description": "The product is still what `If-None-Match` names."}},
+    responses={200: ETAG, 304: {"description": "The product is still what `If-None-Match` names.", **ETAG}},
     openapi_extra=OPTIONAL_STAFF,
 )
 async def get_product(
     product_id: ProductId,
     resources: ResourcesDep,
     is_staff: IsStaff,
-    if_none_match: Annotated[str, Header(description="The `ETag` of the client's copy.")] = "",
+    if_none_match: Annotated[str, Header(alias="If-None-Match", description="The `ETag` of the client's copy.")] = "",
 ) -> Response:
     """Read a product; 304 when `If-None-Match` names its present state. Only staff sees an inactive one."""
     product = await catalog.get_product(resources, product_id)
@@ -157,12 +158,18 @@ async def get_product(
     return _with_etag(product)
 
 
-@staff_router.patch("/products/{product_id}", response_model=catalog.Product)
+@staff_router.patch(
+    "/products/{product_id}",
+    response_model=catalog.Product,
+    responses={200: ETAG, **problems("precondition_failed")},
+)
 async def update_product(
     product_id: ProductId,
     edit: ProductEdit,
     resources: ResourcesDep,
-    if_match: Annotated[str | None, Header(description="The `ETag` that the edit is based on.")] = None,
+    if_match: Annotated[
+        str | None, Header(alias="If-Match", description="The `ETag` that the edit is based on.")
+    ] = None,
 ) -> Response:
     """Edit a product; with `If-Match` only the version that it names, whatever the stock."""
     change = catalog.ProductChange(
@@ -178,7 +185,9 @@ async def delete_product(product_id: ProductId, resources: ResourcesDep) -> Resp
     return Response(status_code=204)
 
 
-@staff_router.post("/products/{product_id}/stock", response_model=catalog.Product)
+@staff_router.post(
+    "/products/{product_id}/stock", response_model=catalog.Product, responses=problems("insufficient_stock")
+)
 async def move_stock(product_id: ProductId, move: StockMove, resources: ResourcesDep, key: StaffKey) -> Response:
     """Move stock by a delta; the product after it."""
     if move.delta == 0:

@@ -4,7 +4,6 @@ import re
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import Path
 from pydantic import BeforeValidator, Field, StringConstraints, WithJsonSchema
 
 from service.errors import not_found
@@ -38,13 +37,19 @@ def parse_uuid(text: str, what: str) -> UUID:
     raise not_found(what)
 
 
-# JavaScript rounds integers above 2^53, so the document states `int64` instead of their maximum.
-_ID_SCHEMA = WithJsonSchema({"type": "integer", "format": "int64", "minimum": 1})
-Id = Annotated[int, Field(ge=1, le=BIGINT_MAX), _ID_SCHEMA]
-ProductId = Annotated[int, _integer_id("product"), _ID_SCHEMA, Path(description="The product's id.")]
-CategoryId = Annotated[int, _integer_id("category"), _ID_SCHEMA, Path(description="The category's id.")]
-CartId = Annotated[UUID, _uuid("cart"), Path(description="The cart's id.")]
-OrderId = Annotated[UUID, _uuid("order"), Path(description="The order's id.")]
+def int64(minimum: int) -> WithJsonSchema:
+    """The schema of a 64-bit integer, without its maximum: JavaScript would round that."""
+    return WithJsonSchema({"type": "integer", "format": "int64", "minimum": minimum})
+
+
+Id = Annotated[int, Field(ge=1, le=BIGINT_MAX), int64(1)]
+# Amounts in minor units.
+Amount = Annotated[int, Field(ge=1, le=BIGINT_MAX), int64(1)]
+Total = Annotated[int, Field(ge=0, le=BIGINT_MAX), int64(0)]
+ProductId = Annotated[int, _integer_id("product"), int64(1)]
+CategoryId = Annotated[int, _integer_id("category"), int64(1)]
+CartId = Annotated[UUID, _uuid("cart")]
+OrderId = Annotated[UUID, _uuid("order")]
 
 
 def _digits(text: object) -> object:
@@ -56,16 +61,8 @@ def _digits(text: object) -> object:
 # For a number in a query; `int` alone would accept `1_0`, `1.0` and `+1` too. It stands behind the bounds, or the
 # OpenAPI document would not have them.
 DIGITS: Any = BeforeValidator(_digits)
-Limit = Annotated[int, Field(ge=1, le=100, description="How many items a page has at most."), DIGITS]
-
-
-def cursor_schema(minimum: int) -> WithJsonSchema:
-    """The schema of `after_id`."""
-    description = "The `next_cursor` of the page before; left out for the first page."
-    return WithJsonSchema({"type": "integer", "format": "int64", "minimum": minimum, "description": description})
-
-
-AfterId = Annotated[int, Field(ge=0, le=BIGINT_MAX), DIGITS, cursor_schema(0)]
+Limit = Annotated[int, Field(ge=1, le=100), DIGITS]
+AfterId = Annotated[int, Field(ge=0, le=BIGINT_MAX), DIGITS, int64(0)]
 
 # PostgreSQL's text cannot contain a NUL.
 NO_NUL = r"^[^\x00]*$"

@@ -1,65 +1,140 @@
-"""The OpenAPI document and the page that shows it."""
+"""The OpenAPI document: FastAPI's, completed with problems, headers, examples and descriptions."""
 
-import re
+import json
 from importlib.resources import files
 from typing import Any
 
-from fastapi import FastAPI, Response
-from fastapi.openapi.docs import get_swagger_ui_html
-from starlette.requests import Request
-from starlette.responses import HTMLResponse
-from starlette.staticfiles import StaticFiles
+from fastapi import FastAPI
+from pydantic import TypeAdapter
 
-from service.errors import not_found
-from service.http import responses
-from service.http.responses import NO_SOURCES, hash_source
+from service.errors import KINDS
 
-DESCRIPTION = """
-Catalogue, carts, checkout with reserved stock, payment through Stripe.
-Money is an integer in the currency's minor unit. Errors are `application/problem+json` with a `code`.
-"""
+# document.json has what is said of the whole; a file for each call has its examples.
+_EXAMPLES = files("service.http") / "examples"
+_TEXTS: dict[str, Any] = json.loads((_EXAMPLES / "document.json").read_text())
 APPLICATION: dict[str, Any] = {
-    "title": "Commerce core",
-    "description": DESCRIPTION,
+    **_TEXTS["application"],
     "version": "0.1.0",
-    # FastAPI's own documentation routes load their files from other hosts.
-    "openapi_url": None,
-    "docs_url": None,
-    "redoc_url": None,
+    "generate_unique_id_function": lambda route: route.name,
+    # FastAPI's own pages load files from other hosts.
+    **dict.fromkeys(("openapi_url", "docs_url", "redoc_url")),
 }
+_SHOP_TAGS, _UNLIMITED_TAGS = ("catalog", "carts", "orders"), ("webhooks", "operations")
+_REF = "#/components/schemas/{model}"
+ETAG = {"headers": {"ETag": {"$ref": "#/components/headers/ETag"}}}
 
 
-def serve(app: FastAPI) -> None:
-    """Add /openapi.json, and /docs with files of our own, which works without internet."""
-    static = StaticFiles(directory=str(files("fastapi_swagger") / "resources"))
-    names = script_file, style_file, icon_file = "swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png"
+def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route with these codes; those that follow from its parameters are added to them."""
+    return {KINDS[code].status: {"description": "", "codes": codes} for code in codes}
 
-    @app.get("/docs/static/{name}", include_in_schema=False)
-    async def docs_file(request: Request, name: str) -> Response:
-        if name not in names:
-            raise not_found("file")
-        return await static.get_response(name, request.scope)
 
-    page = get_swagger_ui_html(
-        openapi_url="/openapi.json",
-        title="Commerce core",
-        swagger_js_url=f"/docs/static/{script_file}",
-        swagger_css_url=f"/docs/static/{style_file}",
-        swagger_favicon_url=f"/docs/static/{icon_file}",
-        # Otherwise Swagger UI sends the document to its makers' validator.
-        swagger_ui_parameters={"validatorUrl": None},
-    ).body
-    (script,) = re.findall(rb"<script>(.*?)</script>", bytes(page), re.DOTALL)
-    # Swagger UI sets styles on its elements.
-    policy = (
-        f"{NO_SOURCES}; script-src 'self' {hash_source(script)}; style-src 'self' 'unsafe-inline';"
-        " img-src 'self' data:; connect-src 'self'"
-    )
+def describe(app: FastAPI) -> dict[str, Any]:
+    """The application's document. A call without its example, or a member without its description, raises."""
+    document = app.openapi()
+    schemas: dict[str, Any] = document["components"]["schemas"]
+    for unused in ("HTTPValidationError", "ValidationError"):
+        del schemas[unused]
+    # A documented call never answers 405.
+    for code in sorted(KINDS.keys() - {"method_not_allowed"}):
+        schemas[_problem_name(code)] = _problem_schema(code, schemas)
+    document["components"]["headers"] = _TEXTS["headers"]
+    for calls in document["paths"].values():
+        for call in calls.values():
+            _complete(call, json.loads((_EXAMPLES / f"{call['operationId']}.json").read_text()))
+    for name, schema in schemas.items():
+        for member, own in schema.get("properties", {}).items():
+            if "description" not in own:
+                own["description"] = _TEXTS["members"].get(f"{name}.{member}") or _TEXTS["members"][member]
+    app.openapi = lambda: document  # type: ignore[method-assign]
+    return document
 
-    @app.get("/docs", include_in_schema=False)
-    async def docs() -> Response:
-        return HTMLResponse(page, headers={"Content-Security-Policy": policy})
 
-    @app.get("/openapi.json", include_in_schema=False)
-    async def openapi_document() -> Response:
-        return responses.json(app.openapi())
+def _complete(call: dict[str, Any], example: dict[str, Any]) -> None:
+    """Add the problems and headers that follow from the call's parameters, and its examples."""
+    (tag,) = call["tags"]
+    parameters: list[dict[str, Any]] = call.get("parameters", [])
+    for parameter in parameters:
+        place, name = parameter["in"], parameter["name"]
+        parameter.setdefault("description", _TEXTS["members"].get(f"{place}.{name}", _TEXTS["members"].get(name)))
+        if (value := example.get("parameters", {}).get(name)) is not None:
+            parameter["example"] = value
+    is_keyed = any(parameter["name"] == "Idempotency-Key" for parameter in parameters)
+    codes = {code for response in call["responses"].values() for code in response.pop("codes", ())}
+    codes |= _codes_of(call, tag, is_keyed=is_keyed)
+    responses = {status: response for status, response in call["responses"].items() if int(status) < 400}
+    for status, response in responses.items():
+        created = ["Location"] if status == "201" else []
+        _add_headers(response, tag, *created, *(["Idempotent-Replayed"] if is_keyed else []))
+        for content in response.get("content", {}).values():
+            content["example"] = example["response"]
+    for status in sorted({str(KINDS[code].status) for code in codes}):
+        of_status = [code for code in KINDS if code in codes and str(KINDS[code].status) == status]
+        responses[status] = _problem_response(of_status)
+        retry_after = ["Retry-After"] if any(KINDS[code].retry_after for code in of_status) else []
+        _add_headers(responses[status], tag, *retry_after, *(["WWW-Authenticate"] if status == "401" else []))
+    call["responses"] = responses
+    if "requestBody" in call:
+        call["requestBody"]["content"]["application/json"]["example"] = example["body"]
+
+
+def _codes_of(call: dict[str, Any], tag: str, *, is_keyed: bool) -> set[str]:
+    security = call.setdefault("security", [])
+    codes = {"headers_too_large", "internal", "unavailable"}
+    for condition, more in (
+        (tag != "operations", "busy"),
+        (tag not in _UNLIMITED_TAGS, "rate_limited"),
+        (tag in _SHOP_TAGS, "invalid"),
+        (any(parameter["in"] == "path" for parameter in call.get("parameters", [])), "not_found"),
+        (security and {} not in security, "unauthorized invalid_token"),
+        (is_keyed, "idempotency_key_in_use idempotency_key_reused"),
+        ("requestBody" in call, "malformed request_timeout body_too_large"),
+        ("requestBody" in call and tag in _SHOP_TAGS, "unsupported_media_type"),
+    ):
+        codes |= set(more.split() if condition else ())
+    return codes
+
+
+def _add_headers(response: dict[str, Any], tag: str, *names: str) -> None:
+    limits = [] if tag in _UNLIMITED_TAGS else [name for name in _TEXTS["headers"] if name.startswith("RateLimit-")]
+    headers = response.setdefault("headers", {})
+    for name in ("X-Request-ID", *limits, *names):
+        headers[name] = {"$ref": f"#/components/headers/{name}"}
+
+
+def _problem_response(codes: list[str]) -> dict[str, Any]:
+    references = {code: _REF.format(model=_problem_name(code)) for code in codes}
+    schemas = [{"$ref": reference} for reference in references.values()]
+    one_of = {"oneOf": schemas, "discriminator": {"propertyName": "code", "mapping": references}}
+    return {
+        "description": " ".join(f"`{code}`: {KINDS[code].cause}" for code in codes),
+        "content": {"application/problem+json": {"schema": one_of if len(schemas) > 1 else schemas[0]}},
+    }
+
+
+def _problem_schema(code: str, schemas: dict[str, Any]) -> dict[str, Any]:
+    """A schema for each code: programs know its members by the code."""
+    kind = KINDS[code]
+    values = {"type": f"/problems/{code}", "title": kind.title, "status": kind.status, "code": code}
+    properties: dict[str, Any] = {
+        name: {"const": value, **TypeAdapter(type(value)).json_schema()} for name, value in values.items()
+    }
+    properties["detail"] = {"type": "string"}
+    required = [*properties, *(name for name, member in kind.members.items() if member.always)]
+    for name, member in kind.members.items():
+        properties[name] = {**TypeAdapter(member.type).json_schema(ref_template=_REF), "description": member.meaning}
+        schemas.update(properties[name].pop("$defs", {}))
+    example = {**values, "detail": kind.cause, **{name: member.example for name, member in kind.members.items()}}
+    return {
+        "title": _problem_name(code),
+        "description": f"{kind.cause} {kind.remedy}",
+        "type": "object",
+        "required": required,
+        "properties": properties,
+        "examples": [example],
+    }
+
+
+def _problem_name(code: str) -> str:
+    """E.g. SlugTakenProblem."""
+    return f"{code.title().replace('_', '')}Problem"

@@ -1,36 +1,35 @@
 """Orders over HTTP, for their customers and for the shop's staff."""
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Body, Depends, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.http import requests, responses
-from service.http.fields import BIGINT_MAX, DIGITS, Limit, OrderId, cursor_schema
+from service.http import fields, requests, responses
+from service.http.fields import BIGINT_MAX, DIGITS, Limit, OrderId, int64
 from service.http.identity import OPTIONAL_STAFF, IsStaff, staff
+from service.http.openapi import problems
 from service.http.requests import NoBody, ResourcesDep, SharedKey, StaffKey, no_unknown_query
 from service.shop import expiry, orders, refunds
 
 router = APIRouter(dependencies=[Depends(no_unknown_query)])
 staff_router = APIRouter(dependencies=[Depends(staff), Depends(no_unknown_query)])
 
-Status = Literal["PENDING_PAYMENT", "PAID", "FULFILLED", "CANCELLED"]
-
 
 class OrdersQuery(requests.Query):
     """Which page of which orders."""
 
-    status: Status | None = None
+    status: orders.OrderStatus | None = None
     limit: Limit = 20
-    after_id: Annotated[int, Field(ge=1, le=BIGINT_MAX), DIGITS, cursor_schema(1)] | None = None
+    after_id: Annotated[int, Field(ge=1, le=BIGINT_MAX), DIGITS, int64(1)] | None = None
 
 
 class RefundRequest(requests.Body):
     """How much to refund, all that is left when it is left out, and whether the units return to stock."""
 
-    amount_minor: int | None = Field(default=None, ge=1, le=BIGINT_MAX)
+    amount_minor: fields.Amount | None = None
     restock: bool = False
 
 
@@ -40,8 +39,8 @@ class Transition(BaseModel):
     model_config = ConfigDict(serialize_by_alias=True)
 
     at: datetime
-    from_: Status | None = Field(alias="from")
-    to: Status
+    from_: orders.OrderStatus | None = Field(alias="from")
+    to: orders.OrderStatus
     actor: str | None = None
     note: str | None = None
 
@@ -80,13 +79,17 @@ async def get_timeline(order_id: OrderId, resources: ResourcesDep, is_staff: IsS
     return Timeline(order_id=order_id, items=items, next_cursor=None)
 
 
-@router.post("/orders/{order_id}/cancel", response_model=orders.Order)
+@router.post(
+    "/orders/{order_id}/cancel",
+    response_model=orders.Order,
+    responses=problems("order_not_cancellable", "checkout_in_progress", "payment_unavailable", "payment_misconfigured"),
+)
 async def cancel_order(order_id: OrderId, resources: ResourcesDep, key: SharedKey, _: NoBody) -> Response:
     """Cancel a pending order; a second time changes nothing."""
     return responses.stored(await expiry.cancel(resources, key, order_id))
 
 
-@staff_router.post("/orders/{order_id}/refund", response_model=orders.Order)
+@staff_router.post("/orders/{order_id}/refund", response_model=orders.Order, responses=problems("order_not_refundable"))
 async def refund_order(
     order_id: OrderId,
     refund: Annotated[RefundRequest, Body(default_factory=RefundRequest)],

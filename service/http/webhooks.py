@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from service.errors import ShopError
 from service.http.bodies import ByteBudget
 from service.http.identity import ClientsDep
+from service.http.openapi import problems
 from service.http.requests import WEBHOOK_LIMIT, ResourcesDep, read_body
 from service.infra.stripe import signature_is_timely
 from service.shop import webhooks
@@ -38,13 +39,16 @@ class Received(BaseModel):
 
 @router.post(
     "/webhooks/stripe",
+    responses=problems("invalid_signature"),
     openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": _EVENT}}}},
 )
 async def receive_stripe_event(
     request: Request,
     resources: ResourcesDep,
     clients: ClientsDep,
-    stripe_signature: Annotated[str | None, Header(description="Stripe's signature over the raw body.")] = None,
+    stripe_signature: Annotated[
+        str | None, Header(alias="Stripe-Signature", description="Stripe's signature over the raw body.")
+    ] = None,
 ) -> Received:
     """Take an event from Stripe: 200 once it is stored and applied."""
     signatures = request.headers.getlist("stripe-signature")

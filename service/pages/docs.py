@@ -9,12 +9,13 @@ from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 
 from service.errors import not_found
-from service.http import responses
+from service.http import openapi, responses
 from service.http.responses import NO_SOURCES, hash_source
 
 
 def serve(app: FastAPI) -> None:
-    """Add /openapi.json and /docs."""
+    """Add /openapi.json and /docs; to be called behind all routes that they describe."""
+    document = openapi.describe(app)
     static = StaticFiles(directory=str(files("fastapi_swagger") / "resources"))
     names = script_file, style_file, icon_file = "swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png"
 
@@ -46,4 +47,4 @@ def serve(app: FastAPI) -> None:
 
     @app.get("/openapi.json", include_in_schema=False)
     async def openapi_document() -> Response:
-        return responses.json(app.openapi())
+        return responses.json(document)

@@ -21,8 +21,8 @@ router = APIRouter()
 class ReturnQuery(BaseModel):
     """What Stripe sends the customer back with; any form is accepted, and unknown parameters are ignored."""
 
-    order_id: Annotated[str, Query(description="The order that the customer comes back from.")] = ""
-    session_id: Annotated[str, Query(description="Stripe's session; ignored.")] = ""
+    order_id: str = ""
+    session_id: str = ""
 
 
 @router.get("/payments/success", response_class=HTMLResponse)

@@ -1,6 +1,7 @@
 """Carts: lines of products in one currency. An open cart has today's prices, a checked-out one those of its order."""
 
 from dataclasses import dataclass
+from typing import Literal
 from uuid import UUID, uuid4
 
 from service.errors import ShopError, invalid, not_found
@@ -8,9 +9,12 @@ from service.infra.db import Connection, connection
 from service.infra.resources import Resources
 from service.infra.sql import statement
 from service.shop.idempotency import IdempotencyKey, StoredResponse, run_once
+from service.shop.money import Currency
 
 MAX_LINES = 100
 MAX_QUANTITY = 9_999
+
+CartStatus = Literal["OPEN", "CHECKED_OUT"]
 
 
 @dataclass(slots=True)
@@ -29,10 +33,10 @@ class Cart:
     """A cart as clients see it; the currency is null while the cart is empty."""
 
     id: UUID
-    status: str
+    status: CartStatus
     items: list[Line]
     total_minor: int
-    currency: str | None
+    currency: Currency | None
 
 
 @dataclass(slots=True)
@@ -40,8 +44,8 @@ class CartRow:
     """A cart beside one of its lines, or beside nulls when it is empty."""
 
     id: UUID
-    status: str
-    currency: str | None
+    status: CartStatus
+    currency: Currency | None
     product_id: int | None
     quantity: int | None
     name: str | None

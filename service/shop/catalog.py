@@ -5,7 +5,6 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Generic, TypeVar
 
 from service.errors import ShopError, invalid, not_found
 from service.infra.db import Connection, connection
@@ -13,10 +12,9 @@ from service.infra.resources import Resources
 from service.infra.sql import statement
 from service.infra.transactions import run_transaction
 from service.shop.idempotency import IdempotencyKey, StoredResponse, run_once
+from service.shop.money import Currency
 
 DEFAULT_LIMIT = 20
-
-Item = TypeVar("Item")
 
 
 @dataclass(slots=True)
@@ -37,7 +35,7 @@ class Product:
     description: str
     category_id: int | None
     price_minor: int
-    currency: str
+    currency: Currency
     stock: int
     active: bool
     version: int
@@ -58,15 +56,23 @@ class ListedProduct:
     name: str
     category_id: int | None
     price_minor: int
-    currency: str
+    currency: Currency
     available: bool
 
 
 @dataclass(slots=True)
-class Page(Generic[Item]):
-    """A keyset page, and the cursor of the next one; null on the last page."""
+class CategoryPage:
+    """A keyset page of categories, and the cursor of the next one; null on the last page."""
 
-    items: Sequence[Item]
+    items: Sequence[Category]
+    next_cursor: int | None
+
+
+@dataclass(slots=True)
+class ProductPage:
+    """A keyset page of products, as PostgreSQL renders it."""
+
+    items: Sequence[ListedProduct]
     next_cursor: int | None
 
 
@@ -121,11 +127,11 @@ async def create_category(
     )
 
 
-async def list_categories(resources: Resources, *, after_id: int, limit: int) -> Page[Category]:
+async def list_categories(resources: Resources, *, after_id: int, limit: int) -> CategoryPage:
     """Categories by id."""
     async with connection(resources.pool) as reader:
         categories = await LIST_CATEGORIES.all(reader, after_id=after_id, limit=limit + 1)
-    return Page(categories[:limit], categories[limit - 1].id if len(categories) > limit else None)
+    return CategoryPage(categories[:limit], categories[limit - 1].id if len(categories) > limit else None)
 
 
 async def update_category(resources: Resources, category_id: int, *, name: str | None, slug: str | None) -> Category:

@@ -23,6 +23,8 @@ from service.infra.transactions import run_transaction
 from service.settings import Settings
 from service.shop import cart, idempotency, money, orders, payment_session, settlement, transitions
 from service.shop.idempotency import IdempotencyKey, StoredResponse
+from service.shop.money import Currency
+from service.shop.orders import OrderStatus, PaymentStatus
 
 # How often a checkout is tried while its cart or products keep changing.
 ATTEMPTS = 3
@@ -96,7 +98,7 @@ class CheckoutPayment:
     """The payment in a checkout's response."""
 
     id: UUID
-    status: str
+    status: PaymentStatus
     stripe_session_id: str | None
 
 
@@ -105,9 +107,9 @@ class Checkout:
     """A checkout's response; `expires_at` is the end of the hold."""
 
     order_id: UUID
-    status: str
+    status: OrderStatus
     total_minor: int
-    currency: str
+    currency: Currency
     expires_at: datetime
     payment: CheckoutPayment
     checkout_url: str | None

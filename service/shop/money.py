@@ -1,5 +1,9 @@
 """The currencies that the shop sells in, and money in a form for people."""
 
+from typing import Annotated
+
+from pydantic import Field
+
 # Decimal places by ISO 4217, for the currencies whose minor unit is the same at Stripe. ISK and UGX (two places at
 # Stripe), MGA and all currencies with three places are missing, since Stripe counts them differently.
 # https://docs.stripe.com/currencies#zero-decimal
@@ -14,6 +18,9 @@ EXPONENTS: dict[str, int] = {
     ),
     **dict.fromkeys("BIF CLP DJF GNF JPY KMF KRW PYG RWF VND VUV XAF XOF XPF".split(), 0),
 }
+
+# For the columns and members that hold one; what is sold is checked where it comes in.
+Currency = Annotated[str, Field(json_schema_extra={"enum": [*EXPONENTS]})]
 
 # The total that an order may have, in minor units. Stripe's limits depend on the currency; these suit all of them.
 TOTAL_MINOR = range(50, 99_999_999 + 1)

@@ -3,12 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal
 from uuid import UUID
 
 from service.errors import not_found
 from service.infra.db import Connection, connection
 from service.infra.resources import Resources
 from service.infra.sql import statement
+from service.shop.money import Currency
+
+OrderStatus = Literal["PENDING_PAYMENT", "PAID", "FULFILLED", "CANCELLED"]
+PaymentStatus = Literal["INITIATED", "PROCESSING", "SUCCEEDED", "FAILED", "EXPIRED", "REFUND_PENDING", "REFUNDED"]
 
 
 @dataclass(slots=True)
@@ -21,16 +26,16 @@ class OrderRow:
 
     id: UUID
     cart_id: UUID
-    status: str
+    status: OrderStatus
     total_minor: int
-    currency: str
+    currency: Currency
     expires_at: datetime
     created_at: datetime
     paid_at: datetime | None
     fulfilled_at: datetime | None
     cancelled_at: datetime | None
     payment_id: UUID
-    payment_status: str
+    payment_status: PaymentStatus
     amount_minor: int
     refunded_minor: int
     attempt: int
@@ -57,7 +62,7 @@ class Payment:
     """A payment as clients see it; money in minor units."""
 
     id: UUID
-    status: str
+    status: PaymentStatus
     stripe_session_id: str | None
     amount_minor: int
     refunded_minor: int
@@ -69,9 +74,9 @@ class Order:
 
     id: UUID
     cart_id: UUID
-    status: str
+    status: OrderStatus
     total_minor: int
-    currency: str
+    currency: Currency
     created_at: datetime
     expires_at: datetime
     paid_at: datetime | None
@@ -89,16 +94,16 @@ class ListedOrder:
     id: UUID
     number: int
     cart_id: UUID
-    status: str
+    status: OrderStatus
     total_minor: int
-    currency: str
+    currency: Currency
     email: str | None
     created_at: datetime
     expires_at: datetime
     paid_at: datetime | None
     fulfilled_at: datetime | None
     cancelled_at: datetime | None
-    payment_status: str
+    payment_status: PaymentStatus
     refunded_minor: int
 
 
@@ -115,8 +120,8 @@ class EventRow:
     """An entry of an order's history."""
 
     at: datetime
-    from_status: str | None
-    to_status: str
+    from_status: OrderStatus | None
+    to_status: OrderStatus
     cause: str
     note: str | None
 
@@ -163,7 +168,7 @@ async def view(reader: Connection, order_id: UUID) -> Order:
     )
 
 
-async def list_orders(resources: Resources, *, status: str | None, before_number: int, limit: int) -> OrderPage:
+async def list_orders(resources: Resources, *, status: OrderStatus | None, before_number: int, limit: int) -> OrderPage:
     """A page of orders with numbers below `before_number`, newest first."""
     async with connection(resources.pool) as reader:
         if status is None:

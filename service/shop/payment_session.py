@@ -17,6 +17,7 @@ from service.infra.sql import statement
 from service.infra.stripe import CLOCK_SKEW_SECONDS, Session, StripeFailed, StripeRefused, StripeUnknown
 from service.infra.transactions import run_transaction
 from service.settings import Settings
+from service.shop.orders import PaymentStatus
 
 
 @dataclass(slots=True)
@@ -36,7 +37,7 @@ class Attached:
     """The pending order that a session was attached to."""
 
     payment_id: UUID
-    payment_status: str
+    payment_status: PaymentStatus
     total_minor: int
     currency: str
     expires_at: datetime

@@ -1,6 +1,6 @@
 -- cart/add_line: add units to a cart line, or create the line.
 --
--- callers  service.shop.cart.add_item
+-- callers  service.dev.seed._add_examples, service.shop.cart.add_item
 -- param    $1 cart_id uuid
 -- param    $2 product_id bigint
 -- param    $3 quantity integer

@@ -1,6 +1,6 @@
 -- cart/create_cart: create an empty cart.
 --
--- callers  service.shop.cart.create_cart
+-- callers  service.dev.seed._add_examples, service.shop.cart.create_cart
 -- param    $1 cart_id uuid
 -- returns  none
 -- locks    new carts; to commit

@@ -1,6 +1,6 @@
 -- cart/open_for_product: lock an open cart for a line of this product, and set the cart's currency.
 --
--- callers  service.shop.cart._lock_for_product
+-- callers  service.dev.seed._add_examples, service.shop.cart._lock_for_product
 -- param    $1 cart_id uuid
 -- param    $2 product_id bigint
 -- returns  one or none; none = cart/explain_refusal says why

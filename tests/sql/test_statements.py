@@ -6,7 +6,7 @@ import re
 from dataclasses import fields, is_dataclass
 from datetime import datetime
 from types import NoneType, UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from uuid import UUID
 
 import asyncpg
@@ -93,9 +93,10 @@ TYPES: dict[str, type] = {
 
 
 def plain_type(hint: Any) -> type:
-    """`UUID | None` -> `UUID`, `dict[str, Any]` -> `dict`."""
-    (hint,) = [part for part in get_args(hint) if part is not NoneType] if isinstance(hint, UnionType) else [hint]
-    return get_origin(hint) or hint
+    """`UUID | None` -> `UUID`, `dict[str, Any]` -> `dict`, `Literal["OPEN"]` -> `str`."""
+    if get_origin(hint) in (Union, UnionType):
+        (hint,) = [part for part in get_args(hint) if part is not NoneType]
+    return str if get_origin(hint) is Literal else get_origin(hint) or hint
 
 
 async def test_pages_are_as_long_as_their_statements_say(shop: Shop) -> None:

@@ -9,12 +9,12 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.http import carts, catalog, openapi, operations, orders, webhooks
-from service.http.identity import Clients
-from service.http.middleware import EXPOSED, RequestContextMiddleware, UnhandledErrorMiddleware
 from service.http.responses import HANDLERS
 from service.http.routing import Router
 from service.http.server.limits import ConcurrencyLimitMiddleware, RateLimitMiddleware
+from service.http.server.middleware import EXPOSED, RequestContextMiddleware, UnhandledErrorMiddleware
 from service.infra import logs
+from service.infra.clients import Clients
 from service.infra.resources import open_resources
 from service.pages import docs, problems, returns
 from service.settings import Settings

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Response
 from fastapi import Query as QueryParameters
-from pydantic import Field, StringConstraints, field_validator
+from pydantic import Field, StringConstraints
 
 from service.errors import invalid, not_found
 from service.http import fields, responses
@@ -21,14 +21,8 @@ staff_router = APIRouter(dependencies=[Depends(staff), Depends(no_unknown_query)
 
 Price = Annotated[int, Field(ge=1, le=99_999_999)]
 MAX_STOCK = 1_000_000_000
-CategorySlug = Annotated[
-    str, StringConstraints(max_length=200, pattern=fields.NO_NUL), Field(description="A category's slug")
-]
-
-
-def _left_out() -> Any:
-    """The value of a member that was left out; its type refuses a null, and its schema does not offer one."""
-    return None
+# A member that was left out is None; its type refuses a null, and its schema does not offer one.
+LEFT_OUT: Any = Field(default_factory=lambda: None)
 
 
 class CategoriesQuery(Query):
@@ -43,7 +37,7 @@ class ProductsQuery(Query):
 
     limit: fields.Limit = catalog.DEFAULT_LIMIT
     after_id: AfterId = 0
-    category: CategorySlug | None = None
+    category: Annotated[str, StringConstraints(max_length=200, pattern=fields.NO_NUL)] | None = None
 
 
 class NewCategory(Body):
@@ -56,8 +50,8 @@ class NewCategory(Body):
 class CategoryChange(Body):
     """Members that are left out stay unchanged; a null is refused."""
 
-    name: Name = Field(default_factory=_left_out)
-    slug: Slug = Field(default_factory=_left_out)
+    name: Name = LEFT_OUT
+    slug: Slug = LEFT_OUT
 
 
 class NewProduct(Body):
@@ -71,22 +65,15 @@ class NewProduct(Body):
     stock: int = Field(ge=0, le=MAX_STOCK)
     active: bool = True
 
-    @field_validator("currency")
-    @classmethod
-    def _is_sold_in(cls, value: str) -> str:
-        if value not in money.EXPONENTS:
-            raise ValueError("the shop does not sell in this currency")
-        return value
-
 
 class ProductEdit(Body):
     """Members that are left out stay unchanged. A null category takes the product out of its category."""
 
-    name: Name = Field(default_factory=_left_out)
-    description: fields.Description = Field(default_factory=_left_out)
+    name: Name = LEFT_OUT
+    description: fields.Description = LEFT_OUT
     category_id: fields.Id | None = None
-    price_minor: Price = Field(default_factory=_left_out)
-    active: bool = Field(default_factory=_left_out)
+    price_minor: Price = LEFT_OUT
+    active: bool = LEFT_OUT
 
 
 class StockMove(Body):
@@ -147,7 +134,7 @@ async def get_product(
     product_id: ProductId,
     resources: ResourcesDep,
     is_staff: IsStaff,
-    if_none_match: Annotated[str, Header(alias="If-None-Match", description="The `ETag` of the client's copy.")] = "",
+    if_none_match: Annotated[str, Header(alias="If-None-Match")] = "",
 ) -> Response:
     """Read a product; 304 when `If-None-Match` names its present state. Only staff sees an inactive one."""
     product = await catalog.get_product(resources, product_id)
@@ -155,7 +142,7 @@ async def get_product(
         raise not_found("product")
     if _matches(if_none_match, product.etag):
         return Response(status_code=304, headers={"ETag": product.etag})
-    return _with_etag(product)
+    return responses.json(product, headers={"ETag": product.etag})
 
 
 @staff_router.patch(
@@ -167,15 +154,14 @@ async def update_product(
     product_id: ProductId,
     edit: ProductEdit,
     resources: ResourcesDep,
-    if_match: Annotated[
-        str | None, Header(alias="If-Match", description="The `ETag` that the edit is based on.")
-    ] = None,
+    if_match: Annotated[str | None, Header(alias="If-Match")] = None,
 ) -> Response:
     """Edit a product; with `If-Match` only the version that it names, whatever the stock."""
     change = catalog.ProductChange(
         set_category="category_id" in edit.model_fields_set, **edit.model_dump(exclude_unset=True)
     )
-    return _with_etag(await catalog.update_product(resources, product_id, _versions(if_match), change))
+    product = await catalog.update_product(resources, product_id, _versions(if_match), change)
+    return responses.json(product, headers={"ETag": product.etag})
 
 
 @staff_router.delete("/products/{product_id}", status_code=204)
@@ -199,10 +185,6 @@ async def move_stock(product_id: ProductId, move: StockMove, resources: Resource
 def _shared(page: bytes) -> Response:
     """One response for all who get the same bytes; nothing in it depends on the request."""
     return Response(page, media_type="application/json")
-
-
-def _with_etag(product: catalog.Product) -> Response:
-    return responses.json(product, headers={"ETag": product.etag})
 
 
 def _matches(header: str, etag: str) -> bool:

@@ -1,6 +1,7 @@
 """Types of the members, path and query parameters that several calls share."""
 
 import re
+from functools import partial
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -12,22 +13,11 @@ BIGINT_MAX = 2**63 - 1
 UUID_FORM = r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 
 
-def _integer_id(what: str) -> BeforeValidator:
-    """An id of impossible form names nothing, so it is `not_found`."""
-
-    def parse(text: str) -> int:
-        if re.fullmatch(r"[1-9][0-9]{0,18}", text) and int(text) <= BIGINT_MAX:
-            return int(text)
-        raise not_found(what)
-
-    return BeforeValidator(parse)
-
-
-def _uuid(what: str) -> BeforeValidator:
-    def parse(text: str) -> UUID:
-        return parse_uuid(text, what)
-
-    return BeforeValidator(parse)
+def parse_integer(text: str, what: str) -> int:
+    """A product's or category's id. Raises `not_found` for an impossible one: it names nothing."""
+    if re.fullmatch(r"[1-9][0-9]{0,18}", text) and int(text) <= BIGINT_MAX:
+        return int(text)
+    raise not_found(what)
 
 
 def parse_uuid(text: str, what: str) -> UUID:
@@ -46,10 +36,10 @@ Id = Annotated[int, Field(ge=1, le=BIGINT_MAX), int64(1)]
 # Amounts in minor units.
 Amount = Annotated[int, Field(ge=1, le=BIGINT_MAX), int64(1)]
 Total = Annotated[int, Field(ge=0, le=BIGINT_MAX), int64(0)]
-ProductId = Annotated[int, _integer_id("product"), int64(1)]
-CategoryId = Annotated[int, _integer_id("category"), int64(1)]
-CartId = Annotated[UUID, _uuid("cart")]
-OrderId = Annotated[UUID, _uuid("order")]
+ProductId = Annotated[int, BeforeValidator(partial(parse_integer, what="product")), int64(1)]
+CategoryId = Annotated[int, BeforeValidator(partial(parse_integer, what="category")), int64(1)]
+CartId = Annotated[UUID, BeforeValidator(partial(parse_uuid, what="cart"))]
+OrderId = Annotated[UUID, BeforeValidator(partial(parse_uuid, what="order"))]
 
 
 def _digits(text: object) -> object:

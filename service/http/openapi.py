@@ -21,6 +21,7 @@ APPLICATION: dict[str, Any] = {
 }
 _SHOP_TAGS, _UNLIMITED_TAGS = ("catalog", "carts", "orders"), ("webhooks", "operations")
 _REF = "#/components/schemas/{model}"
+STRIPE_EVENT = {"requestBody": _TEXTS["stripe_event"]}
 ETAG = {"headers": {"ETag": {"$ref": "#/components/headers/ETag"}}}
 
 
@@ -64,15 +65,14 @@ def _complete(call: dict[str, Any], example: dict[str, Any]) -> None:
     codes |= _codes_of(call, tag, is_keyed=is_keyed)
     responses = {status: response for status, response in call["responses"].items() if int(status) < 400}
     for status, response in responses.items():
-        created = ["Location"] if status == "201" else []
-        _add_headers(response, tag, *created, *(["Idempotent-Replayed"] if is_keyed else []))
+        _add_headers(response, tag, {"Location": status == "201", "Idempotent-Replayed": is_keyed})
         for content in response.get("content", {}).values():
             content["example"] = example["response"]
     for status in sorted({str(KINDS[code].status) for code in codes}):
         of_status = [code for code in KINDS if code in codes and str(KINDS[code].status) == status]
         responses[status] = _problem_response(of_status)
-        retry_after = ["Retry-After"] if any(KINDS[code].retry_after for code in of_status) else []
-        _add_headers(responses[status], tag, *retry_after, *(["WWW-Authenticate"] if status == "401" else []))
+        retry_helps = any(KINDS[code].retry_after for code in of_status)
+        _add_headers(responses[status], tag, {"Retry-After": retry_helps, "WWW-Authenticate": status == "401"})
     call["responses"] = responses
     if "requestBody" in call:
         call["requestBody"]["content"]["application/json"]["example"] = example["body"]
@@ -95,11 +95,11 @@ def _codes_of(call: dict[str, Any], tag: str, *, is_keyed: bool) -> set[str]:
     return codes
 
 
-def _add_headers(response: dict[str, Any], tag: str, *names: str) -> None:
-    limits = [] if tag in _UNLIMITED_TAGS else [name for name in _TEXTS["headers"] if name.startswith("RateLimit-")]
+def _add_headers(response: dict[str, Any], tag: str, present: dict[str, bool]) -> None:
+    limits = dict.fromkeys(("RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset"), tag not in _UNLIMITED_TAGS)
     headers = response.setdefault("headers", {})
-    for name in ("X-Request-ID", *limits, *names):
-        headers[name] = {"$ref": f"#/components/headers/{name}"}
+    for name, is_present in {"X-Request-ID": True, **limits, **present}.items():
+        headers.update({name: {"$ref": f"#/components/headers/{name}"}} if is_present else {})
 
 
 def _problem_response(codes: list[str]) -> dict[str, Any]:

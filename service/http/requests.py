@@ -1,7 +1,6 @@
 """What a request contains, checked before the shop sees it: body, query, idempotency key."""
 
 import re
-from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import Body as BodyParameter
@@ -9,14 +8,11 @@ from fastapi import Depends, Header, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict
 
-from service.errors import ShopError, invalid
+from service.errors import invalid
 from service.http.fields import UUID_FORM
 from service.http.identity import ClientsDep, staff
 from service.infra.resources import Resources
 from service.shop.idempotency import IdempotencyKey
-
-BODY_LIMIT = 64 * 1024
-WEBHOOK_LIMIT = 1024 * 1024
 
 
 class Body(BaseModel):
@@ -54,36 +50,10 @@ async def no_unknown_query(request: Request) -> None:
         raise RequestValidationError(names)
 
 
-async def read_body(request: Request, limit: int = BODY_LIMIT, take: Callable[[int], None] | None = None) -> bytes:
-    """The raw body. Raises `body_too_large` as soon as more than `limit` bytes are announced or have arrived.
-
-    `take` gets the size of each chunk, and may refuse it by an exception.
-    """
-    announced = request.headers.get("content-length", "")
-    too_large = ShopError("body_too_large", f"A body here holds at most {limit} bytes.")
-    if announced.isdecimal() and int(announced[:20]) > limit:
-        raise too_large
-    body = bytearray()
-    async for chunk in request.stream():
-        if take:
-            take(len(chunk))
-        body += chunk
-        if len(body) > limit:
-            raise too_large
-    return bytes(body)
-
-
 # Printable ASCII without spaces at its ends.
 _KEY_FORM = "[!-~]([ -~]{0,253}[!-~])?"
 _KeyHeader = Annotated[
-    str | None,
-    Header(
-        alias="Idempotency-Key",
-        description="Repeat a request with the same key to get the first one's response, without a second effect.",
-        min_length=1,
-        max_length=255,
-        pattern=f"^{_KEY_FORM}$",
-    ),
+    str | None, Header(alias="Idempotency-Key", min_length=1, max_length=255, pattern=f"^{_KEY_FORM}$")
 ]
 
 

@@ -1,8 +1,6 @@
 """Responses: JSON, stored ones, and every error as a problem document (RFC 9457)."""
 
-from base64 import b64encode
 from collections.abc import Callable, Sequence
-from hashlib import sha256
 from typing import Any
 
 from fastapi import Request, Response
@@ -13,19 +11,12 @@ from service.errors import ShopError
 from service.infra.encoding import encode
 from service.shop.idempotency import StoredResponse
 
-# A Content-Security-Policy that allows nothing; a page adds the sources that it needs.
-NO_SOURCES = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 # What FastAPI and our router raise by status alone.
 _BY_STATUS = {
     400: ("malformed", "The body is not JSON in UTF-8."),
     404: ("not_found", "There is no such address."),
     405: ("method_not_allowed", "This address does not support the method."),
 }
-
-
-def hash_source(text: bytes) -> str:
-    """The source expression for an inline script or style in a Content-Security-Policy."""
-    return f"'sha256-{b64encode(sha256(text).digest()).decode()}'"
 
 
 def json(content: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -63,15 +54,13 @@ def problem(error: ShopError) -> Response:
     return Response(encode(document), kind.status, headers, "application/problem+json")
 
 
-async def shop_error(request: Request, error: Exception) -> Response:
+async def shop_error(request: Request, error: ShopError) -> Response:
     """The handler of ShopError."""
-    assert isinstance(error, ShopError)
     return problem(error)
 
 
-async def http_error(request: Request, error: Exception) -> Response:
+async def http_error(request: Request, error: HTTPException) -> Response:
     """The handler of FastAPI's own errors; one that has no code of ours goes on as unhandled."""
-    assert isinstance(error, HTTPException)
     if error.status_code not in _BY_STATUS:
         raise error
     response = problem(ShopError(*_BY_STATUS[error.status_code]))
@@ -79,9 +68,8 @@ async def http_error(request: Request, error: Exception) -> Response:
     return response
 
 
-async def validation_error(request: Request, error: Exception) -> Response:
+async def validation_error(request: Request, error: RequestValidationError) -> Response:
     """The handler of invalid parameters and bodies: which are wrong and how, without what was sent."""
-    assert isinstance(error, RequestValidationError)
     errors: Sequence[dict[str, Any]] = error.errors()
     if any(one["type"] == "json_invalid" for one in errors):
         return problem(ShopError(*_BY_STATUS[400]))

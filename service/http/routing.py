@@ -16,14 +16,12 @@ from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute, RouteContext, iter_route_contexts, serialize_response
 from pydantic import BaseModel
-from pydantic_core import from_json
 from starlette.concurrency import run_in_threadpool
 from starlette.convertors import StringConvertor
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
-from service.errors import ShopError
-from service.http.requests import read_body
+from service.http.server.reading import MISSING, BoundedRequest
 
 # Not documented by FastAPI: RouteContext, serialize_response, Dependant and its fields' `validate` (fastapi>=0.165).
 # tests/http/test_routing.py fails when one of them changes.
@@ -32,8 +30,7 @@ _SUPPORTED = {"call", "name", "path", "use_cache", "scope", "dependencies", "pat
 _SUPPORTED |= {"header_params", "body_params", "request_param_name", "http_connection_param_name"}
 # No path of ours contains one, and `$` in a route's pattern ignores a newline at the end.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_JSON = re.compile(r"\s*application/([^/;]+\+)?json\s*(;.*)?", re.IGNORECASE)
-_MISSING, _FAILED = object(), object()
+_FAILED = object()
 
 
 class UnsupportedRoute(Exception):
@@ -63,7 +60,7 @@ class Router:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer; the route is left in the scope for the metrics."""
         self._refuse_around()
-        request = _Request(scope, receive, send)
+        request = BoundedRequest(scope, receive, send)
         try:
             route, path_params = self._match(scope["method"], scope["path"])
             scope["route"], scope["path_params"] = route.context, path_params
@@ -111,31 +108,6 @@ class Router:
         raise HTTPException(405, headers={"Allow": ", ".join(["HEAD", *allowed] if "GET" in allowed else allowed)})
 
 
-class _Request(Request):
-    """A request whose body is bounded, strict JSON, and read once."""
-
-    _bounded: bytes | None = None
-
-    async def body(self) -> bytes:
-        if self._bounded is None:
-            self._bounded = await read_body(self)
-        return self._bounded
-
-    async def content(self) -> Any:
-        """The body's JSON, or _MISSING. FastAPI's would take NaN, lone surrogates and UTF-16."""
-        body = await self.body()
-        if not body:
-            return _MISSING
-        media_type = self.headers.get("content-type", "")
-        if media_type != "application/json" and not _JSON.fullmatch(media_type):
-            raise ShopError("unsupported_media_type", "Send Content-Type: application/json.")
-        try:
-            return from_json(body, allow_inf_nan=False)
-        except ValueError:
-            error = {"type": "json_invalid", "loc": ("body",), "msg": "JSON decode error", "input": {}}
-            raise RequestValidationError([error]) from None
-
-
 class _Route:
     """All that a route calls, in FastAPI's order: its dependencies, each once a request, and its endpoint."""
 
@@ -155,7 +127,7 @@ class _Route:
         options = ("include", "exclude", "by_alias", "exclude_unset", "exclude_defaults", "exclude_none")
         self._options = {name: getattr(context, f"response_model_{name}") for name in options}
 
-    async def answer(self, request: _Request, path_params: dict[str, str]) -> Response:
+    async def answer(self, request: BoundedRequest, path_params: dict[str, str]) -> Response:
         """The endpoint's response. Raises RequestValidationError, or what a function raised."""
         results: list[Any] = []
         errors: list[Any] = []
@@ -208,11 +180,10 @@ def _refuse_route(context: RouteContext) -> None:
         raise UnsupportedRoute(f"it is a {type(context.original_route).__name__}, not a plain APIRoute")
     if not context.methods or "HEAD" in context.methods:
         raise UnsupportedRoute("it has no method, or HEAD, which GET answers")
-    if any(type(convertor) is not StringConvertor for convertor in context.param_convertors.values()):
-        raise UnsupportedRoute("its path has a converter")
-    strict_content_type = getattr(context.strict_content_type, "value", context.strict_content_type)
-    if getattr(context, "max_body_size", None) is not None or strict_content_type is not True:
-        raise UnsupportedRoute("its max_body_size or strict_content_type would have no effect")
+    is_strict = getattr(context.strict_content_type, "value", context.strict_content_type)
+    convertors = {type(convertor) for convertor in context.param_convertors.values()}
+    if not is_strict or context.max_body_size is not None or convertors - {StringConvertor}:
+        raise UnsupportedRoute("its strict_content_type, its max_body_size or a converter in its path would be ignored")
 
 
 def _refuse_call(dependant: Dependant) -> None:
@@ -238,7 +209,7 @@ class _Step:
         self._requests = [*filter(None, (dependant.request_param_name, dependant.http_connection_param_name))]
 
     def arguments(
-        self, request: _Request, path_params: dict[str, str], results: list[Any], errors: list[Any]
+        self, request: BoundedRequest, path_params: dict[str, str], results: list[Any], errors: list[Any]
     ) -> dict[str, Any]:
         """All arguments but the body's, whose reading may wait."""
         arguments: dict[str, Any] = {name: results[index] for name, index in self._indexes}
@@ -262,8 +233,8 @@ class _Parameter:
         info = field.field_info
         is_body = isinstance(info, params.Body)
         self._is_model = inspect.isclass(info.annotation) and issubclass(info.annotation, BaseModel)
-        if (reason := _body_refusal(info) if is_body else _refusal(info, self._is_model)) is not None:
-            raise UnsupportedRoute(f"the parameter {field.name} {reason}")
+        if not _is_supported(info, self._is_model):
+            raise UnsupportedRoute(f"{field.name} is a list, an object, a form, embedded, or has several names")
         place = "body" if is_body else info.in_.value
         self.name: str = field.name
         self._alias: str = field.alias
@@ -278,11 +249,11 @@ class _Parameter:
         if self._is_model:
             return self.validate(dict(source), errors)
         value = source.get(self._alias)
-        return self.validate(_MISSING if value is None else value, errors)
+        return self.validate(MISSING if value is None else value, errors)
 
     def validate(self, value: Any, errors: list[Any]) -> Any:
         """The argument for `value`; None once an error is added."""
-        if value is _MISSING:
+        if value is MISSING:
             if not self._required:
                 return self._default()
             errors.append({"type": "missing", "loc": self._location, "msg": "Field required", "input": None})
@@ -292,23 +263,20 @@ class _Parameter:
         return argument
 
 
-def _body_refusal(info: Any) -> str | None:
-    """Why a body would not be read as FastAPI reads it."""
-    return "is a form, or embedded" if isinstance(info, params.Form) or info.embed or info.validate_default else None
-
-
-def _refusal(info: Any, is_model: bool) -> str | None:
-    """The same for a parameter of a path, query or header."""
+def _is_supported(info: Any, is_model: bool) -> bool:
+    """Whether a parameter is read here as by FastAPI: no form, list or object, no model but in the body or query."""
+    if isinstance(info, params.Body):
+        return not (isinstance(info, params.Form) or info.embed or info.validate_default)
     if info.validation_alias not in (None, info.alias) or info.validate_default:
-        return "has several names, or a default that is validated"
+        return False
     if not is_model:
-        return None if _is_scalar(info.annotation) else "is a list or an object"
-    if info.in_.value != "query" or info.annotation.model_config.get("extra") == "allow":
-        return "is a model of headers, or takes any name"
-    members = info.annotation.model_fields.values()
-    if not all(_is_scalar(member.annotation) and member.alias is member.validation_alias is None for member in members):
-        return "is a model with a list, an object or another name for a member"
-    return None
+        return _is_scalar(info.annotation)
+    model: type[BaseModel] = info.annotation
+    return (
+        info.in_.value == "query"
+        and model.model_config.get("extra") != "allow"
+        and all(_is_scalar(m.annotation) and m.alias is m.validation_alias is None for m in model.model_fields.values())
+    )
 
 
 def _is_scalar(annotation: Any) -> bool:

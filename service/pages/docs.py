@@ -10,7 +10,8 @@ from fastapi.staticfiles import StaticFiles
 
 from service.errors import not_found
 from service.http import openapi, responses
-from service.http.responses import NO_SOURCES, hash_source
+from service.http.server.middleware import NO_SOURCES
+from service.pages.layout import hash_source
 
 
 def serve(app: FastAPI) -> None:

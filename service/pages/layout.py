@@ -1,8 +1,11 @@
 """The layout of our HTML pages: readable without JavaScript, and nothing is loaded from elsewhere."""
 
+from base64 import b64encode
+from hashlib import sha256
+
 from fastapi.responses import HTMLResponse
 
-from service.http.responses import NO_SOURCES, hash_source
+from service.http.server.middleware import NO_SOURCES
 
 _STYLE = """
 :root { color-scheme: light dark }
@@ -14,6 +17,11 @@ td:last-child, th:last-child { text-align: right }
 .small { font-size: .8rem; opacity: .7 }
 code { font-size: .95em }
 """
+
+
+def hash_source(text: bytes) -> str:
+    """The source expression for an inline script or style in a Content-Security-Policy."""
+    return f"'sha256-{b64encode(sha256(text).digest()).decode()}'"
 
 
 _POLICY = f"{NO_SOURCES}; style-src {hash_source(_STYLE.encode())}"

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 # Decimal places by ISO 4217, for the currencies whose minor unit is the same at Stripe. ISK and UGX (two places at
 # Stripe), MGA and all currencies with three places are missing, since Stripe counts them differently.
@@ -19,8 +19,14 @@ EXPONENTS: dict[str, int] = {
     **dict.fromkeys("BIF CLP DJF GNF JPY KMF KRW PYG RWF VND VUV XAF XOF XPF".split(), 0),
 }
 
-# For the columns and members that hold one; what is sold is checked where it comes in.
-Currency = Annotated[str, Field(json_schema_extra={"enum": [*EXPONENTS]})]
+
+def _check_sold(currency: str) -> str:
+    if currency not in EXPONENTS:
+        raise ValueError("the shop does not sell in this currency")
+    return currency
+
+
+Currency = Annotated[str, AfterValidator(_check_sold), Field(json_schema_extra={"enum": [*EXPONENTS]})]
 
 # The total that an order may have, in minor units. Stripe's limits depend on the currency; these suit all of them.
 TOTAL_MINOR = range(50, 99_999_999 + 1)

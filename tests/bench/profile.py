@@ -37,7 +37,7 @@ OWNERS = {
     "/fastapi/": "FastAPI",
     "/starlette/": "Starlette",
     "/uvicorn/": "uvicorn, its socket",
-    "service/http/middleware": "our middleware",
+    "service/http/server/middleware": "our middleware",
     "service/": "our code",
 }
 

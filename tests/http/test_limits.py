@@ -20,8 +20,8 @@ import redis
 from service.app import create_app
 from service.dev.servers import free_port, scratch_folder, valkey
 from service.dev.stripe_standin import StripeStandin
-from service.http.identity import Clients
 from service.infra import rate_limit
+from service.infra.clients import Clients
 from service.infra.resources import Resources
 from service.settings import Settings
 from tests.client import Shop, is_problem

@@ -16,11 +16,10 @@ from starlette.types import Receive, Scope, Send
 
 from service.app import create_app
 from service.dev.stripe_standin import StripeStandin
-from service.http import bodies
-from service.http.bodies import MAX_BODIES, MAX_BODIES_PER_CLIENT, Arrivals
-from service.http.identity import Clients
-from service.http.server import protocol
+from service.http.server import bodies, protocol
+from service.http.server.bodies import MAX_BODIES, MAX_BODIES_PER_CLIENT, Arrivals
 from service.http.server.limits import ConcurrencyLimitMiddleware
+from service.infra.clients import Clients
 from service.settings import Settings
 from tests.client import Shop, eventually, is_problem
 from tests.conftest import WEBHOOK_SECRET, served

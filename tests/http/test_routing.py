@@ -57,7 +57,7 @@ from service.http import carts
 from service.http.responses import HANDLERS
 from service.http.routing import Router, UnsupportedRoute
 from service.settings import Settings
-from tests.client import Shop, is_problem, spells_a_problem
+from tests.client import Shop, is_problem, is_problem_document
 from tests.conftest import served
 
 Declare = Callable[[FastAPI], None]
@@ -1241,7 +1241,7 @@ async def test_no_address_but_a_routes_own_is_answered_by_it(shop: Shop, setting
                 status, body = answer.status, await answer.read()
             assert status in (404, 405) or (is_own and status < 500), (method, path, status)
             if status >= 400 and method != "HEAD":
-                assert spells_a_problem(status, answer.headers, body), (method, path)
+                assert is_problem_document(status, answer.headers, body), (method, path)
 
 
 async def test_what_reaches_fastapi_itself_is_a_problem_too(settings: Settings) -> None:

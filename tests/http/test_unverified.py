@@ -9,8 +9,9 @@ import orjson
 import pytest
 
 from service.dev.stripe_standin.webhooks import signature
-from service.http import bodies, webhooks
-from service.http.bodies import ByteBudget
+from service.http import webhooks
+from service.http.server import bodies
+from service.http.server.bodies import ByteBudget
 from tests.client import Shop, eventually
 from tests.conftest import WEBHOOK_SECRET
 

@@ -8,12 +8,12 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import ShopError
-from service.http import bodies
-from service.http.bodies import COMPLETE, Arrivals
-from service.http.identity import Clients
 from service.http.responses import problem
+from service.http.server import bodies
+from service.http.server.bodies import COMPLETE, Arrivals
 from service.infra import rate_limit
 from service.infra.circuit_breaker import CircuitBreaker
+from service.infra.clients import Clients
 from service.infra.credentials import is_staff
 from service.infra.resources import Resources
 

@@ -14,10 +14,10 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.errors import ShopError
-from service.http import bodies
-from service.http.bodies import COMPLETE
-from service.http.middleware import new_request_id, with_standard_headers
 from service.http.responses import problem
+from service.http.server import bodies
+from service.http.server.bodies import COMPLETE
+from service.http.server.middleware import new_request_id, with_standard_headers
 from service.http.server.transport import CoalescingTransport
 
 # Bytes of a request line with its headers. uvicorn and its parser have no limit.

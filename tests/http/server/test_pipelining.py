@@ -9,7 +9,7 @@ import pytest
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from service.http import bodies
+from service.http.server import bodies
 from service.http.server.protocol import PIPELINE_LIMIT, RECEIVE_BUFFER
 from service.infra.page_cache import PageCache
 from tests.client import Shop, eventually

@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import ShopError
-from service.http.responses import NO_SOURCES, problem
+from service.http.responses import problem
 from service.infra.logs import cause, log_soon
 from service.infra.metrics import method_label, of_route
 
@@ -22,6 +22,8 @@ EXPOSED = ["ETag", "Location", "Idempotent-Replayed", "Retry-After", "X-Request-
 EXPOSED += ["RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset"]
 # Public content may be stored by browsers, but is revalidated: it can change at any time.
 PUBLIC = ("/products", "/categories", "/docs", "/openapi.json", "/problems")
+# A Content-Security-Policy that allows nothing; a page adds the sources that it needs.
+NO_SOURCES = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 # HSTS belongs to the proxy, which has the certificate.
 SECURITY_HEADERS: RawHeaders = [
     (b"x-content-type-options", b"nosniff"),

@@ -1,0 +1,62 @@
+"""Client addresses, behind the proxies that we trust."""
+
+import hmac
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
+
+from starlette.types import Scope
+
+from service.settings import Settings
+
+
+class Clients:
+    """Identifies clients, to count them: by an IPv4 address, or by the /64 of an IPv6 customer."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._trusted = [ip_network(proxy) for proxy in settings.trusted_proxies]
+        # Keyed: an unkeyed hash of an IPv4 address can be brute-forced.
+        self._secret = settings.stripe_api_key.encode()
+
+    def digest(self, scope: Scope, *, whole: bool = False) -> bytes | None:
+        """16 bytes that stand for the client, or for its `whole` address; None when its address is unknown."""
+        address = self.address(scope, whole=whole)
+        return None if address is None else hmac.digest(self._secret, address.encode(), "sha256")[:16]
+
+    def address(self, scope: Scope, *, whole: bool = False) -> str | None:
+        """The nearest hop that is not a trusted proxy. X-Forwarded-For counts as far as trusted proxies wrote it.
+
+        An IPv6 address is cut to its /64, unless `whole`. A peer without an address is a Unix socket: a proxy on this
+        machine, and trusted.
+        """
+        peer = scope.get("client")
+        address = _parse(peer[0]) if peer else None
+        if peer and address is None:
+            return None
+        hops = [
+            hop
+            for name, value in scope["headers"]
+            if name == b"x-forwarded-for"
+            for hop in value.decode("latin-1").split(",")
+        ]
+        while hops and (address is None or any(address in network for network in self._trusted)):
+            previous = _parse(hops.pop())
+            if previous is None:
+                break
+            address = previous
+        if isinstance(address, IPv6Address) and not whole:
+            return str(IPv6Network((int(address), 64), strict=False))
+        return None if address is None else str(address)
+
+
+def _parse(hop: str) -> IPv4Address | IPv6Address | None:
+    """An address as proxies write it, with or without a port; None for other text."""
+    hop = hop.strip()
+    if hop.startswith("["):
+        hop = hop[1:].partition("]")[0]
+    elif hop.count(":") == 1:
+        hop = hop.partition(":")[0]
+    try:
+        address = ip_address(hop)
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address

@@ -24,15 +24,13 @@ PHRASES = (
     "gone for a moment",
 )
 BANNED_PROSE = re.compile(rf"\b({'|'.join(PHRASES)})\b".replace(" ", r"\s+"), re.IGNORECASE)
-# Folders whose language is not done yet. A folder leaves this list with the change that cleans it.
-NOT_YET: tuple[str, ...] = ()
 # Documents that name the banned words to ban them.
 ABOUT_WORDS = ("docs/glossary.md",)
 
 
 def is_done(path: Path) -> bool:
     name = str(path.relative_to(ROOT))
-    return not any(name == folder or name.startswith(f"{folder}/") for folder in (*NOT_YET, *ABOUT_WORDS))
+    return not any(name == folder or name.startswith(f"{folder}/") for folder in ABOUT_WORDS)
 
 
 PYTHON = sorted((ROOT / "service").rglob("*.py"))
@@ -123,13 +121,6 @@ def complaints(path: Path) -> list[str]:
 )
 def test_a_file_has_none_of_the_banned_words(path: Path) -> None:
     assert complaints(path) == []
-
-
-@pytest.mark.parametrize("folder", NOT_YET)
-def test_what_is_not_done_yet_is_there_and_needs_it(folder: str) -> None:
-    """An entry of NOT_YET must leave the list as soon as nothing is to be complained of."""
-    paths = [path for path in [*PYTHON, *SQL, *MIGRATIONS] if not is_done(path)]
-    assert any(complaints(path) for path in paths if str(path.relative_to(ROOT)).startswith(folder))
 
 
 @pytest.mark.parametrize(

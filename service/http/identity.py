@@ -9,7 +9,6 @@ from service.errors import ShopError
 from service.infra import credentials
 from service.infra.clients import Clients
 
-ADMIN = "admin"
 # For the OpenAPI document. `is_staff` verifies what it finds.
 _BEARER = HTTPBearer(scheme_name="staff", description="The ADMIN_TOKEN, where one is set.", auto_error=False)
 
@@ -28,7 +27,7 @@ OPTIONAL_STAFF: dict[str, Any] = {"security": [{}, {"staff": []}]}
 async def staff(request: Request, is_staff: IsStaff, _: Annotated[object, Depends(_BEARER)]) -> str:
     """A guard: only staff passes. The principal, one for all staff, whatever its token."""
     if is_staff:
-        return ADMIN
+        return "admin"
     if request.headers.get("authorization"):
         raise ShopError("invalid_token", "The credential in the Authorization header is not valid.")
     raise ShopError("unauthorized", "This call is for the shop's staff.")

@@ -38,7 +38,7 @@ async def ready(resources: ResourcesDep) -> Ready:
 
     Redis and the worker are only reported: sales go on without them.
     """
-    parts = await health.check(resources)
-    if parts["postgresql"] != "ok":
-        raise ShopError("unavailable", f"PostgreSQL: {parts['postgresql']}.", **parts)
-    return Ready.model_validate({"status": "ok", **parts})
+    states = await health.check(resources)
+    if states["postgresql"] != "ok":
+        raise ShopError("unavailable", f"PostgreSQL: {states['postgresql']}.", **states)
+    return Ready.model_validate({"status": "ok", **states})

@@ -76,7 +76,7 @@ async def client_key(request: Request, clients: ClientsDep, key: _KeyHeader = No
 
 
 async def shared_key(request: Request, key: _KeyHeader = None) -> IdempotencyKey | None:
-    """The idempotency key of a call that names a cart or an order: it belongs to whoever knows that id."""
+    """The idempotency key of a call that names a cart or an order: it belongs to all who know that id."""
     return await _scoped(request, "", key)
 
 

@@ -568,8 +568,8 @@ async def test_a_bad_query_is_refused(shop: Shop) -> None:
     for slug in NOWHERE:
         assert refused(await ask(shop, "GET", f"/products?category={slug}"), 404), slug
     assert (await ask(shop, "GET", "/products?")).status == 200
-    product = await shop.product()
-    paths = ("/products", "/categories", "/orders", f"/products/{product['id']}", f"/carts/{await shop.cart()}")
+    product = await shop.create_product()
+    paths = ("/products", "/categories", "/orders", f"/products/{product['id']}", f"/carts/{await shop.create_cart()}")
     for path, query in product_of(paths, UNKNOWN):
         answer = await ask(shop, "GET", f"{path}?{query}")
         assert refused(answer, 422), (path, query)

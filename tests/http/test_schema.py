@@ -26,7 +26,7 @@ from tests.conftest import WEBHOOK_SECRET
 
 # Nothing is opened before it is served.
 APP = create_app(Settings(database_url="postgresql://", stripe_api_key="x", stripe_webhook_secret=("x",)))
-ROOMS = "catalog carts orders payments operations".split()
+ROOMS = "catalog carts orders webhooks pages operations".split()
 CALLS = {found.ok().label: found.ok() for found in schemathesis.openapi.from_dict(APP.openapi()).get_all_operations()}
 # Not those that ask for a 2xx or a 4xx: no schema says all that a body must be; test_hostile.py has what it must not.
 CHECKS = [

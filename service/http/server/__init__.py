@@ -1,1 +1,1 @@
-"""The HTTP server: all code that uses uvicorn's private parts."""
+"""Between the socket and the router: uvicorn's private parts (protocol.py, transport.py), middleware, limits, bodies."""

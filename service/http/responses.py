@@ -1,13 +1,14 @@
 """Responses: JSON, stored ones, and every error as a problem document (RFC 9457)."""
 
 from collections.abc import Callable, Sequence
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from service.errors import ShopError
+from service.errors import KINDS, ShopError
 from service.infra.encoding import encode
 from service.shop.idempotency import StoredResponse
 
@@ -58,10 +59,17 @@ async def shop_error(request: Request, error: ShopError) -> Response:
 
 
 async def http_error(request: Request, error: HTTPException) -> Response:
-    """The handler of FastAPI's own errors; one that has no code of ours goes on as unhandled."""
-    if error.status_code not in _BY_STATUS:
-        raise error
-    response = problem(ShopError(*_BY_STATUS[error.status_code]))
+    """The handler of FastAPI's own errors, and of those that a guard raises as in FastAPI's documentation."""
+    status = error.status_code
+    code = next((code for code, kind in KINDS.items() if kind.status == status), None)
+    if status in _BY_STATUS:
+        response = problem(ShopError(*_BY_STATUS[status]))
+    elif code is not None:
+        response = problem(ShopError(code, str(error.detail)))
+    else:
+        # RFC 9457, section 4.2.1: a status that says everything needs no type of its own.
+        document = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": error.detail}
+        response = Response(encode(document), status, media_type="application/problem+json")
     response.headers.update(error.headers or {})
     return response
 

@@ -1185,7 +1185,7 @@ def test_fastapi_describes_routes_by_the_fields_that_are_known() -> None:
 
 
 @pytest.mark.parametrize("way", ["router", "inclusion"])
-async def test_a_guard_of_a_routercloses_the_service(
+async def test_a_guard_of_a_router_closes_the_service(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     async def guard() -> None:
@@ -1201,6 +1201,27 @@ async def test_a_guard_of_a_routercloses_the_service(
     async with served(create_app(settings)) as url, Shop(url) as shop:
         assert is_problem(await shop.http.post("/carts"), 401, "unauthorized")
         assert (await shop.http.get("/products")).status_code == 200
+
+
+@pytest.mark.parametrize(("status", "code"), [(401, "unauthorized"), (403, None), (429, "rate_limited")])
+async def test_a_guard_as_in_fastapis_documentation_answers_with_its_status(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, status: int, code: str | None
+) -> None:
+    async def guard() -> None:
+        raise HTTPException(status, "Not for you", {"X-Guard": "closed"})
+
+    outer = APIRouter()
+    outer.include_router(carts.router, dependencies=[Depends(guard)])
+    monkeypatch.setattr(carts, "router", outer)
+
+    async with served(create_app(settings)) as url, Shop(url) as shop:
+        answer = await shop.http.post("/carts")
+
+    assert answer.status_code == status
+    assert answer.headers["x-guard"] == "closed"
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["detail"] == "Not for you"
+    assert answer.json().get("code") == code
 
 
 def test_the_service_does_not_start_with_a_guard_that_would_not_run(

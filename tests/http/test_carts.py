@@ -8,7 +8,7 @@ import asyncpg
 from tests.client import Shop, is_problem
 
 
-async def test_a_cart_is_made_and_read(shop: Shop) -> None:
+async def test_a_cart_is_created_and_read(shop: Shop) -> None:
     answer = await shop.http.post("/carts")
     made = answer.json()
     assert answer.status_code == 201
@@ -16,7 +16,7 @@ async def test_a_cart_is_made_and_read(shop: Shop) -> None:
     assert made == {"id": made["id"], "status": "OPEN", "items": [], "total_minor": 0, "currency": None}
     assert UUID(made["id"]).version == 4
     assert await shop.call("GET", answer.headers["location"], 200) == made
-    # An empty object says as much as nothing.
+    # An empty object is the same as no body.
     key = {"Idempotency-Key": "k", "Content-Type": "application/json"}
     same = [(await shop.http.post("/carts", content=body, headers=key)).json() for body in (b"", b"{}", b" {}\n")]
     assert same == 3 * [same[0]]
@@ -49,7 +49,7 @@ async def test_lines_are_added_set_and_removed(shop: Shop) -> None:
     assert await shop.add_item(cart, tent["id"], 1) == expected((tent, 1), (mug, 2))
     assert await shop.add_item(cart, mug["id"], 3) == expected((tent, 1), (mug, 5))
     assert await shop.call("PUT", f"{path}/{mug['id']}", 200, {"quantity": 1}) == expected((tent, 1), (mug, 1))
-    # More than there is in stock is for checkout to refuse.
+    # A cart may hold more than the stock; checkout refuses it.
     put = await shop.call("PUT", f"{path}/{tent['id']}", 200, {"quantity": 9_999})
     assert put == expected((tent, 9_999), (mug, 1))
     for _ in range(2):
@@ -59,7 +59,7 @@ async def test_lines_are_added_set_and_removed(shop: Shop) -> None:
     assert await shop.call("PUT", f"{path}/{tent['id']}", 200, {"quantity": 1}) == expected((tent, 1))
 
 
-async def test_a_cart_shows_the_catalogue_of_today(shop: Shop) -> None:
+async def test_an_open_cart_shows_the_present_catalogue(shop: Shop) -> None:
     tent = await shop.create_product()
     cart = await shop.create_cart((tent["id"], 9_999))
     await shop.call("PATCH", f"/products/{tent['id']}", 200, {"price_minor": 99_999_999, "name": "Palace"})
@@ -142,7 +142,7 @@ async def test_a_cart_is_in_one_currency(shop: Shop) -> None:
     assert (await shop.add_item(cart, yen["id"]))["currency"] == "JPY"
 
 
-async def test_first_lines_at_once_agree_on_a_currency(shop: Shop) -> None:
+async def test_concurrent_first_lines_agree_on_one_currency(shop: Shop) -> None:
     products = [(await shop.create_product(currency=currency))["id"] for currency in ("EUR", "JPY")]
     for _ in range(10):
         cart = await shop.create_cart()
@@ -152,11 +152,11 @@ async def test_first_lines_at_once_agree_on_a_currency(shop: Shop) -> None:
         assert len((await shop.call("GET", f"/carts/{cart}", 200))["items"]) == 1
 
 
-async def test_units_added_at_once_all_count(shop: Shop) -> None:
+async def test_concurrently_added_units_all_count(shop: Shop) -> None:
     tent = await shop.create_product()
     cart = await shop.create_cart()
     totals = await asyncio.gather(*[shop.add_item(cart, tent["id"], 1) for _ in range(20)])
-    # Each saw the cart as its own edit left it.
+    # Each answer shows the cart after its own edit.
     assert sorted(total["items"][0]["quantity"] for total in totals) == list(range(1, 21))
 
 

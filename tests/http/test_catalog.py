@@ -12,7 +12,7 @@ from tests.database import wait_for_blocked
 TENT = {"name": "Tent", "price_minor": 1250, "currency": "EUR", "stock": 10}
 
 
-async def test_a_product_is_made_and_read(shop: Shop) -> None:
+async def test_a_product_is_created_and_read(shop: Shop) -> None:
     answer = await shop.http.post("/products", json=TENT)
     made = answer.json()
     assert answer.status_code == 201
@@ -36,7 +36,7 @@ async def test_a_product_is_made_and_read(shop: Shop) -> None:
     assert read.headers["content-type"] == "application/json"
 
 
-async def test_a_product_takes_all_its_members(shop: Shop) -> None:
+async def test_a_product_is_created_with_all_members(shop: Shop) -> None:
     category = await shop.call("POST", "/categories", 201, {"name": "Camping"})
     fields = {
         "name": "T" * 200,
@@ -84,7 +84,7 @@ async def test_pages_neither_repeat_nor_miss_while_products_come_and_go(shop: Sh
         cursor = page["next_cursor"]
         if len(seen) == 3:
             assert cursor == ids[2]
-            # Seen already, the cursor itself, and the first of the page to come.
+            # A product of the page before, the cursor itself, and the first product of the next page.
             for gone in (ids[0], ids[2], ids[3]):
                 await shop.call("DELETE", f"/products/{gone}", 204)
             expected -= {ids[3]}
@@ -143,13 +143,13 @@ async def test_if_match_compares_the_version(shop: Shop) -> None:
     for header in ('W/"1-10"', '"2-10"', "1-10", '"11-10"', ""):
         refused = await shop.call("PATCH", path, 412, {"price_minor": 1}, If_Match=header)
         assert (refused["code"], refused["version"]) == ("precondition_failed", 1), header
-    # The second as if it was sold since, which an edit need not mind.
+    # The second names another stock: units sold since do not matter to an edit.
     for version, header in enumerate(('"1-10"', '"2-7"', '"7-1", "3-10"', "*"), 2):
         edited = await shop.call("PATCH", path, 200, {"price_minor": 1250 + version}, If_Match=header)
         assert (edited["version"], edited["price_minor"]) == (version, 1250 + version)
 
 
-async def test_of_edits_from_the_same_version_one_wins(shop: Shop, database: asyncpg.Connection) -> None:
+async def test_one_of_several_edits_of_a_version_wins(shop: Shop, database: asyncpg.Connection) -> None:
     path = f"/products/{(await shop.create_product())['id']}"
     async with database.transaction():
         await database.execute("SELECT FROM products FOR UPDATE")
@@ -180,19 +180,19 @@ async def test_an_edit_changes_what_it_names(shop: Shop) -> None:
     await shop.call("PATCH", "/products/404", 404, {"name": "x"})
 
 
-async def test_an_edit_cannot_write_all(shop: Shop) -> None:
+async def test_an_edit_refuses_members_that_are_not_writable(shop: Shop) -> None:
     tent = await shop.create_product()
     for member in ("stock", "currency", "version", "id", "created_at"):
         refused = await shop.call("PATCH", f"/products/{tent['id']}", 422, {member: tent[member]})
         assert refused["code"] == "invalid"
-    # Those that an edit can write cannot be nothing.
+    # A writable member cannot be null.
     for member in ("name", "description", "price_minor", "active"):
         refused = await shop.call("PATCH", f"/products/{tent['id']}", 422, {member: None})
         assert [error["pointer"] for error in refused["errors"]] == [f"/{member}"]
     assert await shop.call("GET", f"/products/{tent['id']}", 200) == tent
 
 
-async def test_deactivating_takes_off_sale_and_twice_is_once(shop: Shop) -> None:
+async def test_deactivating_twice_takes_a_product_off_sale_once(shop: Shop) -> None:
     path = f"/products/{(await shop.create_product())['id']}"
     for _ in range(2):
         assert await shop.call("DELETE", path, 204) is None
@@ -258,7 +258,7 @@ async def test_every_stock_move_is_in_the_ledger(shop: Shop, database: asyncpg.C
     assert [tuple(row) for row in ledger] == [(10, "initial stock"), (-3, "broken"), (5, "delivery")]
 
 
-async def test_moves_at_once_never_go_below_zero(shop: Shop) -> None:
+async def test_concurrent_stock_moves_never_go_below_zero(shop: Shop) -> None:
     tent = await shop.create_product(stock=10)
     move = {"delta": -1, "reason": "broken"}
     answers = await asyncio.gather(*[shop.http.post(f"/products/{tent['id']}/stock", json=move) for _ in range(25)])
@@ -279,19 +279,19 @@ async def test_a_slug_is_made_from_the_name(shop: Shop) -> None:
         ("㊙ ㍿", "秘-株式会社"),
         ("x" * 200, "x" * 200),
         ("ab " + 197 * "ß", "ab-" + 197 * "s"),
-        ("y" + 99 * "ß" + " " + 90 * "y", "y" + 198 * "s"),  # no dash at the end where it is cut
+        ("y" + 99 * "ß" + " " + 90 * "y", "y" + 198 * "s"),  # cut without a dash at the end
     ):
         answer = await shop.http.post("/categories", json={"name": name})
         made = answer.json()
         assert answer.status_code == 201, answer.text
         assert answer.headers["location"] == f"/categories/{made['id']}"
         assert made == {"id": made["id"], "name": name.strip(), "slug": slug}
-        # Whatever is made can also be given, and found.
+        # A generated slug is accepted as input, and products are found by it.
         assert await shop.call("PATCH", f"/categories/{made['id']}", 200, {"slug": slug}) == made
         assert (await shop.http.get("/products", params={"category": slug})).status_code == 200
 
 
-async def test_a_slug_that_is_none_is_refused(shop: Shop) -> None:
+async def test_an_invalid_slug_is_refused(shop: Shop) -> None:
     for slug in ("", "Camping", "a b", "a--b", "-a", "a-", "a_b", "a/b", "a\n", "e\u0301", "x" * 201):
         refused = await shop.call("POST", "/categories", 422, {"name": "Camping", "slug": slug})
         assert [error["pointer"] for error in refused["errors"]] == ["/slug"], slug
@@ -304,7 +304,7 @@ async def test_a_name_without_letters_needs_a_slug(shop: Shop) -> None:
     assert made["slug"] == "what"
 
 
-async def test_a_slug_is_taken_once(shop: Shop) -> None:
+async def test_a_slug_is_unique(shop: Shop) -> None:
     answers = await asyncio.gather(*[shop.http.post("/categories", json={"name": "Camping"}) for _ in range(6)])
     assert sorted(answer.status_code for answer in answers) == [201] + 5 * [409]
     refused = next(answer.json() for answer in answers if answer.status_code == 409)
@@ -331,7 +331,7 @@ async def test_categories_are_changed_listed_and_removed(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("active", [True, False])
-async def test_a_category_in_use_stays(shop: Shop, active: bool) -> None:
+async def test_a_category_in_use_cannot_be_deleted(shop: Shop, active: bool) -> None:
     category = await shop.call("POST", "/categories", 201, {"name": "Camping"})
     tent = await shop.create_product(category_id=category["id"], active=active)
     refused = await shop.call("DELETE", f"/categories/{category['id']}", 409)

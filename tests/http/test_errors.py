@@ -1,4 +1,4 @@
-"""What does not go well: bad input, limits, who may not, and what nobody foresaw; each a problem document."""
+"""Errors are problem documents: bad input, limits, missing credentials, unhandled errors."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ async def ids(shop: Shop) -> dict[str, str]:
     return {"category": category["id"], "product": tent["id"], "cart": await shop.create_cart((tent["id"], 1))}
 
 
-async def test_bodies_at_the_limit_are_taken(shop: Shop) -> None:
+async def test_a_body_at_the_limit_is_accepted(shop: Shop) -> None:
     body = json.dumps(PRODUCT).encode().ljust(64 * 1024)
     for kind in ("application/json", "application/json; charset=utf-8", "Application/JSON", "application/ld+json"):
         answer = await shop.http.post("/products", content=body, headers={"Content-Type": kind})
@@ -40,17 +40,17 @@ async def test_errors_name_every_member_at_fault(shop: Shop) -> None:
     pointers = sorted(error["pointer"] for error in refused["errors"])
     assert pointers == ["", "/name", "/price_minor", "/stock"]
     assert all(error["message"] for error in refused["errors"])
-    # Neither the value nor the name of what is unknown is sent back.
+    # The answer repeats neither the value nor the name of an unknown member.
     assert "vermilion" not in str(refused)
     assert "colour" not in str(refused)
 
 
-async def test_an_address_that_is_none_is_not_found(shop: Shop) -> None:
+async def test_an_unknown_address_is_not_found(shop: Shop) -> None:
     assert is_problem(await shop.http.get("/carts"), 405, "method_not_allowed")
     assert is_problem(await shop.http.get("/nope"), 404, "not_found")
 
 
-async def test_an_address_names_the_methods_it_takes(shop: Shop) -> None:
+async def test_a_405_names_the_methods_of_the_address(shop: Shop) -> None:
     document = (await shop.http.get("/openapi.json")).json()
     assert len(document["paths"]) > 15
     for path, calls in document["paths"].items():
@@ -105,7 +105,7 @@ class TestOrigins:
     def changed_settings(self) -> dict[str, str]:
         return {"CORS_ORIGINS": f"https://admin.example, {ORIGIN}"}
 
-    async def test_those_named_are_let_in(self, shop: Shop, database: asyncpg.Connection) -> None:
+    async def test_configured_origins_are_allowed(self, shop: Shop, database: asyncpg.Connection) -> None:
         preflight = {"Origin": ORIGIN, "Access-Control-Request-Method": "PATCH"}
         asked = {**preflight, "Access-Control-Request-Headers": "authorization,content-type,idempotency-key,if-match"}
         answer = await shop.http.options("/products/1", headers=asked)
@@ -123,7 +123,7 @@ class TestOrigins:
             exposed = set(answer.headers["access-control-expose-headers"].split(", "))
             assert exposed >= {"ETag", "Location", "Retry-After", "Idempotent-Replayed", "X-Request-ID"}
 
-    async def test_others_are_not(self, shop: Shop) -> None:
+    async def test_other_origins_are_not_allowed(self, shop: Shop) -> None:
         headers = {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
         for answer in (
             await shop.http.options("/carts", headers=headers),
@@ -132,7 +132,7 @@ class TestOrigins:
             assert "access-control-allow-origin" not in answer.headers
 
 
-async def test_without_origins_none_is_let_in(shop: Shop) -> None:
+async def test_without_settings_no_origin_is_allowed(shop: Shop) -> None:
     answer = await shop.http.get("/products", headers={"Origin": ORIGIN})
     assert [name for name in answer.headers if name.startswith("access-control")] == []
 
@@ -144,7 +144,7 @@ class TestStaff:
     def changed_settings(self) -> dict[str, str]:
         return {"ADMIN_TOKEN": TOKEN}
 
-    async def test_need_the_token(self, shop: Shop, database: asyncpg.Connection) -> None:
+    async def test_calls_need_the_token(self, shop: Shop, database: asyncpg.Connection) -> None:
         before = await checksum_tables(database)
         missing: list[Any] = [None, ""]
         wrong: list[Any] = [
@@ -177,13 +177,13 @@ class TestStaff:
                 assert ('error="invalid_token"' in challenge) == (authorization in wrong)
         assert await checksum_tables(database) == before
 
-    async def test_are_let_in_with_it(self, shop: Shop, settings: Settings) -> None:
+    async def test_the_token_is_accepted(self, shop: Shop, settings: Settings) -> None:
         for scheme in ("Bearer", "bearer", "BEARER"):
             headers = {"Authorization": f"{scheme} {settings.admin_token}".encode()}
             made = await shop.http.post("/products", json=PRODUCT, headers=headers)
             assert made.status_code == 201, scheme
         assert (await shop.http.get("/orders", headers=headers)).status_code == 200
-        # Customers need none.
+        # Customers need no token.
         product = made.json()["id"]
         for path in (f"/products/{product}", "/products", "/categories"):
             await shop.call("GET", path, 200)
@@ -193,7 +193,7 @@ class TestStaff:
         await shop.call("POST", f"/orders/{placed['order_id']}/cancel", 200)
 
 
-async def test_calls_at_once_do_not_mix_up(shop: Shop) -> None:
+async def test_concurrent_calls_get_their_own_answers(shop: Shop) -> None:
     products = [(await shop.create_product(stock=n))["id"] for n in range(10)]
 
     async def look(n: int) -> bool:

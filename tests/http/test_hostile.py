@@ -1,7 +1,7 @@
-"""What strangers send, against every call that it fits: refused with a problem that repeats nothing, changing nothing.
+"""Hostile input against every call that it fits: refused with a problem that repeats nothing, and nothing changes.
 
-The tables below are the corpus. Of a member that is given twice the last counts, as the JSON of Python and of
-browsers has it; everything else that two readers could understand differently is refused.
+The tables below are the corpus. Of a repeated member the last counts, as in Python and in browsers. All other input
+that two readers could understand differently is refused.
 """
 
 import asyncio
@@ -29,12 +29,12 @@ from tests.client import Shop, is_problem, is_problem_document
 from tests.conftest import WEBHOOK_SECRET, served
 from tests.database import checksum_tables
 
-# In whatever can hold it, to be looked for in what comes back.
+# A word in every input that can contain it; no answer may contain it.
 CANARY = "c4nary"
 TOO_LONG = 201 * "x"
 JSON = {"Content-Type": "application/json"}
 
-# Every call that reads a body, with a body that it takes.
+# Every call with a body, and a valid body for it.
 BODIES: dict[str, dict[str, Any]] = {
     "POST /categories": {"name": "Camping"},
     "PATCH /categories/{category}": {"name": "Camping"},
@@ -96,9 +96,9 @@ MALFORMED = [
     b"name=c4nary",
     b'--b\r\nContent-Disposition: form-data; name="name"\r\n\r\nc4nary\r\n--b--',
 ]
-# Numbers that JSON has none of, in the place of any member.
+# Numbers that are not JSON, in the place of any member.
 NO_NUMBERS = [*"NaN Infinity -Infinity +1 01 0x10 .5 1. 1e --1 1_000 １".split(), "1" + 5000 * "0"]
-# JSON that no call takes.
+# JSON that no call accepts.
 REFUSED = [
     b"[]",
     b"[{}]",
@@ -117,7 +117,7 @@ REFUSED = [
     b'{"$where": "sleep(1)"}',
     b"{" + b",".join(b'"c4nary%d": 1' % number for number in range(3000)) + b"}",
 ]
-# What a member cannot be, by what it is.
+# Invalid values, by the type of the member.
 INTEGERS = [
     *"-1 -2147483649 -9223372036854775808 -9223372036854775809 9223372036854775808 18446744073709551616".split(),
     *"1.5 0.1 1e-9 1e400 -1e400 1.7976931348623157e309 9007199254740993.5".split(),
@@ -135,7 +135,7 @@ IDS = [*INTEGERS, "0"]
 LARGE = ["2147483648", "9007199254740993"]
 LARGEST = "9223372036854775807"
 DESCRIPTIONS = [text for text in STRINGS if text not in ('""', '" "', f'"{TOO_LONG}"')]
-# The member at fault: what it cannot be. A large number is refused for itself, or for being of nothing that there is.
+# Invalid values by member. A large number is either invalid, or names something that does not exist.
 WRONG: dict[str, dict[str, list[str]]] = {
     "POST /categories": {"name": STRINGS + NO_NULL, "slug": [*STRINGS, '"A"', '"a b"', '"a--b"', '"-"', '"../a"']},
     "PATCH /categories/{category}": {"name": STRINGS + NO_NULL, "slug": STRINGS + NO_NULL},
@@ -159,7 +159,7 @@ WRONG: dict[str, dict[str, list[str]]] = {
         "currency": ['"EUR"'],
     },
     "POST /products/{product}/stock": {
-        # Of ten units one is held.
+        # Nine of ten units are free.
         "delta": [*INTEGERS[1:], *LARGE, *"0 -10 1000000001 -1000000001 -2147483648 null".split()],
         "reason": STRINGS + NO_NULL,
     },
@@ -169,10 +169,10 @@ WRONG: dict[str, dict[str, list[str]]] = {
     },
     "PUT /carts/{cart}/items/{product}": {"quantity": [*IDS, *LARGE, "10000", "null"]},
     "POST /carts/{cart}/checkout": {"expected_total_minor": [*INTEGERS, *LARGE, LARGEST]},
-    # A pending order has nothing to give back, so that all else is refused for that.
+    # A pending order has nothing to refund, so valid requests are refused for that reason.
     "POST /orders/{order}/refund": {"amount_minor": [*IDS, *LARGE, LARGEST], "restock": BOOLEANS + NO_NULL},
 }
-# Words that mean something to other programs; to this one they are a name.
+# Texts with a special meaning to other programs; here they are names.
 WORDS = [
     "'; DROP TABLE products; --",
     "\\'; SELECT pg_sleep(10); --",
@@ -194,7 +194,7 @@ TYPES = [
     *("", "multipart/form-data; boundary=b"),
 ]
 
-# Ids that nothing can have, as they stand in a path.
+# Impossible ids, as they are written in a path.
 NO_INTEGERS = [
     *"0 -1 x 1.0 01 +1 1e3 0x1 1_0 %20 1%20 %201 %00 1%00 %ff %c3%a9 c4nary %EF%BC%91 %D9%A1 %ED%A0%80 %C0%B1".split(),
     *"9223372036854775808 18446744073709551617 1%0a 1;v=2 1%27 NaN null %25 %2531 1%2f ..%2f1 %2e%2e 1%3f %5c".split(),
@@ -206,7 +206,7 @@ NO_UUIDS = [
     *(A_UUID, f"{A_UUID}%0a", f"%20{A_UUID}"),
     *(A_UUID.replace(*change) for change in (("-", ""), ("0", "g"), ("0", "%D9%A0"), ("-", "%2d%2d"))),
 ]
-# Addresses that are none. `*` is left to OPTIONS.
+# Unknown addresses. `*` belongs to OPTIONS.
 PATHS = [
     *"/c4nary /products/ //products //products/ /./products/ /../products/ /%2e%2e/products /products%2f1".split(),
     *"/products%00 /%70roducts/c4nary /PRODUCTS /products/1/c4nary /products/1/stock/ /carts/ /redoc /docs/".split(),
@@ -227,7 +227,7 @@ QUERIES = [
     *(f"/orders?status={status}" for status in ["", *"c4nary paid PAID%00 PAID,CANCELLED %ff".split()]),
     *("/products?category=a%00", "/products?category=" + TOO_LONG, "/products?limit=1&limit=c4nary"),
 ]
-# Nothing is asked for that there is.
+# Categories that do not exist.
 NOWHERE = ["", "%ff", "%ED%A0%80", "c4nary", "%27%20OR%201=1", "%25", "%5c", "a&category=c4nary"]
 # Names that no call knows.
 UNKNOWN = ["%", "%zz=%zz", "&&&=&", "limit[]=c4nary", "limit=1&c4nary=1", "LIMIT=1", 5000 * "a&"]
@@ -241,7 +241,7 @@ FORGED = [
     *(f"t={number * '9'},v1={{v1}}" for number in (20, 400, 5000)),
 ]
 EVENT = {"id": "evt_1", "type": "c4nary", "data": {"object": {}}}
-# Signed by Stripe's secret, and no event all the same.
+# Bodies with a valid signature that are not events.
 NO_EVENTS: list[bytes] = [
     *(b"", b" ", b"{", b"[]", b"null", b"1", b'"evt_1"', b"{}", b"[" * 100_000, b'\xef\xbb\xbf{"id": "evt_1"}'),
     *(orjson.dumps({**EVENT, "id": value}) for value in (None, 1, True, "", [], ["evt_1"], {}, 256 * "e", "e\0")),
@@ -255,7 +255,7 @@ NO_EVENTS: list[bytes] = [
     orjson.dumps(EVENT).decode().encode("utf-16"),
     orjson.dumps(EVENT) + b"{}",
 ]
-# Of a session's event: what its members are not, or not always.
+# Members of a session with invalid or unusual values.
 SESSION = {
     "id": "cs_1",
     "status": "complete",
@@ -280,7 +280,7 @@ SESSIONS: list[dict[str, Any]] = [
     *({"url": value} for value in (1, [], 5000 * "x")),
 ]
 
-# What is no request in HTTP, or none that is answered. A connection to each.
+# Bytes that are not a valid request, or one that is not answered. Each has a connection of its own.
 RAW = [
     b"c4nary\r\n\r\n",
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03c4nary\r\n\r\n",
@@ -338,7 +338,7 @@ RAW = [
     b"POST /carts HTTP/1.1\r\nHost: shop\r\nContent-Type: application/json\r\nContent-Length: 20\r\n\r\n{",
 ]
 
-# What Stripe never answers, or does once something between it and us is broken: (status, body).
+# Replies that Stripe never sends, unless something between Stripe and us is broken: (status, body).
 REPLIES: list[tuple[int, bytes]] = [
     *(
         (200, body)
@@ -384,7 +384,7 @@ def inputs() -> Iterator[object]:
     yield from seen
 
 
-def test_the_corpus_is_as_large_as_it_is_to_be() -> None:
+def test_the_corpus_has_its_size() -> None:
     assert len(list(inputs())) >= 150
 
 
@@ -484,7 +484,7 @@ async def test_a_bad_body_changes_nothing(
                 assert is_problem(answer, 422, "invalid"), (member, value[:40])
                 assert [error["pointer"].split("/")[1:] for error in answer.json()["errors"]] in ([[member]], [[]])
             else:
-                # A number like any other, of what there is not, or too much of it.
+                # A valid number: it names something that does not exist, or too many units.
                 assert value.lstrip("-").isdecimal(), (member, value[:40], answer.text)
                 code = answer.json()["code"]
                 assert code in ("not_found", "price_changed", "insufficient_stock", "order_not_refundable"), (
@@ -504,7 +504,7 @@ async def test_a_bad_body_changes_nothing(
             yield over[first : first + 10_000]
 
     assert is_problem(await send(chunks()), 413, "body_too_large")
-    # Announced, and never sent.
+    # Announced, but never sent.
     for size in (64 * 1024 + 1, 2**31, 2**53, 2**63, 10**19):
         announced = await ask(shop, method, path, b"", b"Content-Length: %d" % size)
         assert refused(announced, 413, 400), size
@@ -516,21 +516,21 @@ async def test_a_bad_body_changes_nothing(
     assert await checksum_tables(database) == before
 
 
-async def test_words_are_only_words(shop: Shop) -> None:
+async def test_names_with_special_meaning_elsewhere_are_stored_unchanged(shop: Shop) -> None:
     for word in WORDS:
         made = await shop.create_product(name=word, description=word)
         assert (made["name"], made["description"]) == (word.strip(), word)
         assert await shop.call("GET", f"/products/{made['id']}", 200) == made
 
 
-async def test_of_a_member_given_twice_the_last_counts(shop: Shop) -> None:
+async def test_the_last_of_a_repeated_member_counts(shop: Shop) -> None:
     answer = await shop.http.post("/categories", content=b'{"name": 1, "name": "One"}', headers=JSON)
     assert (answer.status_code, answer.json()["name"]) == (201, "One")
     answer = await shop.http.post("/categories", content=b'{"name": "Two", "name": 2}', headers=JSON)
     assert is_problem(answer, 422, "invalid")
 
 
-async def test_an_id_that_cannot_be_is_not_found(shop: Shop, ids: dict[str, str], database: asyncpg.Connection) -> None:
+async def test_an_impossible_id_is_not_found(shop: Shop, ids: dict[str, str], database: asyncpg.Connection) -> None:
     before = await checksum_tables(database)
     document = (await shop.http.get("/openapi.json")).json()
     calls = [(method.upper(), path) for path, methods in document["paths"].items() for method in methods if "{" in path]
@@ -545,12 +545,12 @@ async def test_an_id_that_cannot_be_is_not_found(shop: Shop, ids: dict[str, str]
                 for name, known in ids.items():
                     filled = filled.replace(f"{{{name}_id}}", str(known))
                 answer = await ask(shop, method, filled, body)
-                # A slash makes another address of it, which may take other methods.
+                # With a slash it is another address, which may have other methods.
                 assert refused(answer, 404, 405), (method, filled, answer)
     assert await checksum_tables(database) == before
 
 
-async def test_an_address_that_is_none_is_not_found(shop: Shop, database: asyncpg.Connection) -> None:
+async def test_an_unknown_address_is_not_found(shop: Shop, database: asyncpg.Connection) -> None:
     before = await checksum_tables(database)
     for path in PATHS:
         for method in ("GET", "POST", "DELETE"):
@@ -581,19 +581,19 @@ async def test_a_bad_query_is_refused(shop: Shop) -> None:
     assert refused(await ask(shop, "GET", "/products?" + HEAD_LIMIT * "a"), 431)
 
 
-async def test_conditions_that_make_no_sense_are_no_conditions(shop: Shop, ids: dict[str, str]) -> None:
+async def test_a_meaningless_condition_never_matches(shop: Shop, ids: dict[str, str]) -> None:
     path = f"/products/{ids['product']}"
     for tag in (b"c4nary", b'"', b'""', b'W/"', b"\xff", b'"1-1-1"', b'"99999999999-1"', b",,,", 5_000 * b'"a",'):
         assert (await ask(shop, "GET", path, b"", b"If-None-Match: " + tag)).status == 200, tag
         assert refused(await ask(shop, "PATCH", path, b'{"name": "x"}', b"If-Match: " + tag), 412), tag
 
 
-class TestWithATokenForStaff:
+class TestWithAnAdminToken:
     @pytest.fixture
     def changed_settings(self) -> dict[str, str]:
         return {"ADMIN_TOKEN": "t0ken"}
 
-    async def test_credentials_that_are_none_are_refused(self, shop: Shop, database: asyncpg.Connection) -> None:
+    async def test_an_invalid_credential_is_refused(self, shop: Shop, database: asyncpg.Connection) -> None:
         before = await checksum_tables(database)
         for given in (
             *(
@@ -624,7 +624,7 @@ class TestWithATokenForStaff:
 async def test_a_forged_webhook_stores_nothing(shop: Shop, database: asyncpg.Connection) -> None:
     before = await checksum_tables(database)
     body, now = orjson.dumps(EVENT), int(time.time())
-    # A signature as it should be, and those of other bodies and times.
+    # A valid signature, and signatures of other bodies and times.
     good = signature(body, WEBHOOK_SECRET, now)
     known = {
         "t": str(now),
@@ -649,22 +649,22 @@ async def signed(shop: Shop, body: bytes) -> Answer:
     return await ask(shop, "POST", "/webhooks/stripe", body, b"Stripe-Signature: " + header)
 
 
-async def test_an_event_that_is_none_stores_nothing(shop: Shop, database: asyncpg.Connection) -> None:
+async def test_an_invalid_event_stores_nothing(shop: Shop, database: asyncpg.Connection) -> None:
     before = await checksum_tables(database)
     for body in NO_EVENTS:
-        # An empty body is not sent with a length.
+        # An empty body has no Content-Length.
         answer = await signed(shop, body)
         assert refused(answer, 400), (body[:80], answer)
         assert json.loads(answer.body)["code"] in ("malformed", "invalid_signature"), body[:80]
     assert await checksum_tables(database) == before
 
 
-async def test_a_session_that_is_none_moves_nothing(
+async def test_an_invalid_session_changes_nothing(
     shop: Shop, ids: dict[str, str], database: asyncpg.Connection
 ) -> None:
     before = await checksum_tables(database)
     for number, changes in enumerate(SESSIONS):
-        # Of an order that there is, where it may be about any.
+        # It names an existing order, where it may name any.
         session = {**SESSION, "metadata": {"order_id": ids["order"]}, "amount_total": 1251, **changes}
         sent = {**EVENT, "id": f"evt_{number}", "type": "checkout.session.completed", "data": {"object": session}}
         answer = await signed(shop, orjson.dumps(sent))
@@ -674,7 +674,7 @@ async def test_a_session_that_is_none_moves_nothing(
     assert {table for table in after if after[table] != before[table]} == {"stripe_events"}
 
 
-async def test_what_is_no_request_is_answered_or_hung_up_on(shop: Shop, database: asyncpg.Connection) -> None:
+async def test_invalid_http_is_refused_or_ends_the_connection(shop: Shop, database: asyncpg.Connection) -> None:
     before = await checksum_tables(database)
     for sent in RAW:
         answer = await over_the_wire(shop, sent)
@@ -714,7 +714,7 @@ class TestStripe:
             standin.api_base = url  # type: ignore[attr-defined]
             yield standin
 
-    async def test_a_reply_that_is_none_is_asked_for_again(
+    async def test_an_invalid_reply_of_stripe_is_asked_for_again(
         self, shop: Shop, stripe: BrokenStripe, database: asyncpg.Connection
     ) -> None:
         tent = await shop.create_product(stock=len(REPLIES))
@@ -725,7 +725,7 @@ class TestStripe:
             assert CANARY not in answer.text
             order = (await shop.call("GET", "/orders?limit=1", 200))["items"][0]
             if answer.status_code == 502:
-                # It said no, whatever else it said.
+                # Stripe refused, whatever the body says.
                 assert reply[0] in (400, 404)
                 assert is_problem(answer, 502, "payment_refused")
                 assert order["status"] == "CANCELLED"
@@ -733,7 +733,7 @@ class TestStripe:
                 code = "payment_misconfigured" if reply[0] in (401, 403) else "payment_unavailable"
                 assert is_problem(answer, 503, code), (reply, answer.text)
                 assert (order["status"], order["payment_status"]) == ("PENDING_PAYMENT", "INITIATED")
-                # Nor is a cancel taken for one.
+                # A cancel does not take the reply for an answer either.
                 cancel = await shop.http.post(f"/orders/{order['id']}/cancel")
                 assert CANARY not in cancel.text
                 assert is_problem(cancel, 503, code), (reply, cancel.text)

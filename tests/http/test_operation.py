@@ -1,4 +1,4 @@
-"""What operators, browsers and programs look at beside the shop itself."""
+"""Health, metrics, documentation and pages, beside the shop itself."""
 
 import asyncio
 import html
@@ -40,7 +40,7 @@ class Links(HTMLParser):
         self.found += [value for name, value in attrs if name in ("src", "href", "action") and value]
 
 
-async def test_healthy(shop: Shop) -> None:
+async def test_a_healthy_service_is_live_and_ready(shop: Shop) -> None:
     assert await shop.call("GET", "/health/live", 200) == {"status": "ok"}
     ready = {"status": "ok", "postgresql": "ok", "worker": "not seen", "redis": "ok"}
     assert await shop.call("GET", "/health/ready", 200) == ready
@@ -51,7 +51,7 @@ class TestWithoutPostgresql:
     def changed_settings(self) -> dict[str, str]:
         return {"DATABASE_URL": f"postgresql://nobody:x@127.0.0.1:{free_port()}/nothing"}
 
-    async def test_says_so_and_that_it_may_pass(self, shop: Shop) -> None:
+    async def test_the_answer_is_unavailable_with_retry_after(self, shop: Shop) -> None:
         await shop.call("GET", "/health/live", 200)
         ready = await shop.call("GET", "/health/ready", 503)
         assert (ready["code"], ready["postgresql"], ready["redis"]) == ("unavailable", "unreachable", "ok")
@@ -67,7 +67,7 @@ class TestWithoutRedis:
     def changed_settings(self) -> dict[str, str]:
         return {"REDIS_URL": f"redis://127.0.0.1:{free_port()}/0"}
 
-    async def test_is_ready_all_the_same(self, shop: Shop) -> None:
+    async def test_the_service_is_ready(self, shop: Shop) -> None:
         ready = await shop.call("GET", "/health/ready", 200)
         assert ready == {"status": "ok", "postgresql": "ok", "worker": "not seen", "redis": "unreachable"}
 
@@ -107,7 +107,7 @@ async def test_metrics_count_by_route(shop: Shop) -> None:
     expected = [count + more for count, more in zip(before, (2, 2, 1, 1, 1), strict=True)]
 
     async def added() -> bool:
-        # An answer is counted when its last byte has gone, a moment after it was read here.
+        # A request is counted after its last byte was sent, a moment after the test has read it.
         return [counted(method, route, status) for method, route, _, status in calls] == expected
 
     await eventually(added)
@@ -121,7 +121,7 @@ async def test_the_public_port_has_no_metrics(shop: Shop) -> None:
     assert "/metrics" not in (await shop.http.get("/openapi.json")).json()["paths"]
 
 
-async def test_no_stranger_adds_a_time_series(shop: Shop) -> None:
+async def test_requests_cannot_add_time_series(shop: Shop) -> None:
     """All methods that the server's parser knows, at every kind of path; then others of the same kinds.
 
     Every label of every metric of ours has a value of a closed list, and the second round adds no line.
@@ -163,7 +163,7 @@ async def test_no_stranger_adds_a_time_series(shop: Shop) -> None:
     assert series() == before
 
 
-# Those of the server's parser, but CONNECT, which has no path.
+# The methods of the server's parser, except CONNECT, which has no path.
 PARSED_METHODS = """
     DELETE GET HEAD POST PUT OPTIONS TRACE COPY LOCK MKCOL MOVE PROPFIND PROPPATCH SEARCH UNLOCK BIND REBIND UNBIND ACL
     REPORT MKACTIVITY CHECKOUT MERGE M-SEARCH NOTIFY SUBSCRIBE UNSUBSCRIBE PATCH PURGE MKCALENDAR LINK UNLINK SOURCE
@@ -172,7 +172,7 @@ STATUSES = {"PENDING_PAYMENT", "PAID", "FULFILLED", "CANCELLED"}
 NEVER_SERVED = Settings(database_url="postgresql://", stripe_api_key="x", stripe_webhook_secret=("x",))
 
 
-async def test_docs_need_no_other_host(shop: Shop) -> None:
+async def test_the_documentation_loads_nothing_from_other_hosts(shop: Shop) -> None:
     page = (await shop.http.get("/docs")).text
     links = Links(page).found
     assert len(links) >= 3
@@ -181,7 +181,7 @@ async def test_docs_need_no_other_host(shop: Shop) -> None:
         assert (await shop.http.get(link)).status_code == 200, link
     assert re.findall(r"(?:https?:)?//[\w.]+", page) == []
     assert "url: '/openapi.json'" in page
-    # Swagger UI asks its makers' validator unless told not to.
+    # By default, Swagger UI sends the document to its makers' validator.
     assert '"validatorUrl": null' in page
 
 
@@ -246,12 +246,12 @@ async def test_every_code_has_its_page(shop: Shop) -> None:
     await shop.call("GET", "/problems/nope", 404)
 
 
-async def test_what_is_written_in_one_turn_goes_out_by_one_call() -> None:
+async def test_writes_of_one_loop_iteration_are_sent_together() -> None:
     class Transport:
         said: list[bytes | str] = []  # noqa: RUF012 - one for the test
 
         def write(self, data: bytes) -> None:
-            # As uvloop has it.
+            # uvloop raises here too.
             assert not self.is_closing(), "the handler is closed"
             self.said.append(data)
 

@@ -1120,7 +1120,7 @@ def test_a_route_that_would_not_be_answered_as_by_fastapi_is_refused(name: str) 
 
 
 @pytest.mark.parametrize("name", ["middleware", "another_dependency", "a_body_limit_of_the_application", "a_root_path"])
-async def test_what_closes_an_application_later_closes_it(name: str) -> None:
+async def test_an_application_that_is_closed_later_is_closed(name: str) -> None:
     app = FastAPI(openapi_url=None)
     app.get("/open")(text)
     router = Router(app)
@@ -1238,7 +1238,7 @@ ODD = "%0a %0d %0d%0a %00 %09 %7f %85 %c2%85 %e2%80%a8 %20 %2f / // %2e ;x x".sp
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 
 
-async def test_no_address_but_a_routes_own_is_answered_by_it(shop: Shop, settings: Settings) -> None:
+async def test_only_a_routes_own_addresses_are_answered_by_it(shop: Shop, settings: Settings) -> None:
     """Every route's path with something odd behind, before and between, by every method.
 
     Each answer is a problem: 404 or 405, or what the call answers where the path is one of its own after all. A newline
@@ -1265,7 +1265,7 @@ async def test_no_address_but_a_routes_own_is_answered_by_it(shop: Shop, setting
                 assert is_problem_document(status, answer.headers, body), (method, path)
 
 
-async def test_what_reaches_fastapi_itself_is_a_problem_too(settings: Settings) -> None:
+async def test_fastapis_own_path_answers_with_problems_too(settings: Settings) -> None:
     app = create_app(settings)
 
     @app.get("/busy")

@@ -86,12 +86,8 @@ async def remove_item(cart_id: CartId, product_id: ProductId, resources: Resourc
     },
 )
 async def check_out(
-    cart_id: CartId,
-    checkout_request: OptionalCheckoutRequest,
-    resources: ResourcesDep,
-    key: SharedKey,
-    client: PendingOrdersClient,
+    cart_id: CartId, body: OptionalCheckoutRequest, resources: ResourcesDep, key: SharedKey, client: PendingOrdersClient
 ) -> Response:
     """Reserve the stock and create the payment session; while the order is pending, answer the same again."""
-    expected = checkout_request.expected_total_minor
+    expected = body.expected_total_minor
     return responses.stored(await checkout.checkout(resources, key, cart_id, expected, client=client))

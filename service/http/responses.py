@@ -60,12 +60,10 @@ async def shop_error(request: Request, error: ShopError) -> Response:
 
 async def http_error(request: Request, error: HTTPException) -> Response:
     """The handler of FastAPI's own errors, and of those that a guard raises as in FastAPI's documentation."""
-    status = error.status_code
-    code = next((code for code, kind in KINDS.items() if kind.status == status), None)
-    if status in _BY_STATUS:
-        response = problem(ShopError(*_BY_STATUS[status]))
-    elif code is not None:
-        response = problem(ShopError(code, str(error.detail)))
+    status, codes = error.status_code, [code for code, kind in KINDS.items() if kind.status == error.status_code]
+    # A status with several codes, but 401, does not tell which of them a guard means.
+    if status in _BY_STATUS or len(codes) == 1 or status == 401:
+        response = problem(ShopError(*_BY_STATUS.get(status, (codes[0], str(error.detail)))))
     else:
         # RFC 9457, section 4.2.1: a status that says everything needs no type of its own.
         document = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": error.detail}

@@ -35,7 +35,10 @@ SECURITY_HEADERS: RawHeaders = [
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"cache-control", b"no-store"),
 ]
+_SECURITY_NAMES = frozenset(name for name, _ in SECURITY_HEADERS)
 PUBLIC_SECURITY_HEADERS: RawHeaders = [*SECURITY_HEADERS[:-1], (b"cache-control", b"no-cache")]
+# The key of the scope by which the middleware inside learns that a response has begun.
+RESPONSE_STARTED = "commerce.response_started"
 REQUEST_ID = re.compile(rb"[\w.:/+=-]{1,128}")
 
 logger = logging.getLogger("service.http")
@@ -52,8 +55,10 @@ def new_request_id() -> str:
 
 def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
     """The client's X-Request-ID where it is valid, else a new one."""
-    supplied = next((value for name, value in headers if name == b"x-request-id"), b"")
-    return supplied.decode() if REQUEST_ID.fullmatch(supplied) else new_request_id()
+    for name, value in headers:
+        if name == b"x-request-id" and REQUEST_ID.fullmatch(value):
+            return value.decode()
+    return new_request_id()
 
 
 def record_request(method: str, route: str, status: int, seconds: float) -> None:
@@ -68,7 +73,8 @@ def record_request(method: str, route: str, status: int, seconds: float) -> None
 def with_standard_headers(headers: RawHeaders, request_id: str, defaults: RawHeaders = SECURITY_HEADERS) -> RawHeaders:
     """Add X-Request-ID and the default security headers; headers that the response set itself win."""
     names = {name for name, _ in headers}
-    defaults = [header for header in defaults if header[0] not in names]
+    if not names.isdisjoint(_SECURITY_NAMES):
+        defaults = [header for header in defaults if header[0] not in names]
     return [*headers, *defaults, (b"x-request-id", request_id.encode())]
 
 
@@ -96,6 +102,7 @@ class RequestContextMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                scope[RESPONSE_STARTED] = True
                 message["headers"] = with_standard_headers(message["headers"], request_id, defaults)
             await send(message)
 
@@ -118,19 +125,12 @@ class UnhandledErrorMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Log an unhandled error, and answer 500 unless a response has begun."""
-        begun = False
-
-        async def send_observed(message: Message) -> None:
-            nonlocal begun
-            begun = True
-            await send(message)
-
         try:
-            await self.app(scope, receive, send_observed)
+            await self.app(scope, receive, send)
         except ClientDisconnect:
             raise
         except Exception:
             logger.exception("unhandled error")
-            if not begun:
+            if RESPONSE_STARTED not in scope:
                 response = problem(ShopError("internal", "The error is in our log, under the X-Request-ID."))
                 await response(scope, receive, send)

@@ -26,9 +26,10 @@ bench: $(INSTALLED)  ## measure it against its peers, 15 minutes; some parts wit
 plans: $(INSTALLED)  ## write the plans of all statements at a million products, for review
 	$(BIN)/pytest -q tests/sql/test_plans.py -k committed --renew-plans
 
-stubs: $(INSTALLED)  ## write the callers into the headers under sql/, and the types of all statements into sql.pyi
+stubs: $(INSTALLED)  ## write what follows from the headers under sql/: their callers, sql.pyi, the lock map
 	$(BIN)/python -m tests.sql.callers
 	$(BIN)/python -m tests.sql.stubs
+	$(BIN)/python -m tests.sql.headers
 
 mutants: $(INSTALLED)  ## remove each guard of money and stock and check that a test fails; some with NAME="reserve"
 	@$(BIN)/python -m tests.mutants $(if $(NAME),"$(NAME)")

@@ -81,13 +81,23 @@ def _references(node: Function, module: str, imports: dict[str, str]) -> set[tup
     return references
 
 
+def callers_of(name: str) -> list[str]:
+    """The functions that run a statement. Raises LookupError where there is none."""
+    if name not in callers():
+        raise LookupError(f"No function under service/ runs sql/{name}.sql: bind it with statement() and call it.")
+    return callers()[name]
+
+
 def write() -> None:
-    """Write each statement's callers into its header."""
+    """Write each statement's callers into its header, whose `callers` line may be empty."""
     for name in files():
         path = SQL / f"{name}.sql"
-        lines = textwrap.wrap(", ".join(callers()[name]), 106)
-        value = "\n--          ".join(lines)
-        path.write_text(re.sub(r"-- callers  .*(?:\n-- {10}.*)*", f"-- callers  {value}", path.read_text(), count=1))
+        value = "\n--          ".join(textwrap.wrap(", ".join(callers_of(name)), 106))
+        line = re.compile(r"^-- callers\b.*(?:\n-- {10}.*)*", re.MULTILINE)
+        text, count = line.subn(f"-- callers  {value}", path.read_text(), count=1)
+        if not count:
+            raise LookupError(f"The header of sql/{name}.sql has no line `-- callers`, which may be empty.")
+        path.write_text(text)
 
 
 if __name__ == "__main__":

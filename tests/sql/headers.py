@@ -1,4 +1,7 @@
-"""Parses the headers of the files under `sql/`; sql/README.md explains their grammar."""
+"""Parses the headers of the files under `sql/`; sql/README.md explains their grammar.
+
+As a program, writes the lock map into sql/README.md.
+"""
 
 import re
 from functools import cache
@@ -6,6 +9,7 @@ from typing import NamedTuple
 
 from service.infra.statements import SQL, files, split
 
+README = SQL / "README.md"
 KEYS = ("callers", "param", "returns", "locks", "waits", "index", "rows", "guards")
 
 # Row lock strengths, weakest first. Two locks of one row are compatible when their indexes add up to less than three.
@@ -126,3 +130,29 @@ def _locks_before(name: str, table: str) -> list[Lock]:
     predecessor = waits(name).predecessor
     position = [lock.table for lock in own].index(table)
     return (locks(predecessor) if predecessor else []) + own[:position]
+
+
+def lock_map() -> str:
+    """For each table, the statements that lock its rows, by strength: a table in Markdown."""
+    lockers: dict[str, dict[str, list[str]]] = {}
+    for name in files():
+        for lock in locks(name):
+            lockers.setdefault(lock.table, {}).setdefault(lock.strength, []).append(f"`{name}`")
+    # No statement takes SHARE.
+    strengths = ("KEY SHARE", "NO KEY UPDATE", "UPDATE")
+    assert {strength for table in lockers.values() for strength in table} <= {*strengths}
+    lines = [" | ".join(["| rows of", *strengths, ""]).strip(), "| --- " * 4 + "|"]
+    for table in dict.fromkeys(["carts", "orders", "payments", "products", *sorted(lockers)]):
+        cells = [", ".join(lockers[table].get(strength, [])) for strength in strengths]
+        lines.append(" | ".join([f"| `{table}`", *cells, ""]).strip())
+    return "\n".join(lines) + "\n"
+
+
+def write() -> None:
+    """Replace the lock map in sql/README.md."""
+    table = re.compile(r"^\| rows of \|.*\n(?:\|.*\n)+", re.MULTILINE)
+    README.write_text(table.sub(lock_map(), README.read_text()))
+
+
+if __name__ == "__main__":
+    write()

@@ -13,10 +13,10 @@ import pytest
 
 from service.errors import CONSTRAINTS
 from service.infra.db_errors import shop_error
-from service.infra.statements import SQL, Statement, files
+from service.infra.statements import Statement, files
 from tests.sql import headers
 from tests.sql.explain import nodes
-from tests.sql.headers import body, conflict, value_of
+from tests.sql.headers import README, body, conflict, value_of
 from tests.sql.locks import WEAKEST_CONFLICT, Row, locked_rows, observe_locks, transaction
 from tests.sql.scenarios import SCENARIOS, Run, Scenario
 
@@ -169,19 +169,7 @@ async def ends_busy(runner: asyncpg.Connection, name: str, run: Run) -> bool:
 
 
 async def test_the_lock_map_is_what_the_headers_say() -> None:
-    lockers: dict[str, dict[str, list[str]]] = {}  # table -> strength -> statements
-    for name in files():
-        for lock in headers.locks(name):
-            lockers.setdefault(lock.table, {}).setdefault(lock.strength, []).append(f"`{name}`")
-    # No statement takes SHARE.
-    strengths = ("KEY SHARE", "NO KEY UPDATE", "UPDATE")
-    lines = [" | ".join(["| rows of", *strengths, ""]).strip(), "| --- " * 4 + "|"]
-    for table in dict.fromkeys(["carts", "orders", "payments", "products", *sorted(lockers)]):
-        cells = [", ".join(lockers[table].pop(strength, [])) for strength in strengths]
-        lines.append(" | ".join([f"| `{table}`", *cells, ""]).strip())
-    lock_map = "\n".join(lines)
-    assert lock_map in (SQL / "README.md").read_text(), f"sql/README.md, section Locks, should have:\n{lock_map}"
-    assert not any(lockers.values())
+    assert headers.lock_map() in README.read_text(), "section Locks: `make stubs` writes it"
 
 
 async def written_tables(connection: asyncpg.Connection, name: str, *operations: str) -> list[str]:

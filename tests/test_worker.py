@@ -12,6 +12,7 @@ from service import worker
 from service.dev.stripe_standin import StripeStandin
 from service.infra import health
 from service.infra.metrics import exposition
+from service.infra.queue import Queue
 from service.infra.resources import Resources
 from service.settings import Settings
 from tests.client import Shop, eventually
@@ -58,6 +59,10 @@ async def paid_order(shop: Shop, stripe: StripeStandin) -> str:
 
 def test_readiness_and_the_worker_name_the_same_tasks() -> None:
     assert tuple(worker.PERIODIC_TASKS) == health.PERIODIC_TASKS
+
+
+def test_every_wake_up_of_the_queue_is_a_job() -> None:
+    assert {name for name in vars(Queue) if not name.startswith("_")} - {"close"} == set(worker.JOBS)
 
 
 async def test_readiness_shows_a_late_task_of_a_worker_that_still_lives(

@@ -216,7 +216,10 @@ async def test_every_constraint_has_an_invalid_row(database: asyncpg.Connection)
     )
     # yoyo's own tables are left out.
     ours = {name for (name,) in names if "yoyo" not in name}
-    assert ours == {constraint for constraint, _ in INVALID_ROWS}
+    listed = {constraint for constraint, _ in INVALID_ROWS}
+    assert ours == listed, (
+        f"INVALID_ROWS lacks {ours - listed or 'none'}; not in the database: {listed - ours or 'none'}"
+    )
 
 
 async def test_a_history_begins_with_a_pending_order(database: asyncpg.Connection) -> None:

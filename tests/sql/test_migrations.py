@@ -21,11 +21,13 @@ from service.errors import ShopError
 from service.infra.migrations import migrate, undo
 from service.infra.packaged import MIGRATIONS
 from service.infra.resources import Resources
+from service.infra.statements import SQL
 from service.settings import Settings
 from tests.client import Shop, eventually
 from tests.conftest import PASSWORD, cloned, login, with_database
 from tests.database import psql, wait_for_blocked
 from tests.queries import on
+from tests.sql import catalogue
 from tests.stripe_ledger import assert_ledgers_agree
 
 NAMES = sorted(path.stem for path in MIGRATIONS.glob("*.sql") if not path.stem.endswith(".rollback"))
@@ -326,6 +328,18 @@ async def test_each_migration_goes_up_down_and_up_again_on_filled_tables(templat
             assert await migrate(owner, tmp_path) == []
         async with cloned(template) as whole, connected(whole) as other:
             assert await structure(other) == await structure(database)
+
+
+async def test_the_catalogue_fills_every_table_that_grows(database: asyncpg.Connection) -> None:
+    tables = set(await contents(database))
+    filled = {table for stage in catalogue.tables(1000) for table in stage}
+    assert tables - filled == {"reconcile_positions", "worker_heartbeats"}, "tests/sql/catalogue.py has no rows for it"
+
+
+async def test_the_retention_table_has_every_table(database: asyncpg.Connection) -> None:
+    section = (SQL / "README.md").read_text().partition("\n## Retention\n")[2].partition("\n## ")[0]
+    first_cells = " ".join(re.findall(r"^\| (`.+?) \|", section, re.MULTILINE))
+    assert set(re.findall(r"\w+", first_cells)) == set(await contents(database)), "sql/README.md, section Retention"
 
 
 async def test_captured_amounts_can_be_rolled_back_and_migrated_again(

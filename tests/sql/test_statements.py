@@ -15,7 +15,7 @@ import pytest
 import service
 from service.infra.statements import Statement, files
 from tests.client import Shop
-from tests.sql.callers import callers
+from tests.sql.callers import callers_of
 from tests.sql.headers import KEYS, header, header_text, value_of
 from tests.sql.scenarios import SCENARIOS
 
@@ -44,9 +44,9 @@ def test_a_file_is_bound_once_and_names_its_callers(name: str) -> None:
     assert len(BOUND.get(name, [])) == 1, "a file is bound in exactly one module"
     assert header_text(name).startswith(f"-- {name}: ")
     assert [key for key in KEYS if key != "param"] == [key for key in header(name) if key != "param"], (
-        "the keys in order"
+        "the keys in order, each with a value; `make stubs` writes the callers"
     )
-    assert value_of(name, "callers").split(", ") == callers()[name], "python -m tests.sql.callers writes them"
+    assert value_of(name, "callers").split(", ") == callers_of(name), "`make stubs` writes them"
 
 
 @pytest.mark.asyncio(loop_scope="module")
@@ -72,10 +72,13 @@ async def test_parameters_and_columns_are_as_the_header_and_the_row_say(name: st
 
 @pytest.mark.parametrize("name", files())
 def test_a_scenario_leaves_out_only_what_may_be_null(name: str) -> None:
+    assert name in SCENARIOS, f"sql/{name}.sql has no scenario: add its arguments to SCENARIOS"
     scenario = SCENARIOS[name]
     runs = [*scenario.does, *([scenario.none] if scenario.none else []), *scenario.refused.values()]
+    parameters = header(name).get("param", [])
+    assert {len(run.arguments) for run in runs} == {len(parameters)}, f"SCENARIOS has other arguments than {parameters}"
     nulls = {place for run in runs for place, value in enumerate(run.arguments) if value is None}
-    assert nulls <= {place for place, line in enumerate(header(name).get("param", [])) if line.endswith(" null")}
+    assert nulls <= {place for place, line in enumerate(parameters) if line.endswith(" null")}
 
 
 # The server's types, and what the driver makes of them.

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from service.app import create_app
+from service.infra.statements import files
 from service.settings import Settings
 from tests.test_command_line import COMMANDS
 
@@ -152,6 +153,12 @@ def test_operations_lists_every_setting() -> None:
     named = {name for row in rows for name in CODE.findall(row.split("|")[1])}
 
     assert named == {name.upper() for name in Settings.model_fields}
+
+
+def test_every_audit_rule_has_a_remedy() -> None:
+    section = text_of("sql/README.md").partition("\n## When an audit query returns rows\n")[2].partition("\n## ")[0]
+    rules = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
+    assert {f"audit/{rule}" for rule in rules} == set(files("audit"))
 
 
 def test_named_make_targets_exist() -> None:

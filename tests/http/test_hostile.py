@@ -530,6 +530,17 @@ async def test_the_last_of_a_repeated_member_counts(shop: Shop) -> None:
     assert is_problem(answer, 422, "invalid")
 
 
+async def test_every_call_with_a_body_has_one_here(shop: Shop) -> None:
+    document = (await shop.http.get("/openapi.json")).json()
+    calls = {
+        f"{method.upper()} {path.replace('_id}', '}')}"
+        for path, methods in document["paths"].items()
+        for method, call in methods.items()
+        if "requestBody" in call
+    }
+    assert calls - {"POST /webhooks/stripe"} == set(BODIES), "BODIES has a body for each"
+
+
 async def test_an_impossible_id_is_not_found(shop: Shop, ids: dict[str, str], database: asyncpg.Connection) -> None:
     before = await checksum_tables(database)
     document = (await shop.http.get("/openapi.json")).json()

@@ -27,12 +27,12 @@ def _serve(options: argparse.Namespace) -> int:
 
     settings = Settings.load()
     settings.refuse_unsafe()
-    # uvicorn stops on the signal, then raises it again: exit with success, through the clean-up below.
+    # uvicorn stops on SIGTERM, then raises it again. Exit with status 0 instead, after the clean-up below.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with ExitStack() as stack:
         if options.workers > 1 and settings.metrics_port:
             # The processes share their metrics through this folder, and read its name when they import the metrics.
-            # A single process goes without, since kill -9 would leave the folder behind.
+            # A single process needs no folder, which kill -9 would leave on the disk.
             folder = tempfile.TemporaryDirectory(prefix="commerce-metrics-")
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = stack.enter_context(folder)
         from service.http.server.protocol import UVICORN
@@ -48,8 +48,8 @@ def _serve(options: argparse.Namespace) -> int:
             workers=options.workers,
             loop="uvloop",
             **UVICORN,
-            # Longer than clients and proxies keep idle connections, so that they close first: our close could cross
-            # a request.
+            # Longer than clients and proxies keep idle connections, so that they close first: if we did, a request
+            # could arrive meanwhile and be lost.
             timeout_keep_alive=75,
             timeout_graceful_shutdown=10,
         )
@@ -93,7 +93,7 @@ def _audit(options: argparse.Namespace) -> int:
     from service.shop.audit import Violation, audit
 
     async def check() -> dict[str, list[Violation]]:
-        # The audit reads whole tables, and no request waits for it.
+        # More time than a request has: the audit reads whole tables.
         async with aclosing(Pool(Settings.load(), "commerce-audit", statement_seconds=300, read_only=True)) as pool:
             return await audit(pool)
 
@@ -151,7 +151,7 @@ def _standin(options: argparse.Namespace) -> int:
 def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
-        raise argparse.ArgumentTypeError("is at least 1")
+        raise argparse.ArgumentTypeError("must be at least 1")
     return number
 
 
@@ -194,7 +194,7 @@ def _line(error: BaseException) -> str:
 
 
 def main() -> int:
-    """Run the command that the arguments name; the exit status."""
+    """Run the command that the arguments name, and return the exit status."""
     parser = _parser()
     options, rest = parser.parse_known_args()
     if rest and options.run is not _standin:

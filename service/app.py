@@ -19,12 +19,12 @@ from service.infra.resources import open_resources
 from service.pages import docs, problems, returns
 from service.settings import Settings
 
-# Clients wait for each statement, so it may take less time than the worker allows.
+# Less than the worker's limit, because clients wait for each statement.
 STATEMENT_SECONDS = 4
 
 
 class Service(FastAPI):
-    """FastAPI, which describes the routes; requests go to our router, which answers by that description."""
+    """FastAPI describes the routes; `edge`, our router with its middleware, answers requests by that description."""
 
     edge: ASGIApp
 
@@ -38,11 +38,11 @@ class Service(FastAPI):
 
 
 def create_process_app() -> Service:
-    """The application of a process of its own, by the environment's settings. Raises UnsafeSettings."""
+    """The application for a process of its own, with the settings of the environment. Raises UnsafeSettings."""
     settings = Settings.load()
     logs.configure(settings.log_level)
     app = create_app(settings)
-    # A full collection would walk all objects that importing made, and answer nobody for 50 ms.
+    # Otherwise a full collection walks all objects that the imports created, and blocks the loop for 50 ms.
     gc.collect()
     gc.freeze()
     return app
@@ -67,8 +67,8 @@ def create_app(settings: Settings) -> Service:
         "pages": (returns.router, problems.router),
         "operations": (operations.router,),
     }
-    for tag, of_tag in routers.items():
-        for router in of_tag:
+    for tag, tagged in routers.items():
+        for router in tagged:
             app.include_router(router, tags=[tag])
     docs.serve(app)
     app.state.clients = Clients(settings)

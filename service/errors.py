@@ -9,7 +9,7 @@ from uuid import UUID
 
 @dataclass(slots=True)
 class ShortItem:
-    """A line for which there are not enough units."""
+    """A line with more units than are in stock."""
 
     product_id: int
     requested: int
@@ -35,7 +35,7 @@ class Member(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """One error code: what its documentation says, and after how many seconds a retry helps, if one does."""
+    """One error code: the texts of its documentation, and the seconds after which a retry may succeed, if any."""
 
     status: int
     title: str
@@ -59,14 +59,17 @@ KINDS: dict[str, Kind] = {
         401,
         "Credential required",
         "The call is for the shop's staff, and no credential was sent.",
-        "Send Authorization: Bearer with the token of staff.",
+        "Send Authorization: Bearer with the staff token.",
     ),
     "invalid_token": Kind(
-        401, "Invalid credential", "The credential that was sent does not verify.", "Send a valid credential."
+        401, "Invalid credential", "The credential that was sent is not valid.", "Send a valid credential."
     ),
     "not_found": Kind(404, "Not found", "There is nothing under this address or id.", "Check the address and the id."),
     "method_not_allowed": Kind(
-        405, "Method not allowed", "The address does not support this method.", "Use a method that Allow names."
+        405,
+        "Method not allowed",
+        "The address does not support this method.",
+        "Use a method that the Allow header names.",
     ),
     "request_timeout": Kind(408, "Request timeout", "The body did not arrive in time.", "Send the request again."),
     "slug_taken": Kind(409, "Slug taken", "Another category has this slug.", "Choose another slug."),
@@ -152,7 +155,7 @@ KINDS: dict[str, Kind] = {
     "order_not_refundable": Kind(
         409,
         "Order not refundable",
-        "The order is not paid, or less than the amount is left of what was paid.",
+        "The order is not paid, or the amount is more than what is left to refund.",
         "Refund at most `refundable_minor`.",
         members={"refundable_minor": Member(int, "How much can still be refunded.", 1250)},
     ),
@@ -167,7 +170,7 @@ KINDS: dict[str, Kind] = {
         412,
         "Precondition failed",
         "The product was edited since the version that If-Match names.",
-        "Read the product, and apply the edit to what it is now.",
+        "Read the product again, and repeat the edit on its current version.",
         members={"version": Member(int, "The product's version.", 2, always=True)},
     ),
     "body_too_large": Kind(413, "Body too large", "The body is larger than this call accepts.", "Send a smaller body."),
@@ -223,7 +226,7 @@ KINDS: dict[str, Kind] = {
         "Send the request again once the operator has corrected the key.",
         60,
     ),
-    "busy": Kind(503, "Server busy", "Too many requests need the same thing at once.", "Send the request again.", 1),
+    "busy": Kind(503, "Server busy", "Too many requests need the same resource at once.", "Send the request again.", 1),
     "unavailable": Kind(
         503,
         "Service unavailable",
@@ -244,14 +247,14 @@ CONSTRAINTS: dict[str, tuple[str, str]] = {
     "products_category_fkey": ("category_in_use", "Products still use this category."),
     "products_stock_not_negative": ("insufficient_stock", "There are not enough units in stock."),
     "cart_items_quantity_range": ("invalid", "A line holds 1 to 9,999 units."),
-    "orders_total_range": ("amount_out_of_range", "An order comes to 50 to 99,999,999 minor units."),
+    "orders_total_range": ("amount_out_of_range", "The total of an order is 50 to 99,999,999 minor units."),
     "orders_one_live_per_cart": ("cart_not_open", "The cart has another order."),
     "payments_payment_intent_once": ("busy", "This payment is being recorded elsewhere; try again."),
-    "payments_refunded_within_amount": ("order_not_refundable", "More than was paid cannot be given back."),
+    "payments_refunded_within_amount": ("order_not_refundable", "A refund cannot exceed what was paid."),
     "stock_movements_once": ("busy", "These units are being moved elsewhere; try again."),
 }
 
-# SQLSTATE of a temporary error -> code, when the retries are used up.
+# SQLSTATE of a temporary error -> code of the error after the last retry.
 SQLSTATES: dict[str, str] = {
     "40001": "busy",  # serialization failure
     "40P01": "busy",  # deadlock
@@ -263,7 +266,7 @@ SQLSTATES: dict[str, str] = {
     "57P03": "unavailable",  # the server starts or shuts down
 }
 
-# SQLSTATEs of a refused login. Raised by a statement, the last two have another meaning.
+# SQLSTATEs of a refused login. From a statement, the last two mean something else.
 LOGIN_SQLSTATES = {
     "28000",  # no rule, or no such role
     "28P01",  # wrong password
@@ -277,7 +280,7 @@ class ShopError(Exception):
     """An error response, raised anywhere; `responses.problem` turns it into HTTP.
 
     `code` is a key of KINDS; `detail` is a sentence for people; `extra` has the members that KINDS lists for the code.
-    None of them may repeat what the client sent.
+    `detail` and `extra` never repeat what the client sent.
     """
 
     def __init__(self, code: str, detail: str, **extra: Any) -> None:

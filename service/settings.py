@@ -27,13 +27,13 @@ def _networks(proxies: tuple[str, ...]) -> tuple[str, ...]:
         try:
             network = ip_network(proxy)
         except ValueError:
-            raise ValueError("is a list of addresses and networks like 10.0.0.0/8") from None
+            raise ValueError("must be a list of addresses and networks, such as 10.0.0.0/8") from None
         if network.prefixlen == 0:
-            raise ValueError("trusts every address, so that any client could choose its own address")
+            raise ValueError("must not trust every address: any client could then choose its own address")
     return proxies
 
 
-# Login and hosts: several hosts for PostgreSQL, none for a socket.
+# A login and hosts. PostgreSQL may have several hosts; a socket has none.
 _HOST = r"(\[[^\[\]]+\]|[^\[\]:,@]*)(:[0-9]+)?"
 _ADDRESS = re.compile(rf"[^/?#]*://([^/?#\[\]]*@)?{_HOST}(,{_HOST})*([/?#]|$)")
 
@@ -41,7 +41,7 @@ _ADDRESS = re.compile(rf"[^/?#]*://([^/?#\[\]]*@)?{_HOST}(,{_HOST})*([/?#]|$)")
 def _server_url(url: str) -> str:
     """Refuse a malformed URL here, because the drivers' errors quote a part of the password."""
     if not _ADDRESS.match(url):
-        raise ValueError("is not a server's URL; are special characters of the password written as %2F and so on?")
+        raise ValueError("is not a server's URL. In a password, write special characters as %2F and so on")
     return url
 
 
@@ -60,14 +60,14 @@ class Settings(BaseModel):
     db_pool_size: int = Field(default=10, ge=1, le=1000)
     max_in_flight: int = Field(default=1024, ge=1)
 
-    # Only characters that a header may contain.
+    # Only characters that are allowed in a header.
     stripe_api_key: str = Field(default="", pattern="^[!-~]*$", repr=False)
     stripe_api_base: str = "https://api.stripe.com"
     stripe_timeout_seconds: float = Field(default=10, gt=0, le=60)
     # All secrets of a comma-separated list are accepted, so that a secret can be rotated.
     stripe_webhook_secret: CommaList = Field(default=(), repr=False)
     allow_insecure_webhook: bool = False
-    # Events that name another connected account are ignored. If this is empty, events that name any account are.
+    # Events that name another connected account are ignored; if this is empty, events that name any account.
     stripe_account: str = ""
     stripe_success_url: str = "http://localhost:8080/payments/success"
     stripe_cancel_url: str = "http://localhost:8080/payments/cancel"

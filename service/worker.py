@@ -22,7 +22,7 @@ from service.infra.stripe import StripeRefused, StripeUnknown
 from service.settings import Settings
 from service.shop import audit, expiry, fulfilment, reconcile, refunds, retention, sweep
 
-# A job whose worker was killed runs again only this and ten seconds later, so it is short.
+# The time limit of a job. It is short: a job whose worker was killed runs again ten seconds after this limit.
 JOB_SECONDS = 20
 STOP_SECONDS = 10
 # A task is late this long after it was due. With Stripe hanging, one batch of the sweep takes less.
@@ -39,13 +39,13 @@ class PeriodicTask(NamedTuple):
     run: Callable[[Resources], Awaitable[object]]
 
 
-# By the names in Redis, each for one order.
+# By their names in Redis. A job is for one order.
 JOBS: dict[str, Callable[[Resources, UUID], Awaitable[object]]] = {
     # PAID -> FULFILLED.
     "post_payment_pipeline": fulfilment.fulfil,
     # Cancel an order whose hold has expired.
     "expire_cart_later": expiry.expire,
-    # Create an order's refunds at Stripe, and read what became of them.
+    # Create an order's refunds at Stripe, and record their status.
     "settle_refunds": refunds.settle,
 }
 
@@ -60,10 +60,10 @@ PERIODIC_TASKS: dict[str, PeriodicTask] = {
 
 
 async def run(settings: Settings) -> None:
-    """Be the worker's process, until SIGTERM or SIGINT."""
+    """Run the worker in this process until SIGTERM or SIGINT."""
     settings.refuse_unsafe()
     logs.configure(settings.log_level)
-    # A full collection would walk all that the imports made, and block the loop for 50 ms.
+    # Otherwise a full collection walks all objects that the imports created, and blocks the loop for 50 ms.
     gc.collect()
     gc.freeze()
     stopping = asyncio.Event()
@@ -74,7 +74,7 @@ async def run(settings: Settings) -> None:
 
 
 async def work(settings: Settings, stopping: asyncio.Event) -> None:
-    """Run jobs and periodic tasks until `stopping`; then give those under way STOP_SECONDS to end."""
+    """Run jobs and periodic tasks until `stopping` is set; then give running ones STOP_SECONDS to end."""
     async with open_resources(settings, "commerce-worker") as resources:
         beat = partial(health.record_heartbeat, resources, health.HEARTBEAT, 3 * HEARTBEAT_SECONDS)
         loops = [
@@ -97,14 +97,14 @@ async def work(settings: Settings, stopping: asyncio.Event) -> None:
 
 
 async def _run_task(resources: Resources, name: str, task: PeriodicTask, due_seconds: float) -> None:
-    """One run of a task, then its heartbeat. A run that fails has none."""
+    """Run a task once, then record its heartbeat. A failed run records none."""
     await task.run(resources)
     REPAIRED.labels(name).set_to_current_time()
     await health.record_heartbeat(resources, name, due_seconds)
 
 
 async def _repeat(name: str, run: Callable[[], Awaitable[object]], seconds: float, stopping: asyncio.Event) -> None:
-    """Run now and then every `seconds`, until stopping. A failed run is logged."""
+    """Run at once, then again after pauses of `seconds`, until stopping. A failed run is logged."""
     while not stopping.is_set():
         try:
             await run()

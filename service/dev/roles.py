@@ -11,7 +11,7 @@ ROLES = ("commerce_owner", "commerce_app", "commerce_worker", "commerce_readonly
 
 
 def make_roles(administrator_url: str, password: str) -> None:
-    """Create the roles, all with one password, and give them the database; uses the administrator's own script."""
+    """Create the roles, all with one password, and grant them the database, by the script for administrators."""
     with psycopg.connect(administrator_url) as connection:
         connection.execute((MIGRATIONS / "roles.psql").read_bytes())
         for role in ROLES:

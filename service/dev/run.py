@@ -145,7 +145,7 @@ class Everything:
         print(os.getpid(), end="", file=lock, flush=True)
 
     def _embed(self, name: str, server: Server, port: int) -> str:
-        """Start a server, on `port` if that is free; its URL."""
+        """Start a server, on `port` if that is free, and return its URL."""
         folder = self.data / name.lower()
         url = self.stack.enter_context(server(folder, port=free_port(port)))
         self.children[int((folder / "pid").read_text())] = (name, folder / "log")
@@ -153,7 +153,7 @@ class Everything:
         return url
 
     def _embed_database(self) -> dict[str, str]:
-        """Start PostgreSQL, with a role for each process; the settings that the worker has of its own."""
+        """Start PostgreSQL, with a role for each process. Returns the settings that only the worker has."""
         administrator_url = self._embed("PostgreSQL", postgres, 15432)
         password = stored_secret(self.data / "roles_password")
         make_roles(administrator_url, password)

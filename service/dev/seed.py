@@ -21,7 +21,7 @@ ADD_PRODUCTS = statement("seed/add_products")
 
 
 async def seed(pool: Pool, count: int, settings: Settings) -> int:
-    """Load `count` demo products into an empty catalogue, in one transaction; the number loaded."""
+    """Load `count` demo products into an empty catalogue, in one transaction. Returns the number loaded."""
 
     async def load(tx: Connection) -> int:
         if await HAS_PRODUCTS.one(tx):
@@ -46,10 +46,10 @@ async def seed(pool: Pool, count: int, settings: Settings) -> int:
 
 
 async def _add_examples(tx: Connection, settings: Settings) -> None:
-    """An open cart with two units of the first product, and an order of it that was cancelled: nothing is owed."""
+    """Add an open cart with two units of the first product, and its cancelled order, which was never paid."""
     await cart.CREATE_CART.run(tx, cart_id=EXAMPLE_CART)
     if await cart.OPEN_FOR_PRODUCT.one_or_none(tx, cart_id=EXAMPLE_CART, product_id=1) is None:
-        # There were products before, so that the examples' product does not exist.
+        # The catalogue had products before, so the new ones do not begin with id 1.
         return
     await cart.ADD_LINE.run(tx, cart_id=EXAMPLE_CART, product_id=1, quantity=2)
     await checkout.reserve(tx, settings, checkout.Reservation(None, EXAMPLE_CART, None), EXAMPLE_ORDER)

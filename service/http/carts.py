@@ -32,7 +32,7 @@ class Quantity(requests.Body):
 
 
 class CheckoutRequest(requests.Body):
-    """The total that the customer was shown; another one is refused."""
+    """The total that the customer was shown; a different total is refused."""
 
     expected_total_minor: fields.Total | None = None
 
@@ -68,7 +68,7 @@ async def set_item(cart_id: CartId, product_id: ProductId, line: Quantity, resou
 
 @router.delete("/carts/{cart_id}/items/{product_id}", response_model=cart.Cart, responses=problems("cart_not_open"))
 async def remove_item(cart_id: CartId, product_id: ProductId, resources: ResourcesDep) -> Response:
-    """Remove a product from a cart, which may not contain it."""
+    """Remove a product from a cart. A product that is not in the cart changes nothing."""
     return responses.stored(await cart.remove_item(resources, cart_id, product_id))
 
 
@@ -77,7 +77,7 @@ async def remove_item(cart_id: CartId, product_id: ProductId, resources: Resourc
     status_code=201,
     response_model=checkout.Checkout,
     responses={
-        200: {"model": checkout.Checkout, "description": "The pending order that the cart has already."},
+        200: {"model": checkout.Checkout, "description": "The cart's pending order, from an earlier request."},
         **problems(
             *("cart_empty", "cart_not_open", "insufficient_stock", "product_inactive", "price_changed"),
             *("amount_out_of_range", "checkout_in_progress"),
@@ -88,6 +88,6 @@ async def remove_item(cart_id: CartId, product_id: ProductId, resources: Resourc
 async def check_out(
     cart_id: CartId, body: OptionalCheckoutRequest, resources: ResourcesDep, key: SharedKey, client: PendingOrdersClient
 ) -> Response:
-    """Reserve the stock and create the payment session; while the order is pending, answer the same again."""
+    """Reserve the stock and create the payment session. If repeated while the order is pending, return that order."""
     expected = body.expected_total_minor
     return responses.stored(await checkout.checkout(resources, key, cart_id, expected, client=client))

@@ -21,7 +21,7 @@ staff_router = APIRouter(dependencies=[Depends(staff), Depends(no_unknown_query)
 
 Price = Annotated[int, Field(ge=1, le=99_999_999)]
 MAX_STOCK = 1_000_000_000
-# A member that was left out is None; its type refuses a null, and its schema does not offer one.
+# The default of a member that may be left out, but not be null: the default is None, while the type refuses null.
 LEFT_OUT: Any = Field(default_factory=lambda: None)
 
 
@@ -33,7 +33,7 @@ class CategoriesQuery(Query):
 
 
 class ProductsQuery(Query):
-    """Which page of which products."""
+    """Which page of the products, or of one category's products."""
 
     limit: fields.Limit = catalog.DEFAULT_LIMIT
     after_id: AfterId = 0
@@ -77,7 +77,7 @@ class ProductEdit(Body):
 
 
 class StockMove(Body):
-    """Units that come (positive) or go (negative), and why."""
+    """The units to add (positive) or remove (negative), and the reason."""
 
     delta: int = Field(ge=-MAX_STOCK, le=MAX_STOCK)
     reason: Name
@@ -136,7 +136,7 @@ async def get_product(
     is_staff: IsStaff,
     if_none_match: Annotated[str, Header(alias="If-None-Match")] = "",
 ) -> Response:
-    """Read a product; 304 when `If-None-Match` names its present state. Only staff sees an inactive one."""
+    """Read a product; 304 when `If-None-Match` names its current state. Only staff see an inactive product."""
     product = await catalog.get_product(resources, product_id)
     if not product.active and not is_staff:
         raise not_found("product")
@@ -156,7 +156,7 @@ async def update_product(
     resources: ResourcesDep,
     if_match: Annotated[str | None, Header(alias="If-Match")] = None,
 ) -> Response:
-    """Edit a product; with `If-Match` only the version that it names, whatever the stock."""
+    """Edit a product. With `If-Match`, edit it only if it has the named version; its stock may differ."""
     change = catalog.ProductChange(
         set_category="category_id" in edit.model_fields_set, **edit.model_dump(exclude_unset=True)
     )
@@ -175,15 +175,15 @@ async def delete_product(product_id: ProductId, resources: ResourcesDep) -> Resp
     "/products/{product_id}/stock", response_model=catalog.Product, responses=problems("insufficient_stock")
 )
 async def move_stock(product_id: ProductId, move: StockMove, resources: ResourcesDep, key: StaffKey) -> Response:
-    """Move stock by a delta; the product after it."""
+    """Change the stock by a delta, and return the product."""
     if move.delta == 0:
-        raise invalid("/delta", "is not zero")
+        raise invalid("/delta", "must not be zero")
     return responses.stored(await catalog.move_stock(resources, key, product_id, delta=move.delta, reason=move.reason))
 
 
 @lru_cache(maxsize=4)
 def _shared(page: bytes) -> Response:
-    """One response for all who get the same bytes; nothing in it depends on the request."""
+    """One Response object for equal pages; nothing in it depends on the request."""
     return Response(page, media_type="application/json")
 
 

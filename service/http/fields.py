@@ -14,14 +14,14 @@ UUID_FORM = r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 
 
 def parse_integer(text: str, what: str) -> int:
-    """A product's or category's id. Raises `not_found` for an impossible one: it names nothing."""
+    """A product's or category's id. Raises `not_found` for a text that cannot be an id."""
     if re.fullmatch(r"[1-9][0-9]{0,18}", text) and int(text) <= BIGINT_MAX:
         return int(text)
     raise not_found(what)
 
 
 def parse_uuid(text: str, what: str) -> UUID:
-    """A cart's or order's id. Raises `not_found` for an impossible one."""
+    """A cart's or order's id. Raises `not_found` for a text that cannot be an id."""
     if re.fullmatch(UUID_FORM, text):
         return UUID(text)
     raise not_found(what)
@@ -44,12 +44,12 @@ OrderId = Annotated[UUID, BeforeValidator(partial(parse_uuid, what="order"))]
 
 def _digits(text: object) -> object:
     if isinstance(text, str) and not re.fullmatch(r"[0-9]{1,19}", text):
-        raise ValueError("is a number in digits")
+        raise ValueError("must be a number in digits")
     return text
 
 
-# For a number in a query; `int` alone would accept `1_0`, `1.0` and `+1` too. It stands behind the bounds, or the
-# OpenAPI document would not have them.
+# For a number in a query; `int` alone would accept `1_0`, `1.0` and `+1` too. It comes after the bounds:
+# before them, it would hide them from the OpenAPI document.
 DIGITS: Any = BeforeValidator(_digits)
 Limit = Annotated[int, Field(ge=1, le=100), DIGITS]
 AfterId = Annotated[int, Field(ge=0, le=BIGINT_MAX), DIGITS, int64(0)]
@@ -63,6 +63,6 @@ _SLUG = r"[\p{Ll}\p{Lo}\p{Lm}\p{N}]+"
 Slug = Annotated[
     str,
     StringConstraints(min_length=1, max_length=200, pattern=rf"^{_SLUG}(-{_SLUG})*$"),
-    # Few programs that read the document know `\p`.
+    # Few tools that read the document support `\p`.
     WithJsonSchema({"type": "string", "minLength": 1, "maxLength": 200, "pattern": r"^[^\s-]+(-[^\s-]+)*$"}),
 ]

@@ -1,4 +1,4 @@
-"""Who sends a request: staff by their credential, everybody else by an address behind our proxies."""
+"""Who sends a request: staff, by their credential, or a client, by its address."""
 
 from typing import Annotated, Any
 
@@ -9,12 +9,12 @@ from service.errors import ShopError
 from service.infra import credentials
 from service.infra.clients import Clients
 
-# For the OpenAPI document. `is_staff` verifies what it finds.
+# For the OpenAPI document only; `is_staff` verifies the credential.
 _BEARER = HTTPBearer(scheme_name="staff", description="The ADMIN_TOKEN, where one is set.", auto_error=False)
 
 
 async def is_staff(request: Request) -> bool:
-    """Whether staff asks; without an ADMIN_TOKEN, everybody is staff. No guard: see `staff`."""
+    """Whether staff send the request; without an ADMIN_TOKEN, everybody is staff. `staff` is the guard."""
     token: str = request.app.state.resources.settings.admin_token
     return not token or credentials.is_staff(request.headers.get("authorization", ""), token)
 
@@ -25,7 +25,7 @@ OPTIONAL_STAFF: dict[str, Any] = {"security": [{}, {"staff": []}]}
 
 
 async def staff(request: Request, is_staff: IsStaff, _: Annotated[object, Depends(_BEARER)]) -> str:
-    """A guard: only staff passes. The principal, one for all staff, whatever its token."""
+    """Guard: refuse everybody but staff. Returns the principal, which all staff share."""
     if is_staff:
         return "admin"
     if request.headers.get("authorization"):

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 
 from service.errors import KINDS
 
-# document.json has what is said of the whole; a file for each call has its examples.
+# document.json has the document's texts. Each call has a file with its examples.
 _EXAMPLES = files("service.http") / "examples"
 _TEXTS: dict[str, Any] = json.loads((_EXAMPLES / "document.json").read_text())
 APPLICATION: dict[str, Any] = {
@@ -26,12 +26,12 @@ ETAG = {"headers": {"ETag": {"$ref": "#/components/headers/ETag"}}}
 
 
 def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route with these codes; those that follow from its parameters are added to them."""
+    """The `responses` of a route with these codes. `describe` adds the codes that follow from its parameters."""
     return {KINDS[code].status: {"description": "", "codes": codes} for code in codes}
 
 
 def describe(app: FastAPI) -> dict[str, Any]:
-    """The application's document. A call without its example, or a member without its description, raises."""
+    """The application's document. Raises if a call has no example or a member has no description."""
     document = app.openapi()
     schemas: dict[str, Any] = document["components"]["schemas"]
     del schemas["HTTPValidationError"], schemas["ValidationError"]
@@ -112,7 +112,7 @@ def _problem_response(codes: list[str]) -> dict[str, Any]:
 
 
 def _problem_schema(code: str, schemas: dict[str, Any]) -> dict[str, Any]:
-    """A schema for each code: programs know its members by the code."""
+    """The schema of one code's problems, with the members that this code adds."""
     kind = KINDS[code]
     values = {"type": f"/problems/{code}", "title": kind.title, "status": kind.status, "code": code}
     properties: dict[str, Any] = {
@@ -135,5 +135,5 @@ def _problem_schema(code: str, schemas: dict[str, Any]) -> dict[str, Any]:
 
 
 def _problem_name(code: str) -> str:
-    """E.g. SlugTakenProblem."""
+    """The name of a code's schema, for example SlugTakenProblem."""
     return f"{code.title().replace('_', '')}Problem"

@@ -19,7 +19,7 @@ staff_router = APIRouter(dependencies=[Depends(staff), Depends(no_unknown_query)
 
 
 class OrdersQuery(requests.Query):
-    """Which page of which orders."""
+    """Which page of the orders, or of the orders with one status."""
 
     status: orders.OrderStatus | None = None
     limit: Limit = 20
@@ -27,7 +27,7 @@ class OrdersQuery(requests.Query):
 
 
 class RefundRequest(requests.Body):
-    """How much to refund, all that is left when it is left out, and whether the units return to stock."""
+    """The amount to refund (without one: all that is left), and whether the units return to stock."""
 
     amount_minor: fields.Amount | None = None
     restock: bool = False
@@ -71,7 +71,7 @@ async def get_order(order_id: OrderId, resources: ResourcesDep) -> orders.Order:
     openapi_extra=OPTIONAL_STAFF,
 )
 async def get_timeline(order_id: OrderId, resources: ResourcesDep, is_staff: IsStaff) -> dict[str, object]:
-    """Read every transition of an order, oldest first; who caused it and why are for staff."""
+    """Read every transition of an order, oldest first. Only staff see the actors and notes."""
     items: list[dict[str, object]] = [
         {"at": event.at, "from": event.from_status, "to": event.to_status, "actor": event.cause, "note": event.note}
         for event in await orders.timeline(resources, order_id)
@@ -87,7 +87,7 @@ async def get_timeline(order_id: OrderId, resources: ResourcesDep, is_staff: IsS
     responses=problems("order_not_cancellable", "checkout_in_progress", "payment_unavailable", "payment_misconfigured"),
 )
 async def cancel_order(order_id: OrderId, resources: ResourcesDep, key: SharedKey, _: NoBody) -> Response:
-    """Cancel a pending order; a second time changes nothing."""
+    """Cancel a pending order. Repeating the call changes nothing."""
     return responses.stored(await expiry.cancel(resources, key, order_id))
 
 
@@ -98,7 +98,7 @@ async def refund_order(
     resources: ResourcesDep,
     key: StaffKey,
 ) -> Response:
-    """Refund an order, whole or in part; the order after it."""
+    """Refund an order in full or in part, and return the order."""
     return responses.stored(
         await refunds.refund(resources, key, order_id, amount_minor=refund.amount_minor, restock=refund.restock)
     )

@@ -22,7 +22,7 @@ class Body(BaseModel):
 
 
 class Query(BaseModel):
-    """The base of every query: no unknown parameters; of a repeated one, the last counts."""
+    """The base of every query: no unknown parameters; the last of a repeated parameter counts."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
@@ -44,7 +44,7 @@ ResourcesDep = Annotated[Resources, Depends(get_resources)]
 
 
 async def no_unknown_query(request: Request) -> None:
-    """Refuse a query where the route declares none; `Query` refuses unknown parameters beside known ones."""
+    """Refuse a query on a route that declares none. On the others, `Query` refuses unknown parameters."""
     if request.scope["query_string"] and request.query_params and not request.scope["route"].dependant.query_params:
         names = [{"type": "extra_forbidden", "loc": ("query", name), "msg": ""} for name in request.query_params]
         raise RequestValidationError(names)
@@ -65,7 +65,7 @@ async def staff_key(
 
 
 async def client_key(request: Request, clients: ClientsDep, key: _KeyHeader = None) -> IdempotencyKey | None:
-    """The idempotency key of a call that names nothing yet: it belongs to one client address.
+    """The idempotency key of a call without an id in its path: it belongs to one client address.
 
     Without an address, strangers would share the stored response, so the key is not used.
     """
@@ -89,7 +89,7 @@ async def _scoped(request: Request, principal: str, key: str | None) -> Idempote
     if key is None:
         return None
     if len(request.headers.getlist("idempotency-key")) > 1:
-        raise invalid("/Idempotency-Key", "is sent more than once")
+        raise invalid("/Idempotency-Key", "must be sent only once")
     # The decoded path, its UUIDs in lower case: one id has one scope, however it is spelled.
     path = re.sub(UUID_FORM, lambda match: match[0].lower(), request.scope["path"])
     body = (await request.body()).strip() or b"{}"

@@ -12,7 +12,7 @@ from service.errors import KINDS, ShopError
 from service.infra.encoding import encode
 from service.shop.idempotency import StoredResponse
 
-# What FastAPI and our router raise by status alone.
+# The code and detail for a status that FastAPI or our router raises without them.
 _BY_STATUS = {
     400: ("malformed", "The body is not JSON in UTF-8."),
     404: ("not_found", "There is no such address."),
@@ -59,13 +59,13 @@ async def shop_error(request: Request, error: ShopError) -> Response:
 
 
 async def http_error(request: Request, error: HTTPException) -> Response:
-    """The handler of FastAPI's own errors, and of those that a guard raises as in FastAPI's documentation."""
+    """The handler of HTTPException, raised by FastAPI or by guards written as in its documentation."""
     status, codes = error.status_code, [code for code, kind in KINDS.items() if kind.status == error.status_code]
-    # A status with several codes, but 401, does not tell which of them a guard means.
+    # Except for 401, a status with several codes does not say which of them a guard means.
     if status in _BY_STATUS or len(codes) == 1 or status == 401:
         response = problem(ShopError(*_BY_STATUS.get(status, (codes[0], str(error.detail)))))
     else:
-        # RFC 9457, section 4.2.1: a status that says everything needs no type of its own.
+        # RFC 9457, section 4.2.1: a problem that its status alone explains has the type about:blank.
         document = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": error.detail}
         response = Response(encode(document), status, media_type="application/problem+json")
     response.headers.update(error.headers or {})
@@ -73,12 +73,12 @@ async def http_error(request: Request, error: HTTPException) -> Response:
 
 
 async def validation_error(request: Request, error: RequestValidationError) -> Response:
-    """The handler of invalid parameters and bodies: which are wrong and how, without what was sent."""
+    """The handler of invalid parameters and bodies: names each and the reason, but not the value that was sent."""
     errors: Sequence[dict[str, Any]] = error.errors()
     if any(one["type"] == "json_invalid" for one in errors):
         return problem(ShopError(*_BY_STATUS[400]))
     members = [
-        {"pointer": "", "message": f"{_expected(request, one['loc'][0])}; another name was sent"}
+        {"pointer": "", "message": f"a name is unknown; {_expected(request, one['loc'][0])}"}
         if one["type"] == "extra_forbidden"
         else {"pointer": "".join(f"/{part}" for part in one["loc"][1:]), "message": one["msg"]}
         for one in errors
@@ -91,7 +91,7 @@ def _expected(request: Request, place: str) -> str:
     dependant = request.scope["route"].dependant
     fields = dependant.query_params if place == "query" else dependant.body_params
     names = [name for field in fields for name in field.field_info.annotation.model_fields]
-    return f"known are: {', '.join(names) or 'none'}"
+    return f"the known names are: {', '.join(names) or 'none'}"
 
 
 HANDLERS: dict[int | type[Exception], Callable[[Request, Any], Any]] = {

@@ -1,7 +1,7 @@
 """Routing: FastAPI's own routes, compiled at start into the few calls that each request needs.
 
-FastAPI describes each route and its dependencies; that description is read once, guards of routers included. Whatever
-would not run as FastAPI runs it stops the start. tests/http/test_same_as_fastapi.py compares both for every route.
+Router reads FastAPI's description of each route once, with the guards of its routers. The service does not start if
+Router would run a route differently. tests/http/test_same_as_fastapi.py compares both for every route.
 """
 
 import dataclasses
@@ -25,32 +25,32 @@ from service.http.server.reading import MISSING, BoundedRequest
 
 # Not documented by FastAPI: RouteContext, serialize_response, Dependant and its fields' `validate` (fastapi>=0.165).
 # tests/http/test_routing.py fails when one of them changes.
-# A Dependant's fields that are read here. Any other must be empty, those of a later FastAPI included.
+# The fields of a Dependant that are read here. All others must be empty, even if a later FastAPI adds them.
 _SUPPORTED = {"call", "name", "path", "use_cache", "scope", "dependencies", "path_params", "query_params"}
 _SUPPORTED |= {"header_params", "body_params", "request_param_name", "http_connection_param_name"}
-# No path of ours contains one, and `$` in a route's pattern ignores a newline at the end.
+# No path of ours contains a control character, and `$` in a route's pattern ignores a newline at the end.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _FAILED = object()
 
 
 class UnsupportedRoute(Exception):
-    """A route or an application needs something that Router does not do; the text says what."""
+    """A route or an application uses something that Router does not support; the text says what."""
 
 
 class Router:
-    """Pure ASGI: answers every HTTP request by a route of the application, else by its handler of HTTPException.
+    """Pure ASGI: answers every HTTP request by a route of the application, or by its handler of HTTPException.
 
-    Stricter than FastAPI: dependencies run before the body is read; a body is bounded and strict JSON; a path with a
-    control character is 404; no path is redirected.
+    It is stricter than FastAPI. Dependencies run before the body is read, and the body is bounded and strict JSON. A
+    path with a control character is 404, and no path is redirected.
     """
 
     def __init__(self, app: FastAPI) -> None:
-        """Raises UnsupportedRoute. Routes that the application gets later are not served."""
+        """Raises UnsupportedRoute. Routes that are added to the application later are not served."""
         self._app = app
         self._fixed: dict[tuple[str, str], _Route] = {}
         self._patterns: dict[str, list[tuple[re.Pattern[str], _Route]]] = {}
         self._handlers: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = dict(app.exception_handlers)
-        self._refuse_around()
+        self._refuse_app_options()
         for kind, handler in self._handlers.items():
             if not isinstance(kind, type) or kind is Exception or not inspect.iscoroutinefunction(handler):
                 raise UnsupportedRoute(f"the handler of {kind} is not an `async def` for one kind of exception")
@@ -58,8 +58,8 @@ class Router:
             self._add(_Route(context))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer; the route is left in the scope for the metrics."""
-        self._refuse_around()
+        """Answer a request. Stores the route in the scope, for the metrics."""
+        self._refuse_app_options()
         request = BoundedRequest(scope, receive, send)
         try:
             route, path_params = self._match(scope["method"], scope["path"])
@@ -72,8 +72,8 @@ class Router:
             response = await handler(request, error)
         await response(scope, receive, send)
 
-    def _refuse_around(self) -> None:
-        """At start and at each request: these can be set at any time, and may be what closes a route."""
+    def _refuse_app_options(self) -> None:
+        """Checked at start and at each request: these can be set at any time, and one of them may close a route."""
         app = self._app
         if app.user_middleware or app.dependency_overrides or app.root_path or getattr(app, "max_body_size", None):
             raise UnsupportedRoute("the application has middleware, dependency_overrides, a root_path or max_body_size")
@@ -109,7 +109,7 @@ class Router:
 
 
 class _Route:
-    """All that a route calls, in FastAPI's order: its dependencies, each once a request, and its endpoint."""
+    """The calls of a route, in FastAPI's order: its dependencies, each once per request, then its endpoint."""
 
     def __init__(self, context: RouteContext) -> None:
         self.context, self.path = context, str(context.path)
@@ -137,7 +137,7 @@ class _Route:
             for body in step.bodies:
                 arguments[body.name] = body.validate(await request.content(), errors)
             if errors and (len(errors) > errors_before or any(value is _FAILED for value in arguments.values())):
-                # It is not called, as by FastAPI; the others are, so that the response names all errors.
+                # Skip only this call, as FastAPI does: the response then names the errors of all.
                 results.append(_FAILED)
             else:
                 results.append(await step.call(**arguments))
@@ -147,9 +147,9 @@ class _Route:
         return result if isinstance(result, Response) else await self._serialize(result)
 
     async def _serialize(self, result: Any) -> Response:
-        """As FastAPI does it: checked and filtered by the declared model."""
+        """The response that FastAPI makes of a result: checked and filtered by the declared model."""
         field, kind = self.context.response_field, self.context.response_class
-        # FastAPI wraps its default class, for which it has a quicker way where there is a model.
+        # FastAPI's default class is wrapped, so it is not a type. With a model, FastAPI then writes JSON directly.
         quick = field is not None and not isinstance(kind, type)
         content = await serialize_response(field=field, response_content=result, dump_json=quick, **self._options)
         if quick:
@@ -161,7 +161,7 @@ class _Route:
         return response
 
     def _add(self, dependant: Dependant, known: dict[Any, int]) -> int:
-        """Add what it depends on, then itself; the index of its result."""
+        """Add the steps of its dependencies, then its own. Returns the index of its result."""
         indexes = []
         for needed in dependant.dependencies:
             if not needed.use_cache or needed.scope is not None:
@@ -211,7 +211,7 @@ class _Step:
     def arguments(
         self, request: BoundedRequest, path_params: dict[str, str], results: list[Any], errors: list[Any]
     ) -> dict[str, Any]:
-        """All arguments but the body's, whose reading may wait."""
+        """All arguments except the body, which has to be awaited."""
         arguments: dict[str, Any] = {name: results[index] for name, index in self._indexes}
         for parameter in self._path:
             arguments[parameter.name] = parameter.read(path_params, errors)
@@ -227,7 +227,7 @@ class _Step:
 
 
 class _Parameter:
-    """One parameter, by FastAPI's own validator of it."""
+    """One parameter, with FastAPI's own validator."""
 
     def __init__(self, field: Any) -> None:
         info = field.field_info
@@ -252,7 +252,7 @@ class _Parameter:
         return self.validate(MISSING if value is None else value, errors)
 
     def validate(self, value: Any, errors: list[Any]) -> Any:
-        """The argument for `value`; None once an error is added."""
+        """The argument for `value`; for an invalid value, None and an error in `errors`."""
         if value is MISSING:
             if not self._required:
                 return self._default()
@@ -264,7 +264,7 @@ class _Parameter:
 
 
 def _is_supported(info: Any, is_model: bool) -> bool:
-    """Whether a parameter is read here as by FastAPI: no form, list or object, no model but in the body or query."""
+    """Whether Router reads a parameter as FastAPI does: no form, list or object; models only in the body or query."""
     if isinstance(info, params.Body):
         return not (isinstance(info, params.Form) or info.embed or info.validate_default)
     if info.validation_alias not in (None, info.alias) or info.validate_default:
@@ -280,7 +280,7 @@ def _is_supported(info: Any, is_model: bool) -> bool:
 
 
 def _is_scalar(annotation: Any) -> bool:
-    """Whether it is one text of a query: no list, which FastAPI gathers from several, and no object."""
+    """Whether its value is one text: neither a list, which FastAPI collects from several texts, nor an object."""
     kind = get_origin(annotation) or annotation
     if inspect.isclass(kind) and issubclass(kind, (Collection, BaseModel)) and not issubclass(kind, (str, bytes)):
         return False
@@ -288,11 +288,11 @@ def _is_scalar(annotation: Any) -> bool:
 
 
 def _awaitable(call: Any) -> Callable[..., Awaitable[Any]]:
-    """The function itself where it is an `async def`; a plain one runs in a thread, as FastAPI does it."""
+    """An `async def` as it is; a plain `def` in a wrapper that runs it in a thread, as FastAPI does."""
     function = call
     while isinstance(function, partial):
         function = function.func
-    # Below its decorators too; of an object, what runs when it is called.
+    # The function, and what its decorators wrap. For an object that can be called, its `__call__`.
     layers = [f if inspect.isroutine(f) else type(f).__call__ for f in (function, inspect.unwrap(function))]
     if any(inspect.isgeneratorfunction(layer) or inspect.isasyncgenfunction(layer) for layer in layers):
         raise UnsupportedRoute(f"{_name(call)} uses `yield`")

@@ -21,7 +21,7 @@ UNVERIFIED = ByteBudget(limit=16 * WEBHOOK_LIMIT, limit_per_client=4 * WEBHOOK_L
 
 
 class Received(BaseModel):
-    """What became of an event."""
+    """The outcome of an event."""
 
     received: Literal[True]
     outcome: str
@@ -34,11 +34,11 @@ async def receive_stripe_event(
     clients: ClientsDep,
     stripe_signature: Annotated[str | None, Header(alias="Stripe-Signature")] = None,
 ) -> Received:
-    """Take an event from Stripe: 200 once it is stored and applied."""
+    """Receive an event from Stripe; 200 once it is stored and applied."""
     signatures = request.headers.getlist("stripe-signature")
-    # The body cannot change this, so it need not be read.
+    # Refused without reading the body, which could not change this.
     if resources.settings.stripe_webhook_secret and not (len(signatures) == 1 and signature_is_timely(signatures[0])):
-        raise ShopError("invalid_signature", "The Stripe-Signature header is not of Stripe's form, or is too old.")
+        raise ShopError("invalid_signature", "The Stripe-Signature header is malformed or too old.")
     with UNVERIFIED.account(clients.digest(request.scope)) as take:
         body = await read_body(request, WEBHOOK_LIMIT, take)
         outcome = await webhooks.receive_webhook(resources, body, stripe_signature)

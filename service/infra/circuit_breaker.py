@@ -1,4 +1,4 @@
-"""Calls to Redis that nothing depends on: a failed call is skipped, and further calls for a second after it."""
+"""Calls to Redis that nothing depends on. After a failed call, further calls are skipped for a second."""
 
 import asyncio
 import logging
@@ -15,7 +15,7 @@ T = TypeVar("T")
 State: TypeAlias = Literal["ok", "unreachable", "login_refused", "read_only"]
 
 CALL_SECONDS = 0.25
-# After a failed call no other is made for this long: the callers have other work to do.
+# Calls are skipped for this long after a failed one, so that callers do not wait for a server that is down.
 REST_SECONDS = 1.0
 
 logger = logging.getLogger(__name__)

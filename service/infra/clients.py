@@ -1,4 +1,4 @@
-"""Client addresses, behind the proxies that we trust."""
+"""The addresses of clients, also of those behind proxies that we trust."""
 
 import hmac
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
@@ -9,7 +9,7 @@ from service.settings import Settings
 
 
 class Clients:
-    """Identifies clients, to count them: by an IPv4 address, or by the /64 of an IPv6 customer."""
+    """Identifies clients, so that they can be counted: by IPv4 address, or by the /64 of an IPv6 address."""
 
     def __init__(self, settings: Settings) -> None:
         self._trusted = [ip_network(proxy) for proxy in settings.trusted_proxies]
@@ -24,8 +24,8 @@ class Clients:
     def address(self, scope: Scope, *, whole: bool = False) -> str | None:
         """The nearest hop that is not a trusted proxy. X-Forwarded-For counts as far as trusted proxies wrote it.
 
-        An IPv6 address is cut to its /64, unless `whole`. A peer without an address is a Unix socket: a proxy on this
-        machine, and trusted.
+        An IPv6 address is reduced to its /64, unless `whole`. A peer without an address is a Unix socket: a proxy on
+        this machine, which is trusted.
         """
         peer = scope.get("client")
         address = _parse(peer[0]) if peer else None

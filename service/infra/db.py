@@ -1,4 +1,4 @@
-"""The connections to PostgreSQL: opened when needed, kept for the next caller, dropped when something is wrong."""
+"""The connections to PostgreSQL: opened when needed, kept for the next caller, dropped when they may be broken."""
 
 import asyncio
 import time
@@ -28,9 +28,9 @@ STATEMENT_SECONDS = 10
 REST_SECONDS = 1.0
 # After this time without use a connection is closed, because a firewall may have dropped it silently.
 IDLE_SECONDS = 300.0
-# After this time it is closed anyway, because its process in the server takes ever more memory.
+# After this time it is closed anyway, because the memory of its server process only grows.
 AGE_SECONDS = 1800.0
-# Connections that transactions leave to single statements: with 320 checkouts queueing a page took 0.5 s.
+# Connections reserved for single statements. Without them a page took 0.5 s while 320 checkouts queued.
 RESERVED_FOR_READS = 2
 # migrations/roles.psql sets them too, for logins that do not use this pool.
 LIMITS = {
@@ -74,13 +74,13 @@ class Pool:
         self._options = {
             "command_timeout": statement_seconds + 1,
             "server_settings": {"application_name": name, **LIMITS, "statement_timeout": f"{statement_seconds}s"},
-            # More than we have statements, so that a connection prepares each of them once.
+            # More than there are statements, so that a connection prepares each only once.
             "statement_cache_size": 200,
             "max_cached_statement_lifetime": 0,
             # commerce_readonly has default_transaction_read_only on: under it every server looks read-only.
             "target_session_attrs": "any" if read_only else "read-write",
         }
-        # The least recently used is the first.
+        # Least recently used first.
         self._idle: list[_Pooled] = []
         self._expired_at = self.unresponsive_until = 0.0
 
@@ -145,7 +145,7 @@ class Pool:
             return _Pooled(connection, started, started)
         if any(isinstance(error, TimeoutError) for error in failures):
             self.unresponsive_until = time.monotonic() + REST_SECONDS
-        # An answer of a server says more than the lack of one.
+        # A server's error says more than a failed connection.
         answer = min(failures, key=lambda error: isinstance(error, OSError))
         if isinstance(answer, asyncpg.PostgresError) and answer.sqlstate in LOGIN_SQLSTATES:
             log_failure(answer)

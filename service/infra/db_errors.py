@@ -63,7 +63,7 @@ def unavailable(trouble: Trouble) -> ShopError:
 
 
 def log_failure(error: BaseException) -> None:
-    """Log why a database call failed. Of the message the first line only: the others can hold values of a row."""
+    """Log why a database call failed: the first line of the message, because the others can contain a row's values."""
     reason = str(error).partition("\n")[0]
     extra = {"error": type(error).__name__, "sqlstate": getattr(error, "sqlstate", None), "reason": reason}
     logger.warning("database call failed", extra=extra)

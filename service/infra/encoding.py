@@ -14,5 +14,5 @@ def _uuid_text(value: Any) -> str:
 
 
 def encode(value: Any) -> bytes:
-    """The JSON of a row, or of anything made of rows."""
+    """The JSON of a row, or of a value that contains rows."""
     return orjson.dumps(value, default=_uuid_text, option=orjson.OPT_UTC_Z)

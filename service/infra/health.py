@@ -18,7 +18,7 @@ from service.infra.sql import statement
 
 # The worker itself, and its periodic tasks.
 HEARTBEAT, PERIODIC_TASKS = "heartbeat", ("sweep", "reconcile", "audit", "delete_expired")
-# Read at the start: files that a deployment replaces later belong to other code.
+# Read at start, because a deployment may replace the files with those of newer code.
 MIGRATIONS = migration_names()
 
 logger = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ async def _postgresql(resources: Resources) -> tuple[str, str]:
         async with asyncio.timeout(3), connection(resources.pool) as reader:
             state = await IS_MIGRATED.one(reader, names=MIGRATIONS)
             if state.read_only:
-                # The error of a write, which makes the pool leave this server although nobody writes.
+                # The error that a write would raise: with it, the pool leaves this server even if nobody writes.
                 raise asyncpg.ReadOnlySQLTransactionError("transaction_read_only is on")
             if not state.migrated:
                 return "not_migrated", "not seen"

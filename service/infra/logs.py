@@ -1,4 +1,4 @@
-"""Logs: one JSON object a line, each with the request or job that it belongs to."""
+"""Logs: one JSON object per line, each with the request or job that it belongs to."""
 
 import asyncio
 import logging
@@ -28,22 +28,23 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             _remove_details(record.exc_info[1])
             fields["exception"] = self.formatException(record.exc_info)
-        return _line(record.created, record.levelname, record.name, record.getMessage(), fields).decode()
+        name, message = record.name, record.getMessage()
+        return _line(record.created, fields, level=record.levelname, logger=name, message=message).decode()
 
 
 def log_soon(logger: logging.Logger, message: str, **fields: Any) -> None:
-    """`logger.info` for what every request logs: all lines of one turn of the event loop are written together.
+    """`logger.info` for every request: all lines of one iteration of the event loop are written together.
 
-    A process that is killed loses the lines of that turn. This takes 4 µs; a `logging` record with its own write 39.
+    A killed process loses the lines of that iteration. This takes 4 µs; a `logging` record with its own write, 39 µs.
     """
     if not logger.isEnabledFor(logging.INFO):
         return
     if not _pending_lines:
         asyncio.get_running_loop().call_soon(_write)
-    _pending_lines.append(_line(time.time(), "INFO", logger.name, message, fields))
+    _pending_lines.append(_line(time.time(), fields, level="INFO", logger=logger.name, message=message))
 
 
-def _line(at: float, level: str, logger: str, message: str, fields: dict[str, Any]) -> bytes:
+def _line(at: float, fields: dict[str, Any], *, level: str, logger: str, message: str) -> bytes:
     line = {
         "at": datetime.fromtimestamp(at, UTC),
         "level": level,
@@ -74,6 +75,6 @@ def configure(level: str) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    # At INFO they log every call. What matters of it is logged where we decide on it.
+    # At INFO these log every call. We log what matters ourselves.
     for name in ("arq", "stripe", "yoyo"):
         logging.getLogger(name).setLevel(logging.WARNING)

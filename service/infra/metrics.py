@@ -30,7 +30,7 @@ from service.settings import Settings, UnsafeSettings, is_loopback
 # The limits for readers of the metrics: connections at a time, and seconds for each.
 CONNECTIONS = 16
 CONNECTION_SECONDS = 10.0
-# An exposition is reused for this long.
+# The text of the metrics is reused for this long.
 FRESH_SECONDS = 1.0
 
 METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
@@ -87,7 +87,7 @@ def exposition() -> bytes:
 def serving(settings: Settings) -> Iterator[None]:
     """Serve `/metrics` on METRICS_HOST and METRICS_PORT from a thread of its own; port 0 means no metrics.
 
-    On another address than loopback readers need `Authorization: Bearer ADMIN_TOKEN`. Raises UnsafeSettings if the
+    If the address is not loopback, readers need `Authorization: Bearer ADMIN_TOKEN`. Raises UnsafeSettings if the
     port cannot be opened.
     """
     if not settings.metrics_port:
@@ -124,7 +124,7 @@ class _Server(ThreadingHTTPServer):
         self.socket.bind(self.server_address)
 
     def text(self) -> bytes:
-        """The exposition; the last one, if it is younger than FRESH_SECONDS."""
+        """The metrics' text; the last one, if it is younger than FRESH_SECONDS."""
         with self._lock:
             if time.monotonic() >= self._stale_at:
                 self._text = exposition()

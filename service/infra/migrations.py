@@ -1,4 +1,4 @@
-"""Applying the migrations: by any number of processes at once, and after one was killed at any point."""
+"""Applying the migrations. Any number of processes may do so at once, and any of them may be killed."""
 
 import asyncio
 import time
@@ -33,7 +33,7 @@ async def migrate(database_url: str, folder: Path = MIGRATIONS) -> list[str]:
 
 
 async def undo(database_url: str, folder: Path = MIGRATIONS) -> list[str]:
-    """Undo the newest migration, with the data that its rollback drops; its name. Waits and raises like `migrate`."""
+    """Undo the newest migration, dropping its data, and return its name. Waits and raises like `migrate`."""
     return await asyncio.to_thread(_run_alone, database_url, folder, _roll_back)
 
 
@@ -47,7 +47,7 @@ def _run_alone(database_url: str, folder: Path, work: Callable[[Any, Any], list[
         # because CREATE INDEX CONCURRENTLY of one process would wait for the waiting statement of another.
         while not backend.execute(LOCK_MIGRATIONS.sql).fetchone()[0]:
             time.sleep(POLL_SECONDS)
-        # yoyo's own lock is a row, which a killed run leaves behind. Nobody else can have it now.
+        # yoyo's own lock is a row, which a killed run leaves in its table. No running process has it now.
         backend.break_lock()
         with backend.lock():
             return work(backend, migrations)

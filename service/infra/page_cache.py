@@ -15,9 +15,9 @@ _PAGE = b"catalogue:first_page:"
 
 
 class PageCache:
-    """A page under a generation, which every change ends.
+    """A cached page and its generation, which every change ends.
 
-    The generation is random and part of the page's key. A reader learns it before it reads the tables. So a slow reader
+    The generation is random and part of the page's key. A reader gets it before it reads the tables, so a slow reader
     stores its old page under an old generation, which nobody asks for. No generation is used twice, so even a Redis
     that lost its data cannot bring an old page back.
     """
@@ -51,7 +51,7 @@ class PageCache:
         return await asyncio.shield(self._refill)
 
     async def invalidate(self) -> None:
-        """End the generation, and so every cached page. Called after the commit of a change that a page would show.
+        """End the generation, and with it every cached page. Call it after the commit of a change that a page shows.
 
         Without Redis this is retried in the background, until the oldest cached page has expired.
         """
@@ -59,7 +59,7 @@ class PageCache:
             self._invalidation = asyncio.create_task(self._invalidate_later())
 
     def _is_invalidating(self) -> bool:
-        """Whether Redis may answer, but was not told yet of a change by this process."""
+        """Whether Redis may still have the generation from before a change that this process made."""
         return self._invalidation is not None and not self._invalidation.done()
 
     def _copy_of(self, generation: bytes) -> bytes | None:
@@ -67,7 +67,7 @@ class PageCache:
         return page if generation == copied_generation and time.monotonic() < end else None
 
     def _query_generation(self) -> asyncio.Task[bytes | None]:
-        """Learn the generation by a query that is sent after this call. All callers before that share the query.
+        """Get the generation by a query that is sent after this call. All callers before that share the query.
 
         A query under way is not enough: Redis may have answered it before a change.
         """
@@ -90,7 +90,7 @@ class PageCache:
 
     async def _fill(self, generation: bytes, render: Callable[[], Awaitable[bytes]]) -> bytes:
         key = _PAGE + generation
-        # Another process may have stored the page. Its time to live then tells its age.
+        # Another process may have stored the page. Its time to live then gives its age.
         stored = await self._redis_breaker.call(lambda: self._redis.get(key))
         ttl = await self._redis_breaker.call(lambda: self._redis.pttl(key)) if stored else None
         if stored and ttl and ttl > 0:

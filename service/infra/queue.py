@@ -17,9 +17,9 @@ from service.infra.circuit_breaker import CircuitBreaker
 from service.settings import Settings
 
 QUEUE = "commerce:jobs"
-# Longer than other calls to Redis: nobody waits for a wake-up, and a busy event loop reads the answer late.
+# Longer than other calls to Redis: nobody waits for this one, and a busy event loop reads the answer late.
 CALL_SECONDS = 2.0
-# Further wake-ups are left to the sweep.
+# Wake-ups that may wait to be sent; further ones are left to the sweep.
 MAX_WAITING = 10_000
 # How long a job that no worker runs stays in Redis.
 _TTL = timedelta(days=1)
@@ -27,8 +27,8 @@ _TTL = timedelta(days=1)
 
 def open_redis(settings: Settings) -> ArqRedis:
     """A client that connects at its first use, returns bytes, and stores jobs as JSON instead of pickles."""
-    # A pool that makes callers wait. The other kind raises an error when all connections are busy, which would look as
-    # if Redis were lost.
+    # A pool that makes callers wait. The default pool raises an error when all connections are busy, which would look
+    # like a Redis that is down.
     pool: ConnectionPool = BlockingConnectionPool.from_url(
         settings.redis_url,
         max_connections=64,
@@ -76,7 +76,7 @@ class Queue:
         self._add("settle_refunds", order_id)
 
     async def close(self) -> None:
-        """Return when every job was sent or given up."""
+        """Wait until every job has been sent or given up."""
         if self._sending is not None:
             await self._sending
 

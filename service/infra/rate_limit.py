@@ -24,7 +24,7 @@ class LocalCounts:
         self._windows: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
 
     def count(self, client: bytes) -> tuple[int, int]:
-        """Count a request; the number of requests in the client's window, and the seconds until it ends."""
+        """Count a request. Returns the requests in the client's window, and the seconds until it ends."""
         now = time.monotonic()
         while self._windows:
             oldest = next(iter(self._windows))
@@ -37,7 +37,7 @@ class LocalCounts:
 
 
 async def count(redis: Redis, redis_breaker: CircuitBreaker, client: bytes) -> tuple[int, int] | None:
-    """The same for all processes together; None without Redis."""
+    """`LocalCounts.count` for all processes together; None without Redis."""
 
     async def increment() -> tuple[int, int]:
         async with redis.pipeline(transaction=True) as pipe:

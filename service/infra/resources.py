@@ -35,20 +35,20 @@ async def open_resources(
 ) -> AsyncIterator[Resources]:
     """Open the resources, and close them at the end; `name` is shown in `pg_stat_activity`.
 
-    No server is asked before its first use.
+    Connections are opened at their first use.
     """
     async with AsyncExitStack() as stack:
         redis = open_redis(settings)
         stack.push_async_callback(redis.aclose, close_connection_pool=True)
-        # The page cache asks Redis at nearly every request. A connection of its own saves it the check that the pool
-        # makes before each use, which takes two turns of the event loop.
+        # The page cache asks Redis at nearly every request. With a connection of its own it avoids the pool's check
+        # before each use, which takes two iterations of the event loop.
         cache_redis = redis.client()
         stack.push_async_callback(cache_redis.aclose)
         stripe = Stripe(settings)
         stack.push_async_callback(stripe.close)
         pool = db.Pool(settings, name, statement_seconds)
         stack.push_async_callback(pool.aclose)
-        # A third of the connections keeps one lock busy: while one transaction commits, the next one already waits.
+        # A third of the connections suffices for one lock: while one transaction commits, the next one already waits.
         checkout_limiter = KeyedLimiter(max(1, settings.db_pool_size // 3))
         breaker = CircuitBreaker(redis.connection_pool)
         queue = Queue(redis, breaker)

@@ -1,4 +1,4 @@
-"""SQL statements in a form that a DBA can load into psql: all of them, or those that a change touched."""
+"""SQL statements in a form that a DBA can load into psql: all of them, or those that changed."""
 
 import subprocess
 from collections.abc import Iterator

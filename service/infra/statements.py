@@ -30,9 +30,9 @@ class Statement(Generic[Row]):
     """
 
     def __init__(self, name: str, row: type[Row] | None = None) -> None:
-        """Load `sql/<name>.sql`, and put its name behind the first word.
+        """Load `sql/<name>.sql`, and insert its name after the first word.
 
-        A comment before the first word is missing in pg_stat_statements since PostgreSQL 18.
+        Since PostgreSQL 18, pg_stat_statements omits a comment before the first word.
         """
         self.name = name
         self.row: Any = row
@@ -43,7 +43,7 @@ class Statement(Generic[Row]):
         self.sql = f"{verb} /*action='{name}'*/{body.removeprefix(verb)}"
 
     def arguments(self, values: dict[str, Any]) -> list[Any]:
-        """The values in the order of their positions; TypeError where the names are not exactly the parameters'."""
+        """The values in the order of their positions. Raises TypeError if the names are not the parameters'."""
         try:
             if len(values) == len(self.parameters):
                 return [values[name] for name in self.parameters]

@@ -22,7 +22,7 @@ from service.settings import Settings
 SIGNATURE_TOLERANCE = 300
 # The allowed difference between Stripe's clock and ours, for searches by time of creation.
 CLOCK_SKEW_SECONDS = 300
-# Stripe allows 100 reads a second with a live key. A job that lists uses a tenth of them.
+# Stripe allows 100 reads per second with a live key. A job that lists uses a tenth of them.
 _SECONDS_BETWEEN_PAGES = 0.1
 # Characters of JSON that PostgreSQL cannot store.
 _NOT_STORABLE = re.compile("[\0\ud800-\udfff]")
@@ -160,7 +160,7 @@ class Stripe:
         """Needs a running event loop. Call `close` at the end."""
         tls = ssl.create_default_context(cafile=stripe.ca_bundle_path)
         self._timeout = settings.stripe_timeout_seconds
-        # Half of the requests that the API handles at a time: when Stripe hangs, the other half goes on.
+        # Half of the requests that the API handles at a time, so that a Stripe that hangs cannot occupy all of them.
         self._free = limit = max(1, settings.max_in_flight // 2)
         self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=limit, ssl=tls))
         self._client = stripe.StripeClient(
@@ -177,7 +177,7 @@ class Stripe:
     async def create_session(
         self, parameters: dict[str, Any], idempotency_key: str, *, order_id: UUID | str | None = None
     ) -> Session:
-        """Create a session. If this key created one before, the result is that one as it was then."""
+        """Create a session. If this key has created one before, the result is that session as it was then."""
 
         def read(data: Mapping[str, Any]) -> Session:
             session = Session.read(data)
@@ -190,11 +190,11 @@ class Stripe:
         return await self._call("post", "checkout/sessions", read, order_id, **parameters)
 
     async def retrieve_session(self, session_id: str, *, order_id: UUID | str | None = None) -> Session:
-        """The present state of a session."""
+        """The current state of a session."""
         return await self._call("get", f"checkout/sessions/{_quoted(session_id)}", Session.read, order_id)
 
     async def expire_session(self, session_id: str, *, order_id: UUID | str | None = None) -> Session:
-        """Expire an open session. If it is not open, the result is its present state."""
+        """Expire an open session. If it is not open, the result is its current state."""
         path = f"checkout/sessions/{_quoted(session_id)}/expire"
         with _failure_logged("post", path, order_id):
             try:
@@ -210,7 +210,7 @@ class Stripe:
     ) -> AsyncIterator[Session]:
         """All sessions with an order id that were created at or after a Unix time, newest first.
 
-        Sessions of other applications on the same account are skipped unread, because their form is not ours.
+        Sessions of other applications on the same account are skipped unread, because their form may differ.
         """
         parameters: dict[str, Any] = {"limit": 100, "created": {"gte": created}, **filters}
         async for session in self._pages("checkout/sessions", _session_of_ours, order_id, **parameters):
@@ -236,14 +236,14 @@ class Stripe:
         return await self._call("post", "refunds", _refund, order_id, **parameters)
 
     async def refunds_of(self, payment_intent: str, *, order_id: UUID | str | None = None) -> list[Refund]:
-        """All refunds of a payment, newest first, with those made in Stripe's dashboard."""
+        """All refunds of a payment, newest first, including those made in Stripe's dashboard."""
         parameters: dict[str, Any] = {"limit": 100, "payment_intent": payment_intent}
         return [refund async for refund in self._pages("refunds", _refund, order_id, **parameters)]
 
     async def retrieve_payment_intent(
         self, payment_intent: str, *, order_id: UUID | str | None = None
     ) -> PaymentIntent:
-        """The present state of a payment intent."""
+        """The current state of a payment intent."""
 
         def read(data: Mapping[str, Any]) -> PaymentIntent:
             try:
@@ -273,7 +273,7 @@ class Stripe:
         while True:
             items, after = await self._call("get", path, _page, order_id, **parameters)
             for item in items:
-                # One by one, so that an unreadable item does not cost us the items before it.
+                # One by one, so that the items before an unreadable one are still used.
                 with _failure_logged("get", path, order_id):
                     if not isinstance(item, dict):
                         raise StripeUnknown("not an object")
@@ -354,7 +354,7 @@ def _error_code(reply: object) -> str | None:
 
 
 def _loggable(value: object) -> str | None:
-    """A code or an id. None for anything else, which must not get into a log."""
+    """`value` if it is a code or an id; None for anything else, which must not get into a log."""
     return value if isinstance(value, str) and _LOGGABLE.fullmatch(value) else None
 
 

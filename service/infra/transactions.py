@@ -17,7 +17,7 @@ T = TypeVar("T")
 ATTEMPTS = 3
 # Time for a server to notice that a client is gone.
 RECONNECT_SECONDS = 0.1
-OUTCOME_UNKNOWN = "The connection was lost during this change; look whether it was made before you try again."
+OUTCOME_UNKNOWN = "The connection was lost during this change. Check whether it was made before you try again."
 
 # Errors that a retry fixes: conflicts with another transaction, a cached plan that a migration invalidated, and a
 # demoted server. Nothing was written there, and a new connection finds the new primary.

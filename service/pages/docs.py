@@ -1,4 +1,4 @@
-"""The OpenAPI document, and Swagger UI, which shows it, with files of our own: it works without internet."""
+"""The OpenAPI document, and Swagger UI, which shows it. We serve all of its files: it works without internet."""
 
 import re
 from importlib.resources import files
@@ -15,7 +15,7 @@ from service.pages.layout import hash_source
 
 
 def serve(app: FastAPI) -> None:
-    """Add /openapi.json and /docs; to be called behind all routes that they describe."""
+    """Add /openapi.json and /docs; call this after all other routes were added."""
     document = openapi.describe(app)
     static = StaticFiles(directory=str(files("fastapi_swagger") / "resources"))
     names = script_file, style_file, icon_file = "swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png"
@@ -32,7 +32,7 @@ def serve(app: FastAPI) -> None:
         swagger_js_url=f"/docs/static/{script_file}",
         swagger_css_url=f"/docs/static/{style_file}",
         swagger_favicon_url=f"/docs/static/{icon_file}",
-        # Otherwise Swagger UI sends the document to its makers' validator.
+        # Otherwise Swagger UI sends the document to a validator on another host.
         swagger_ui_parameters={"validatorUrl": None},
     ).body
     (script,) = re.findall(rb"<script>(.*?)</script>", bytes(page), re.DOTALL)

@@ -28,7 +28,7 @@ _POLICY = f"{NO_SOURCES}; style-src {hash_source(_STYLE.encode())}"
 
 
 def page(title: str, body: str, *, refresh_seconds: int | None = None) -> HTMLResponse:
-    """A page; `title` and `body` are HTML already."""
+    """A page. `title` and `body` are HTML: callers escape text."""
     refresh = f'<meta http-equiv="refresh" content="{refresh_seconds}">' if refresh_seconds else ""
     return HTMLResponse(
         f'<!doctype html><html lang="en"><head><meta charset="utf-8">{refresh}'

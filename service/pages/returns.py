@@ -19,7 +19,7 @@ router = APIRouter()
 
 
 class ReturnQuery(BaseModel):
-    """What Stripe sends the customer back with; any form is accepted, and unknown parameters are ignored."""
+    """What Stripe sends the customer back with; any text is accepted, and unknown parameters are ignored."""
 
     order_id: str = ""
     session_id: str = ""
@@ -27,13 +27,13 @@ class ReturnQuery(BaseModel):
 
 @router.get("/payments/success", response_class=HTMLResponse)
 async def payment_success(query: Annotated[ReturnQuery, Query()], resources: ResourcesDep) -> Response:
-    """The page after a payment; it shows the order's true state."""
+    """The page after a payment. It shows the order's actual state."""
     return await _page(resources, query.order_id, "Thank you")
 
 
 @router.get("/payments/cancel", response_class=HTMLResponse)
 async def payment_cancel(query: Annotated[ReturnQuery, Query()], resources: ResourcesDep) -> Response:
-    """The page after leaving the payment; it shows the order's true state."""
+    """The page after leaving the payment. It shows the order's actual state."""
     return await _page(resources, query.order_id, "Payment not completed")
 
 
@@ -61,9 +61,9 @@ async def _page(resources: Resources, order_id: str, neutral_title: str) -> Resp
 def _state(order: Order) -> tuple[str, str, bool]:
     """The page's title, its sentence, and whether the page reloads."""
     if order.payment.status == "REFUNDED":
-        return "Your payment was refunded", "The whole amount is on its way back to you.", False
+        return "Your payment was refunded", "The full amount is on its way back to you.", False
     if order.payment.status == "REFUND_PENDING":
-        return "Your payment is being refunded", "The whole amount goes back to you.", False
+        return "Your payment is being refunded", "You will get back the full amount.", False
     if order.status in ("PAID", "FULFILLED"):
         return "Thank you, your order is paid", "We have your payment and are taking care of the rest.", False
     if order.status == "CANCELLED":

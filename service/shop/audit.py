@@ -19,7 +19,7 @@ RULES = [Many(name, Violation) for name in files("audit")]
 
 
 async def audit(pool: Pool) -> dict[str, list[Violation]]:
-    """Each rule's violations by its name, up to 1000 a rule; their numbers are exported as gauges.
+    """The violations by rule, at most 1000 for each. Their numbers are exported as gauges.
 
     Raises FileNotFoundError without rules, since an audit that checks nothing must not pass.
     """

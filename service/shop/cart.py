@@ -1,4 +1,4 @@
-"""Carts: lines of products in one currency. An open cart has today's prices, a checked-out one those of its order."""
+"""Carts: lines of products in one currency. An open cart shows today's prices, a checked-out one its order's."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -108,7 +108,7 @@ async def read(reader: Connection, cart_id: UUID) -> Cart:
 async def add_item(
     resources: Resources, key: IdempotencyKey | None, cart_id: UUID, *, product_id: int, quantity: int
 ) -> StoredResponse:
-    """200 with the Cart after `quantity` more units of the product."""
+    """200 with the Cart, after `quantity` units of the product were added."""
 
     async def add(tx: Connection) -> Cart:
         await _lock_for_product(tx, cart_id, product_id)
@@ -120,7 +120,7 @@ async def add_item(
 
 
 async def set_item(resources: Resources, cart_id: UUID, *, product_id: int, quantity: int) -> StoredResponse:
-    """200 with the Cart, its line set to `quantity` units."""
+    """200 with the Cart, after the product's line was set to `quantity` units."""
 
     async def set_line(tx: Connection) -> Cart:
         await _lock_for_product(tx, cart_id, product_id)
@@ -132,7 +132,7 @@ async def set_item(resources: Resources, cart_id: UUID, *, product_id: int, quan
 
 
 async def remove_item(resources: Resources, cart_id: UUID, product_id: int) -> StoredResponse:
-    """200 with the Cart without a line for the product, whether there was one or not."""
+    """200 with the Cart, after the product's line was removed if there was one."""
 
     async def remove(tx: Connection) -> Cart:
         if await OPEN_CART.one_or_none(tx, cart_id=cart_id) is None:
@@ -155,7 +155,7 @@ async def _read_within_limit(tx: Connection, cart_id: UUID) -> Cart:
     """The locked cart; raises `invalid` when the new line made it too long."""
     cart = await read(tx, cart_id)
     if len(cart.items) > MAX_LINES:
-        raise invalid("/product_id", f"a cart holds at most {MAX_LINES} lines")
+        raise invalid("/product_id", f"a cart may have at most {MAX_LINES} lines")
     return cart
 
 
@@ -173,11 +173,11 @@ async def _explain_refusal(tx: Connection, cart_id: UUID, product_id: int) -> Sh
     if state.cart_currency is not None and state.cart_currency != state.product_currency:
         return ShopError(
             "currency_mismatch",
-            "All lines of a cart are in one currency.",
+            "All lines of a cart must be in one currency.",
             cart_currency=state.cart_currency,
             product_currency=state.product_currency,
         )
-    # The reason for the refusal has disappeared since.
+    # The reason no longer applies.
     return ShopError("busy", "The cart is being changed by another request; try again.")
 
 

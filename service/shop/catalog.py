@@ -95,7 +95,7 @@ DELETE_CATEGORY = statement("catalog/delete_category", int)
 FIND_CATEGORY = statement("catalog/find_category", int)
 CREATE_PRODUCT = statement("catalog/create_product", Product)
 GET_PRODUCT = statement("catalog/get_product", Product)
-# These two return a Page of ListedProducts as JSON.
+# These two return a ProductPage as JSON.
 LIST_PRODUCTS = statement("catalog/list_products", str)
 LIST_CATEGORY_PRODUCTS = statement("catalog/list_category_products", str)
 UPDATE_PRODUCT = statement("catalog/update_product", Product)
@@ -106,7 +106,7 @@ MOVE_STOCK = statement("catalog/move_stock", Product)
 def slug_of(name: str) -> str:
     """`Café & Bar` -> `cafe-bar`; letters of other scripts stay. Empty for a name without letters and digits."""
     plain = "".join(c for c in unicodedata.normalize("NFKD", name) if not unicodedata.combining(c))
-    # casefold() turns Cherokee letters into capitals, so the result is lowered once more.
+    # casefold() turns Cherokee letters into capitals, hence lower().
     folded = unicodedata.normalize("NFC", plain).casefold().lower()
     return re.sub(r"[\W_]+", "-", folded).strip("-")[:200].strip("-")
 
@@ -117,7 +117,7 @@ async def create_category(
     """201 with the new Category; `slug_taken` when another category has the slug."""
     slug_or_default = slug or slug_of(name)
     if not slug_or_default:
-        raise invalid("/slug", "is required, because none can be made from this name")
+        raise invalid("/slug", "is required, because no slug can be made from this name")
     return await run_once(
         resources.pool,
         key,
@@ -128,7 +128,7 @@ async def create_category(
 
 
 async def list_categories(resources: Resources, *, after_id: int, limit: int) -> CategoryPage:
-    """Categories by id."""
+    """A keyset page of the categories, by id."""
     async with connection(resources.pool) as reader:
         categories = await LIST_CATEGORIES.all(reader, after_id=after_id, limit=limit + 1)
     return CategoryPage(categories[:limit], categories[limit - 1].id if len(categories) > limit else None)
@@ -258,7 +258,7 @@ async def _explain_refused_update(tx: Connection, product_id: int, *, version: i
 
 
 def _precondition_failed(current: Product) -> ShopError:
-    return ShopError("precondition_failed", "The product was edited since.", version=current.version)
+    return ShopError("precondition_failed", "The product has been edited since that version.", version=current.version)
 
 
 async def deactivate_product(resources: Resources, product_id: int) -> None:
@@ -285,7 +285,7 @@ async def move_stock(
             if current is None:
                 raise not_found("product")
             if delta > 0:
-                raise invalid("/delta", "stock goes up to 1,000,000,000 units")
+                raise invalid("/delta", "stock may be at most 1,000,000,000 units")
             short = {"product_id": product_id, "requested": -delta, "available": current.stock}
             raise ShopError("insufficient_stock", "There are not enough units in stock.", items=[short])
         # The stock fell to zero, or rose from it.

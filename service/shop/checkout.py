@@ -1,6 +1,6 @@
 """Checkout in three steps: reserve the stock in a transaction, create the payment session at Stripe, attach it.
 
-No transaction is open and no connection is held while Stripe is asked. A later request, or the sweep, continues a
+No transaction is open and no connection is in use while Stripe is asked. A later request, or the sweep, continues a
 checkout that stopped between two steps.
 """
 
@@ -32,7 +32,7 @@ ATTEMPTS = 3
 
 @dataclass(slots=True)
 class Reservation:
-    """What a checkout wants to reserve. `client` is the digest whose pending orders are limited, or None."""
+    """A request to reserve a cart's units. `client` is the digest of the client to limit, or None for no limit."""
 
     key: IdempotencyKey | None
     cart_id: UUID
@@ -42,7 +42,7 @@ class Reservation:
 
 @dataclass(slots=True)
 class Reserved:
-    """The stock is reserved for a new order; the session to create, and whether a product is sold out now."""
+    """A new order with its stock reserved: the session to create, and whether a product is now sold out."""
 
     attempt: int
     session_parameters: dict[str, Any]
@@ -71,7 +71,7 @@ class NotReserved(Exception):
 
 
 class Contended(Exception):
-    """Others queue for one of the products. An exception, to release the cart and the connection before queueing."""
+    """Others wait for one of the products. An exception, to release the cart and the connection before we wait too."""
 
 
 @dataclass(slots=True)
@@ -158,7 +158,7 @@ async def checkout(
                 return await ensure_session(resources, key, order_id, claim, new=True)
             case ExistingOrder(existing_id):
                 if existing_id == order_id:
-                    # An attempt of ours reserved it, and its COMMIT got no answer. The claim is ours too: release it.
+                    # Our earlier attempt reserved it, but its COMMIT got no answer. The claim is ours too: release it.
                     await payment_session.release_claim(resources, order_id)
                 if response := await resume_checkout(resources, key, existing_id):
                     return response
@@ -200,8 +200,8 @@ async def reserve(
 ) -> Outcome:
     """Close the cart, take the stock, write the order.
 
-    Raises NotReserved when the cart's lines, total or currency forbid it. Raises Contended when `try_add`, of the
-    queues that the caller has passed, finds no free slot for one of the products.
+    `try_add` takes more slots of the limiter that the caller has entered. Raises Contended when it finds no free slot
+    for one of the products, and NotReserved when the cart's lines, total or currency forbid the order.
     """
     key, cart_id, client = reservation.key, reservation.cart_id, reservation.client
     if replay := await idempotency.find_stored_response(tx, key):
@@ -243,7 +243,7 @@ async def enforce_pending_limit(tx: Connection, client: bytes, limit: int) -> No
 
 
 async def explain_refusal(resources: Resources, reservation: Reservation) -> ShopError | None:
-    """Why a cart could not be reserved, read without locks; None when the reason has gone."""
+    """Why a cart could not be reserved, read without locks; None when the reason no longer applies."""
     async with connection(resources.pool) as reader:
         lines = await EXPLAIN_REFUSAL.all(reader, cart_id=reservation.cart_id)
     if not lines:
@@ -278,7 +278,7 @@ async def explain_refusal(resources: Resources, reservation: Reservation) -> Sho
 
 
 async def resume_checkout(resources: Resources, key: IdempotencyKey | None, order_id: UUID) -> StoredResponse | None:
-    """Continue the checkout of a cart that has a live order; None when that was cancelled since."""
+    """Continue the checkout of a cart that has a live order; None when the order has been cancelled since."""
     async with connection(resources.pool) as reader:
         order = await orders.read(reader, order_id)
     if order.stripe_session_id is None and order.status == "PENDING_PAYMENT":
@@ -325,7 +325,7 @@ async def ensure_session(
         autocommit=key is None,
     )
     if response is None:
-        # The order was cancelled since, so the session must not be paid.
+        # The order has been cancelled, so the session must not be paid.
         await payment_session.close(resources, order_id, session.id)
         raise payment_session.in_progress()
     await resources.queue.expire_cart_later(order_id, timedelta(seconds=resources.settings.hold_seconds))
@@ -335,7 +335,7 @@ async def ensure_session(
 async def attach_session(
     tx: Connection, key: IdempotencyKey | None, order_id: UUID, session: Session, *, status: int
 ) -> StoredResponse | None:
-    """Attach an open session to its pending order; the response, or `read_response` if the order moved on."""
+    """Attach an open session to its pending order, and return the response; `read_response` if it is not pending."""
     attached = await payment_session.attach(tx, order_id, session)
     if attached is None:
         return await read_response(tx, key, order_id, status=status)
@@ -371,7 +371,7 @@ async def read_response(
 
 
 async def store_response(tx: Connection, key: IdempotencyKey | None, status: int, body: Checkout) -> StoredResponse:
-    """The response with this body, stored with the key and its order."""
+    """Make the response with this body, and store it with the key and its order."""
     response = StoredResponse(status, encode(body), f"/orders/{body.order_id}")
     await idempotency.store_response(tx, key, response, body.order_id)
     return response

@@ -1,4 +1,4 @@
-"""The end of unpaid orders: the hold ends, or the customer cancels. Stripe is asked before an order is cancelled."""
+"""Ending unpaid orders, when the hold ends or the customer cancels. Stripe is asked before an order is cancelled."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -53,7 +53,7 @@ async def cancel_closed(resources: Resources, closed: Mapping[UUID, str]) -> Non
 
 
 async def cancel(resources: Resources, key: IdempotencyKey | None, order_id: UUID) -> StoredResponse:
-    """Cancel a pending order for its customer; 200 with the Order, also when it is cancelled already.
+    """Cancel a pending order for its customer; 200 with the Order, even if it was cancelled before.
 
     Raises `order_not_cancellable` for an order that is paid or being paid, and what `expire` raises.
     """
@@ -95,7 +95,7 @@ async def _end(resources: Resources, order: OrderRow) -> None:
         await payment_session.release_claim(resources, order.id)
         raise
     if outcome == "mismatch":
-        # The payment is not what the order asked for, so the order is unpaid and its units are free.
+        # This payment does not pay the order, so the order is unpaid and its units are released.
         await _cancel_unchanged(resources, order, settlement.MISMATCH)
 
 
@@ -118,7 +118,7 @@ async def _cancel_unchanged(resources: Resources, order: OrderRow, note: str | N
 
 
 async def _recheck(resources: Resources, order: OrderRow) -> None:
-    """Ask Stripe for a payment that takes days, in case the event about its end was lost."""
+    """Ask Stripe about a payment that takes days, in case the event about its end was lost."""
     assert order.stripe_session_id is not None
     try:
         session, failed = await settlement.fetch_session(resources, order.stripe_session_id, order.id)

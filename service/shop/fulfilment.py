@@ -1,4 +1,4 @@
-"""The step after a payment: the order is fulfilled."""
+"""Fulfilling an order after its payment."""
 
 from uuid import UUID
 
@@ -13,7 +13,7 @@ MARK_FULFILLED = statement("fulfilment/mark_fulfilled", UUID)
 
 
 async def fulfil(resources: Resources, order_id: UUID) -> None:
-    """PAID -> FULFILLED. Does nothing in another status, or while the whole payment is or may be refunded."""
+    """PAID -> FULFILLED. Does nothing in another status, or if the full payment is refunded or may be."""
     await transitions.run_transition(resources, lambda tx, after: _fulfil(tx, after, order_id))
 
 

@@ -17,7 +17,7 @@ from service.infra.transactions import run_transaction
 
 @dataclass(slots=True)
 class StoredKey:
-    """A key already used. Without a status, its request has not been answered yet."""
+    """A key that was used before. Its status is null until its request was answered."""
 
     request_digest: bytes
     status: int | None
@@ -55,14 +55,14 @@ class StoredResponse:
 
 
 async def find_stored_response(tx: Connection, key: IdempotencyKey | None) -> StoredResponse | None:
-    """Lock the key until this transaction ends; the response stored for it, if any.
+    """Lock the key until this transaction ends, and return the response stored for it, if any.
 
     Raises `idempotency_key_in_use` while another request has it locked, `idempotency_key_reused` for another body.
     """
     if key is None:
         return None
     if not await LOCK_KEY.one(tx, advisory_key=int.from_bytes(key.id[:8], "big", signed=True)):
-        raise ShopError("idempotency_key_in_use", "The first request with this Idempotency-Key has not ended.")
+        raise ShopError("idempotency_key_in_use", "The first request with this key is still being processed.")
     stored = await FIND_KEY.one_or_none(tx, key_id=key.id)
     if stored is None:
         return None
@@ -76,7 +76,7 @@ async def find_stored_response(tx: Connection, key: IdempotencyKey | None) -> St
 async def store_response(
     tx: Connection, key: IdempotencyKey | None, response: StoredResponse | None, order_id: UUID | None = None
 ) -> None:
-    """Store the key with its response. A checkout that has only reserved yet stores its order without a response."""
+    """Store the key with its response. A checkout without a payment session yet stores its order and no response."""
     if key is None:
         return
     await STORE_KEY.run(
@@ -99,10 +99,10 @@ async def run_once(
     location: Callable[[Any], str] | None = None,
     autocommit: bool = False,
 ) -> StoredResponse:
-    """`work(tx)` in a transaction of its own, its result as JSON; or the response stored for the key.
+    """Run `work(tx)` in a transaction of its own; its result as JSON, or the response stored for the key.
 
-    After a COMMIT without an answer, the key tells whether it took effect; without a key that stays unknown.
-    `autocommit` is `run_transaction`'s, and is ignored with a key, since storing that is a second statement.
+    After a COMMIT without an answer, the key shows whether it took effect. Without a key, this stays unknown.
+    `autocommit` is for `run_transaction`. With a key it is ignored, because the key is stored by a second statement.
     """
 
     async def attempt(tx: Connection) -> StoredResponse:

@@ -1,4 +1,4 @@
-"""The currencies that the shop sells in, and money in a form for people."""
+"""The currencies that the shop sells in, and amounts as text."""
 
 from typing import Annotated
 
@@ -33,7 +33,7 @@ TOTAL_MINOR = range(50, 99_999_999 + 1)
 
 
 def readable(amount_minor: int, currency: str) -> str:
-    """For example `12.50 EUR`."""
+    """An amount as text, for example `12.50 EUR`."""
     exponent = EXPONENTS[currency]
     whole, rest = divmod(amount_minor, 10**exponent)
     return f"{whole}.{rest:0{exponent}d} {currency}" if exponent else f"{whole} {currency}"

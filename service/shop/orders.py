@@ -1,4 +1,4 @@
-"""Orders as they are read: one, a page of them, the history of one."""
+"""Reading orders: one order, a page of orders, and the history of an order."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ PaymentStatus = Literal["INITIATED", "PROCESSING", "SUCCEEDED", "FAILED", "EXPIR
 class OrderRow:
     """An order beside its payment.
 
-    `hold_expired` once the time to pay is over. `stripe_deadline_passed` ten minutes after the payment session's end:
-    from then on the order is cancelled even if Stripe does not answer.
+    `hold_expired` is true once the time to pay is over, `stripe_deadline_passed` from ten minutes after the payment
+    session's end. From then on the order is cancelled even if Stripe does not answer.
     """
 
     id: UUID

@@ -86,7 +86,7 @@ async def claim_session(resources: Resources, order_id: UUID) -> Claim | None:
 
 
 async def release_claim(resources: Resources, order_id: UUID) -> None:
-    """End the claim early, so that the next request does not have to wait for its end."""
+    """End the claim early, so that the next request need not wait for its end."""
     async with connection(resources.pool) as writer:
         await RELEASE_CLAIM.run(writer, order_id=order_id)
 
@@ -97,11 +97,11 @@ async def create(resources: Resources, order_id: UUID, claim: Claim) -> Session:
 
 
 async def resume(resources: Resources, order_id: UUID, claim: Claim) -> Session | None:
-    """The current state of the session that an earlier call may have created; None when there provably is none.
+    """The current state of the session that an earlier call may have created; None if there provably is none.
 
     Stripe may replay an old answer, so the session is retrieved after it. Stripe replays a stored failure too; then
-    the session does not exist unless Stripe's list has it. A refusal of `expires_at` proves the same: the session was
-    never created. Raises StripeRefused or StripeUnknown.
+    the session does not exist unless Stripe's list has it. A refusal of `expires_at` also proves that the
+    session was never created. Raises StripeRefused or StripeUnknown.
     """
     try:
         session = await create(resources, order_id, claim)
@@ -175,10 +175,10 @@ def in_progress() -> ShopError:
 
 
 def payment_unavailable(failed: StripeFailed) -> ShopError:
-    """The 503, one of NO_ANSWER, while Stripe does not tell the state of the payment."""
+    """The 503, one of NO_ANSWER, while Stripe does not report the state of the payment."""
     if failed.status in (401, 403):
         return ShopError("payment_misconfigured", "Stripe refuses our API key; try again once it is corrected.")
-    return ShopError("payment_unavailable", "Stripe does not answer; trying again continues from here.")
+    return ShopError("payment_unavailable", "Stripe does not answer; try again to continue.")
 
 
 def _key(order_id: UUID, claim: Claim) -> str:

@@ -40,10 +40,10 @@ FIND_MISSED_EVENTS = statement("reconcile/find_missed_events", str)
 
 
 async def reconcile(resources: Resources) -> int:
-    """Read Stripe's lists; the number of sessions that were settled.
+    """Read Stripe's lists, and return the number of sessions that were settled.
 
-    Events come first: they may report the refund of a payment that the sessions only then reveal, and an order with
-    an unhandled refund is not fulfilled. Raises StripeUnknown or StripeRefused; the next run starts again.
+    Events come first, because they may report the refund of a payment that only the list of sessions shows. An order
+    with an unhandled refund is not fulfilled. Raises StripeUnknown or StripeRefused; the next run starts again.
     """
     try:
         await fetch_events(resources)
@@ -54,7 +54,7 @@ async def reconcile(resources: Resources) -> int:
 
 
 async def settle_sessions(resources: Resources) -> int:
-    """Settle every session of the last hours that has ended at Stripe but not here; how many there were."""
+    """Settle every session of the last hours that has ended at Stripe but not here. Returns their number."""
     cause.set("job reconcile")
     since = int(time.time()) - resources.settings.session_seconds - OVERLAP_SECONDS
     settled = 0
@@ -89,7 +89,7 @@ async def _settle(resources: Resources, page: dict[UUID, Session]) -> int:
 
 
 async def fetch_events(resources: Resources) -> int:
-    """Store every event that Stripe has created since the last run and that was not received; how many there were.
+    """Store every event that Stripe has created since the last run and that was not received. Returns their number.
 
     Events report what the sessions of the last hours do not: payments that took days, and refunds made in the
     dashboard. The sweep applies them. Stripe lists events for 30 days, so all workers may be down that long.

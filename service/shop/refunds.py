@@ -1,6 +1,6 @@
 """Refunds: decided by staff or by the shop, or made in Stripe's dashboard and recorded here.
 
-A refund is a row before Stripe is asked for it. `settle` takes the rows to Stripe and records Stripe's list.
+A refund is stored as a row before Stripe is asked for it. `settle` takes the rows to Stripe and records Stripe's list.
 `_balance` then derives the status of the payment and of its order.
 """
 
@@ -54,7 +54,7 @@ class UnmatchedPayment:
 
 @dataclass(slots=True)
 class StripeState:
-    """What Stripe says of an order's refunds: those it lists, beside their payment intents, and those it refused.
+    """Stripe's state of an order's refunds: those it lists, each with its payment intent, and those it refused.
 
     `unanswered` is the last error of a refund that may or may not have been made.
     """
@@ -109,9 +109,9 @@ async def request(tx: Connection, order_id: UUID, amount_minor: int | None, rest
     left = order.total_minor - refunded if order.payment_status == "SUCCEEDED" else 0
     amount = left if amount_minor is None else amount_minor
     if not 0 < amount <= left or order.stripe_payment_intent_id is None:
-        raise ShopError("order_not_refundable", "That much cannot be refunded.", refundable_minor=left)
+        raise ShopError("order_not_refundable", "This amount cannot be refunded.", refundable_minor=left)
     if restock and amount != left:
-        raise invalid("/restock", "only a refund of all that is left puts the units back")
+        raise invalid("/restock", "must be false unless all that is left is refunded")
     await ADD_REFUND.run(
         tx,
         refund_id=uuid4(),
@@ -130,7 +130,7 @@ async def request(tx: Connection, order_id: UUID, amount_minor: int | None, rest
 async def add_late_payment(
     tx: Connection, after: AfterCommit, order: LockedOrder, *, payment_intent: str, amount_minor: int
 ) -> bool:
-    """Decide to refund a payment that no live order stands for; False when that was decided before."""
+    """Decide to refund a payment that has no live order; False when that was decided before."""
     added = await ADD_REFUND.run(
         tx,
         refund_id=uuid4(),
@@ -172,7 +172,7 @@ async def settle(resources: Resources, order_id: UUID) -> None:
     intents = {row.stripe_payment_intent_id for row in rows} | {row.stripe_payment_intent_id for row in unmatched}
     if order.stripe_payment_intent_id is not None:
         intents.add(order.stripe_payment_intent_id)
-    # The list comes first: Stripe forgets an idempotency key after a day, but lists a refund for ever.
+    # The list comes first: Stripe forgets an idempotency key after a day, but lists a refund forever.
     state = StripeState(
         [
             (intent, listed)
@@ -207,7 +207,7 @@ async def _create_due(resources: Resources, order_id: UUID, rows: Sequence[Refun
                     state.unanswered = unknown
                     continue
                 # Stripe replayed a stored failure, but the failed call may have made the refund; so may another worker
-                # since our list. A newer list tells.
+                # since our list. A newer list shows it.
                 newer = await resources.stripe.refunds_of(intent, order_id=order_id)
                 if own := [(intent, listed) for listed in newer if listed.refund_id == str(row.id)]:
                     state.listed += own
@@ -260,7 +260,7 @@ async def _balance(tx: Connection, after: AfterCommit, order: LockedOrder) -> bo
         return decided
     await transitions.add_note(tx, order, f"payment {status}, {refunded} refunded")
     if status == "SUCCEEDED" and order.status == "PAID":
-        # Fulfilment waited for the refund of the whole payment, and that failed.
+        # Fulfilment waited for a refund of the full payment, which failed.
         after.add(lambda resources: resources.queue.post_payment_pipeline(order.id))
     if status != "REFUNDED":
         return decided
@@ -273,7 +273,7 @@ async def _balance(tx: Connection, after: AfterCommit, order: LockedOrder) -> bo
 
 
 async def _decide_owed(tx: Connection, order: LockedOrder, rows: Sequence[Refund]) -> bool:
-    """Decide a refund for every payment that no live order stands for, as far as none is made or pending.
+    """Decide a refund for every payment that has no live order, for the part not yet refunded or pending.
 
     True when one of these refunds can be made at once. A refund that follows a failed one waits.
     """
@@ -288,8 +288,8 @@ async def _decide_owed(tx: Connection, order: LockedOrder, rows: Sequence[Refund
         left = amount - sum(_refunded_and_pending(intent, rows))
         if left <= 0:
             continue
-        # A payment has at most one late-payment refund that stands (refunds_late_money_once), so the rest is `staff`.
-        stands = any(
+        # A payment may have one `late_money` refund that has not failed (refunds_late_money_once); others are `staff`.
+        has_late_refund = any(
             (row.stripe_payment_intent_id, row.cause) == (intent, "late_money") and row.status != "FAILED"
             for row in rows
         )
@@ -302,7 +302,7 @@ async def _decide_owed(tx: Connection, order: LockedOrder, rows: Sequence[Refund
             order_id=order.id,
             stripe_payment_intent_id=intent,
             amount_minor=left,
-            cause="staff" if stands else "late_money",
+            cause="staff" if has_late_refund else "late_money",
             restock=False,
             wait_seconds=wait_seconds,
         )
@@ -313,7 +313,7 @@ async def _decide_owed(tx: Connection, order: LockedOrder, rows: Sequence[Refund
 
 
 def _refunded_and_pending(intent: str | None, rows: Sequence[Refund]) -> tuple[int, int]:
-    """Of one payment, the amount that has been refunded, and the amount that is requested or pending."""
+    """For one payment: the amount that has been refunded, and the amount that is requested or pending."""
     own = [row for row in rows if row.stripe_payment_intent_id == intent]
     return (
         sum(row.amount_minor for row in own if row.status == "SUCCEEDED"),

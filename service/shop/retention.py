@@ -4,7 +4,7 @@ from service.infra.db import connection
 from service.infra.resources import Resources
 from service.infra.sql import statement
 
-# Rows a statement. Each statement is a transaction of its own, so that none holds many locks.
+# Rows per statement. Each statement is a transaction of its own, so that none holds many locks.
 BATCH = 100
 
 DELETE_KEYS = statement("retention/delete_keys")

@@ -1,4 +1,4 @@
-"""Settling an order: its rows are brought to what Stripe says of its payment session.
+"""Settling an order: updating its rows to the state of its payment session at Stripe.
 
 Webhooks, expiry, checkout, the recheck and reconcile all end here, so the same session always has the same effect.
 `apply_session` decides by the session alone, inside a transaction. `settle_session` may ask Stripe for more.
@@ -19,7 +19,7 @@ from service.infra.stripe import PaymentIntent, Session, StripeRefused, StripeUn
 from service.shop import payment_session, refunds, transitions
 from service.shop.transitions import AfterCommit, LockedOrder
 
-# A payment on its way may take days. The sweep asks for it at this interval, in case the event about its end is lost.
+# A bank transfer may take days. The sweep asks for it at this interval, in case the event about its end is lost.
 RECHECK_SECONDS = 600.0
 SESSION_EXPIRED = "payment session expired"
 MISMATCH = "Stripe has a payment of another amount or currency for it"
@@ -35,7 +35,7 @@ RECORD_LATE_PAYMENT = statement("settlement/record_late_payment", UUID)
 async def apply_session(
     tx: Connection, after: AfterCommit, order_id: UUID, session: Session, *, failed: bool = False
 ) -> str:
-    """Apply a session's state to its order; `failed` when the payment of a complete session failed for good.
+    """Apply a session's state to its order; `failed` when the payment of a complete session has permanently failed.
 
     Returns `applied`, `unchanged`, `order_not_found`, `late_money_refunded`, `paid_twice` or `mismatch`: the payment
     has another amount or currency, belongs to another order, or has no payment intent. `settle_session` handles that.
@@ -74,7 +74,7 @@ async def _apply_paid_session(tx: Connection, after: AfterCommit, order: LockedO
     if (session.amount_total, session.currency) != (order.total_minor, order.currency):
         return "mismatch"
     if order.captured and intent is not None:
-        # Two sessions of one order were paid. We never leave two open, but a captured payment is always accounted for.
+        # Two sessions of one order were paid. We never leave two open, but account for every captured payment.
         if await refunds.add_late_payment(tx, after, order, payment_intent=intent, amount_minor=order.total_minor):
             await transitions.add_note(tx, order, "paid a second time: the second payment is refunded")
         return "paid_twice"
@@ -85,7 +85,7 @@ async def _apply_paid_session(tx: Connection, after: AfterCommit, order: LockedO
 
 
 async def apply_late_payment(tx: Connection, after: AfterCommit, order: LockedOrder, session: Session) -> str:
-    """Apply the payment of a cancelled order: take its stock again if all of it is there, else refund the payment."""
+    """Apply the payment of a cancelled order: take its stock again if all units are there, else refund the payment."""
     hold_number = order.hold_number + 1
     if not await CART_HAS_LIVE_ORDER.one(tx, cart_id=order.cart_id):
         taken = await RETAKE_STOCK.all(tx, order_id=order.id, hold_number=hold_number)
@@ -197,7 +197,7 @@ async def _apply_unmatched(
 
 
 async def fetch_session(resources: Resources, stripe_session_id: str, order_id: UUID | None) -> tuple[Session, bool]:
-    """The session as Stripe has it now, and whether its payment has failed for good."""
+    """The session as Stripe has it now, and whether its payment has permanently failed."""
     session = await resources.stripe.retrieve_session(stripe_session_id, order_id=order_id)
     if session.status != "complete" or session.payment_status == "paid" or session.payment_intent is None:
         return session, False

@@ -1,4 +1,4 @@
-"""The periodic repair of due rows: whatever is overdue in the tables is finished, whichever process left it behind."""
+"""The periodic repair of due rows: it finishes what another process, or an outage, left half done."""
 
 import asyncio
 import logging
@@ -17,7 +17,7 @@ from service.infra.stripe import StripeRefused, StripeUnknown
 from service.shop import expiry, fulfilment, refunds, webhooks
 
 BATCH = 100
-# Repairs at a time. Each may wait for Stripe, and a slow Stripe must not occupy every connection.
+# How many repairs run at a time. Each may wait for Stripe, and a slow Stripe must not occupy every connection.
 CONCURRENCY = 8
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ CLAIM_UNMATCHED = statement("sweep/claim_unmatched", UUID)
 
 
 async def sweep(resources: Resources) -> int:
-    """Repair everything that is due now, batch by batch; the number of repairs."""
+    """Repair everything that is due now, batch by batch. Returns the number of repairs."""
     cause.set("job sweep")
     count = 0
     while True:

@@ -78,7 +78,7 @@ class AfterCommit:
         self._transitions: set[tuple[UUID, str]] = set()
 
     def count_transition(self, order_id: UUID, status: str) -> None:
-        """Count that an order got this status; once, also when the transaction is retried."""
+        """Count that an order got this status: once, even if the transaction is retried."""
         self._transitions.add((order_id, status))
 
     def add(self, action: Callable[[Resources], Awaitable[None]]) -> None:

@@ -56,8 +56,8 @@ EVENT_TYPES = (
 )
 
 
-# An escaped NUL, which jsonb refuses; behind an escaped backslash the same letters are harmless. Few bodies contain
-# the letters, and searching for them first takes a fiftieth of the time.
+# An escaped NUL, which jsonb refuses. After an escaped backslash the same letters are harmless. Few bodies contain the
+# letters at all, and the search for them takes a fiftieth of the time of the expression.
 NUL = rb"\u0000"
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
@@ -72,7 +72,7 @@ class EventOutcome:
 
 
 async def receive_webhook(resources: Resources, body: bytes, signature: str | None) -> str:
-    """Verify, store and apply one webhook in one transaction; its outcome, or `duplicate` if it came before.
+    """Verify, store and apply one webhook in one transaction. Returns its outcome, or `duplicate` for a repeated one.
 
     Raises `invalid_signature` or `malformed` before anything is stored. After any other error the event is not
     applied, and Stripe must send it again.
@@ -133,7 +133,7 @@ async def store_event(resources: Resources, payload: dict[str, Any]) -> None:
 
 
 async def apply_event(tx: Connection, after: AfterCommit, settings: Settings, payload: dict[str, Any]) -> EventOutcome:
-    """Apply an event by its body alone; its outcome. Applied again, an event changes nothing more."""
+    """Apply an event by its body alone, and return its outcome. Applying it again changes nothing."""
     kind, data = payload["type"], payload["data"]["object"]
     own_account = settings.stripe_account or None
     if any(payload.get(name) not in (None, own_account) for name in ("account", "context")):
@@ -166,9 +166,9 @@ async def apply_event(tx: Connection, after: AfterCommit, settings: Settings, pa
 
 
 async def process_stored_event(resources: Resources, event_id: str) -> str:
-    """Apply a stored event again, and ask Stripe where its body does not settle it; its outcome.
+    """Apply a stored event again, and ask Stripe where its body does not settle it. Returns its outcome.
 
-    Where Stripe is asked, its answer decides, not the body. Raises StripeUnknown or `payment_unavailable` without an
+    If Stripe is asked, its answer decides, not the body. Raises StripeUnknown or `payment_unavailable` without an
     answer, and 404 for an event that is not stored.
     """
     async with connection(resources.pool) as reader:

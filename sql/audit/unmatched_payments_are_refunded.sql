@@ -1,4 +1,4 @@
--- audit/unmatched_payments_are_refunded: every payment that matches no order is refunded whole.
+-- audit/unmatched_payments_are_refunded: every payment that matches no order is refunded in full.
 -- A payment is listed until Stripe shows its refunds as succeeded.
 --
 -- callers  service.shop.audit.audit

@@ -1,6 +1,6 @@
 -- catalog/list_category_products: a keyset page of the active products of one category.
--- A range of products_by_category instead of `category_id = $1`: with equality a plan may walk products_active, past
--- a million other products when the category has few. catalog/list_products explains the inner LIMIT.
+-- A range of products_by_category instead of `category_id = $1`. With equality a plan may walk products_active instead,
+-- past a million other products if the category has few. catalog/list_products explains the inner LIMIT.
 --
 -- callers  service.shop.catalog._read_page
 -- param    $1 category_id bigint

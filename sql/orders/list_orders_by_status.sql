@@ -1,6 +1,6 @@
 -- orders/list_orders_by_status: a keyset page of the orders in one status, newest first.
--- A range of orders_by_status instead of `status = $1`: with equality a plan may walk all orders by number, past
--- millions of others when the status is rare.
+-- A range of orders_by_status instead of `status = $1`. With equality a plan may walk all orders by number instead,
+-- past millions of others if the status is rare.
 --
 -- callers  service.shop.orders.list_orders
 -- param    $1 status text

@@ -1,4 +1,4 @@
--- refunds/add_unmatched: record a payment that matches no order, until it is refunded whole.
+-- refunds/add_unmatched: record a payment that matches no order, until it is refunded in full.
 --
 -- callers  service.shop.refunds.add_unmatched
 -- param    $1 stripe_payment_intent_id text

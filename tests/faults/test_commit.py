@@ -90,7 +90,7 @@ async def test_a_post_with_a_key_is_found_again_and_one_without_is_reported_as_u
             assert await database.fetchval(effects) == 1, path
         else:
             assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
-            assert "look whether it was" in answer.json()["detail"]
+            assert "Check whether it was" in answer.json()["detail"]
             assert await database.fetchval(effects) == (when == "after"), path
 
     await sweep.sweep(resources)

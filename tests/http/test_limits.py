@@ -168,9 +168,7 @@ async def redis_that_is(state: str, redis_url: str) -> AsyncIterator[str]:
 
 
 @pytest.mark.parametrize("state", ["well", "gone", "frozen", "slow"])
-async def test_of_many_requests_at_once_exactly_the_limit_passes(
-    settings: Settings, redis_url: str, state: str
-) -> None:
+async def test_exactly_the_limit_of_concurrent_requests_passes(settings: Settings, redis_url: str, state: str) -> None:
     async with redis_that_is(state, redis_url) as url, AsyncExitStack() as stack:
         changed = {"redis_url": url, "rate_limit_per_minute": 50, "trusted_proxies": ("127.0.0.1",)}
         app = create_app(settings.model_copy(update=changed))

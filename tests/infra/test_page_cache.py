@@ -313,7 +313,7 @@ class TestRedisTroubled:
             # A frozen process does not react to the signal that ends it.
             os.kill(int((folder / "pid").read_text()), signal.SIGCONT)
 
-    async def test_frozen_it_delays_one_call_only(
+    async def test_a_frozen_redis_delays_one_call_only(
         self, shop: Shop, other: Shop, folder: Path, redis: Redis, calls: Calls
     ) -> None:
         server = int((folder / "pid").read_text())
@@ -343,7 +343,7 @@ class TestRedisTroubled:
             assert time.monotonic() - started < 20
             assert await listing(shop) == [(tent, "Tent 2", True)]
 
-    async def test_connections_that_it_closed_are_replaced(
+    async def test_connections_that_redis_closed_are_replaced(
         self, shop: Shop, redis: Redis, calls: Calls, database: asyncpg.Connection
     ) -> None:
         tent = (await shop.create_product())["id"]
@@ -354,7 +354,7 @@ class TestRedisTroubled:
         assert await listing(shop) == [(tent, "Tent", True)]
         assert calls.errors == []
 
-    async def test_full_it_still_ends_a_generation(self, shop: Shop, other: Shop, redis: Redis) -> None:
+    async def test_a_full_redis_still_ends_a_generation(self, shop: Shop, other: Shop, redis: Redis) -> None:
         tent = (await shop.create_product())["id"]
         for process in (shop, other):
             assert await listing(process) == [(tent, "Tent", True)]
@@ -363,7 +363,7 @@ class TestRedisTroubled:
         for process in (shop, other):
             assert await listing(process) == [(tent, "Big tent", True)]
 
-    async def test_a_change_that_it_missed_shows_in_the_process_that_made_it(self, shop: Shop, redis: Redis) -> None:
+    async def test_a_change_that_redis_missed_shows_in_the_process_that_made_it(self, shop: Shop, redis: Redis) -> None:
         tent = (await shop.create_product())["id"]
         assert await listing(shop) == [(tent, "Tent", True)]
         before = await redis.get("catalogue:generation")

@@ -68,7 +68,7 @@ async def test_a_job_that_is_queued_stays_as_it_is(redis: ArqRedis, queue: Queue
     assert await redis.zscore(QUEUE, f"expire_cart_later:{order_id}") == before
 
 
-async def test_further_jobs_than_its_limit_are_left_to_the_sweep(
+async def test_jobs_beyond_the_limit_are_left_to_the_sweep(
     redis: ArqRedis, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(queue_module, "MAX_WAITING", 3)

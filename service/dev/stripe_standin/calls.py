@@ -48,7 +48,7 @@ def list_sessions(payments: Payments, call: Call) -> Json:
     form.expect(optional=(*LIST_PARAMETERS, "payment_intent", "status"))
     status = form.choice("status", ("complete", "expired", "open"))
     matches = equal_to({"payment_intent": form.text("payment_intent"), "status": status})
-    return list_page(payments.sessions, form, "/v1/checkout/sessions", "checkout.session", matches)
+    return list_page(payments.sessions, form, matches, url="/v1/checkout/sessions", noun="checkout.session")
 
 
 def create_refund(payments: Payments, call: Call) -> Json:
@@ -64,7 +64,7 @@ def list_refunds(payments: Payments, call: Call) -> Json:
     form = call.form
     form.expect(optional=(*LIST_PARAMETERS, "charge", "payment_intent"))
     matches = equal_to({"charge": form.text("charge"), "payment_intent": form.text("payment_intent")})
-    return list_page(payments.refunds, form, "/v1/refunds", "refund", matches)
+    return list_page(payments.refunds, form, matches, url="/v1/refunds", noun="refund")
 
 
 def retrieve_intent(payments: Payments, call: Call) -> Json:
@@ -85,7 +85,9 @@ def list_events(payments: Payments, call: Call) -> Json:
     form.expect(optional=(*LIST_PARAMETERS, "type", "types"))
     kind = form.text("type")
     kinds = {kind} if kind is not None else set(form.texts("types"))
-    return list_page(payments.events, form, "/v1/events", "event", lambda event: not kinds or event["type"] in kinds)
+    return list_page(
+        payments.events, form, lambda event: not kinds or event["type"] in kinds, url="/v1/events", noun="event"
+    )
 
 
 ROUTES: dict[tuple[str, str], Handler] = {
@@ -119,7 +121,9 @@ def find_route(method: str, path: str) -> tuple[str, str]:
     raise ApiError(404, message)
 
 
-def list_page(collection: Collection, form: Parameters, url: str, noun: str, matches: Callable[[Json], bool]) -> Json:
+def list_page(
+    collection: Collection, form: Parameters, matches: Callable[[Json], bool], *, url: str, noun: str
+) -> Json:
     """A list object: newest first, `limit` 1 to 100 (default 10), bounded by `created`, paged by a cursor."""
     cursors = {key: form.text(key) for key in ("starting_after", "ending_before")}
     for key, object_id in cursors.items():

@@ -1,4 +1,4 @@
-"""/_control: what tests and people change that no API call can. JSON in and out, without authentication."""
+"""/_control: changes for tests and people that no API call can make. JSON in and out, without authentication."""
 
 from __future__ import annotations
 

@@ -19,8 +19,8 @@ ACTIONS = ("delay", "hang", "status", "status_after", "drop", "drop_after", "mal
 class Rule:
     """One kind of fault.
 
-    `method`: HTTP method, "*" for any. `path`: a prefix, or with any of `*?[` a pattern for the whole path;
-    so POST "/v1/checkout/session[s]" matches creation alone. `times`: how many calls fail, None for all.
+    `method`: HTTP method, "*" for any. `path`: a prefix, or with any of `*?[` a pattern for the whole path:
+    POST "/v1/checkout/session[s]" matches creation alone. `times`: how many calls fail, None for all.
 
     delay: the answer comes after `seconds`.
     hang: the call has no effect and no answer; the connection is closed after `seconds`, 0 for never.

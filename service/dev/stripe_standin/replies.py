@@ -12,8 +12,8 @@ from .store import Json
 class ApiError(Exception):
     """An error that Stripe's API answers.
 
-    `stored`: the idempotency key remembers it. Stripe stores the answer once an endpoint has begun its work; failed
-    validation, a request in progress with the same key and failed authentication come before that.
+    `stored`: the idempotency key remembers it. Stripe stores an answer once the endpoint has begun its work. It stores
+    none for failed validation or authentication, or for a key that another request is using.
     """
 
     def __init__(

@@ -26,8 +26,8 @@ class StripeStandin(Payments):
     """One Stripe account in test mode, with `app`, the ASGI application that serves it.
 
     Tests in the same process change it by `pay`, `decline`, `settle`, `set_refund`, `refund_status`, `dispute`,
-    `set_faults`, `set_webhooks` and `advance_clock`, and read `ledger` and `requests`: the same as /_control over
-    HTTP. Call these in the event loop that runs `app`. They raise ApiError when the state forbids the change.
+    `set_faults`, `set_webhooks` and `advance_clock`. They read `ledger` and `requests`. Over HTTP, /_control offers
+    the same. Call these in the event loop that runs `app`. They raise ApiError when the state forbids the change.
 
     `webhook_url` and `webhook_secret` can be set at any time; `webhook_events` are patterns of the event types sent
     there. `public_url` is the base of the payment pages for browsers; None uses the Host of the API call.

@@ -57,16 +57,18 @@ class Arrivals:
     def __init__(self, limit: int = MAX_BODIES, limit_per_client: int = MAX_BODIES_PER_CLIENT) -> None:
         self.limit, self.limit_per_client = limit, limit_per_client
         self._oldest_first: dict[Arrival, None] = {}
-        # Kept up to date, so that a new body does not cost a walk through all others.
+        # The number of bodies by client; to count them for each new body would take long.
         self._by_client: Counter[Client] = Counter()
 
     def begin(self, client: Client, deadline: float) -> Arrival:
         """Add a body, and refuse the oldest if there are too many."""
         if self._by_client[client] >= self.limit_per_client:
             oldest = next(arrival for arrival in self._oldest_first if arrival.client == client)
-            self._refuse(oldest, ShopError("rate_limited", "Too many requests of this client lack their body."))
+            self._refuse(oldest, ShopError("rate_limited", "Too many bodies from this client are arriving."))
         elif len(self._oldest_first) >= self.limit:
-            self._refuse(next(iter(self._oldest_first)), ShopError("busy", "Too many bodies arrive; try again."))
+            self._refuse(
+                next(iter(self._oldest_first)), ShopError("busy", "Too many request bodies are arriving; try again.")
+            )
         arrival = Arrival(client, deadline)
         self._oldest_first[arrival] = None
         self._by_client[client] += 1
@@ -102,7 +104,7 @@ class ByteBudget:
         def take(size: int) -> None:
             nonlocal taken
             if self.used + size > self.limit or self._by_client[client] + size > self.limit_per_client:
-                raise ShopError("busy", "Too many bytes of webhooks at once; send it again later.")
+                raise ShopError("busy", "Too many webhooks are arriving; send it again later.")
             self.used += size
             self._by_client[client] += size
             taken += size

@@ -1,4 +1,4 @@
-"""Middleware, pure ASGI, that limits requests: how many are in flight, and how many a client sends in a minute."""
+"""Middleware, pure ASGI, that limits requests: how many are in flight, and how many a client sends per minute."""
 
 import asyncio
 import random
@@ -28,7 +28,7 @@ HANG_UP = (408, 429, 503)
 class ConcurrencyLimitMiddleware:
     """Limits the requests in flight; beyond the limit the answer is `busy`, at once.
 
-    A request counts from when its body is complete, so that slow senders take no slot.
+    A request takes a slot once its body is complete, so that slow senders take none.
     """
 
     def __init__(self, app: ASGIApp, slots: int, clients: Clients, client_seconds: float = CLIENT_SECONDS) -> None:
@@ -95,7 +95,7 @@ def _full() -> ShopError:
 
 
 class RateLimitMiddleware:
-    """Limits the requests of one client in a minute; each response says how many are left.
+    """Limits the requests of one client per minute; each response says how many are left.
 
     This process counts first: a client over the limit here costs Redis nothing. Redis counts for all processes; while
     it does not answer, each process limits by its own count. The headers are RateLimit-Limit, -Remaining and -Reset:
@@ -122,7 +122,7 @@ class RateLimitMiddleware:
         client = self.clients.digest(scope) or b""
         used, left = local = self._local.count(client)
         if used <= self.per_minute:
-            # Redis may have been emptied meanwhile, so the greater count is right.
+            # The greater count is right, because Redis may have lost its data.
             used, left = max(local, await rate_limit.count(*_redis(scope), client) or local)
         limits = [
             (b"ratelimit-limit", b"%d" % self.per_minute),
@@ -130,7 +130,7 @@ class RateLimitMiddleware:
             (b"ratelimit-reset", b"%d" % left),
         ]
         if used > self.per_minute:
-            response = problem(ShopError("rate_limited", f"A client may send {self.per_minute} requests a minute."))
+            response = problem(ShopError("rate_limited", f"A client may send {self.per_minute} requests per minute."))
             response.headers["Retry-After"] = str(left)
             response.raw_headers += limits
             await response(scope, receive, send)

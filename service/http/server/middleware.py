@@ -29,7 +29,7 @@ SECURITY_HEADERS: RawHeaders = [
     (b"x-content-type-options", b"nosniff"),
     (b"content-security-policy", NO_SOURCES.encode()),
     (b"x-frame-options", b"DENY"),
-    # The ids of carts and orders in URLs are capabilities.
+    # URLs contain the ids of carts and orders, which are capabilities.
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-opener-policy", b"same-origin"),
     (b"cross-origin-resource-policy", b"same-origin"),
@@ -37,14 +37,14 @@ SECURITY_HEADERS: RawHeaders = [
 ]
 _SECURITY_NAMES = frozenset(name for name, _ in SECURITY_HEADERS)
 PUBLIC_SECURITY_HEADERS: RawHeaders = [*SECURITY_HEADERS[:-1], (b"cache-control", b"no-cache")]
-# The key of the scope by which the middleware inside learns that a response has begun.
+# The scope's key that tells inner middleware that a response has begun.
 RESPONSE_STARTED = "commerce.response_started"
 REQUEST_ID = re.compile(rb"[\w.:/+=-]{1,128}")
 
 logger = logging.getLogger("service.http")
 
 
-# Random once a process: a random id for each request would take longer than the rest of its log line.
+# Random once per process: a random id for each request would take longer than the rest of its log line.
 _PROCESS, _NUMBER = urandom(12).hex(), count()
 
 
@@ -85,7 +85,7 @@ class RequestContextMiddleware:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Every response has X-Request-ID."""
+        """Answer a request, and record it. Every response has X-Request-ID."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -111,7 +111,7 @@ class RequestContextMiddleware:
         except ClientDisconnect:
             status = status or 499
         finally:
-            # The template, because a path with an id would be a time series of its own.
+            # The template, because each path with an id would become a time series.
             route = getattr(scope.get("route"), "path", "unknown")
             record_request(method, route, status, time.perf_counter() - started)
             cause.reset(token)

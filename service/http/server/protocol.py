@@ -1,6 +1,6 @@
 """uvicorn's HTTP protocol, with limits for slow, large and pipelined requests, and problems for malformed ones.
 
-uvicorn has no settings for these limits and no hook for its 400. So this subclass uses its private parts: every name
+uvicorn has no settings for these limits and no hook for its 400, so this subclass uses its private parts. Every name
 is listed in tests/http/server/test_uvicorn.py, which fails when uvicorn renames one. pyproject.toml bounds the version.
 """
 
@@ -28,7 +28,7 @@ HEAD_SECONDS = 20.0
 READ_SECONDS = 30.0
 # Bytes of a connection that the kernel buffers until we read them. Linux would let this grow to megabytes.
 RECEIVE_BUFFER = 32 * 1024
-# Requests of one connection that may wait behind the one being answered. uvicorn has no limit.
+# Requests of one connection that may wait while another is answered. uvicorn has no limit.
 PIPELINE_LIMIT = 16
 # Bytes of a body that are skipped after its response, before the connection is closed.
 UNREAD_LIMIT = 1024 * 1024
@@ -43,8 +43,8 @@ class Protocol(HttpToolsProtocol):
 
     _reads_head = _reads_body = False
     _head_size = _unread = 0
-    # When the next head is late; inf between two heads. One timer is kept, because setting it anew for each head costs
-    # more than letting it check a deadline that has moved.
+    # The deadline of the next head; inf between two heads. One timer serves all heads: checking a deadline that has
+    # moved costs less than a new timer for each head.
     _head_due = inf
     _head_timer: TimerHandle | None = None
     _read_timer: TimerHandle | None = None
@@ -77,7 +77,7 @@ class Protocol(HttpToolsProtocol):
             self._read_timer.cancel()
 
     def data_received(self, data: bytes) -> None:
-        """Parse the data. Refuse malformed HTTP, and a head that is too large already."""
+        """Parse the data. Refuse malformed HTTP, and a head as soon as it is too large."""
         if self._linger_timer is not None:
             # uvicorn resumes reading after each response.
             self.transport.pause_reading()
@@ -145,7 +145,7 @@ class Protocol(HttpToolsProtocol):
     def _parse(self, data: bytes) -> None:
         """Feed the parser, and ignore Upgrade headers, as RFC 9110, 7.8 allows: the body and the next request follow.
 
-        httptools would skip the body. So a new parser gets the head again, without that header.
+        httptools would skip the body, so a new parser gets the head again without that header.
         """
         while True:
             try:
@@ -172,7 +172,7 @@ class Protocol(HttpToolsProtocol):
         self._linger_timer = self.loop.call_later(bodies.LINGER_SECONDS, self.transport.close)
 
     def _refuse(self, error: ShopError) -> None:
-        """Close the connection, after a response if the client cannot take it for that of an earlier request."""
+        """Close the connection; first respond, unless the client could take that for an earlier request's response."""
         if not (self.cycle.response_started or self.pipeline) if self._reads_body else self._idle:
             answer = problem(error)
             answer.headers["Connection"] = "close"
@@ -201,7 +201,7 @@ class Protocol(HttpToolsProtocol):
 
 
 def _head_too_large() -> ShopError:
-    return ShopError("headers_too_large", f"A request line with its headers has at most {HEAD_LIMIT} bytes.")
+    return ShopError("headers_too_large", f"A request line and its headers may have at most {HEAD_LIMIT} bytes.")
 
 
 # uvicorn's options, for `serve` and the tests.

@@ -13,7 +13,7 @@ from service.errors import ShopError
 BODY_LIMIT = 64 * 1024
 WEBHOOK_LIMIT = 1024 * 1024
 _JSON = re.compile(r"\s*application/([^/;]+\+)?json\s*(;.*)?", re.IGNORECASE)
-# What a request without a body has in its place.
+# Stands for a body or a parameter that was not sent.
 MISSING = object()
 
 
@@ -23,7 +23,7 @@ async def read_body(request: Request, limit: int = BODY_LIMIT, take: Callable[[i
     `take` gets the size of each chunk, and may refuse it by an exception.
     """
     announced = request.headers.get("content-length", "")
-    too_large = ShopError("body_too_large", f"A body here holds at most {limit} bytes.")
+    too_large = ShopError("body_too_large", f"A body of this call may have at most {limit} bytes.")
     if announced.isdecimal() and int(announced[:20]) > limit:
         raise too_large
     body = bytearray()
@@ -48,7 +48,7 @@ class BoundedRequest(Request):
         return self._bounded
 
     async def content(self) -> Any:
-        """The body's JSON, or MISSING. FastAPI's would take NaN, lone surrogates and UTF-16."""
+        """The body's JSON, or MISSING. FastAPI's parser would accept NaN, lone surrogates and UTF-16."""
         body = await self.body()
         if not body:
             return MISSING

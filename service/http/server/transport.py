@@ -5,7 +5,7 @@ from typing import Any
 
 
 class CoalescingTransport:
-    """Sends all that is written in one turn of the event loop by one system call: the head and body of a response."""
+    """Sends all writes of one iteration of the event loop by one system call: the head and body of a response."""
 
     def __init__(self, transport: Transport, loop: AbstractEventLoop) -> None:
         self._transport = transport

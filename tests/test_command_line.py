@@ -28,7 +28,7 @@ COMMANDS = ["run", "serve", "worker", "migrate", "seed", "audit", "review", "rep
 
 @pytest.fixture
 def readonly(environ: dict[str, str], database_url: str) -> dict[str, str]:
-    """The environment of people who only look."""
+    """The environment of people with read access only."""
     return {**environ, "DATABASE_URL": login(database_url, "readonly")}
 
 
@@ -128,7 +128,7 @@ class TestMigrate:
         newest = sorted(path.stem for path in MIGRATIONS.glob("*.sql") if ".rollback" not in path.stem)[-1]
         assert await command(environ, "migrate", "--undo") == (0, f"{newest}\n", "")
         assert await command(environ, "migrate") == (0, f"{newest}\n", "")
-        # Who may not is told so, in a line.
+        # A role without the right gets an error of one line.
         status, output, errors = await command({**environ, "MIGRATE_DATABASE_URL": ""}, "migrate")
         assert (status, output, errors.count("\n")) == (2, "", 1)
         assert "permission denied" in errors

@@ -116,7 +116,7 @@ async def ask(app: Any, method: str, path: str, headers: dict[str, str], body: A
 
 
 async def compare(app: FastAPI, *requests: Sent) -> list[int]:
-    """Send each request to FastAPI and to our router: the responses are equal. Their statuses."""
+    """Send each request to FastAPI and to our router, whose responses must be equal. Returns the statuses."""
     router = Router(app)
     statuses = []
     for method, path, headers, body in requests:
@@ -1239,10 +1239,10 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 
 
 async def test_only_a_routes_own_addresses_are_answered_by_it(shop: Shop, settings: Settings) -> None:
-    """Every route's path with something odd behind, before and between, by every method.
+    """Every route's path with something odd after, before and inside it, by every method.
 
     Each answer is a problem: 404 or 405, or what the call answers where the path is one of its own after all. A newline
-    behind a path was once a 500 in plain text.
+    after a path was once a 500 in plain text.
     """
     templates = [str(context.path) for context in iter_route_contexts(create_app(settings).routes)]
     assert len(templates) > 25

@@ -1,4 +1,4 @@
-"""Reconciliation: the service learns from Stripe's lists what no webhook has told it."""
+"""Reconciliation: the service learns from Stripe's lists what webhooks did not report."""
 
 from uuid import UUID
 
@@ -54,7 +54,7 @@ async def test_reconcile_reads_all_pages_and_goes_past_failures(
     database: asyncpg.Connection,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Five paid orders, one of which cannot be settled, behind 120 sessions of others on the same account."""
+    """Five paid orders, one of which cannot be settled, after 120 sessions of others on the same account."""
     monkeypatch.setattr(reconcile, "PAGE", 2)
     product = await shop.create_product(stock=10)
     orders = [await shop.checked_out_cart((product["id"], 1)) for _ in range(5)]

@@ -7,7 +7,7 @@
 -- returns  one
 -- locks    none
 -- waits    none
--- index    none; reads the tables whole
+-- index    none; reads whole tables
 -- rows     1
 -- guards   none
 SELECT

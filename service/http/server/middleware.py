@@ -35,7 +35,6 @@ SECURITY_HEADERS: RawHeaders = [
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"cache-control", b"no-store"),
 ]
-_SECURITY_NAMES = frozenset(name for name, _ in SECURITY_HEADERS)
 PUBLIC_SECURITY_HEADERS: RawHeaders = [*SECURITY_HEADERS[:-1], (b"cache-control", b"no-cache")]
 # The scope's key that tells inner middleware that a response has begun.
 RESPONSE_STARTED = "commerce.response_started"
@@ -55,10 +54,8 @@ def new_request_id() -> str:
 
 def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
     """The client's X-Request-ID where it is valid, else a new one."""
-    for name, value in headers:
-        if name == b"x-request-id" and REQUEST_ID.fullmatch(value):
-            return value.decode()
-    return new_request_id()
+    supplied = next((value for name, value in headers if name == b"x-request-id"), b"")
+    return supplied.decode() if REQUEST_ID.fullmatch(supplied) else new_request_id()
 
 
 def record_request(method: str, route: str, status: int, seconds: float) -> None:
@@ -73,8 +70,7 @@ def record_request(method: str, route: str, status: int, seconds: float) -> None
 def with_standard_headers(headers: RawHeaders, request_id: str, defaults: RawHeaders = SECURITY_HEADERS) -> RawHeaders:
     """Add X-Request-ID and the default security headers; headers that the response set itself win."""
     names = {name for name, _ in headers}
-    if not names.isdisjoint(_SECURITY_NAMES):
-        defaults = [header for header in defaults if header[0] not in names]
+    defaults = [header for header in defaults if header[0] not in names]
     return [*headers, *defaults, (b"x-request-id", request_id.encode())]
 
 

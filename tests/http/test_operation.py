@@ -1,6 +1,5 @@
 """Health, metrics, documentation and pages, beside the shop itself."""
 
-import asyncio
 import html
 import re
 from html.parser import HTMLParser
@@ -18,7 +17,6 @@ from service.app import create_app
 from service.dev.servers import free_port
 from service.dev.stripe_standin import StripeStandin
 from service.errors import KINDS
-from service.http.server.transport import CoalescingTransport
 from service.infra.health import PERIODIC_TASKS
 from service.infra.metrics import exposition
 from service.infra.statements import files
@@ -244,35 +242,3 @@ async def test_every_code_has_its_page(shop: Shop) -> None:
         assert re.findall("<dt><code>(.*?)</code>", answer.text) == [*kind.members]
         assert ("Try again" in answer.text) == (kind.retry_after is not None)
     await shop.call("GET", "/problems/nope", 404)
-
-
-async def test_writes_of_one_loop_iteration_are_sent_together() -> None:
-    class Transport:
-        said: list[bytes | str] = []  # noqa: RUF012 - one for the test
-
-        def write(self, data: bytes) -> None:
-            # uvloop raises here too.
-            assert not self.is_closing(), "the handler is closed"
-            self.said.append(data)
-
-        def close(self) -> None:
-            self.said.append("closed")
-
-        def is_closing(self) -> bool:
-            return "closed" in self.said
-
-    transport = Transport()
-    coalescing = CoalescingTransport(transport, asyncio.get_running_loop())  # type: ignore[arg-type]
-    coalescing.write(b"head ")
-    coalescing.write(b"body")
-    assert transport.said == []
-    await asyncio.sleep(0)
-    assert transport.said == [b"head body"]
-    coalescing.write(b"last")
-    coalescing.close()
-    await asyncio.sleep(0)
-    assert transport.said[1:] == [b"last", "closed"]
-    # Nothing is written to a closed connection.
-    coalescing.write(b"head ")
-    coalescing._flush()
-    assert transport.said[1:] == [b"last", "closed"]

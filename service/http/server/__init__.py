@@ -1,1 +1,1 @@
-"""Between the socket and the router: uvicorn's private parts (protocol, transport), middleware, limits, bodies."""
+"""Between the socket and the router: uvicorn's private parts (protocol), middleware, limits, bodies."""

@@ -4,21 +4,21 @@ uvicorn has no settings for these limits and no hook for its 400, so this subcla
 is listed in tests/http/server/test_uvicorn.py, which fails when uvicorn renames one. pyproject.toml bounds the version.
 """
 
-from asyncio import BaseTransport, TimerHandle, Transport
+from asyncio import BaseTransport, TimerHandle
 from http import HTTPStatus
 from math import inf
 from socket import SO_RCVBUF, SOL_SOCKET
 from typing import Any, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from starlette.types import Message
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from service.errors import ShopError
 from service.http.responses import problem
 from service.http.server import bodies
 from service.http.server.bodies import COMPLETE
 from service.http.server.middleware import new_request_id, with_standard_headers
-from service.http.server.transport import CoalescingTransport
 
 # Bytes of a request line with its headers. uvicorn and its parser have no limit.
 HEAD_LIMIT = 32 * 1024
@@ -38,6 +38,52 @@ class PipelineOverflow(Exception):
     """More than PIPELINE_LIMIT requests wait on one connection."""
 
 
+class Cycle(RequestResponseCycle):
+    """A request and its response, whose head and body are written by one system call.
+
+    uvicorn takes two, and searches each header by itself. Responses that are not plain are left to uvicorn.
+    """
+
+    _start: Message | None = None
+
+    async def send(self, message: Message) -> None:  # type: ignore[override]
+        """Send a part of the response; the head waits for the body."""
+        if self.transport.is_closing():
+            # uvloop's transport would raise.
+            self.disconnected = True
+        if message["type"] == "http.response.start" and not self.response_started:
+            self._start = message
+            return
+        if self._start is not None and not self.response_started:
+            if self._write_whole(self._start, message):
+                return
+            await super().send(cast(Any, self._start))
+        await super().send(cast(Any, message))
+
+    def _write_whole(self, start: Message, message: Message) -> bool:
+        """Write a response that consists of a head with its length, and of one body. Returns False for any other."""
+        headers, body = [*self.default_headers, *start["headers"]], message.get("body", b"")
+        lines = b"\r\n".join(map(b": ".join, headers))
+        if (
+            message.get("more_body")
+            or (b"content-length", b"%d" % len(body)) not in headers
+            or b"connection:" in lines.lower()
+            # A line end inside a header would begin another header, or another response.
+            or (lines.count(b"\r"), lines.count(b"\n")) != (len(headers) - 1, len(headers) - 1)
+            or not self.keep_alive
+            or self.disconnected
+            or self.flow.write_paused
+        ):
+            return False
+        self.response_started = self.response_complete = True
+        self.waiting_for_100_continue = False
+        head = b"%b%b\r\n\r\n" % (STATUS_LINE[start["status"]], lines)
+        self.transport.write(head if self.scope["method"] == "HEAD" else head + body)
+        self.message_event.set()
+        self.on_response()
+        return True
+
+
 class Protocol(HttpToolsProtocol):
     """One connection."""
 
@@ -54,7 +100,7 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: BaseTransport) -> None:
         """Start the deadline for the first request."""
         transport.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_RCVBUF, RECEIVE_BUFFER)
-        super().connection_made(cast(Any, CoalescingTransport(cast(Transport, transport), self.loop)))
+        super().connection_made(cast(Any, transport))
         self._start_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -119,6 +165,7 @@ class Protocol(HttpToolsProtocol):
             raise PipelineOverflow
         self._reads_head, self._head_due = False, inf
         super().on_headers_complete()
+        self.cycle.__class__ = Cycle
         self._reads_body, self._unread = True, 0
 
     def on_body(self, body: bytes) -> None:

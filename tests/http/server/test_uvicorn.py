@@ -10,7 +10,7 @@ import pytest
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service.http.server import protocol
-from service.http.server.protocol import Protocol
+from service.http.server.protocol import Cycle, Protocol
 
 ROOT = Path(__file__).parents[3]
 # What uvicorn's protocol sets on itself, and we read or change.
@@ -19,24 +19,26 @@ ATTRIBUTES = {"cycle", "headers", "loop", "parser", "pipeline", "scope", "transp
 METHODS = {"_unset_keepalive_if_required"}
 # What uvicorn's cycle, a request with its response, sets on itself, and we read or change.
 CYCLE = {"body", "response_complete", "response_started"}
+OWN_CYCLE = {"default_headers", "disconnected", "flow", "keep_alive", "message_event", "on_response"}
+OWN_CYCLE |= {"response_complete", "response_started", "scope", "transport", "waiting_for_100_continue"}
 
 
-def class_node() -> ast.ClassDef:
+def class_node(name: str) -> ast.ClassDef:
     tree = ast.parse(inspect.getsource(protocol))
-    (node,) = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Protocol"]
+    (node,) = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name]
     return node
 
 
-def attributes_of(owner: str) -> set[str]:
+def attributes_of(owner: str, name: str = "Protocol") -> set[str]:
     """The attributes of `owner` that our class uses."""
-    used = {node for node in ast.walk(class_node()) if isinstance(node, ast.Attribute)}
+    used = {node for node in ast.walk(class_node(name)) if isinstance(node, ast.Attribute)}
     return {node.attr for node in used if ast.unparse(node.value) == owner}
 
 
-def own_names() -> Iterator[str]:
+def own_names(name: str = "Protocol") -> Iterator[str]:
     """The methods and attributes that our class defines."""
-    for node in class_node().body:
-        if isinstance(node, ast.FunctionDef):
+    for node in class_node(name).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node.name
         elif isinstance(node, ast.Assign | ast.AnnAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
@@ -56,7 +58,8 @@ def test_what_we_use_of_the_protocol_is_listed_here() -> None:
 
 
 def test_what_we_use_of_a_request_is_listed_here() -> None:
-    assert attributes_of("self.cycle") == CYCLE
+    assert attributes_of("self.cycle") == CYCLE | {"__class__"}
+    assert attributes_of("self", "Cycle") - set(own_names("Cycle")) == OWN_CYCLE
 
 
 @pytest.mark.parametrize("name", sorted(ATTRIBUTES))
@@ -64,7 +67,7 @@ def test_uvicorns_protocol_has_the_attribute(name: str) -> None:
     assert sets(HttpToolsProtocol, name)
 
 
-@pytest.mark.parametrize("name", sorted(CYCLE))
+@pytest.mark.parametrize("name", sorted(CYCLE | OWN_CYCLE))
 def test_uvicorns_request_has_the_attribute(name: str) -> None:
     assert sets(RequestResponseCycle, name)
 
@@ -85,6 +88,9 @@ def test_each_override_exists_at_uvicorn() -> None:
     ours = {name for name in own_names() if inspect.isfunction(getattr(Protocol, name, None))}
     helpers = {"_parse", "_ignore", "_refuse", "_start_deadline", "_check_deadline"}
     assert {name for name in ours if not hasattr(HttpToolsProtocol, name)} == helpers
+    assert list(inspect.signature(Cycle.send).parameters) == list(
+        inspect.signature(RequestResponseCycle.send).parameters
+    )
 
 
 def test_the_version_has_bounds() -> None:

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 from typing import Literal
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from service.errors import ShopError, invalid, not_found
 from service.infra.db import Connection, connection
+from service.infra.ids import new_id
 from service.infra.resources import Resources
 from service.infra.sql import statement
 from service.shop.idempotency import IdempotencyKey, StoredResponse, run_once
@@ -78,7 +79,7 @@ async def create_cart(resources: Resources, key: IdempotencyKey | None) -> Store
     """201 with an empty Cart."""
 
     async def create(tx: Connection) -> Cart:
-        cart_id = uuid4()
+        cart_id = new_id()
         await CREATE_CART.run(tx, cart_id=cart_id)
         return Cart(cart_id, "OPEN", [], 0, None)
 

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from service.errors import ShopError, not_found
 from service.infra.db import Connection, connection
 from service.infra.encoding import encode
+from service.infra.ids import new_id
 from service.infra.logs import cause
 from service.infra.metrics import TRANSITIONS
 from service.infra.resources import Resources
@@ -140,7 +141,7 @@ async def checkout(
     """
     reservation = Reservation(key, cart_id, expected_total_minor, client)
     for _ in range(ATTEMPTS):
-        order_id = uuid4()
+        order_id = new_id()
         try:
             outcome = await reserve_in_turn(resources, reservation, order_id)
         except NotReserved:
@@ -220,7 +221,7 @@ async def reserve(
         tx,
         order_id=order_id,
         cart_id=cart_id,
-        payment_id=uuid4(),
+        payment_id=new_id(),
         expected_total_minor=reservation.expected_total_minor,
         hold_seconds=settings.hold_seconds,
         session_seconds=settings.session_seconds,

@@ -7,11 +7,12 @@ A refund is stored as a row before Stripe is asked for it. `settle` takes the ro
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from uuid import NAMESPACE_URL, UUID, uuid4, uuid5
+from uuid import NAMESPACE_URL, UUID, uuid5
 
 from service.errors import ShopError, invalid
 from service.infra import stripe
 from service.infra.db import Connection, connection
+from service.infra.ids import new_id
 from service.infra.resources import Resources
 from service.infra.sql import statement
 from service.infra.stripe import PaymentIntent, StripeRefused, StripeUnknown
@@ -114,7 +115,7 @@ async def request(tx: Connection, order_id: UUID, amount_minor: int | None, rest
         raise invalid("/restock", "must be false unless all that is left is refunded")
     await ADD_REFUND.run(
         tx,
-        refund_id=uuid4(),
+        refund_id=new_id(),
         order_id=order_id,
         stripe_payment_intent_id=order.stripe_payment_intent_id,
         amount_minor=amount,
@@ -133,7 +134,7 @@ async def add_late_payment(
     """Decide to refund a payment that has no live order; False when that was decided before."""
     added = await ADD_REFUND.run(
         tx,
-        refund_id=uuid4(),
+        refund_id=new_id(),
         order_id=order.id,
         stripe_payment_intent_id=payment_intent,
         amount_minor=amount_minor,
@@ -298,7 +299,7 @@ async def _decide_owed(tx: Connection, order: LockedOrder, rows: Sequence[Refund
         wait_seconds = 0.0 if first else min(86_400.0, 10.0 * 2 ** min(failures, 14))
         await ADD_REFUND.run(
             tx,
-            refund_id=uuid4(),
+            refund_id=new_id(),
             order_id=order.id,
             stripe_payment_intent_id=intent,
             amount_minor=left,

@@ -4,7 +4,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import orjson
 from fastapi import FastAPI, Request, Response
@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from starlette.types import Receive, Scope, Send
 
 from service.infra.db import Connection, Pool
+from service.infra.ids import new_id
 from service.settings import Settings
 from service.shop import checkout, payment_session
 from tests.queries import on
@@ -115,12 +116,12 @@ async def product(request: Request, product_id: int) -> Response:
 @app.post("/reserve/{cart_id}", status_code=201)
 async def reserve(request: Request, cart_id: UUID) -> Response:
     """Our statement with all its rules, without a transaction around it."""
-    settings, order_id = request.app.state.settings, uuid4()
+    settings, order_id = request.app.state.settings, new_id()
     reserved = await on(request.app.state.pool).fetchrow(
         checkout.RESERVE.sql,
         order_id,
         cart_id,
-        uuid4(),
+        new_id(),
         None,
         settings.hold_seconds,
         settings.session_seconds,
@@ -136,7 +137,7 @@ async def reserve(request: Request, cart_id: UUID) -> Response:
 @app.post("/reserve-eight/{cart_id}", status_code=201)
 async def reserve_in_eight(request: Request, cart_id: UUID) -> Response:
     """The same rules as simple statements, in eight round trips."""
-    order_id = uuid4()
+    order_id = new_id()
     async with request.app.state.pool.acquire() as tx, tx.transaction():
         await in_eight(tx, order_id, cart_id)
     return Response(orjson.dumps({"order_id": str(order_id)}), 201, media_type="application/json")
@@ -151,7 +152,7 @@ async def in_eight(tx: Connection, order_id: UUID, cart_id: UUID) -> None:
     await tx.execute(ITEM, order_id, line["id"], line["name"], line["quantity"], line["price_minor"])
     await tx.execute(TAKE, line["id"], line["quantity"])
     await tx.execute(LEDGER, line["id"], -line["quantity"], order_id)
-    await tx.execute(PAYMENT, uuid4(), order_id, total, line["currency"], template(order_id))
+    await tx.execute(PAYMENT, new_id(), order_id, total, line["currency"], template(order_id))
 
 
 def template(order_id: UUID) -> dict[str, Any]:

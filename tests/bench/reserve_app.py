@@ -4,7 +4,6 @@ The route is checkout without the call to Stripe and what follows it.
 """
 
 import sys
-from uuid import uuid4
 
 import uvicorn
 from fastapi import FastAPI, Response
@@ -15,6 +14,7 @@ from service.http.carts import OptionalCheckoutRequest
 from service.http.fields import CartId
 from service.http.requests import ResourcesDep, SharedKey
 from service.http.server.protocol import UVICORN
+from service.infra.ids import new_id
 from service.shop import checkout
 
 
@@ -28,7 +28,7 @@ async def reserve(
     cart_id: CartId, checkout_request: OptionalCheckoutRequest, resources: ResourcesDep, key: SharedKey
 ) -> Response:
     """The first of checkout's transactions, decoded, retried and answered as the service does it."""
-    order_id = uuid4()
+    order_id = new_id()
     reservation = checkout.Reservation(key, cart_id, checkout_request.expected_total_minor)
     outcome = await checkout.reserve_in_turn(resources, reservation, order_id)
     assert isinstance(outcome, checkout.Reserved)

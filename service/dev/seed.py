@@ -8,7 +8,7 @@ from service.infra.sql import statement
 from service.infra.transactions import run_transaction
 from service.settings import Settings
 from service.shop import cart, checkout, transitions
-from service.shop.catalog import slug_of
+from service.shop.text import slug_of
 
 BATCH = 1000
 EXAMPLE_CART = UUID("00000000-0000-4000-8000-000000000001")

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Response
 from fastapi import Query as QueryParameters
-from pydantic import Field, StringConstraints
+from pydantic import Field
 
 from service.errors import invalid, not_found
 from service.http import fields, responses
@@ -37,7 +37,7 @@ class ProductsQuery(Query):
 
     limit: fields.Limit = catalog.DEFAULT_LIMIT
     after_id: AfterId = 0
-    category: Annotated[str, StringConstraints(max_length=200, pattern=fields.NO_NUL)] | None = None
+    category: fields.SlugQuery | None = None
 
 
 class NewCategory(Body):

@@ -5,9 +5,10 @@ from functools import partial
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import BeforeValidator, Field, StringConstraints, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, WithJsonSchema
 
 from service.errors import not_found
+from service.shop.text import MAX_LENGTH, is_slug, is_visible, to_nfc
 
 BIGINT_MAX = 2**63 - 1
 UUID_FORM = r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
@@ -56,13 +57,42 @@ AfterId = Annotated[int, Field(ge=0, le=BIGINT_MAX), DIGITS, int64(0)]
 
 # PostgreSQL's text cannot contain a NUL.
 NO_NUL = r"^[^\x00]*$"
-Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=NO_NUL)]
-Description = Annotated[str, StringConstraints(max_length=10_000, pattern=NO_NUL)]
-# What `catalog.slug_of` makes: digits and letters other than capitals, with single dashes between.
-_SLUG = r"[\p{Ll}\p{Lo}\p{Lm}\p{N}]+"
+# No control characters or line breaks, and none that reverse the text around them. Scripts and emoji need joiners.
+_NO_CONTROL = r"^[^\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069]*$"
+
+
+def _visible(name: str) -> str:
+    if not is_visible(name):
+        raise ValueError("must have a letter, a digit or a symbol")
+    return name
+
+
+def _slug(slug: str) -> str:
+    if not is_slug(slug):
+        raise ValueError("must be words of small letters and digits, with single dashes between them")
+    return slug
+
+
+Name = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_LENGTH, pattern=_NO_CONTROL),
+    AfterValidator(_visible),
+]
+# As in a name, but with tabs and line breaks.
+Description = Annotated[
+    str,
+    StringConstraints(
+        max_length=10_000,
+        pattern=r"^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u202a-\u202e\u2066-\u2069]*$",
+    ),
+]
 Slug = Annotated[
     str,
-    StringConstraints(min_length=1, max_length=200, pattern=rf"^{_SLUG}(-{_SLUG})*$"),
+    BeforeValidator(to_nfc),
+    StringConstraints(min_length=1, max_length=MAX_LENGTH),
+    AfterValidator(_slug),
     # Few tools that read the document support `\p`.
-    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": 200, "pattern": r"^[^\s-]+(-[^\s-]+)*$"}),
+    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": MAX_LENGTH, "pattern": r"^[^\s-]+(-[^\s-]+)*$"}),
 ]
+# A slug to look for; an impossible one is not found.
+SlugQuery = Annotated[str, BeforeValidator(to_nfc), StringConstraints(max_length=MAX_LENGTH, pattern=NO_NUL)]

@@ -1,7 +1,5 @@
 """Categories, products and their stock."""
 
-import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,6 +11,7 @@ from service.infra.sql import statement
 from service.infra.transactions import run_transaction
 from service.shop.idempotency import IdempotencyKey, StoredResponse, run_once
 from service.shop.money import Currency
+from service.shop.text import slug_of
 
 DEFAULT_LIMIT = 20
 
@@ -101,14 +100,6 @@ LIST_CATEGORY_PRODUCTS = statement("catalog/list_category_products", str)
 UPDATE_PRODUCT = statement("catalog/update_product", Product)
 DEACTIVATE_PRODUCT = statement("catalog/deactivate_product", int)
 MOVE_STOCK = statement("catalog/move_stock", Product)
-
-
-def slug_of(name: str) -> str:
-    """`Café & Bar` -> `cafe-bar`; letters of other scripts stay. Empty for a name without letters and digits."""
-    plain = "".join(c for c in unicodedata.normalize("NFKD", name) if not unicodedata.combining(c))
-    # casefold() turns Cherokee letters into capitals, hence lower().
-    folded = unicodedata.normalize("NFC", plain).casefold().lower()
-    return re.sub(r"[\W_]+", "-", folded).strip("-")[:200].strip("-")
 
 
 async def create_category(

@@ -1,6 +1,7 @@
 """Categories, products, their listing and their stock, as the contract has them."""
 
 import asyncio
+import unicodedata
 from datetime import datetime
 
 import asyncpg
@@ -277,6 +278,24 @@ async def test_a_slug_is_made_from_the_name(shop: Shop) -> None:
         ("Ꭰ", "ꭰ"),
         ("Книги", "книги"),
         ("㊙ ㍿", "秘-株式会社"),
+        ("हिन्दी किताबें", "हिन्दी-किताबें"),
+        ("दाल", "दाल"),
+        ("दिल", "दिल"),
+        ("क़लम", "क\u093cलम"),  # NFC has no letter qa
+        ("தமிழ் நூல்கள்", "தமிழ்-நூல்கள்"),
+        ("น้ำพริก", "น้ำพริก"),
+        ("كِتَاب", "كِتَاب"),
+        ("می\u200cخواهم", "میخواهم"),
+        ("שָׁלוֹם", "ש\u05b8\u05c1לו\u05b9ם"),
+        ("ශ්\u200dරී", "ශ්රී"),
+        ("한국어", "한국어"),
+        (unicodedata.normalize("NFD", "책 がく"), "책-がく"),
+        ("Йод і Ϊο", "йод-і-ϊο"),
+        ("Σοφός", "σοφός"),
+        ("Tiếng Việt", "tieng-viet"),
+        ("İstanbul, Iğdır", "istanbul-igdır"),
+        ("Straße ẞ", "strasse-ss"),
+        ("1️⃣ 👩\u200d🚀", "1"),
         ("x" * 200, "x" * 200),
         ("ab " + 197 * "ß", "ab-" + 197 * "s"),
         ("y" + 99 * "ß" + " " + 90 * "y", "y" + 198 * "s"),  # cut without a dash at the end
@@ -285,23 +304,56 @@ async def test_a_slug_is_made_from_the_name(shop: Shop) -> None:
         made = answer.json()
         assert answer.status_code == 201, answer.text
         assert answer.headers["location"] == f"/categories/{made['id']}"
-        assert made == {"id": made["id"], "name": name.strip(), "slug": slug}
+        assert made == {"id": made["id"], "name": name.strip(), "slug": slug}, name
         # A generated slug is accepted as input, and products are found by it.
         assert await shop.call("PATCH", f"/categories/{made['id']}", 200, {"slug": slug}) == made
-        assert (await shop.http.get("/products", params={"category": slug})).status_code == 200
+        for spelling in (slug, unicodedata.normalize("NFD", slug)):
+            assert (await shop.http.get("/products", params={"category": spelling})).status_code == 200
+            assert await shop.call("PATCH", f"/categories/{made['id']}", 200, {"slug": spelling}) == made
 
 
 async def test_an_invalid_slug_is_refused(shop: Shop) -> None:
-    for slug in ("", "Camping", "a b", "a--b", "-a", "a-", "a_b", "a/b", "a\n", "e\u0301", "x" * 201):
+    hidden = ("a\u200db", "a\ufe0f", "\u3164", "\u093f", "क-\u093f", "a\u00ad", "a\u202eb")
+    for slug in ("", "Camping", "a b", "a--b", "-a", "a-", "a_b", "a/b", "a\n", "Й", "ǅ", "❤", "x" * 201, *hidden):
         refused = await shop.call("POST", "/categories", 422, {"name": "Camping", "slug": slug})
         assert [error["pointer"] for error in refused["errors"]] == ["/slug"], slug
 
 
 async def test_a_name_without_letters_needs_a_slug(shop: Shop) -> None:
-    refused = await shop.call("POST", "/categories", 422, {"name": "!?"})
-    assert [error["pointer"] for error in refused["errors"]] == ["/slug"]
-    made = await shop.call("POST", "/categories", 201, {"name": "!?", "slug": "what"})
-    assert made["slug"] == "what"
+    for name in ("$ +", "❤️", "👩\u200d🚀", "🏴\U000e0067\U000e0062\U000e007f", "🇮🇳"):
+        refused = await shop.call("POST", "/categories", 422, {"name": name})
+        assert [error["pointer"] for error in refused["errors"]] == ["/slug"], name
+        made = await shop.call("POST", "/categories", 201, {"name": name, "slug": "what"})
+        assert made == {"id": made["id"], "name": name, "slug": "what"}
+        await shop.call("DELETE", f"/categories/{made['id']}", 204)
+
+
+async def test_a_name_shows_something_and_has_no_control_characters(shop: Shop) -> None:
+    tent = await shop.create_product()
+    stock = f"/products/{tent['id']}/stock"
+    unseen = ["-", "!?", "\u200b", "\u200d\u200c", "\u3164", "\u2800", "\ufe0f", "\u0301", "\u2060\ufeff"]
+    controls = [f"a{c}b" for c in "\x01\t\n\r\x1b\x7f\x85\u2028\u2029\u202a\u202e\u2066\u2069"]
+    for name in unseen + controls:
+        for method, path, body, pointer in (
+            ("POST", "/categories", {"name": name, "slug": "a"}, "/name"),
+            ("PATCH", "/categories/1", {"name": name}, "/name"),
+            ("POST", "/products", {"name": name, "price_minor": 1, "currency": "EUR", "stock": 0}, "/name"),
+            ("PATCH", f"/products/{tent['id']}", {"name": name}, "/name"),
+            ("POST", stock, {"delta": 1, "reason": name}, "/reason"),
+        ):
+            refused = await shop.call(method, path, 422, body)
+            assert [error["pointer"] for error in refused["errors"]] == [pointer], (method, path, name)
+    for name in ("+", "€", "☕", "👩\u200d🚀", "ශ්\u200dරී", "می\u200cخواهم", "\u200fשלום\u200e", "a\u00adb", "क्\u200dष"):
+        assert (await shop.call("PATCH", f"/products/{tent['id']}", 200, {"name": name}))["name"] == name
+
+
+async def test_a_description_has_lines_but_no_control_characters(shop: Shop) -> None:
+    tent = await shop.create_product()
+    path = f"/products/{tent['id']}"
+    for text in ("a\r\n\tb\n", "", "   "):
+        assert (await shop.call("PATCH", path, 200, {"description": text}))["description"] == text
+    for c in "\x00\x01\x08\x0b\x1b\x7f\x9b\u202e\u2067":
+        assert (await shop.call("PATCH", path, 422, {"description": f"a{c}b"}))["code"] == "invalid"
 
 
 async def test_a_slug_is_unique(shop: Shop) -> None:

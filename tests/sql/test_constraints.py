@@ -64,6 +64,15 @@ INVALID_ROWS = [
     ("categories_slug_unique", "UPDATE categories SET slug = 'tents'"),
     ("categories_name_length", "UPDATE categories SET name = ''"),
     ("categories_slug_length", "UPDATE categories SET slug = repeat('x', 201) WHERE id = 1"),
+    *(
+        ("categories_slug_form", f"UPDATE categories SET slug = '{slug}' WHERE id = 1")
+        for slug in ("Tents", "a b", "a--b", "-a", "a-", "a_b", "cafe\u0301", "a\u2014b", "a\u00a0b", "a\n", "\u0958")
+    ),
+    *(
+        (f"{table}_name_form", f"UPDATE {table} SET name = 'a{character}b' WHERE id = 1")
+        for table in ("categories", "products")
+        for character in "\x01\n\x7f\x85\u2028\u202e\u2069"
+    ),
     ("products_pkey", f"{NEW_PRODUCT} {OWN_ID} VALUES (1, 'x', 1, 'EUR', 0)"),
     ("products_category_fkey", "UPDATE products SET category_id = 404"),
     ("products_category_fkey", "DELETE FROM categories"),

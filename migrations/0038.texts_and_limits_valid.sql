@@ -1,0 +1,13 @@
+-- Validates the constraints of 0037 for old rows.
+--
+-- depends: 0037.texts_and_limits
+-- phase: expand
+-- lock: SHARE UPDATE EXCLUSIVE on categories and products while they are read: only VACUUM and DDL wait
+-- undo: marks them as not validated again
+
+SET LOCAL lock_timeout = '10min';
+SET LOCAL statement_timeout = '1h';
+
+ALTER TABLE categories VALIDATE CONSTRAINT categories_slug_form;
+ALTER TABLE categories VALIDATE CONSTRAINT categories_name_form;
+ALTER TABLE products VALIDATE CONSTRAINT products_name_form;

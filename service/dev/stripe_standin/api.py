@@ -15,11 +15,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from .account import Account
 from .calls import ROUTES, Call, Handler, find_route
+from .events import NO_REQUEST
 from .faults import ConnectionDropped, Faults, Rule, apply_after, apply_before, close_connection, failure
 from .objects import API_VERSION, DAY, new_id
 from .parameters import Parameters, form_values
-from .payments import NO_REQUEST, Payments
+from .rate_limit import RateLimit
 from .replies import ApiError, Reply, error_reply
 from .store import Json
 
@@ -42,12 +44,13 @@ class ApiRequest:
 class Api:
     """ASGI app of everything under /v1. `requests` counts the calls by "METHOD path-template"."""
 
-    def __init__(self, payments: Payments, faults: Faults, base_url: Callable[[Request], str]) -> None:
+    def __init__(self, account: Account, faults: Faults, base_url: Callable[[Request], str]) -> None:
         self.requests: Counter[str] = Counter()
-        self._payments = payments
+        self.rate_limit = RateLimit()
+        self._account = account
         self._faults = faults
         self._base_url = base_url
-        self._stored_replies = {row["id"]: row for row in payments.store.load("reply")}
+        self._stored_replies = {row["id"]: row for row in account.store.load("reply")}
         self._keys_in_use: set[str] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -76,7 +79,7 @@ class Api:
         else:
             reply = await self._run_once(api_request, api_request.idempotency_key)
         # One commit, as at Stripe: the effect and the stored reply become durable together.
-        self._payments.store.commit()
+        self._account.store.commit()
         return apply_after(api_request.rule, reply)
 
     def _parse(self, request: Request, body: bytes, request_id: str) -> ApiRequest:
@@ -85,6 +88,7 @@ class Api:
         method, path = request.method, request.scope["path"]
         template, object_id = find_route(method, path)
         self.requests[f"{method} {template}"] += 1
+        self.rate_limit.take(f"{method} {template}")
         if "json" in request.headers.get("content-type", "") and body:
             message = "Invalid request (check that your POST content type is application/x-www-form-urlencoded)"
             raise ApiError(400, message)
@@ -107,7 +111,7 @@ class Api:
     async def _run_once(self, request: ApiRequest, key: str) -> Reply:
         """The stored reply of this key, else a first one, which is stored for 24 hours."""
         first = self._stored_replies.get(key)
-        if first is not None and first["created"] <= self._payments.now() - DAY:
+        if first is not None and first["created"] <= self._account.now() - DAY:
             first = None
         if first is not None:
             refuse_different_request(first, request, key)
@@ -140,14 +144,14 @@ class Api:
         return reply
 
     def _run(self, request: ApiRequest) -> Reply:
-        self._payments.catch_up()
-        self._payments.cause = {"id": request.id, "idempotency_key": request.idempotency_key}
+        self._account.catch_up()
+        self._account.cause = {"id": request.id, "idempotency_key": request.idempotency_key}
         try:
-            reply = Reply(200, orjson.dumps(request.handler(self._payments, request.call)))
+            reply = Reply(200, orjson.dumps(request.handler(self._account, request.call)))
         except ApiError as error:
             reply = error_reply(error)
         finally:
-            self._payments.cause = NO_REQUEST
+            self._account.cause = NO_REQUEST
         if request.rule is not None and request.rule.action == "status_after":
             return error_reply(failure(request.rule.status, stored=True))
         return reply
@@ -158,11 +162,11 @@ class Api:
             "path": request.path,
             "fingerprint": request.fingerprint,
             "request": request.id,
-            "created": self._payments.now(),
+            "created": self._account.now(),
             "status": reply.status,
             "body": reply.body.decode(),
         }
-        self._payments.store.save("reply", self._stored_replies[key])
+        self._account.store.save("reply", self._stored_replies[key])
 
 
 def authenticate(authorization: str) -> None:

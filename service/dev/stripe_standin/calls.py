@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from .account import Account
 from .parameters import Parameters
-from .payments import Payments
 from .replies import ApiError, missing_object
-from .store import Collection, Json, public
+from .store import Collection, Json
 
 LIST_PARAMETERS = ("created", "ending_before", "limit", "starting_after")
 LATEST = 2**40
@@ -26,67 +26,72 @@ class Call:
     base_url: str
 
 
-Handler: TypeAlias = Callable[[Payments, Call], Json]
+Handler: TypeAlias = Callable[[Account, Call], Json]
 
 
-def create_session(payments: Payments, call: Call) -> Json:
-    return payments.create_session(call.form, call.base_url)
+def create_session(account: Account, call: Call) -> Json:
+    return account.create_session(call.form, call.base_url)
 
 
-def retrieve_session(payments: Payments, call: Call) -> Json:
+def retrieve_session(account: Account, call: Call) -> Json:
     call.form.expect()
-    return public(payments.session(call.object_id))
+    return account.public(account.session(call.object_id))
 
 
-def expire_session(payments: Payments, call: Call) -> Json:
+def expire_session(account: Account, call: Call) -> Json:
     call.form.expect()
-    return payments.expire_session(call.object_id)
+    return account.expire_session(call.object_id)
 
 
-def list_sessions(payments: Payments, call: Call) -> Json:
+def list_sessions(account: Account, call: Call) -> Json:
     form = call.form
     form.expect(optional=(*LIST_PARAMETERS, "payment_intent", "status"))
     status = form.choice("status", ("complete", "expired", "open"))
     matches = equal_to({"payment_intent": form.text("payment_intent"), "status": status})
-    return list_page(payments.sessions, form, matches, url="/v1/checkout/sessions", noun="checkout.session")
+    return list_page(account, account.sessions, form, matches, url="/v1/checkout/sessions", noun="checkout.session")
 
 
-def create_refund(payments: Payments, call: Call) -> Json:
-    return payments.create_refund(call.form)
+def create_refund(account: Account, call: Call) -> Json:
+    return account.create_refund(call.form)
 
 
-def retrieve_refund(payments: Payments, call: Call) -> Json:
+def retrieve_refund(account: Account, call: Call) -> Json:
     call.form.expect()
-    return public(payments.refund(call.object_id))
+    return account.public(account.refund(call.object_id))
 
 
-def list_refunds(payments: Payments, call: Call) -> Json:
+def list_refunds(account: Account, call: Call) -> Json:
     form = call.form
     form.expect(optional=(*LIST_PARAMETERS, "charge", "payment_intent"))
     matches = equal_to({"charge": form.text("charge"), "payment_intent": form.text("payment_intent")})
-    return list_page(payments.refunds, form, matches, url="/v1/refunds", noun="refund")
+    return list_page(account, account.refunds, form, matches, url="/v1/refunds", noun="refund")
 
 
-def retrieve_intent(payments: Payments, call: Call) -> Json:
+def retrieve_intent(account: Account, call: Call) -> Json:
     call.form.expect()
-    return public(payments.intent(call.object_id))
+    return account.public(account.intent(call.object_id))
 
 
-def retrieve_event(payments: Payments, call: Call) -> Json:
+def retrieve_event(account: Account, call: Call) -> Json:
     call.form.expect()
-    event = payments.events.get(call.object_id)
+    event = account.events.get(call.object_id)
     if event is None:
         raise missing_object("event", call.object_id)
     return event
 
 
-def list_events(payments: Payments, call: Call) -> Json:
+def list_events(account: Account, call: Call) -> Json:
     form = call.form
     form.expect(optional=(*LIST_PARAMETERS, "type", "types"))
     kind = form.text("type")
     kinds = {kind} if kind is not None else set(form.texts("types"))
     return list_page(
-        payments.events, form, lambda event: not kinds or event["type"] in kinds, url="/v1/events", noun="event"
+        account,
+        account.events,
+        form,
+        lambda event: not kinds or event["type"] in kinds,
+        url="/v1/events",
+        noun="event",
     )
 
 
@@ -122,7 +127,7 @@ def find_route(method: str, path: str) -> tuple[str, str]:
 
 
 def list_page(
-    collection: Collection, form: Parameters, matches: Callable[[Json], bool], *, url: str, noun: str
+    account: Account, collection: Collection, form: Parameters, matches: Callable[[Json], bool], *, url: str, noun: str
 ) -> Json:
     """A list object: newest first, `limit` 1 to 100 (default 10), bounded by `created`, paged by a cursor."""
     cursors = {key: form.text(key) for key in ("starting_after", "ending_before")}
@@ -138,7 +143,7 @@ def list_page(
         since=since,
         until=until,
     )
-    return {"object": "list", "data": [public(stored) for stored in objects], "has_more": more, "url": url}
+    return {"object": "list", "data": [account.public(stored) for stored in objects], "has_more": more, "url": url}
 
 
 def created_bounds(form: Parameters) -> tuple[int | None, int | None]:

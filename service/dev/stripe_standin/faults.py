@@ -10,6 +10,7 @@ from typing import Any
 
 from starlette.types import Receive, Send
 
+from .rate_limit import rate_limited
 from .replies import ApiError, Reply
 
 ACTIONS = ("delay", "hang", "status", "status_after", "drop", "drop_after", "malformed")
@@ -102,8 +103,10 @@ def apply_after(rule: Rule | None, reply: Reply) -> Reply:
 
 
 def failure(status: int, *, stored: bool) -> ApiError:
-    kind = "rate_limit_error" if status == 429 else "api_error"
-    return ApiError(status, "This failure was requested from the stand-in for Stripe.", kind=kind, stored=stored)
+    if status == 429:
+        return rate_limited("global-rate")
+    message = "This failure was requested from the stand-in for Stripe."
+    return ApiError(status, message, kind="api_error", stored=stored)
 
 
 async def client_disconnected(receive: Receive, seconds: float | None) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from html import escape
 from urllib.parse import parse_qs
 
@@ -12,6 +14,9 @@ from .money import format_amount
 from .payments import Payments
 from .replies import ApiError
 from .store import Json
+from .webhooks import Deliverer
+
+REDIRECT_SECONDS = 10
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1a1f36; --soft: #697386; --line: #e3e8ee; --back: #f6f9fc;
@@ -62,23 +67,48 @@ def html_page(title: str, content: str, status: int = 200) -> HTMLResponse:
     return HTMLResponse(page, status, HEADERS)
 
 
+# Buttons of an open session by payment method: the action, and what the button says.
+OFFERS = {
+    "card": (("pay", "Pay {total}"), ("secure", "Pay with 3-D Secure"), ("decline", "Decline")),
+    "sepa_debit": (("later", "Pay by bank transfer (settles later)"),),
+    "boleto": (("voucher", "Pay by Boleto (a voucher, to be paid within 3 days)"),),
+}
+
+
 def payment_form(session: Json, problem: str | None) -> HTMLResponse:
     currency: str = session["currency"]
     total = escape(format_amount(session["amount_total"], currency))
     rows = "".join(line_row(line) for line in session["_lines"])
     alert = f'<p role="alert">{escape(problem)}</p>' if problem else ""
     email = escape(session["customer_email"] or "shopper@example.com")
+    offers = [
+        offer for method, offers in OFFERS.items() if method in session["payment_method_types"] for offer in offers
+    ]
     cancel = '<button class="plain" name="action" value="cancel" formnovalidate>Cancel</button>'
     content = (
         f'<h1>To pay</h1><p class="total">{total}</p><table>{rows}</table>{alert}<form method="post">'
         '<label>E-mail<input type="email" name="email" required autocomplete="email"'
         f' value="{email}"></label>'
-        f'<button class="pay" name="action" value="pay">Pay {total}</button>'
-        '<button name="action" value="later">Pay by bank transfer (settles later)</button>'
-        '<button name="action" value="decline">Decline</button>'
+        f"{buttons(offers).format(total=total)}"
         f"{cancel if session['cancel_url'] else ''}</form>"
     )
     return html_page(f"Pay {format_amount(session['amount_total'], currency)}", content)
+
+
+def buttons(offers: Sequence[tuple[str, str]]) -> str:
+    """Buttons for these actions and texts; the first is the main one."""
+    return "".join(
+        f'<button{"" if number else " class=pay"} name="action" value="{action}">{text}</button>'
+        for number, (action, text) in enumerate(offers)
+    )
+
+
+def secure_form() -> HTMLResponse:
+    content = (
+        "<h1>3-D Secure</h1><p>Your bank asks whether this payment is yours.</p><form method=post>"
+        f"{buttons((('pay', 'Complete'), ('decline', 'Fail')))}</form>"
+    )
+    return html_page("3-D Secure", content)
 
 
 def line_row(line: Json) -> str:
@@ -94,17 +124,23 @@ def closed_page(session: Json) -> HTMLResponse:
         return html_page("Expired", "<h1>Too late</h1><p>This payment page has expired. Nothing was charged.</p>", 410)
     if session["payment_status"] == "paid":
         return html_page("Paid", "<h1>Done</h1><p>This order has been paid already.</p>")
-    return html_page("Complete", "<h1>Done</h1><p>This order is complete; its payment settles later.</p>")
+    content = (
+        "<h1>Done</h1><p>This order is complete; its payment settles later.</p><form method=post>"
+        f"{buttons((('settle', 'Let the money arrive'), ('fail', 'Let the payment fail')))}</form>"
+    )
+    return html_page("Complete", content)
 
 
 class PaymentPage:
-    """GET shows the form; POST applies the `action` of the pressed button: pay, later, decline or cancel.
+    """GET shows the form; POST applies the `action` of the pressed button.
 
-    `settle_seconds`: how long after `later` the money arrives; None leaves that to `settle`.
+    `settle_seconds`: how long after `later` the money arrives; None leaves that to `settle`. Like Stripe, the page
+    does not redirect a customer who has paid before the endpoint answered the event, for 10 seconds at most.
     """
 
-    def __init__(self, payments: Payments, settle_seconds: float | None) -> None:
+    def __init__(self, payments: Payments, deliverer: Deliverer, settle_seconds: float | None) -> None:
         self._payments = payments
+        self._deliverer = deliverer
         self._settle_seconds = settle_seconds
 
     async def show(self, request: Request) -> Response:
@@ -116,22 +152,42 @@ class PaymentPage:
     async def submit(self, request: Request) -> Response:
         form = parse_qs((await request.body()).decode(errors="replace"))
         session = self._session(request)
-        if session is None or session["status"] != "open":
-            return await self.show(request)
-        session_id: str = session["id"]
         action = form.get("action", [""])[0]
+        if session is None:
+            return await self.show(request)
+        if session["status"] != "open":
+            if action in ("settle", "fail") and session["payment_status"] == "unpaid":
+                with suppress(ApiError):
+                    self._payments.settle(session["id"], action == "settle")
+                    self._payments.store.commit()
+            return closed_page(session)
+        session_id: str = session["id"]
         email = form.get("email", [""])[0].strip()[:800] or None
         if action == "cancel" and session["cancel_url"]:
             return RedirectResponse(session["cancel_url"], 303, HEADERS)
-        if action == "decline":
-            self._payments.decline(session_id)
-            self._payments.store.commit()
-            return payment_form(session, "Your card was declined.")
-        if action not in ("pay", "later"):
-            return payment_form(session, None)
-        later = action == "later"
-        self._payments.pay(session_id, email=email, later=later, settles_in=self._settle_seconds if later else None)
+        try:
+            if action == "decline":
+                self._payments.decline(session_id)
+                self._payments.store.commit()
+                intent = self._payments.intent(session["payment_intent"])
+                return payment_form(session, intent["last_payment_error"]["message"])
+            if action == "secure":
+                self._payments.require_action(session_id)
+                self._payments.store.commit()
+                return secure_form()
+            if action == "pay":
+                self._payments.pay(session_id, email=email)
+            elif action == "later":
+                self._payments.pay(session_id, email=email, method="sepa_debit", settles_in=self._settle_seconds)
+            elif action == "voucher":
+                self._payments.pay(session_id, email=email, method="boleto")
+            else:
+                return payment_form(session, None)
+        except ApiError as error:
+            return payment_form(session, str(error))
+        completed = self._payments.events.newest()
         self._payments.store.commit()
+        await self._deliverer.wait_for_attempt(completed["id"], REDIRECT_SECONDS)
         return RedirectResponse(session["success_url"].replace("{CHECKOUT_SESSION_ID}", session_id), 303, HEADERS)
 
     def _session(self, request: Request) -> Json | None:

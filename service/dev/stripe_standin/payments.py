@@ -1,75 +1,36 @@
-"""What happens at Stripe: sessions, payments, refunds and disputes, and the event that each change emits."""
+"""Checkout sessions and their payments: what customers do, and what time does."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 
-import orjson
-
-from .money import format_amount
-from .objects import (
-    API_VERSION,
-    customer_details,
-    new_charge,
-    new_dispute,
-    new_id,
-    new_intent,
-    new_refund,
-    new_session,
-)
+from .events import Events
+from .objects import DAY, address_of, customer_details, decline_of, new_charge, new_intent, new_session, next_action_of
 from .parameters import Parameters
 from .replies import ApiError, missing_object
 from .store import Collection, Json, Store, public
 
-NO_REQUEST: Json = {"id": None, "idempotency_key": None}
-REFUND_REASONS = ("duplicate", "fraudulent", "requested_by_customer")
-REFUND_STATUSES = ("pending", "succeeded", "failed")
+# Payment methods by what a customer's consent is worth: the money is there, comes or fails later, or a voucher
+# is to be paid within days.
+METHODS = {"card": "paid", "sepa_debit": "processing", "boleto": "voucher"}
 
 
-class Payments:
-    """The account's objects and what can happen to them.
+class Payments(Events):
+    """Sessions, payment intents and charges.
 
     A method that changes an object returns it in Stripe's shape, and raises ApiError when Stripe would refuse.
-    Not thread-safe: call from the event loop's thread. Changes are durable after the store's commit, which every
-    request and the ticker make.
     """
 
     def __init__(self, store: Store, deliver: Callable[[Json], None]) -> None:
-        self.store = store
+        super().__init__(store, deliver)
         self.sessions = Collection(store, "checkout.session")
         self.intents = Collection(store, "payment_intent")
         self.charges = Collection(store, "charge")
-        self.refunds = Collection(store, "refund")
-        self.disputes = Collection(store, "dispute")
-        self.events = Collection(store, "event")
-        # The status of new refunds; after "pending" a test settles each one by `set_refund`.
-        self.refund_status = "succeeded"
-        # The API request that causes the events emitted now.
-        self.cause = NO_REQUEST
-        self._deliver = deliver
-        self._clock_shift: float = sum(row["seconds"] for row in store.load("clock"))
-        # (time, session id) of each expiry and bank transfer to come; entries that no longer apply are skipped.
+        # (time, session id) of each expiry and settlement to come; entries that no longer apply are skipped.
         self._due = [(s["expires_at"], s["id"]) for s in self.sessions if s["status"] == "open"]
         self._due += [(s["_settles_at"], s["id"]) for s in self.sessions if s["_settles_at"]]
         heapify(self._due)
-
-    # Time
-
-    def now(self) -> int:
-        """The stand-in's own clock, Unix seconds."""
-        return int(time.time() + self._clock_shift)
-
-    def advance_clock(self, seconds: float) -> int:
-        """Shift the clock forward and return the new time."""
-        if seconds < 0:
-            # Pages rely on objects stored in the order of `created`.
-            raise ApiError(400, "The clock only goes forward.")
-        self._clock_shift += seconds
-        self.store.save("clock", {"id": "shift", "seconds": self._clock_shift})
-        self.catch_up()
-        return self.now()
 
     def catch_up(self) -> None:
         """Expire and settle the sessions that are due; cheap when none is."""
@@ -80,27 +41,16 @@ class Payments:
             if session["status"] == "open" and session["expires_at"] <= now:
                 self._expire(session)
             elif session["_settles_at"] and session["_settles_at"] <= now:
-                self.settle(session_id)
+                # A voucher that nobody paid until now fails.
+                self.settle(session_id, self._intent_of(session)["status"] == "processing")
 
-    # Events
+    def public(self, stored: Json) -> Json:
+        shown = public(stored)
+        if stored.get("_intent_expanded") and shown["payment_intent"]:
+            shown["payment_intent"] = public(self.intent(shown["payment_intent"]))
+        return shown
 
-    def _emit(self, kind: str, subject: Json) -> None:
-        event: Json = {
-            "id": new_id("evt_"),
-            "object": "event",
-            "api_version": API_VERSION,
-            "created": self.now(),
-            # A copy: the object may change later, the event must not.
-            "data": {"object": orjson.loads(orjson.dumps(public(subject)))},
-            "livemode": False,
-            "pending_webhooks": 0,
-            "request": self.cause,
-            "type": kind,
-        }
-        self.events.save(event)
-        self._deliver(event)
-
-    # Checkout sessions
+    # Sessions
 
     def session(self, session_id: str) -> Json:
         session = self.sessions.get(session_id)
@@ -110,10 +60,10 @@ class Payments:
 
     def create_session(self, form: Parameters, base_url: str) -> Json:
         """Create an open session of mode payment, with its page at `base_url`/pay/{id}."""
-        session = new_session(form, base_url, self.now())
+        session = new_session(form, base_url, self.now(), list(METHODS))
         self.sessions.save(session)
         heappush(self._due, (session["expires_at"], session["id"]))
-        return public(session)
+        return self.public(session)
 
     def _open_session(self, session_id: str) -> Json:
         session = self.session(session_id)
@@ -135,11 +85,24 @@ class Payments:
         session |= {"status": "expired", "url": None}
         self.sessions.save(session)
         if session["payment_intent"]:
-            intent = self.intent(session["payment_intent"])
-            intent |= {"status": "canceled", "canceled_at": self.now(), "cancellation_reason": "expired"}
+            intent = self._intent_of(session)
+            intent |= {
+                "status": "canceled",
+                "canceled_at": self.now(),
+                "cancellation_reason": "expired",
+                "next_action": None,
+            }
             self.intents.save(intent)
+            self._emit("payment_intent.canceled", intent)
         self._emit("checkout.session.expired", session)
-        return public(session)
+        return self.public(session)
+
+    def expand_intent(self, session_id: str) -> Json:
+        """From now on, the API and events show the session's payment intent as an object in place of its id."""
+        session = self.session(session_id)
+        session["_intent_expanded"] = True
+        self.sessions.save(session)
+        return self.public(session)
 
     # Payments
 
@@ -149,91 +112,8 @@ class Payments:
             raise missing_object("payment_intent", intent_id, "intent")
         return intent
 
-    def pay(
-        self,
-        session_id: str,
-        *,
-        email: str | None = None,
-        later: bool = False,
-        settles_in: float | None = None,
-    ) -> Json:
-        """The customer pays. With `later` the money arrives by `settle`, or after `settles_in` seconds."""
-        session = self._open_session(session_id)
-        email = email or session["customer_email"] or "shopper@example.com"
-        session |= {
-            "status": "complete",
-            "payment_status": "unpaid" if later else "paid",
-            "url": None,
-            "customer_details": customer_details(email),
-        }
-        if settles_in is not None:
-            session["_settles_at"] = self.now() + settles_in
-            heappush(self._due, (session["_settles_at"], session_id))
-        intent = self._attempt(session, "processing" if later else "succeeded")
-        self.sessions.save(session)
-        if not later:
-            self._emit("payment_intent.succeeded", intent)
-        self._emit("checkout.session.completed", session)
-        return public(session)
-
-    def decline(self, session_id: str) -> Json:
-        """The customer's card is declined; the session stays open for another attempt."""
-        session = self._open_session(session_id)
-        intent = self._attempt(session, "requires_payment_method")
-        self.sessions.save(session)
-        self._emit("payment_intent.payment_failed", intent)
-        return public(session)
-
-    def settle(self, session_id: str, succeed: bool = True) -> Json:
-        """Settle a payment made with `later`: the money arrives, or the payment fails."""
-        session = self.session(session_id)
-        intent = self.intents.get(session["payment_intent"] or "")
-        if intent is None or intent["status"] != "processing":
-            raise ApiError(400, "This Checkout Session has no payment to settle.")
-        session["_settles_at"] = None
-        charge = self._charge(intent["latest_charge"])
-        if succeed:
-            session["payment_status"] = "paid"
-        self._conclude(intent, charge, "succeeded" if succeed else "requires_payment_method")
-        self.sessions.save(session)
-        outcome = "succeeded" if succeed else "payment_failed"
-        self._emit(f"payment_intent.{outcome}", intent)
-        self._emit(f"checkout.session.async_payment_{'succeeded' if succeed else 'failed'}", session)
-        return public(session)
-
-    def _attempt(self, session: Json, status: str) -> Json:
-        """Charge the session's payment intent, which the first attempt creates."""
-        intent = self.intents.get(session["payment_intent"] or "")
-        if intent is None:
-            intent = new_intent(session, self.now())
-            session["payment_intent"] = intent["id"]
-        charge = new_charge(session, self.now())
-        intent["latest_charge"] = charge["id"]
-        self._conclude(intent, charge, status)
-        return intent
-
-    def _conclude(self, intent: Json, charge: Json, status: str) -> None:
-        """Set a payment intent to `status`, and its charge to the matching outcome."""
-        paid = status == "succeeded"
-        failed = status == "requires_payment_method"
-        decline = {"type": "card_error", "code": "card_declined", "message": "Your card was declined."}
-        intent |= {
-            "status": status,
-            "amount_received": intent["amount"] if paid else 0,
-            "last_payment_error": {**decline, "charge": charge["id"]} if failed else None,
-        }
-        charge |= {
-            "status": "succeeded" if paid else "failed" if failed else "pending",
-            "paid": paid,
-            "captured": paid,
-            "amount_captured": charge["amount"] if paid else 0,
-            "failure_code": decline["code"] if failed else None,
-            "failure_message": decline["message"] if failed else None,
-        }
-        self.charges.save(charge)
-        self.intents.save(intent)
-
-    # Refunds and disputes
+    def _intent_of(self, session: Json) -> Json:
+        return self.intent(session["payment_intent"])
 
     def _charge(self, charge_id: str) -> Json:
         charge = self.charges.get(charge_id)
@@ -241,131 +121,153 @@ class Payments:
             raise missing_object("charge", charge_id, "charge")
         return charge
 
-    def refund(self, refund_id: str) -> Json:
-        refund = self.refunds.get(refund_id)
-        if refund is None:
-            raise missing_object("refund", refund_id)
-        return refund
+    def pay(
+        self,
+        session_id: str,
+        *,
+        email: str | None = None,
+        method: str | None = None,
+        later: bool = False,
+        settles_in: float | None = None,
+        no_payment: bool = False,
+    ) -> Json:
+        """The customer completes the session, with one of METHODS; `later` is short for a bank debit.
 
-    def create_refund(self, form: Parameters) -> Json:
-        form.expect(optional=("amount", "charge", "metadata", "payment_intent", "reason"))
-        charge = self._charge_to_refund(form)
-        reason = form.choice("reason", REFUND_REASONS)
-        metadata = form.metadata()
-        unrefunded: int = charge["amount"] - charge["amount_refunded"]
-        amount = form.integer("amount", least=1, most=10**12)
-        if unrefunded == 0:
-            message = f"Charge {charge['id']} has already been refunded."
-            raise ApiError(400, message, code="charge_already_refunded", stored=True)
-        if charge["disputed"]:
-            message = f"Charge {charge['id']} has been charged back; cannot issue a refund."
-            raise ApiError(400, message, code="charge_disputed", stored=True)
-        if amount is not None and amount > unrefunded:
-            limit = "unrefunded amount on charge" if charge["amount_refunded"] else "charge amount"
-            currency = charge["currency"]
-            message = (
-                f"Refund amount ({format_amount(amount, currency)}) is greater than {limit}"
-                f" ({format_amount(unrefunded, currency)})"
+        A bank debit settles by `settle`, or `settles_in` seconds later. A voucher is paid by `settle`, or fails
+        `settles_in` seconds later (3 days). `no_payment`: a discount of the whole total leaves nothing to pay.
+        """
+        session = self._open_session(session_id)
+        method = method or ("sepa_debit" if later else "card")
+        if method not in session["payment_method_types"]:
+            raise ApiError(400, f"This Checkout Session does not offer {method}.", param="method")
+        kind = "none" if no_payment else METHODS[method]
+        email = email or session["customer_email"] or "shopper@example.com"
+        session |= {
+            "status": "complete",
+            "payment_status": {"paid": "paid", "none": "no_payment_required"}.get(kind, "unpaid"),
+            "url": None,
+            "customer_details": customer_details(email, session),
+        }
+        if session["shipping_address_collection"]:
+            shipping = {"address": address_of(session), "name": "Jenny Rosen"}
+            session["collected_information"] = {
+                "business_name": None,
+                "individual_name": None,
+                "shipping_details": shipping,
+            }
+        if kind == "voucher" and settles_in is None:
+            settles_in = 3 * DAY
+        if kind in ("processing", "voucher") and settles_in is not None:
+            session["_settles_at"] = self.now() + settles_in
+            heappush(self._due, (session["_settles_at"], session_id))
+        if kind == "none":
+            session["total_details"]["amount_discount"] = session["amount_subtotal"]
+            session["amount_total"] = 0
+        else:
+            self._complete(session, method, kind)
+        self.sessions.save(session)
+        self._emit("checkout.session.completed", session)
+        return self.public(session)
+
+    def _complete(self, session: Json, method: str, kind: str) -> None:
+        """Attempt the payment that completes the session."""
+        if kind == "voucher":
+            intent = self._begin_attempt(session, method)
+            intent |= {"status": "requires_action", "next_action": next_action_of(session, session["_settles_at"])}
+            self.intents.save(intent)
+            self._emit("payment_intent.requires_action", intent)
+            return
+        secured = session["payment_intent"] and self._intent_of(session)["status"] == "requires_action"
+        intent = self._begin_attempt(session, method)
+        charge = self._new_charge(session, intent, authenticated=bool(secured))
+        self._conclude(intent, charge, "succeeded" if kind == "paid" else "processing")
+        self._emit(f"payment_intent.{intent['status']}", intent)
+
+    def require_action(self, session_id: str) -> Json:
+        """The customer's bank asks for 3-D Secure. The session stays open until `pay` or `decline`."""
+        session = self._open_session(session_id)
+        intent = self._begin_attempt(session, "card")
+        intent |= {"status": "requires_action", "next_action": next_action_of(session, None)}
+        self.intents.save(intent)
+        self.sessions.save(session)
+        self._emit("payment_intent.requires_action", intent)
+        return self.public(session)
+
+    def decline(self, session_id: str) -> Json:
+        """The card is declined, or 3-D Secure fails; the session stays open for another attempt."""
+        session = self._open_session(session_id)
+        if session["payment_intent"] and self._intent_of(session)["status"] == "requires_action":
+            intent = self._intent_of(session)
+            self._conclude(intent, None, "requires_payment_method", "payment_intent_authentication_failure")
+        else:
+            intent = self._begin_attempt(session, "card")
+            charge = self._new_charge(session, intent)
+            self._conclude(intent, charge, "requires_payment_method", "card_declined")
+        self.sessions.save(session)
+        self._emit("payment_intent.payment_failed", intent)
+        return self.public(session)
+
+    def settle(self, session_id: str, succeed: bool = True) -> Json:
+        """Settle a bank debit or a voucher: the money arrives, or the payment fails."""
+        session = self.session(session_id)
+        intent = self.intents.get(session["payment_intent"] or "")
+        if (
+            session["status"] != "complete"
+            or intent is None
+            or intent["status"] not in ("processing", "requires_action")
+        ):
+            raise ApiError(400, "This Checkout Session has no payment to settle.")
+        session["_settles_at"] = None
+        voucher = intent["status"] == "requires_action"
+        if succeed:
+            session["payment_status"] = "paid"
+            charge = self._new_charge(session, intent) if voucher else self._charge(intent["latest_charge"])
+            self._conclude(intent, charge, "succeeded")
+        elif voucher:
+            self._conclude(intent, None, "requires_payment_method", "payment_intent_payment_attempt_expired")
+        else:
+            self._conclude(
+                intent, self._charge(intent["latest_charge"]), "requires_payment_method", "insufficient_funds"
             )
-            raise ApiError(400, message, param="amount", stored=True)
-        refund = new_refund(
-            charge,
-            unrefunded if amount is None else amount,
-            status=self.refund_status,
-            reason=reason,
-            metadata=metadata,
-            now=self.now(),
-        )
-        self.refunds.save(refund)
-        self._add_refunded(charge, refund["amount"])
-        self._emit("refund.created", refund)
-        self._emit("charge.refunded", charge)
-        return public(refund)
+        self.sessions.save(session)
+        outcome = "succeeded" if succeed else "payment_failed"
+        self._emit(f"payment_intent.{outcome}", intent)
+        self._emit(f"checkout.session.async_payment_{'succeeded' if succeed else 'failed'}", session)
+        return self.public(session)
 
-    def _charge_to_refund(self, form: Parameters) -> Json:
-        intent_id, charge_id = form.text("payment_intent"), form.text("charge")
-        if intent_id is not None:
-            intent = self.intents.get(intent_id)
-            if intent is None:
-                raise missing_object("payment_intent", intent_id, "payment_intent")
-            charge_id = intent["latest_charge"]
-        if charge_id is None:
-            message = "One of the following params should be provided for this request: payment_intent or charge."
-            raise ApiError(400, message, code="parameter_missing", param="payment_intent")
-        charge = self._charge(charge_id)
-        if charge["status"] != "succeeded":
-            intent_id = charge["payment_intent"]
-            message = f"This PaymentIntent ({intent_id}) does not have a successful charge to refund."
-            raise ApiError(400, message, stored=True)
+    def _begin_attempt(self, session: Json, method: str) -> Json:
+        """The session's payment intent, which the first attempt creates, with a payment method of this attempt."""
+        intent = self.intents.get(session["payment_intent"] or "")
+        if intent is None:
+            intent = new_intent(session, self.now())
+            session["payment_intent"] = intent["id"]
+        intent["_method"] = method
+        return intent
+
+    def _new_charge(self, session: Json, intent: Json, *, authenticated: bool = False) -> Json:
+        charge = new_charge(session, intent, self.now(), authenticated=authenticated)
+        intent["latest_charge"] = charge["id"]
         return charge
 
-    def _add_refunded(self, charge: Json, amount: int) -> None:
-        charge["amount_refunded"] += amount
-        charge["refunded"] = charge["amount_refunded"] == charge["amount"]
-        self.charges.save(charge)
-
-    def set_refund(self, refund_id: str, status: str) -> Json:
-        """Change a refund's status. A failed refund is final; its amount can be refunded again."""
-        refund = self.refund(refund_id)
-        if status not in REFUND_STATUSES:
-            raise ApiError(400, f"A refund's status is one of {', '.join(REFUND_STATUSES)}.", param="status")
-        if status == refund["status"]:
-            return public(refund)
-        if refund["status"] == "failed":
-            raise ApiError(400, "This refund has failed, which is final.")
-        failed = status == "failed"
-        refund |= {"status": status, "failure_reason": "lost_or_stolen_card" if failed else None}
-        self.refunds.save(refund)
-        if failed:
-            self._add_refunded(self._charge(refund["charge"]), -refund["amount"])
-        self._emit("refund.updated", refund)
-        if failed:
-            self._emit("refund.failed", refund)
-        return public(refund)
-
-    def dispute(self, intent_id: str) -> Json:
-        """The customer's bank disputes a payment."""
-        intent = self.intent(intent_id)
-        if intent["status"] != "succeeded":
-            raise ApiError(400, "Only a payment that succeeded can be disputed.", param="payment_intent")
-        charge = self._charge(intent["latest_charge"])
-        charge["disputed"] = True
-        self.charges.save(charge)
-        dispute = new_dispute(charge, self.now())
-        self.disputes.save(dispute)
-        self._emit("charge.dispute.created", dispute)
-        return public(dispute)
-
-    # For tests
-
-    def ledger(self) -> Json:
-        """Every captured payment, with its session's metadata and the sum of its succeeded refunds.
-
-        {"payments": [{session, payment_intent, amount, currency, metadata, refunded}],
-        "open_sessions": [{id, metadata}]}
-        """
-        self.catch_up()
-        refunded: dict[str, int] = {}
-        for refund in self.refunds:
-            if refund["status"] == "succeeded":
-                intent_id = refund["payment_intent"]
-                refunded[intent_id] = refunded.get(intent_id, 0) + refund["amount"]
-        return {
-            "payments": [
-                {
-                    "session": session["id"],
-                    "payment_intent": session["payment_intent"],
-                    "amount": session["amount_total"],
-                    "currency": session["currency"],
-                    "metadata": session["metadata"],
-                    "refunded": refunded.get(session["payment_intent"], 0),
-                }
-                for session in self.sessions
-                if session["payment_status"] == "paid"
-            ],
-            "open_sessions": [
-                {"id": session["id"], "metadata": session["metadata"]}
-                for session in self.sessions
-                if session["status"] == "open"
-            ],
+    def _conclude(self, intent: Json, charge: Json | None, status: str, code: str | None = None) -> None:
+        """Set a payment intent to `status`, and its charge to the matching outcome; `code` says why it failed."""
+        paid = status == "succeeded"
+        error = None if code is None else decline_of(code, charge)
+        intent |= {
+            "status": status,
+            "amount_received": intent["amount"] if paid else 0,
+            "last_payment_error": error,
+            "next_action": None,
         }
+        self.intents.save(intent)
+        if charge is None:
+            return
+        charge |= {
+            "status": "succeeded" if paid else "failed" if error else "pending",
+            "paid": paid,
+            "captured": paid,
+            "amount_captured": charge["amount"] if paid else 0,
+            "failure_code": code,
+            "failure_message": error and error["message"],
+        }
+        self.charges.save(charge)

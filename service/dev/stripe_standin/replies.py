@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import orjson
@@ -25,19 +26,26 @@ class ApiError(Exception):
         param: str | None = None,
         kind: str = "invalid_request_error",
         stored: bool = False,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.stored = stored
+        self.headers = dict(headers or {})
         error = {"type": kind, "message": message}
         if code is not None:
             error |= {
                 "code": code,
-                "doc_url": f"https://stripe.com/docs/error-codes/{code.replace('_', '-')}",
+                "doc_url": doc_url(code),
             }
         if param is not None:
             error["param"] = param
         self.body: Json = {"error": error}
+
+
+def doc_url(code: str) -> str:
+    """The page about an error code."""
+    return f"https://stripe.com/docs/error-codes/{code.replace('_', '-')}"
 
 
 def missing_object(noun: str, object_id: str, param: str = "id") -> ApiError:
@@ -55,7 +63,7 @@ class Reply:
 
 
 def error_reply(error: ApiError) -> Reply:
-    reply = Reply(error.status, orjson.dumps(error.body), stored=error.stored)
+    reply = Reply(error.status, orjson.dumps(error.body), dict(error.headers), stored=error.stored)
     if error.status == 401:
         reply.headers["WWW-Authenticate"] = 'Basic realm="Stripe"'
     if error.status == 409:

@@ -13,21 +13,22 @@ from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from .account import Account
 from .api import Api
 from .control import control_routes
 from .faults import Faults
 from .page import PaymentPage
-from .payments import Payments
 from .store import Store
 from .webhooks import Deliverer, Delivery
 
 
-class StripeStandin(Payments):
+class StripeStandin(Account):
     """One Stripe account in test mode, with `app`, the ASGI application that serves it.
 
-    Tests in the same process change it by `pay`, `decline`, `settle`, `set_refund`, `refund_status`, `dispute`,
-    `set_faults`, `set_webhooks` and `advance_clock`. They read `ledger` and `requests`. Over HTTP, /_control offers
-    the same. Call these in the event loop that runs `app`. They raise ApiError when the state forbids the change.
+    Tests in the same process change it by `pay`, `require_action`, `decline`, `settle`, `set_refund`,
+    `refund_status`, `dispute`, `set_dispute`, `show`, `expand_intent`, `emit_event`, `set_faults`, `set_webhooks`,
+    `set_rate_limit` and `advance_clock`. They read `ledger` and `requests`. Over HTTP, /_control offers the same,
+    and lists it. Call these in the event loop that runs `app`. They raise ApiError when the state forbids the change.
 
     `webhook_url` and `webhook_secret` can be set at any time; `webhook_events` are patterns of the event types sent
     there. `public_url` is the base of the payment pages for browsers; None uses the Host of the API call.
@@ -56,12 +57,13 @@ class StripeStandin(Payments):
         self._faults = Faults()
         api = Api(self, self._faults, self._base_url)
         self.requests = api.requests
-        page = PaymentPage(self, settle_seconds)
+        self.set_rate_limit = api.rate_limit.set
+        page = PaymentPage(self, self._deliverer, settle_seconds)
         rest = Starlette(
             routes=[
                 Route("/pay/{session_id}", page.show, methods=["GET"]),
                 Route("/pay/{session_id}", page.submit, methods=["POST"]),
-                *control_routes(self, self._faults, self._deliverer, api.requests),
+                *control_routes(self, self._faults, self._deliverer, rate_limit=api.rate_limit, requests=api.requests),
             ],
             lifespan=self._lifespan,
         )

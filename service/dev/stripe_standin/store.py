@@ -16,8 +16,13 @@ Json = dict[str, Any]
 
 
 def public(stored: Json) -> Json:
-    """An object as the API returns it, without the stand-in's own keys, which begin with `_`."""
-    return {key: value for key, value in stored.items() if not key.startswith("_")}
+    """An object as the API returns it, without the stand-in's own keys, which begin with `_`.
+
+    `_shown` has members to show in place of the true ones.
+    """
+    shown = {key: value for key, value in stored.items() if not key.startswith("_")}
+    shown.update(stored.get("_shown", {}))
+    return shown
 
 
 def created(stored: Json) -> int:
@@ -75,6 +80,10 @@ class Collection:
     def get(self, object_id: str) -> Json | None:
         position = self._positions.get(object_id)
         return None if position is None else self._objects[position]
+
+    def newest(self) -> Json:
+        """The newest object; there must be one."""
+        return self._objects[-1]
 
     def save(self, stored: Json) -> None:
         if stored["id"] not in self._positions:

@@ -7,6 +7,7 @@ import hmac
 import random
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from hashlib import sha256
@@ -16,6 +17,7 @@ import aiohttp
 import orjson
 
 from .objects import new_id
+from .rendering import exists_at, require_style, snapshot, thin
 from .replies import ApiError
 from .store import Collection, Json, Store
 
@@ -32,12 +34,19 @@ class Delivery:
 
     `paused` collects events until it is false again; then they are sent, in random order with `shuffle`. Each event
     is sent `copies` times at once. With `drop` an event is stored and never sent.
+
+    The endpoint receives snapshots of its `api_version` (None: the account's), or with `style` "thin" thin events.
+    `account` and `context` name a connected account whose events they are.
     """
 
     paused: bool = False
     copies: int = 1
     shuffle: bool = False
     drop: bool = False
+    api_version: str | None = None
+    style: str = "snapshot"
+    account: str | None = None
+    context: str | None = None
 
 
 def signature(body: bytes, secret: str, timestamp: int) -> str:
@@ -69,6 +78,8 @@ class Deliverer:
         self._undelivered = {row["id"]: row for row in store.load("delivery")}
         self._waiting = list(self._undelivered)
         self._tasks: set[asyncio.Task[None]] = set()
+        # Set by the first attempt to deliver an event, for those who wait for it; by the event's id.
+        self._attempted: dict[str, asyncio.Event] = {}
         self._client: aiohttp.ClientSession | None = None
 
     async def start(self) -> None:
@@ -93,21 +104,36 @@ class Deliverer:
     def change(self, **changes: Any) -> Delivery:
         """Change some of the settings. Raises ApiError 400 for a name that is not one of Delivery's."""
         try:
-            self.settings = replace(self.settings, **changes)
+            settings = replace(self.settings, **changes)
         except TypeError as error:
             raise ApiError(400, str(error)) from None
+        require_style(settings.style)
+        self.settings = settings
         self._send_waiting()
         return self.settings
 
     def deliver(self, event: Json) -> None:
         """Deliver an event to the endpoint, unless there is none or it does not receive this type."""
         enabled = any(fnmatchcase(event["type"], pattern) for pattern in self._enabled)
+        enabled = enabled and exists_at(self.settings.api_version, event["type"])
         if self.settings.drop or not enabled or self._endpoint()[0] is None:
             return
         event["pending_webhooks"] = 1
         self._events().save(event)
         self._add(event["id"], time.time())
         self._send_waiting()
+
+    async def wait_for_attempt(self, event_id: str, seconds: float) -> None:
+        """Wait until the endpoint has answered the event once, at most `seconds`; not for what is paused or dropped."""
+        if self.settings.paused or self._client is None:
+            return
+        if all(row["event"] != event_id for row in self._undelivered.values()):
+            return
+        attempted = self._attempted.setdefault(event_id, asyncio.Event())
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await attempted.wait()
+        self._attempted.pop(event_id, None)
 
     def _add(self, event_id: str, since: float) -> None:
         row: Json = {"id": new_id("whd_"), "event": event_id, "since": since}
@@ -157,7 +183,7 @@ class Deliverer:
             url, secret = self._endpoint()
             if url is None:
                 return False
-            body = orjson.dumps(self._event(event_id))
+            body = orjson.dumps(self._rendered(self._event(event_id)))
             headers = {
                 "Content-Type": "application/json; charset=utf-8",
                 "User-Agent": "Stripe/1.0 (+https://stripe.com/docs/webhooks)",
@@ -169,6 +195,15 @@ class Deliverer:
             except (aiohttp.ClientError, TimeoutError, ValueError):
                 # aiohttp raises ValueError for a URL it cannot parse.
                 return False
+            finally:
+                if event_id in self._attempted:
+                    self._attempted[event_id].set()
+
+    def _rendered(self, event: Json) -> Json:
+        settings = self.settings
+        if settings.style == "thin":
+            return thin(event, context=settings.context)
+        return snapshot(event, api_version=settings.api_version, account=settings.account, context=settings.context)
 
     def _event(self, event_id: str) -> Json:
         event = self._events().get(event_id)

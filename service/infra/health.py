@@ -12,21 +12,21 @@ import asyncpg
 
 from service.errors import ShopError
 from service.infra.db import connection
-from service.infra.packaged import migration_names
+from service.infra.packaged import index_names, migration_names
 from service.infra.resources import Resources
 from service.infra.sql import statement
 
 # The worker itself, and its periodic tasks.
 HEARTBEAT, PERIODIC_TASKS = "heartbeat", ("sweep", "reconcile", "audit", "delete_expired")
 # Read at start, because a deployment may replace the files with those of newer code.
-MIGRATIONS = migration_names()
+MIGRATIONS, INDEXES = migration_names(), index_names()
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class Migrated:
-    """Whether every migration was applied, and whether the server refuses writes."""
+    """Whether every migration was applied and left no invalid index, and whether the server refuses writes."""
 
     migrated: bool
     read_only: bool
@@ -57,7 +57,7 @@ async def _postgresql(resources: Resources) -> tuple[str, str]:
     """The state of PostgreSQL, and of the worker by its heartbeats."""
     try:
         async with asyncio.timeout(3), connection(resources.pool) as reader:
-            state = await IS_MIGRATED.one(reader, names=MIGRATIONS)
+            state = await IS_MIGRATED.one(reader, names=MIGRATIONS, indexes=INDEXES)
             if state.read_only:
                 # The error that a write would raise: with it, the pool leaves this server even if nobody writes.
                 raise asyncpg.ReadOnlySQLTransactionError("transaction_read_only is on")

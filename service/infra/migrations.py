@@ -4,14 +4,16 @@ import asyncio
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 import psycopg
 import yoyo
+from yoyo.migrations import get_migration_hash, topological_sort
 
 from service.errors import ShopError
-from service.infra.packaged import MIGRATIONS, migration_names
+from service.infra.packaged import MIGRATIONS, built_indexes, migration_names
 from service.infra.sql import statement
 
 # Attempts to get a migration's locks. During each one other sessions wait at most its lock_timeout.
@@ -21,26 +23,29 @@ POLL_SECONDS = 0.1
 
 
 LOCK_MIGRATIONS = statement("migrations/lock_migrations", bool)
+LIST_INVALID_INDEXES = statement("migrations/list_invalid_indexes", str)
 
 
 async def migrate(database_url: str, folder: Path = MIGRATIONS) -> list[str]:
     """Apply the pending migrations and return their names. Waits while another process migrates.
 
-    Raises `busy` when a migration could not get its locks, and psycopg's errors for what the server refuses. Earlier
-    migrations stay applied, and the next run continues after them.
+    A migration that was stopped between two statements is applied from its beginning, and so is one whose index is
+    invalid. Raises `busy` when a migration could not get its locks, `unavailable` when an index stays invalid, and
+    psycopg's errors for what the server refuses. Earlier migrations stay applied; the next run continues after them.
     """
     return await asyncio.to_thread(_run_alone, database_url, folder, _apply)
 
 
 async def undo(database_url: str, folder: Path = MIGRATIONS) -> list[str]:
-    """Undo the newest migration, dropping its data, and return its name. Waits and raises like `migrate`."""
+    """Undo the newest migration, complete or not, and return its name; its data are dropped. Raises like `migrate`."""
     return await asyncio.to_thread(_run_alone, database_url, folder, _roll_back)
 
 
 def _run_alone(database_url: str, folder: Path, work: Callable[[Any, Any], list[str]]) -> list[str]:
     """Run `work` while no other process migrates. Raises FileNotFoundError if there is no migration."""
     migration_names(folder)
-    migrations = yoyo.read_migrations(str(folder))
+    # In the order of `depends`. Sorting also reads the files.
+    migrations = list(topological_sort(yoyo.read_migrations(str(folder))))
     backend = yoyo.get_backend(_yoyo_url(database_url))
     try:
         # The lock belongs to the session that migrates, so both end together, even if the client was killed. Polling,
@@ -66,28 +71,32 @@ def _yoyo_url(database_url: str) -> str:
 
 
 def _apply(backend: Any, migrations: Any) -> list[str]:
-    def mark(migration: Any) -> None:
-        backend.mark_one(migration, log=False)
-        backend.log_migration(migration, "apply")
-
-    pending = list(backend.to_apply(migrations))
+    applied = backend.get_applied_migration_hashes()
+    invalid = _invalid_indexes(backend)
+    pending = [
+        migration
+        for migration in migrations
+        # Not in a transaction means that it can run again: it then drops an invalid index and builds it anew.
+        if migration.hash not in applied
+        or (not migration.use_transactions and invalid.intersection(built_indexes(migration.source)))
+    ]
     for migration in pending:
-        _run(backend, migration, "apply", mark)
+        _run(backend, migration, "apply")
+    ours = {index for migration in migrations for index in built_indexes(migration.source)}
+    if broken := sorted(ours & _invalid_indexes(backend)):
+        raise ShopError("unavailable", f"Invalid: {', '.join(broken)}. Run REINDEX INDEX CONCURRENTLY for each.")
     return [migration.id for migration in pending]
 
 
 def _roll_back(backend: Any, migrations: Any) -> list[str]:
-    def unmark(migration: Any) -> None:
-        backend.unmark_one(migration, log=False)
-        backend.log_migration(migration, "rollback")
-
-    newest = list(backend.to_rollback(migrations))[:1]
+    applied = backend.get_applied_migration_hashes()
+    newest = [m for m in migrations if m.hash in applied or _incomplete(m).hash in applied][-1:]
     for migration in newest:
-        _run(backend, migration, "rollback", unmark)
+        _run(backend, migration, "rollback")
     return [migration.id for migration in newest]
 
 
-def _run(backend: Any, migration: Any, direction: str, mark: Callable[[Any], None]) -> None:
+def _run(backend: Any, migration: Any, direction: str) -> None:
     """Run a migration and record it. Retry it after a conflict over locks."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
@@ -95,12 +104,44 @@ def _run(backend: Any, migration: Any, direction: str, mark: Callable[[Any], Non
                 # One transaction for both: a migration without its record would run again on its own result.
                 with backend.transaction():
                     migration.process_steps(backend, direction)
-                    mark(migration)
+                    _record(backend, migration, direction)
             else:
-                migration.process_steps(backend, direction)
-                mark(migration)
+                _run_statements(backend, migration, direction)
             return
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
             if attempt == ATTEMPTS:
                 raise ShopError("busy", f"{migration.id} could not get its locks; run this again.") from error
         time.sleep(PAUSE_SECONDS)
+
+
+def _run_statements(backend: Any, migration: Any, direction: str) -> None:
+    """Run statements that commit one by one. From the first to the last, the migration is recorded as incomplete.
+
+    It is then neither applied nor gone: readiness says not_migrated, `migrate` applies it, and `undo` undoes it first.
+    """
+    incomplete = _incomplete(migration)
+    with backend.transaction():
+        backend.unmark_one(migration, log=False)
+        if not backend.is_applied(incomplete):
+            backend.mark_one(incomplete, log=False)
+    # Not by `process_steps`, which answers an error with statements of the other direction.
+    for step in migration.steps if direction == "apply" else reversed(migration.steps):
+        getattr(step, direction)(backend)
+    with backend.transaction():
+        backend.unmark_one(incomplete, log=False)
+        _record(backend, migration, direction)
+
+
+def _record(backend: Any, migration: Any, direction: str) -> None:
+    (backend.mark_one if direction == "apply" else backend.unmark_one)(migration, log=False)
+    backend.log_migration(migration, direction)
+
+
+def _incomplete(migration: Any) -> Any:
+    """What stands for an incomplete migration among the applied ones."""
+    name = f"{migration.id} (incomplete)"
+    return SimpleNamespace(id=name, hash=get_migration_hash(name))
+
+
+def _invalid_indexes(backend: Any) -> set[str]:
+    return {name for (name,) in backend.execute(LIST_INVALID_INDEXES.sql).fetchall()}

@@ -1,5 +1,6 @@
 """The folders of SQL files, in a checkout and in an installed wheel."""
 
+import re
 from pathlib import Path
 
 _PACKAGE = Path(__file__).parents[1]
@@ -20,3 +21,14 @@ def migration_names(folder: Path = MIGRATIONS) -> list[str]:
     if not names:
         raise FileNotFoundError(f"There is no migration in {folder}.")
     return names
+
+
+def built_indexes(text: str) -> list[str]:
+    """The names of the indexes that a migration's statements build, beside those of constraints."""
+    return re.findall(r"^CREATE (?:UNIQUE )?INDEX (?:CONCURRENTLY )?(\w+)", text, re.MULTILINE)
+
+
+def index_names(folder: Path = MIGRATIONS) -> list[str]:
+    """The names of the indexes that any migration builds, whether or not a later one drops it."""
+    texts = ((folder / f"{name}.sql").read_text() for name in migration_names(folder))
+    return sorted({name for text in texts for name in built_indexes(text)})

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from service.infra.packaged import migration_names
+from service.infra.packaged import index_names, migration_names
 
 # Categories and products; NO_… are ids that no row has.
 TENTS, MUGS, UNUSED, NO_CATEGORY = 1, 2, 3, 404
@@ -237,12 +237,15 @@ SCENARIOS = {
         none=run(KEY, BODY, None, 201, None, b"{}", before="UPDATE idempotency_keys SET status = 200, answer = ''"),
     ),
     "health/record_heartbeat": does(run("sweep", 5.0), none=run("nothing", 5.0)),
-    "health/is_migrated": does(run(migration_names())),
+    "health/is_migrated": does(run(migration_names(), index_names())),
     "health/list_timely_loops": does(
         run(["heartbeat", "sweep"], before="UPDATE worker_heartbeats SET due_at = now() + interval '1 hour'"),
         none=run(["nothing"]),
     ),
     "migrations/lock_migrations": does(run()),
+    "migrations/list_invalid_indexes": does(
+        run(before="UPDATE pg_index SET indisvalid = false WHERE indrelid = 'stripe_events'::regclass"), none=run()
+    ),
     "transitions/add_note": does(run(PENDING, "PENDING_PAYMENT", "x", "a note"), predecessor=(PENDING,)),
     "orders/list_events": does(run(PAID), none=run(NEW)),
     "orders/list_items": does(run(PAID), none=run(NEW)),

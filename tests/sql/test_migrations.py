@@ -1,6 +1,7 @@
 """Migrations are safe while customers buy: up and down on filled tables, under load, and killed at any point."""
 
 import asyncio
+import itertools
 import os
 import re
 import shutil
@@ -19,7 +20,7 @@ from service.dev import roles
 from service.dev.stripe_standin import StripeStandin
 from service.errors import ShopError
 from service.infra.migrations import migrate, undo
-from service.infra.packaged import MIGRATIONS
+from service.infra.packaged import MIGRATIONS, index_names
 from service.infra.resources import Resources
 from service.infra.statements import SQL
 from service.settings import Settings
@@ -499,41 +500,70 @@ async def test_the_next_run_finishes_a_killed_index_build(
     assert await structure(database) == whole
 
 
-@pytest.mark.parametrize("name", ALONE)
-async def test_a_migration_without_a_transaction_can_stop_anywhere_and_run_again(template: str, name: str) -> None:
+async def test_a_migration_without_a_transaction_can_stop_anywhere(template: str, tmp_path: Path) -> None:
+    """Stopped before any of its statements or before its mark, up or down, it can be finished and it can be undone.
+
+    Method: for each place, a copy of the file fails there. Then the file itself runs, in the same direction or in the
+    other. The schema must be that of an undisturbed run, and an unfinished migration must count as not applied.
+    """
+    marked = "SELECT count(*) FROM _yoyo_migration WHERE migration_id = $1"
     async with cloned(template) as url, connected(url) as database:
-        await back_to(url, name)
-        up, down = statements(TEXTS[name]), statements(ROLLBACKS[name])
-        await run_each(database, up)
-        after = await structure(database)
-        for stop in range(1, len(up)):
-            await run_each(database, down)
-            await run_each(database, up[:stop])
+        owner = login(url, "owner")
+        for name in reversed(ALONE):
+            await back_to(url, name)
+            # A folder with this file alone is read fast.
+            folder = tmp_path / name
+            folder.mkdir()
+            files = {migrate: folder / f"{name}.sql", undo: folder / f"{name}.rollback.sql"}
+            texts = {migrate: TEXTS[name].replace(f"-- depends: {NAMES[NAMES.index(name) - 1]}", "-- depends:")}
+            texts[undo] = ROLLBACKS[name]
+            for way, file in files.items():
+                file.write_text(texts[way])
+            ends = {undo: await structure(database)}
+            assert await migrate(owner, folder) == [name]
+            ends[migrate] = await structure(database)
+            assert await undo(owner, folder) == [name]
+            for way, back in ((migrate, undo), (undo, migrate)):
+                lines = statements(texts[way])
+                # The first two statements are the limits of time.
+                for stop, finish in itertools.product(range(2, len(lines) + 1), (back, way)):
+                    directives = "-- transactional: false\n-- depends:\n" if way is migrate else ""
+                    files[way].write_text("\n".join([directives, *lines[:stop], "SELECT 1 / 0;"]))
+                    with pytest.raises(psycopg.errors.DivisionByZero):
+                        await way(owner, folder)
+                    files[way].write_text(texts[way])
+                    assert await database.fetchval(marked, name) == 0
 
-            await run_each(database, up)
+                    assert await finish(owner, folder) == [name]
 
-            assert await structure(database) == after
-
-
-@pytest.mark.parametrize("name", ALONE)
-async def test_a_rollback_without_a_transaction_can_stop_anywhere_and_run_again(template: str, name: str) -> None:
-    async with cloned(template) as url, connected(url) as database:
-        await back_to(url, name)
-        before = await structure(database)
-        up, down = statements(TEXTS[name]), statements(ROLLBACKS[name])
-        for stop in range(1, len(down)):
-            await run_each(database, up)
-            await run_each(database, down[:stop])
-
-            await run_each(database, down)
-
-            assert await structure(database) == before
+                    assert await structure(database) == ends[finish], (name, way, stop, finish)
+                    if (stop, finish) != (len(lines), way) and finish is way:
+                        await back(owner, folder)
 
 
-async def run_each(database: asyncpg.Connection, lines: list[str]) -> None:
-    """Run statements one by one, each in a transaction of its own."""
-    for line in lines:
-        await database.execute(line)
+async def test_an_invalid_index_is_found_and_built_again(
+    shop: Shop, database: asyncpg.Connection, database_url: str
+) -> None:
+    """However it became invalid, also after its migration was marked as applied."""
+    whole, owner = await structure(database), login(database_url, "owner")
+    built = {index: name for name in ALONE for _, index, _ in INDEX.findall(" ".join(statements(TEXTS[name])))}
+    valid = "UPDATE pg_index SET indisvalid = $2 WHERE indexrelid = to_regclass($1)"
+    for index in index_names():
+        if (await database.execute(valid, index, False)).endswith(" 0"):
+            continue  # A later migration replaced it.
+        assert (await shop.call("GET", "/health/ready", 503))["postgresql"] == "not_migrated"
+
+        if index in built:
+            assert await migrate(owner) == [built[index]]
+        else:
+            # Made with its table, so nothing would make it again alone.
+            with pytest.raises(ShopError, match=f"^unavailable: Invalid: {index}. Run REINDEX"):
+                await migrate(owner)
+            await database.execute(f"REINDEX INDEX CONCURRENTLY {index}")
+
+        await shop.call("GET", "/health/ready", 200)
+        assert await structure(database) == whole
+    assert await migrate(owner) == []
 
 
 @pytest.mark.parametrize("name", ALONE)

@@ -1,9 +1,9 @@
--- Slugs and names in the form that the service accepts.
+-- Slugs and names in the form that the service accepts; the cart that replaces one.
 --
 -- depends: 0022.readiness
 -- phase: expand
--- lock: ACCESS EXCLUSIVE on categories and products, briefly: old rows are read before, and changed if they have to be
--- undo: drops the constraints
+-- lock: ACCESS EXCLUSIVE on categories, products and carts, briefly: old texts are read and corrected before
+-- undo: drops the constraints and the column
 
 SET LOCAL lock_timeout = '2s';
 SET LOCAL statement_timeout = '60s';
@@ -30,3 +30,21 @@ ALTER TABLE categories ADD CONSTRAINT categories_name_form CHECK (
 ALTER TABLE products ADD CONSTRAINT products_name_form CHECK (
     name COLLATE "C" !~ '[\u0001-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069]'
 ) NOT VALID;
+
+-- Where the lines of a cart went that a late payment checked out again with the lines of its order. No foreign key:
+-- it would need an index, or each deletion of an abandoned cart would read all carts. Reading omits a deleted cart.
+ALTER TABLE carts ADD COLUMN replaced_by uuid;
+ALTER TABLE carts ADD CONSTRAINT carts_replaced_by_another CHECK (replaced_by <> id) NOT VALID;
+
+-- Blocks, as in 0007.roles. The API and the worker both settle late payments.
+DO $$
+BEGIN
+    IF to_regrole('commerce_app') IS NOT NULL THEN
+        GRANT INSERT (currency), UPDATE (replaced_by) ON carts TO commerce_app;
+    END IF;
+    IF to_regrole('commerce_worker') IS NOT NULL THEN
+        GRANT INSERT (id, currency), UPDATE (currency, replaced_by) ON carts TO commerce_worker;
+        GRANT INSERT (cart_id, product_id, quantity), DELETE ON cart_items TO commerce_worker;
+    END IF;
+END
+$$;

@@ -20,3 +20,6 @@ DROP CONSTRAINT products_name_form,
 ADD CONSTRAINT products_name_form CHECK (
     name COLLATE "C" !~ '[\u0001-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069]'
 ) NOT VALID;
+ALTER TABLE carts
+DROP CONSTRAINT carts_replaced_by_another,
+ADD CONSTRAINT carts_replaced_by_another CHECK (replaced_by <> id) NOT VALID;

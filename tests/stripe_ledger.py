@@ -10,7 +10,8 @@ async def assert_ledgers_agree(resources: Resources, stripe: StripeStandin) -> N
     """Compare our tables with Stripe's ledger.
 
     The audit finds no violation. Each captured payment belongs to a live order or is refunded in full. Only
-    pending orders have a session that can be paid.
+    pending orders have a session that can be paid. A cart is checked out exactly while it has a live order, and shows
+    its lines.
     """
     violations = {rule: rows for rule, rows in (await audit(resources.pool)).items() if rows}
     assert not violations
@@ -38,3 +39,14 @@ async def assert_ledgers_agree(resources: Resources, stripe: StripeStandin) -> N
 
     pending = {str(o["id"]) for o in orders if o["status"] == "PENDING_PAYMENT"}
     assert {s["metadata"]["order_id"] for s in ledger["open_sessions"]} <= pending
+
+    untrue_carts = await on(resources.pool).fetch(
+        "SELECT carts.id, carts.status, orders.id FROM carts"
+        " LEFT JOIN orders ON orders.cart_id = carts.id AND orders.status <> 'CANCELLED'"
+        " WHERE (carts.status = 'CHECKED_OUT') <> (orders.id IS NOT NULL)"
+        " OR carts.currency <> orders.currency"
+        " OR (orders.id IS NOT NULL AND array(SELECT (product_id, quantity) FROM cart_items"
+        " WHERE cart_id = carts.id ORDER BY product_id) <> array(SELECT (product_id, quantity) FROM order_items"
+        " WHERE order_id = orders.id ORDER BY product_id))"
+    )
+    assert not untrue_carts

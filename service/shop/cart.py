@@ -31,13 +31,17 @@ class Line:
 
 @dataclass(slots=True)
 class Cart:
-    """A cart as clients see it; the currency is null while the cart is empty."""
+    """A cart as clients see it; the currency is null while the cart is empty.
+
+    `replaced_by` is the cart that got the lines when a late payment checked this one out with those of its order.
+    """
 
     id: UUID
     status: CartStatus
     items: list[Line]
     total_minor: int
     currency: Currency | None
+    replaced_by: UUID | None
 
 
 @dataclass(slots=True)
@@ -47,6 +51,7 @@ class CartRow:
     id: UUID
     status: CartStatus
     currency: Currency | None
+    replaced_by: UUID | None
     product_id: int | None
     quantity: int | None
     name: str | None
@@ -81,7 +86,7 @@ async def create_cart(resources: Resources, key: IdempotencyKey | None) -> Store
     async def create(tx: Connection) -> Cart:
         cart_id = new_id()
         await CREATE_CART.run(tx, cart_id=cart_id)
-        return Cart(cart_id, "OPEN", [], 0, None)
+        return Cart(cart_id, "OPEN", [], 0, None, None)
 
     return await run_once(resources.pool, key, 201, create, location=lambda cart: f"/carts/{cart.id}", autocommit=True)
 
@@ -103,7 +108,7 @@ async def read(reader: Connection, cart_id: UUID) -> Cart:
         if row.product_id and row.name and row.quantity and row.unit_price_minor
     ]
     total = sum(line.line_total_minor for line in lines)
-    return Cart(cart_id, rows[0].status, lines, total, rows[0].currency)
+    return Cart(cart_id, rows[0].status, lines, total, rows[0].currency, rows[0].replaced_by)
 
 
 async def add_item(

@@ -12,6 +12,7 @@ from uuid import UUID
 
 from service.errors import ShopError
 from service.infra.db import Connection
+from service.infra.ids import new_id
 from service.infra.logs import cause
 from service.infra.resources import Resources
 from service.infra.sql import statement
@@ -29,6 +30,8 @@ logger = logging.getLogger(__name__)
 MARK_PROCESSING = statement("settlement/mark_processing", UUID)
 CART_HAS_LIVE_ORDER = statement("settlement/cart_has_live_order", bool)
 RETAKE_STOCK = statement("settlement/retake_stock", transitions.MovedUnits)
+REPLACE_CART = statement("settlement/replace_cart", UUID)
+RESTORE_CART = statement("settlement/restore_cart")
 RECORD_LATE_PAYMENT = statement("settlement/record_late_payment", UUID)
 
 
@@ -85,11 +88,16 @@ async def _apply_paid_session(tx: Connection, after: AfterCommit, order: LockedO
 
 
 async def apply_late_payment(tx: Connection, after: AfterCommit, order: LockedOrder, session: Session) -> str:
-    """Apply the payment of a cancelled order: take its stock again if all units are there, else refund the payment."""
+    """Apply the payment of a cancelled order: take its stock again if all units are there, else refund the payment.
+
+    An order that is paid gets its cart back. If the customer has changed the lines since, they move to a new cart.
+    """
     hold_number = order.hold_number + 1
     if not await CART_HAS_LIVE_ORDER.one(tx, cart_id=order.cart_id):
         taken = await RETAKE_STOCK.all(tx, order_id=order.id, hold_number=hold_number)
         if taken:
+            if await REPLACE_CART.one_or_none(tx, cart_id=order.cart_id, order_id=order.id, new_cart_id=new_id()):
+                await RESTORE_CART.run(tx, cart_id=order.cart_id, order_id=order.id)
             await _mark_paid(tx, after, order, session, hold_number=hold_number)
             if any(units.stock == 0 for units in taken):
                 after.add(lambda resources: resources.cache.invalidate())

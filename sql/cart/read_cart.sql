@@ -14,8 +14,11 @@ WITH cart AS MATERIALIZED (
         carts.id,
         carts.status,
         carts.currency,
+        -- An abandoned cart may have been deleted.
+        replacement.id AS replaced_by,
         orders.id AS order_id
     FROM carts
+    LEFT JOIN carts AS replacement ON carts.replaced_by = replacement.id
     LEFT JOIN orders ON carts.id = orders.cart_id AND orders.status <> 'CANCELLED'
     WHERE carts.id = $1
 )
@@ -24,6 +27,7 @@ SELECT
     cart.id,
     cart.status,
     cart.currency,
+    cart.replaced_by,
     cart_items.product_id,
     cart_items.quantity,
     coalesce(order_items.name, products.name) AS name,

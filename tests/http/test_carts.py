@@ -13,7 +13,8 @@ async def test_a_cart_is_created_and_read(shop: Shop) -> None:
     made = answer.json()
     assert answer.status_code == 201
     assert answer.headers["location"] == f"/carts/{made['id']}"
-    assert made == {"id": made["id"], "status": "OPEN", "items": [], "total_minor": 0, "currency": None}
+    empty = {"status": "OPEN", "items": [], "total_minor": 0, "currency": None, "replaced_by": None}
+    assert made == {"id": made["id"], **empty}
     assert UUID(made["id"]).version == 7
     assert await shop.call("GET", answer.headers["location"], 200) == made
     # An empty object is the same as no body.
@@ -43,7 +44,8 @@ async def test_lines_are_added_set_and_removed(shop: Shop) -> None:
         ]
         total = sum(int(str(item["line_total_minor"])) for item in items)
         currency = "EUR" if lines else None
-        return {"id": cart, "status": "OPEN", "items": items, "total_minor": total, "currency": currency}
+        whole = {"items": items, "total_minor": total, "currency": currency}
+        return {"id": cart, "status": "OPEN", "replaced_by": None, **whole}
 
     assert await shop.add_item(cart, mug["id"], 2) == expected((mug, 2))
     assert await shop.add_item(cart, tent["id"], 1) == expected((tent, 1), (mug, 2))

@@ -448,6 +448,13 @@ MUTANTS = [
         at("shop/test_webhooks", "test_an_event_that_fails_is_stored_and_applied_later"),
     ),
     Mutant(
+        "late payment: the cart keeps lines that its order does not have",
+        "service/shop/settlement.py",
+        "if await REPLACE_CART",
+        "if False and await REPLACE_CART",
+        at("shop/test_refunds", "test_a_late_payment_gets_its_cart_back_and_other_lines_move_to_a_new_cart"),
+    ),
+    Mutant(
         "settle: amount",
         "service/shop/settlement.py",
         "if (session.amount_total, session.currency) != (order.total_minor, order.currency):",

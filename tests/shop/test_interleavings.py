@@ -258,7 +258,9 @@ STATE = {
                 WHERE product_id = products.id ORDER BY 1)
         FROM products WHERE id = ANY($1::bigint[]) ORDER BY id""",
     "carts": """
-        SELECT status, ARRAY(SELECT quantity FROM cart_items WHERE cart_id = carts.id ORDER BY product_id)
+        SELECT status, currency,
+            ARRAY(SELECT quantity FROM cart_items WHERE cart_id = carts.id ORDER BY product_id),
+            ARRAY(SELECT quantity FROM cart_items WHERE cart_id = carts.replaced_by ORDER BY product_id)
         FROM carts WHERE id = ANY($1::uuid[]) ORDER BY array_position($1, id)""",
     "orders": """
         SELECT array_position($1, orders.cart_id), orders.status, hold, total_minor, payments.status, attempt,

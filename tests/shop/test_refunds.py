@@ -14,7 +14,7 @@ from service.dev.stripe_standin import StripeStandin
 from service.infra.resources import Resources
 from service.infra.stripe import Stripe, StripeUnknown
 from service.infra.transactions import run_transaction
-from service.shop import fulfilment, reconcile, refunds, sweep, webhooks
+from service.shop import fulfilment, reconcile, refunds, retention, sweep, webhooks
 from tests.client import Shop
 from tests.database import make_everything_due, wait_for_blocked
 from tests.queries import on
@@ -94,6 +94,58 @@ async def test_a_late_payment_takes_its_units_again(
     await sweep.sweep(resources)
     assert await shop.get_order_state(order_id) == ("FULFILLED", "SUCCEEDED", 0)
     await assert_ledgers_agree(resources, stripe)
+
+
+async def test_a_late_payment_gets_its_cart_back_and_other_lines_move_to_a_new_cart(
+    shop: Shop, stripe: StripeStandin, resources: Resources, database: asyncpg.Connection
+) -> None:
+    """The customer edits the cart between the cancel and the late payment, in each of these ways.
+
+    An edit sets the units of a product; none removes it. Method: the old cart shows the order, the new one the edit.
+    """
+    tent, mug, sock = [await shop.create_product(stock=50) for _ in range(3)]
+    dollar = await shop.create_product(stock=50, currency="USD")
+    ordered = [(tent["id"], 2), (mug["id"], 1)]
+    for edits in (
+        [],
+        [(tent, 0), (sock, 3)],
+        [(tent, 3)],
+        [(mug, 0)],
+        [(sock, 1)],
+        [(tent, 0), (mug, 0)],
+        [(tent, 0), (mug, 0), (dollar, 1)],
+        [(tent, 3), (tent, 2)],
+    ):
+        order_id, late_event = await create_late_payment(shop, stripe, *ordered)
+        cart_id = (await shop.get_order(order_id))["cart_id"]
+        for product, quantity in edits:
+            line = f"/carts/{cart_id}/items/{product['id']}"
+            await shop.call("PUT" if quantity else "DELETE", line, 200, {"quantity": quantity} if quantity else None)
+        edited = await shop.call("GET", f"/carts/{cart_id}", 200)
+
+        assert await deliver(shop, late_event) == "applied"
+
+        assert await shop.get_order_state(order_id) == ("PAID", "SUCCEEDED", 0)
+        cart = await shop.call("GET", f"/carts/{cart_id}", 200)
+        assert [(line["product_id"], line["quantity"]) for line in cart["items"]] == ordered, edits
+        assert (cart["status"], cart["currency"], cart["total_minor"]) == ("CHECKED_OUT", "EUR", 3750)
+        moved = edited["items"] not in ([], cart["items"])
+        assert (cart["replaced_by"] is not None) == moved, edits
+        if moved:
+            new_cart = await shop.call("GET", f"/carts/{cart['replaced_by']}", 200)
+            assert new_cart == {**edited, "id": cart["replaced_by"]}
+            assert (new_cart["status"], new_cart["replaced_by"]) == ("OPEN", None)
+            await shop.check_out(new_cart["id"])
+        await assert_ledgers_agree(resources, stripe)
+
+    # An abandoned cart is deleted, and no longer named.
+    order_id, late_event = await create_late_payment(shop, stripe, *ordered)
+    cart_id = (await shop.get_order(order_id))["cart_id"]
+    await shop.add_item(cart_id, sock["id"])
+    await deliver(shop, late_event)
+    await database.execute("UPDATE carts SET created_at = '2000-01-01', updated_at = '2000-01-01'")
+    await retention.delete_expired(resources)
+    assert (await shop.call("GET", f"/carts/{cart_id}", 200))["replaced_by"] is None
 
 
 @pytest.mark.parametrize("why", ["one line is short", "the cart has a new order"])

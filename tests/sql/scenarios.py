@@ -286,6 +286,12 @@ SCENARIOS = {
         run("evt_1", "x", "{}", "applied", PENDING, True),
         none=run("evt_old", "x", "{}", "applied", PENDING, True),
     ),
+    "settlement/replace_cart": does(
+        run(CANCELLED, NEW, NEW),
+        none=run(CANCELLED, CANCELLED, NEW),
+        predecessor=(CANCELLED,),
+    ),
+    "settlement/restore_cart": does(run(EMPTY, CANCELLED), none=run(EMPTY, NEW), predecessor=(EMPTY, CANCELLED, NEW)),
     "settlement/retake_stock": does(
         run(CANCELLED, 2),
         none=run(CANCELLED, 2, before="UPDATE products SET stock = 0"),

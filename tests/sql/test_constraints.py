@@ -87,6 +87,7 @@ INVALID_ROWS = [
     ("carts_pkey", f"INSERT INTO carts (id) VALUES ({ONE})"),
     ("carts_status_known", "UPDATE carts SET status = 'PAID'"),
     ("carts_currency_form", "UPDATE carts SET currency = 'EURO'"),
+    ("carts_replaced_by_another", "UPDATE carts SET replaced_by = id"),
     ("cart_items_pkey", f"INSERT INTO cart_items (cart_id, product_id, quantity) VALUES ({ONE}, 1, 1)"),
     ("cart_items_cart_fkey", f"UPDATE cart_items SET cart_id = {NONE}"),
     ("cart_items_quantity_range", "UPDATE cart_items SET quantity = 0"),

@@ -30,7 +30,14 @@ VALUES: dict[str, Any] = {
     "timestamptz": datetime(2100, 1, 1, tzinfo=UTC),
     "uuid": uuid4(),
 }
-VALUES_BY_PARAMETER = {("refunds/add_refund", 4): "staff", ("refunds/record_refund", 4): "SUCCEEDED"}
+VALUES_BY_PARAMETER = {
+    ("catalog/create_category", 1): "euros",
+    ("catalog/update_category", 2): "euros",
+    ("seed/add_category", 1): "euros",
+    ("refunds/add_refund", 4): "staff",
+    ("refunds/record_refund", 4): "SUCCEEDED",
+    ("settlement/replace_cart", 2): uuid4(),
+}
 
 
 async def test_each_statement_is_counted_under_its_file() -> None:

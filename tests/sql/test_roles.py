@@ -34,7 +34,7 @@ ALLOWED = {
             "UPDATE": "name description category_id price_minor stock active version updated_at",
         },
         "stock_movements": LEDGER,
-        "carts": {**READ, "INSERT": "id", "UPDATE": "status currency updated_at ordered_at"},
+        "carts": {**READ, "INSERT": "id currency", "UPDATE": "status currency updated_at ordered_at replaced_by"},
         "cart_items": {**READ, "INSERT": "cart_id product_id quantity", "UPDATE": "quantity", "DELETE": ALL},
         "orders": {
             **READ,
@@ -71,8 +71,13 @@ ALLOWED = {
         "categories": NOTHING,
         "products": {**READ, "UPDATE": "stock updated_at"},
         "stock_movements": LEDGER,
-        "carts": {**READ, "UPDATE": "status updated_at", "DELETE": ALL},
-        "cart_items": READ,
+        "carts": {
+            **READ,
+            "INSERT": "id currency",
+            "UPDATE": "status currency updated_at replaced_by",
+            "DELETE": ALL,
+        },
+        "cart_items": {**READ, "INSERT": "cart_id product_id quantity", "DELETE": ALL},
         "orders": {
             **READ,
             "UPDATE": "status email hold paid_at fulfilled_at cancelled_at next_attempt_at attempts",

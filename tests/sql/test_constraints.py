@@ -79,7 +79,7 @@ INVALID_ROWS = [
     ("products_name_length", "UPDATE products SET name = ''"),
     ("products_description_length", "UPDATE products SET description = repeat('x', 10001)"),
     ("products_price_range", "UPDATE products SET price_minor = 0"),
-    ("products_price_range", "UPDATE products SET price_minor = 100000000"),
+    ("products_price_range", "UPDATE products SET price_minor = 1000000000000"),
     ("products_currency_form", "UPDATE products SET currency = 'eur'"),
     ("products_stock_not_negative", "UPDATE products SET stock = stock - 9"),
     ("products_stock_bounded", "UPDATE products SET stock = 2000000001"),
@@ -100,8 +100,8 @@ INVALID_ROWS = [
     ("orders_cart_fkey", f"UPDATE orders SET cart_id = {NONE}"),
     ("orders_one_live_per_cart", f"UPDATE orders SET cart_id = {ONE}, status = 'PENDING_PAYMENT', cancelled_at = NULL"),
     ("orders_status_known", "UPDATE orders SET status = 'LOST', cancelled_at = now()"),
-    ("orders_total_range", "UPDATE orders SET total_minor = 49"),
-    ("orders_total_range", "UPDATE orders SET total_minor = 100000000"),
+    ("orders_total_range", "UPDATE orders SET total_minor = 0"),
+    ("orders_total_range", "UPDATE orders SET total_minor = 1000000000000"),
     ("orders_currency_form", "UPDATE orders SET currency = ''"),
     ("orders_email_length", "UPDATE orders SET email = repeat('x', 801)"),
     ("orders_client_form", "UPDATE orders SET client = ''"),
@@ -319,7 +319,7 @@ GUARDS = {
     "reserve: currency": (
         MIXED,
         "checkout/reserve",
-        (THIRD, SECOND, THIRD, None, 1800, 2100, 1.0, "{}", "x", None),
+        (THIRD, SECOND, THIRD, None, 1800, 2100, 1.0, "{}", "x", None, "EUR", 50, 10_000),
         TABLES,
     ),
 }

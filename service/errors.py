@@ -130,7 +130,7 @@ KINDS: dict[str, Kind] = {
     "amount_out_of_range": Kind(
         409,
         "Amount out of range",
-        "The total is below or above what can be charged.",
+        "The total is below or above what Stripe can charge in this currency.",
         "Change the cart until its total is within the bounds.",
         members={
             "total_minor": Member(int, "The cart's total.", 49),
@@ -247,7 +247,7 @@ CONSTRAINTS: dict[str, tuple[str, str]] = {
     "products_category_fkey": ("category_in_use", "Products still use this category."),
     "products_stock_not_negative": ("insufficient_stock", "There are not enough units in stock."),
     "cart_items_quantity_range": ("invalid", "A line holds 1 to 9,999 units."),
-    "orders_total_range": ("amount_out_of_range", "The total of an order is 50 to 99,999,999 minor units."),
+    "orders_total_range": ("amount_out_of_range", "The total of an order is 1 to 999,999,999,999 minor units."),
     "orders_one_live_per_cart": ("cart_not_open", "The cart has another order."),
     "payments_payment_intent_once": ("busy", "This payment is being recorded elsewhere; try again."),
     "payments_refunded_within_amount": ("order_not_refundable", "A refund cannot exceed what was paid."),

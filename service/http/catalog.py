@@ -19,7 +19,8 @@ from service.shop import catalog, money
 router = APIRouter(dependencies=[Depends(no_unknown_query)])
 staff_router = APIRouter(dependencies=[Depends(staff), Depends(no_unknown_query)])
 
-Price = Annotated[int, Field(ge=1, le=99_999_999)]
+# Each currency has its own maximum.
+Price = Annotated[int, Field(ge=1, le=money.MOST_MINOR)]
 MAX_STOCK = 1_000_000_000
 # The default of a member that may be left out, but not be null: the default is None, while the type refuses null.
 LEFT_OUT: Any = Field(default_factory=lambda: None)

@@ -157,6 +157,9 @@ class CheckoutReserve(Statement[Row]):
         session_template: dict[str, Any],
         cause: str,
         client: bytes | None,
+        currency: str,
+        minimum_minor: int,
+        maximum_minor: int,
     ) -> Row | None: ...
 
 class FulfilmentMarkFulfilled(Statement[Row]):

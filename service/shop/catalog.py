@@ -10,7 +10,7 @@ from service.infra.resources import Resources
 from service.infra.sql import statement
 from service.infra.transactions import run_transaction
 from service.shop.idempotency import IdempotencyKey, StoredResponse, run_once
-from service.shop.money import Currency
+from service.shop.money import Currency, check_price
 from service.shop.text import slug_of
 
 DEFAULT_LIMIT = 20
@@ -155,6 +155,7 @@ async def create_product(
     active: bool,
 ) -> StoredResponse:
     """201 with the new Product; its stock is the first row of its ledger."""
+    check_price(price_minor, currency)
 
     async def create(tx: Connection) -> Product:
         product = await CREATE_PRODUCT.one_or_none(
@@ -232,6 +233,7 @@ async def update_product(
         )
         if product is None:
             raise await _explain_refused_update(tx, product_id, version=version)
+        check_price(product.price_minor, product.currency)
         return product
 
     product = await run_transaction(resources.pool, update)

@@ -76,6 +76,14 @@ class Contended(Exception):
 
 
 @dataclass(slots=True)
+class ClosedCart:
+    """A cart closed for its checkout: its currency, None while it is empty, and its products, perhaps outdated."""
+
+    currency: str | None
+    product_ids: list[int]
+
+
+@dataclass(slots=True)
 class CartOrder:
     """A cart's status, and its live order."""
 
@@ -92,6 +100,7 @@ class RefusedLine:
     available: int
     active: bool
     price_minor: int
+    currency: str
 
 
 @dataclass(slots=True)
@@ -117,7 +126,7 @@ class Checkout:
 
 
 LIST_PRODUCTS = statement("checkout/list_products", int)
-CLOSE_CART = statement("checkout/close_cart", list[int])
+CLOSE_CART = statement("checkout/close_cart", ClosedCart)
 LOCK_CLIENT = statement("checkout/lock_client", str)
 COUNT_PENDING = statement("checkout/count_pending", int)
 RESERVE = statement("checkout/reserve", Reserved)
@@ -207,16 +216,19 @@ async def reserve(
     key, cart_id, client = reservation.key, reservation.cart_id, reservation.client
     if replay := await idempotency.find_stored_response(tx, key):
         return replay
-    product_ids = await CLOSE_CART.one_or_none(tx, cart_id=cart_id)
-    if product_ids is None:
+    closed = await CLOSE_CART.one_or_none(tx, cart_id=cart_id)
+    if closed is None:
         existing = await FIND_ORDER.one_or_none(tx, cart_id=cart_id)
         if existing is None:
             raise not_found("cart")
         return CartChanged() if existing.order_id is None else ExistingOrder(existing.order_id)
-    if try_add and not await try_add(*product_ids):
+    if closed.currency is None:
+        raise NotReserved
+    if try_add and not await try_add(*closed.product_ids):
         raise Contended
     if client is not None:
         await enforce_pending_limit(tx, client, settings.max_pending_per_client)
+    rules = money.CURRENCIES[closed.currency]
     reserved = await RESERVE.one_or_none(
         tx,
         order_id=order_id,
@@ -229,6 +241,9 @@ async def reserve(
         session_template=payment_session.template(settings, order_id),
         cause=cause.get(),
         client=client,
+        currency=closed.currency,
+        minimum_minor=rules.minimum_minor,
+        maximum_minor=rules.maximum_minor,
     )
     if reserved is None:
         raise NotReserved
@@ -258,15 +273,8 @@ async def explain_refusal(resources: Resources, reservation: Reservation) -> Sho
     ]:
         return ShopError("insufficient_stock", "There are not enough units in stock.", items=short)
     total = sum(line.requested * line.price_minor for line in lines)
-    if total not in money.TOTAL_MINOR:
-        low, high = money.TOTAL_MINOR[0], money.TOTAL_MINOR[-1]
-        return ShopError(
-            "amount_out_of_range",
-            f"The total of an order is {low} to {high} minor units.",
-            total_minor=total,
-            minimum_minor=low,
-            maximum_minor=high,
-        )
+    if out_of_range := money.total_out_of_range(total, lines[0].currency):
+        return out_of_range
     expected = reservation.expected_total_minor
     if expected is not None and total != expected:
         return ShopError(
@@ -308,7 +316,10 @@ async def ensure_session(
             claim = next_claim
             session = await payment_session.create(resources, order_id, claim)
     except StripeRefused as refused:
-        await cancel_refused(resources, order_id, claim.attempt)
+        await cancel_refused(resources, order_id, claim.attempt, str(refused))
+        if refused.code in ("amount_too_small", "amount_too_large"):
+            detail = "Stripe cannot charge this total in this currency."
+            raise ShopError("amount_out_of_range", detail, total_minor=_total(claim)) from refused
         raise ShopError("payment_refused", "Stripe refused the payment session.") from refused
     except StripeUnknown as unknown:
         await payment_session.release_claim(resources, order_id)
@@ -378,13 +389,19 @@ async def store_response(tx: Connection, key: IdempotencyKey | None, status: int
     return response
 
 
-async def cancel_refused(resources: Resources, order_id: UUID, attempt: int) -> None:
+async def cancel_refused(resources: Resources, order_id: UUID, attempt: int, reason: str) -> None:
     """Cancel an order whose session Stripe refused, unless another request has begun a new attempt or attached one."""
 
     async def work(tx: Connection, after: transitions.AfterCommit) -> None:
         order = await transitions.lock(tx, order_id)
         if (order.status, order.attempt, order.stripe_session_id) == ("PENDING_PAYMENT", attempt, None):
-            note = "Stripe refused the payment session"
+            note = f"Stripe refused the payment session: {reason}"
             await transitions.cancel(tx, after, [order], payment_status="FAILED", note=note)
 
     await transitions.run_transition(resources, work)
+
+
+def _total(claim: payment_session.Claim) -> int:
+    """The total of the session to create, in minor units."""
+    lines = claim.session_parameters["line_items"]
+    return sum(int(line["quantity"] * line["price_data"]["unit_amount"]) for line in lines)

@@ -16,9 +16,11 @@ SET
     ordered_at = now(),
     updated_at = now()
 WHERE id = $1 AND status = 'OPEN'
-RETURNING array(
-    SELECT product_id
-    FROM cart_items
-    WHERE cart_id = carts.id
-    ORDER BY product_id
-) AS product_ids;
+RETURNING
+    currency,
+    array(
+        SELECT product_id
+        FROM cart_items
+        WHERE cart_id = carts.id
+        ORDER BY product_id
+    ) AS product_ids;

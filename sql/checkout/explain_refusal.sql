@@ -13,7 +13,8 @@ SELECT
     cart_items.quantity AS requested,
     products.stock AS available,
     products.active,
-    products.price_minor
+    products.price_minor,
+    products.currency
 FROM cart_items
 INNER JOIN products ON cart_items.product_id = products.id
 WHERE cart_items.cart_id = $1

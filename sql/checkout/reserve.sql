@@ -15,6 +15,9 @@
 -- param    $8 session_template jsonb
 -- param    $9 cause text
 -- param    $10 client bytea null
+-- param    $11 currency text
+-- param    $12 minimum_minor bigint
+-- param    $13 maximum_minor bigint
 -- returns  one or none; none = checkout/explain_refusal says why
 -- locks    products NO KEY UPDATE by id; carts KEY SHARE; new orders, stock_movements, order_items, payments,
 --          order_events; to commit
@@ -55,8 +58,8 @@ total AS MATERIALIZED (
     FROM line
     HAVING
         bool_and(active AND stock >= quantity)
-        AND count(DISTINCT currency) = 1
-        AND sum(price_minor * quantity) BETWEEN 50 AND 99999999
+        AND bool_and(currency = $11)
+        AND sum(price_minor * quantity) BETWEEN $12::bigint AND $13::bigint
         AND ($4::bigint IS NULL OR sum(price_minor * quantity) = $4)
 ),
 

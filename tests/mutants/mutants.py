@@ -39,10 +39,11 @@ def locks(statement: str) -> tuple[str, ...]:
     return at("sql/test_constraints", f"test_products_are_locked_by_id[{statement}]")
 
 
-SHORT, TOTAL, TOO_LITTLE, TOO_MUCH = (
+SHORT, TOTAL = (
     at("shop/test_checkout", f"test_a_refused_checkout_says_why_and_reserves_nothing[{case}]")
-    for case in ("short", "other total", "too little", "too much")
+    for case in ("short", "other total")
 )
+OUT_OF_RANGE = at("shop/test_money", "test_prices_and_totals_are_within_the_limits_of_their_currency")
 WAITED = at("shop/test_races", "test_a_checkout_uses_the_product_as_changed_while_it_waited")
 LATE = at("shop/test_refunds", "test_a_late_payment_is_refunded_once_where_its_order_cannot_be_restored")
 FEW_LEFT = at("shop/test_refunds", "test_as_many_late_payments_succeed_as_there_are_units")
@@ -61,7 +62,7 @@ RETURN, RETAKE = "sql/transitions/return_stock.sql", "sql/settlement/retake_stoc
 CLAIM_SESSION, START_ATTEMPT = "sql/payment_session/claim_session.sql", "sql/payment_session/start_attempt.sql"
 MOVE_POSITION = "sql/reconcile/move_position.sql"
 ATTACH = "sql/payment_session/attach_session.sql"
-CATALOG, CARTS, ORDERS, STOCK, EVENTS, KEYS, CAPTURED = (
+CATALOG, CARTS, ORDERS, STOCK, EVENTS, KEYS, CAPTURED, AMOUNTS = (
     f"migrations/{name}.sql"
     for name in (
         "0001.catalog",
@@ -71,6 +72,7 @@ CATALOG, CARTS, ORDERS, STOCK, EVENTS, KEYS, CAPTURED = (
         "0005.stripe_events",
         "0006.idempotency_keys",
         "0019.captured_amounts",
+        "0030.amounts_by_currency",
     )
 )
 SORTED_LOCK = "ORDER BY products.id\n    FOR NO KEY UPDATE OF products"
@@ -87,9 +89,34 @@ MUTANTS = [
         "bool_and(stock >= quantity)",
         at("shop/test_checkout", "test_a_product_no_longer_for_sale_is_named"),
     ),
-    Mutant("reserve: currency", RESERVE, "count(DISTINCT currency) = 1", "count(*) > 0", guards("reserve: currency")),
-    Mutant("reserve: lowest total", RESERVE, "BETWEEN 50 AND 99999999", "<= 99999999", TOO_LITTLE),
-    Mutant("reserve: highest total", RESERVE, "BETWEEN 50 AND 99999999", ">= 50", TOO_MUCH),
+    Mutant(
+        "reserve: currency", RESERVE, "bool_and(currency = $11)", "bool_or(currency = $11)", guards("reserve: currency")
+    ),
+    Mutant(
+        "reserve: lowest total", RESERVE, "BETWEEN $12::bigint AND", "BETWEEN least($12::bigint, 1) AND", OUT_OF_RANGE
+    ),
+    Mutant("reserve: highest total", RESERVE, "AND $13::bigint", "AND 2 * $13::bigint", OUT_OF_RANGE),
+    Mutant(
+        "create_product: highest price",
+        "service/shop/catalog.py",
+        "    check_price(price_minor, currency)\n",
+        "",
+        OUT_OF_RANGE,
+    ),
+    Mutant(
+        "update_product: highest price",
+        "service/shop/catalog.py",
+        "        check_price(product.price_minor, product.currency)\n",
+        "",
+        OUT_OF_RANGE,
+    ),
+    Mutant(
+        "a total that Stripe refuses is final",
+        "service/shop/checkout.py",
+        '("amount_too_small", "amount_too_large")',
+        "()",
+        at("shop/test_checkout", "test_a_total_that_stripe_refuses_is_out_of_range"),
+    ),
     Mutant(
         "reserve: expected total",
         RESERVE,
@@ -888,9 +915,9 @@ MUTANTS = [
         for file, name, rule, cases in (
             (CATALOG, "products_stock_not_negative", "stock >=", ()),
             (CATALOG, "products_stock_bounded", "stock <=", ()),
-            (CATALOG, "products_price_range", "price_minor", ("products_price_range0", "products_price_range1")),
+            (AMOUNTS, "products_price_range", "\n    price_minor", ("products_price_range0", "products_price_range1")),
             (CARTS, "cart_items_quantity_range", "", ("cart_items_quantity_range0", "cart_items_quantity_range1")),
-            (ORDERS, "orders_total_range", "", ("orders_total_range0", "orders_total_range1")),
+            (AMOUNTS, "orders_total_range", "", ("orders_total_range0", "orders_total_range1")),
             (ORDERS, "orders_times_match_status", "", tuple(f"orders_times_match_status{n}" for n in range(3))),
             (CAPTURED, "payments_captured_form", "", tuple(f"payments_captured_form{n}" for n in range(6))),
             (

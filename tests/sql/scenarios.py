@@ -222,9 +222,13 @@ SCENARIOS = {
     "payment_session/start_attempt": does(run(PENDING, 1, 1800, 60.0), none=run(PENDING, 2, 1800, 60.0)),
     "payment_session/release_claim": does(run(PENDING), none=run(PAID)),
     "checkout/reserve": does(
-        run(NEW, OPEN, NEW, None, 1800, 2100, 60.0, "{}", "x", CLIENT),
-        none=run(NEW, OPEN, NEW, 1, 1800, 2100, 60.0, "{}", "x", CLIENT),
-        refused={"orders_one_live_per_cart": run(NEW, PAID, NEW, None, 1800, 2100, 60.0, "{}", "x", CLIENT)},
+        run(NEW, OPEN, NEW, None, 1800, 2100, 60.0, "{}", "x", CLIENT, "EUR", 50, 10_000),
+        none=run(NEW, OPEN, NEW, 1, 1800, 2100, 60.0, "{}", "x", CLIENT, "EUR", 50, 10_000),
+        refused={
+            "orders_one_live_per_cart": run(
+                NEW, PAID, NEW, None, 1800, 2100, 60.0, "{}", "x", CLIENT, "EUR", 50, 10_000
+            )
+        },
         predecessor=(OPEN,),
     ),
     "fulfilment/mark_fulfilled": does(run(PAID, "x"), none=run(PENDING, "x"), predecessor=(PAID,)),

@@ -25,7 +25,8 @@ class Rule:
 
     delay: the answer comes after `seconds`.
     hang: the call has no effect and no answer; the connection is closed after `seconds`, 0 for never.
-    status: the call has no effect and answers `status`; with `stored` the idempotency key remembers it.
+    status: the call has no effect and answers `status`, with the error `code` if there is one; with `stored` the
+    idempotency key remembers it.
     status_after: the call takes effect but answers `status`, which the key remembers.
     drop: the call has no effect; the connection is closed.
     drop_after: the call takes effect and the key remembers its answer; the connection is closed.
@@ -41,6 +42,7 @@ class Rule:
     seconds: float = 0.0
     status: int = 500
     stored: bool = False
+    code: str | None = None
 
     def matches(self, method: str, path: str) -> bool:
         if self.method.upper() not in ("*", method):
@@ -90,7 +92,7 @@ async def apply_before(rule: Rule | None, receive: Receive) -> None:
     if rule.action == "drop":
         raise ConnectionDropped
     if rule.action == "status":
-        raise failure(rule.status, stored=rule.stored)
+        raise failure(rule.status, stored=rule.stored, code=rule.code)
 
 
 def apply_after(rule: Rule | None, reply: Reply) -> Reply:
@@ -102,11 +104,11 @@ def apply_after(rule: Rule | None, reply: Reply) -> Reply:
     return reply
 
 
-def failure(status: int, *, stored: bool) -> ApiError:
+def failure(status: int, *, stored: bool, code: str | None = None) -> ApiError:
     if status == 429:
         return rate_limited("global-rate")
     message = "This failure was requested from the stand-in for Stripe."
-    return ApiError(status, message, kind="api_error", stored=stored)
+    return ApiError(status, message, code=code, kind="api_error", stored=stored)
 
 
 async def client_disconnected(receive: Receive, seconds: float | None) -> None:

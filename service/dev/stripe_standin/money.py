@@ -9,11 +9,13 @@ NO_DECIMALS = frozenset(
 THREE_DECIMALS = frozenset(["bhd", "jod", "kwd", "omr", "tnd"])
 # https://docs.stripe.com/currencies#minimum-and-maximum-charge-amounts
 MINIMUM = {
-    "aed": 200, "bgn": 100, "czk": 1500, "dkk": 250, "gbp": 30, "hkd": 400, "huf": 17500,
+    "aed": 200, "czk": 1500, "dkk": 250, "gbp": 30, "hkd": 400, "huf": 17500,
     "mxn": 1000, "myr": 200, "nok": 300, "pln": 200, "ron": 200, "sek": 300, "thb": 1000,
 }  # fmt: skip
 USUAL_MINIMUM = 50
-MAXIMUM = 99_999_999
+# What every payment method takes.
+MAXIMUM = {"cop": 9_999_999_999, "idr": 999_999_999_999, "inr": 999_999_999}
+USUAL_MAXIMUM = 99_999_999
 SYMBOLS = {"usd": "$", "eur": "€", "gbp": "£", "jpy": "¥"}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import string
 from secrets import token_bytes
 
-from .money import MAXIMUM, MINIMUM, USUAL_MINIMUM, format_amount
+from .money import MAXIMUM, MINIMUM, USUAL_MAXIMUM, USUAL_MINIMUM, format_amount
 from .parameters import Parameters
 from .replies import ApiError, doc_url
 from .store import Json
@@ -50,8 +50,9 @@ def new_session(form: Parameters, base_url: str, now: int, methods: list[str]) -
         bound = f"{format_amount(minimum, currency)} {currency}"
         message = f"The Checkout Session's total amount due must add up to at least {bound}"
         raise ApiError(400, message, code="amount_too_small")
-    if total > MAXIMUM:
-        bound = format_amount(MAXIMUM, currency)
+    maximum = MAXIMUM.get(currency, USUAL_MAXIMUM)
+    if total > maximum:
+        bound = format_amount(maximum, currency)
         message = f"The Checkout Session's total amount due must be no more than {bound}."
         raise ApiError(400, message, code="amount_too_large")
     expires_at = form.integer("expires_at", least=0, most=2**40)
@@ -168,7 +169,7 @@ def read_lines(form: Parameters) -> list[Json]:
             "name": product.required_text("name"),
             "description": product.text("description", most=40_000),
             "currency": currency,
-            "unit_amount": price.required_integer("unit_amount", least=0, most=MAXIMUM),
+            "unit_amount": price.required_integer("unit_amount", least=0, most=MAXIMUM.get(currency, USUAL_MAXIMUM)),
             "quantity": section.required_integer("quantity", least=1, most=999_999),
         }
         lines.append(line)

@@ -3,6 +3,7 @@
 import asyncio
 import hmac
 import logging
+import random
 import re
 import ssl
 import time
@@ -24,6 +25,9 @@ SIGNATURE_TOLERANCE = 300
 CLOCK_SKEW_SECONDS = 300
 # Stripe allows 100 reads per second with a live key. A job that lists uses a tenth of them.
 _SECONDS_BETWEEN_PAGES = 0.1
+# A call that Stripe's rate limit refused is repeated after its Retry-After, if there is one, and a random part of this
+# time, in seconds. The time doubles up to the second number.
+_PAUSE, _LONGEST_PAUSE = 0.2, 2.0
 # Characters of JSON that PostgreSQL cannot store.
 _NOT_STORABLE = re.compile("[\0\ud800-\udfff]")
 _LOGGABLE = re.compile(r"[\w-]{1,100}", re.ASCII)
@@ -302,7 +306,7 @@ class Stripe:
         self._free -= 1
         try:
             async with asyncio.timeout(self._timeout):
-                reply = (await self._client.raw_request_async(method, f"/v1/{path}", **parameters)).data
+                reply = await self._request(method, path, parameters)
             if not isinstance(reply, dict):
                 raise TypeError
             return reply
@@ -313,9 +317,7 @@ class Stripe:
             # The status alone is not enough: idempotency errors and some rate limits are 400 too.
             if isinstance(error, stripe.InvalidRequestError | stripe.CardError) and status:
                 raise StripeRefused(message, status, code=code, request_id=request_id, param=error.param) from error
-            # The SDK may change the case of the headers' names.
-            headers = {name.lower(): value for name, value in error.headers.items()} if error.headers else {}
-            replayed = headers.get("idempotent-replayed") == "true"
+            replayed = _headers(error).get("idempotent-replayed") == "true"
             raise StripeUnknown(message, status, code=code, request_id=request_id, replayed=replayed) from error
         except TimeoutError as error:
             raise StripeUnknown("no answer in time") from error
@@ -324,6 +326,22 @@ class Stripe:
             raise StripeUnknown("an unreadable reply") from error
         finally:
             self._free += 1
+
+    async def _request(self, method: str, path: str, parameters: dict[str, Any]) -> Any:
+        """A reply's JSON. A call that the rate limit refused had no effect, so it is repeated while there is time."""
+        loop = asyncio.get_running_loop()
+        deadline, pause = loop.time() + self._timeout, _PAUSE
+        while True:
+            try:
+                return (await self._client.raw_request_async(method, f"/v1/{path}", **parameters)).data
+            except stripe.RateLimitError as error:
+                # Random, so that the refused calls do not come back together.
+                seconds = _retry_after(error) + random.uniform(0, pause)  # noqa: S311
+                if loop.time() + seconds >= deadline:
+                    raise
+            logger.info("stripe call rate limited", extra={"method": method, "path": path[:300], "seconds": seconds})
+            await asyncio.sleep(seconds)
+            pause = min(2 * pause, _LONGEST_PAUSE)
 
 
 @contextmanager
@@ -345,6 +363,17 @@ def _failure_logged(method: str, path: str, order_id: UUID | str | None) -> Iter
             },
         )
         raise
+
+
+def _retry_after(error: stripe.StripeError) -> int:
+    """The seconds of a reply's Retry-After; 0 without one."""
+    value = _headers(error).get("retry-after", "")
+    return int(value) if re.fullmatch("[0-9]{1,9}", value) else 0
+
+
+def _headers(error: stripe.StripeError) -> dict[str, str]:
+    """A reply's headers with names in lower case; the SDK may change their case."""
+    return {name.lower(): value for name, value in error.headers.items()} if error.headers else {}
 
 
 def _error_code(reply: object) -> str | None:

@@ -2,12 +2,13 @@
 
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -19,15 +20,19 @@ from tests.conftest import served
 ORDER = uuid4()
 KEY = "sk_test_c4nary"
 # Stripe quotes what was sent, with the end of the key.
+LIMITED = json.dumps({"error": {"type": "rate_limit_error", "code": "rate_limit", "message": "x"}}).encode()
 MESSAGE = f"Invalid value ann@c4nary.example for {KEY}"
 
 
 @dataclass
 class Replying:
-    """A Stripe that gives the same reply to every call."""
+    """A Stripe that gives the same reply to every call, after `limited` calls that its rate limit refuses."""
 
     status: int = 200
     body: bytes = b"{}"
+    headers: dict[str, str] = field(default_factory=dict)
+    limited: int = 0
+    keys: list[str | None] = field(default_factory=list)
 
 
 @pytest.fixture
@@ -36,7 +41,10 @@ async def replying() -> AsyncIterator[tuple[Replying, Stripe]]:
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         assert scope["type"] == "http"
-        answer = Response(standin.body, standin.status, {"Request-Id": "req_7"}, "application/json")
+        standin.keys.append(Headers(scope=scope).get("idempotency-key"))
+        status = 429 if len(standin.keys) <= standin.limited else standin.status
+        body = LIMITED if status == 429 else standin.body
+        answer = Response(body, status, {"Request-Id": "req_7", **standin.headers}, "application/json")
         await answer(scope, receive, send)
 
     async with served(app) as url:
@@ -83,6 +91,8 @@ async def test_a_refusal_is_logged_with_its_ids(
     error: str,
 ) -> None:
     standin, client = replying
+    # Longer than the call may take, so that a 429 is not repeated.
+    standin.headers = {"Retry-After": "60"}
     reply = {"message": MESSAGE, "type": kind, "code": code, "param": "customer_email"}
     standin.status, standin.body = status, json.dumps({"error": reply}).encode()
 
@@ -103,6 +113,32 @@ async def test_a_refusal_is_logged_with_its_ids(
             "error": error,
         }
     ]
+
+
+async def test_a_call_that_the_rate_limit_refused_is_repeated_with_its_key(
+    replying: tuple[Replying, Stripe], caplog: pytest.LogCaptureFixture
+) -> None:
+    standin, client = replying
+    standin.limited, standin.body = 3, json.dumps(SESSION).encode()
+
+    session = await client.create_session({"mode": "payment"}, "key_7")
+
+    assert (session.id, standin.keys) == ("cs_1", ["key_7"] * 4)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+@pytest.mark.parametrize(("retry_after", "calls"), [("1", {2}), ("60", {1}), ("soon", range(3, 100))])
+async def test_a_repeated_call_waits_as_long_as_stripe_says(
+    replying: tuple[Replying, Stripe], retry_after: str, calls: Collection[int]
+) -> None:
+    standin, client = replying
+    standin.limited, standin.headers, client._timeout = 100, {"Retry-After": retry_after}, 1.9
+
+    with pytest.raises(StripeUnknown) as failed:
+        await client.retrieve_session("cs_7")
+
+    assert failed.value.status == 429
+    assert len(standin.keys) in calls
 
 
 SESSION = {"id": "cs_1", "status": "open", "payment_status": "unpaid", "metadata": {"order_id": str(uuid4())}}

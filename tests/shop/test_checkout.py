@@ -328,7 +328,7 @@ async def test_an_order_of_a_refused_total_ends_though_its_checkout_was_never_re
 @pytest.mark.parametrize(
     "fault",
     [
-        *(once("status", status=status) for status in (401, 403, 409, 429, 500, 503)),
+        *(once("status", status=status) for status in (401, 403, 409, 500, 503)),
         once("drop"),
         once("drop_after"),
         once("malformed"),
@@ -350,6 +350,29 @@ async def test_a_checkout_without_an_answer_from_stripe_is_resumed(
     assert placed_order["checkout_url"] == session["url"]
     assert await shop.check_out(cart, 200) == placed_order
     assert await shop.get_stock(tent) == 1
+    await assert_ledgers_agree(resources, stripe)
+
+
+async def test_a_checkout_waits_for_stripes_rate_limit(shop: Shop, stripe: StripeStandin) -> None:
+    stripe.set_faults([{**once("status", status=429), "times": 2}])
+
+    placed_order = await shop.checked_out_cart()
+
+    assert stripe.requests[CREATIONS] == 3
+    assert [session["url"] for session in stripe.sessions] == [placed_order["checkout_url"]]
+
+
+@pytest.mark.parametrize("changed_settings", [{"STRIPE_TIMEOUT_SECONDS": "1"}])
+async def test_a_checkout_is_resumed_after_a_rate_limit_that_lasted(
+    shop: Shop, stripe: StripeStandin, resources: Resources
+) -> None:
+    cart, order_id, _ = await check_out_unanswered(shop, stripe, {**once("status", status=429), "times": None})
+    assert stripe.requests[CREATIONS] > 1
+    stripe.set_faults([])
+
+    assert (await shop.check_out(cart, 200))["order_id"] == order_id
+
+    assert len(open_sessions(stripe)) == 1
     await assert_ledgers_agree(resources, stripe)
 
 

@@ -10,6 +10,8 @@ import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack, aclosing
 from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import UUID
 
 import asyncpg
 import psycopg
@@ -17,6 +19,9 @@ import psycopg
 from service.errors import ShopError
 from service.infra.db import Pool
 from service.settings import Settings, UnsafeSettings, environment
+
+if TYPE_CHECKING:
+    from service.shop.erasure import Erasure
 
 # How the user started it: the installed command, or the module in a checkout.
 PROGRAM = "python -m service" if Path(sys.argv[0]).name == "__main__.py" else "commerce-core"
@@ -105,6 +110,30 @@ def _audit(options: argparse.Namespace) -> int:
     return 1 if any(report.values()) else 0
 
 
+def _erase(options: argparse.Namespace) -> int:
+    from service.shop.erasure import Pending, erase
+
+    async def run() -> "Erasure":
+        settings = Settings.load()
+        async with aclosing(Pool(settings, "commerce-erase", statement_seconds=60)) as pool:
+            return await erase(pool, options.subject, dry_run=options.dry_run)
+
+    try:
+        erasure = asyncio.run(run())
+    except Pending:
+        print("The order awaits its payment: cancel it, or wait until its hold has ended.", file=sys.stderr)
+        return 2
+    if not erasure.order_ids and not any(erasure.rows.values()):
+        print("Nothing found: there is no such order.", file=sys.stderr)
+        return 1
+    print("would erase" if options.dry_run else "erased")
+    for order_id in erasure.order_ids:
+        print(f"  order {order_id}")
+    for what, count in erasure.rows.items():
+        print(f"  {what}: {count}")
+    return 0
+
+
 def _review(options: argparse.Namespace) -> int:
     from service.infra.review import review
 
@@ -155,6 +184,16 @@ def _positive(text: str) -> int:
     return number
 
 
+def _subject(text: str) -> str | int | UUID:
+    """An e-mail address, an order's number or an order's id."""
+    try:
+        if "@" in text.encode().decode():
+            return text
+        return int(text) if text.isascii() and text.isdigit() and int(text) < 2**63 else UUID(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError("must be an order's id or number, or an e-mail address") from None
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=PROGRAM, description="Commerce core.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -178,6 +217,9 @@ def _parser() -> argparse.ArgumentParser:
     seed = command("seed", _seed, "Load demo products into an empty catalogue.")
     seed.add_argument("--products", type=_positive, default=300, metavar="N", help="how many (default 300)")
     command("audit", _audit, "Check the rules of money and stock; exit status 1 when one is violated.")
+    erase = command("erase", _erase, "Erase the personal data of an order, or of all orders of an e-mail address.")
+    erase.add_argument("subject", type=_subject, metavar="ORDER|EMAIL", help="an order's id or number, or an address")
+    erase.add_argument("--dry-run", action="store_true", help="only show what would be erased")
     review = command("review", _review, "Print every SQL statement as psql PREPARE.")
     review.add_argument("--since", metavar="REV", help="only statements that changed since this git revision")
     replay = command("replay", _replay, "Apply a Stripe event again; fetch it from Stripe when it is not stored.")

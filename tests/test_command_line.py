@@ -23,7 +23,7 @@ from tests.client import NO_TLS, Shop, eventually
 from tests.conftest import login
 from tests.database import psql, wait_for_blocked
 
-COMMANDS = ["run", "serve", "worker", "migrate", "seed", "audit", "review", "replay", "standin"]
+COMMANDS = ["run", "serve", "worker", "migrate", "seed", "audit", "erase", "review", "replay", "standin"]
 
 
 @pytest.fixture
@@ -79,12 +79,19 @@ async def test_every_command_has_help(environ: dict[str, str]) -> None:
         assert (status, errors) == (0, ""), name
         assert f"usage: python -m service {name}" in text
         texts[name] = text
-    options = {"serve": ("--host", "--port", "--workers"), "seed": ("--products",), "replay": ("EVENT_ID",)}
+    options = {
+        "serve": ("--host", "--port", "--workers"),
+        "seed": ("--products",),
+        "replay": ("EVENT_ID",),
+        "erase": ("ORDER|EMAIL", "--dry-run"),
+    }
     for name, expected in options.items():
         assert all(option in texts[name] for option in expected)
 
 
-@pytest.mark.parametrize("arguments", ["", "nope", "serve --workers 0", "seed --products -1", "replay"])
+@pytest.mark.parametrize(
+    "arguments", ["", "nope", "serve --workers 0", "seed --products -1", "replay", "erase", "erase -1"]
+)
 async def test_what_makes_no_sense_is_a_usage_error(environ: dict[str, str], arguments: str) -> None:
     status, output, errors = await command(environ, *arguments.split())
     assert (status, output) == (2, "")

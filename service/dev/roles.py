@@ -7,7 +7,7 @@ from psycopg.sql import SQL, Identifier, Literal
 
 from service.infra.packaged import MIGRATIONS
 
-ROLES = ("commerce_owner", "commerce_app", "commerce_worker", "commerce_readonly")
+ROLES = ("commerce_owner", "commerce_app", "commerce_worker", "commerce_readonly", "commerce_eraser")
 
 
 def make_roles(administrator_url: str, password: str) -> None:

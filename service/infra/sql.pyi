@@ -162,6 +162,36 @@ class CheckoutReserve(Statement[Row]):
         maximum_minor: int,
     ) -> Row | None: ...
 
+class ErasureEraseColumns(Statement[Row]):
+    async def one(self, connection: Connection, /, *, order_ids: Sequence[UUID]) -> Row: ...
+
+class ErasureFindByDigest(Statement[Row]):
+    async def all(self, connection: Connection, /, *, email_digest: bytes) -> list[Row]: ...
+
+class ErasureFindByNumber(Statement[Row]):
+    async def one_or_none(self, connection: Connection, /, *, number: int) -> Row | None: ...
+
+class ErasureListPaymentIntents(Statement[Row]):
+    async def all(self, connection: Connection, /, *, order_ids: Sequence[UUID]) -> list[Row]: ...
+
+class ErasureListWithoutDigest(Statement[Row]):
+    async def all(self, connection: Connection, /) -> list[Row]: ...
+
+class ErasureLockEvents(Statement[Row]):
+    async def all(self, connection: Connection, /, *, order_ids: Sequence[UUID], keys: Sequence[str]) -> list[Row]: ...
+
+class ErasureLockOrders(Statement[Row]):
+    async def all(self, connection: Connection, /, *, order_ids: Sequence[UUID]) -> list[Row]: ...
+
+class ErasureLockResponses(Statement[Row]):
+    async def all(self, connection: Connection, /, *, order_ids: Sequence[UUID]) -> list[Row]: ...
+
+class ErasureReduceEvent(Statement[None]):
+    async def run(self, connection: Connection, /, *, event_id: str, payload: dict[str, Any]) -> int: ...
+
+class ErasureReduceResponse(Statement[None]):
+    async def run(self, connection: Connection, /, *, key_id: bytes, answer: bytes) -> int: ...
+
 class FulfilmentMarkFulfilled(Statement[Row]):
     async def one_or_none(self, connection: Connection, /, *, order_id: UUID, cause: str) -> Row | None: ...
 
@@ -409,6 +439,7 @@ class TransitionsMarkPaid(Statement[Row]):
         stripe_session_id: str,
         stripe_payment_intent_id: str | None,
         email: str | None,
+        email_digest: bytes | None,
         cause: str,
     ) -> Row | None: ...
 
@@ -419,7 +450,15 @@ class TransitionsReturnStock(Statement[Row]):
 
 class WebhooksFinishEvent(Statement[None]):
     async def run(
-        self, connection: Connection, /, *, event_id: str, outcome: str, order_id: UUID | None, handled: bool
+        self,
+        connection: Connection,
+        /,
+        *,
+        event_id: str,
+        outcome: str,
+        order_id: UUID | None,
+        handled: bool,
+        reduced_payload: dict[str, Any],
     ) -> int: ...
 
 class WebhooksReadEvent(Statement[Row]):
@@ -434,14 +473,24 @@ class WebhooksRecordEvent(Statement[Row]):
         event_id: str,
         event_type: str,
         payload: dict[str, Any],
+        reduced_payload: dict[str, Any],
         outcome: str,
         order_id: UUID | None,
+        named_order_id: UUID | None,
         handled: bool,
     ) -> Row | None: ...
 
 class WebhooksStoreEvent(Statement[None]):
     async def run(
-        self, connection: Connection, /, *, event_id: str, event_type: str, payload: dict[str, Any]
+        self,
+        connection: Connection,
+        /,
+        *,
+        event_id: str,
+        event_type: str,
+        payload: dict[str, Any],
+        reduced_payload: dict[str, Any],
+        named_order_id: UUID | None,
     ) -> int: ...
 
 @overload
@@ -516,6 +565,26 @@ def statement(name: Literal["checkout/list_products"], row: type[Row]) -> Checko
 def statement(name: Literal["checkout/lock_client"], row: type[Row]) -> CheckoutLockClient[Row]: ...
 @overload
 def statement(name: Literal["checkout/reserve"], row: type[Row]) -> CheckoutReserve[Row]: ...
+@overload
+def statement(name: Literal["erasure/erase_columns"], row: type[Row]) -> ErasureEraseColumns[Row]: ...
+@overload
+def statement(name: Literal["erasure/find_by_digest"], row: type[Row]) -> ErasureFindByDigest[Row]: ...
+@overload
+def statement(name: Literal["erasure/find_by_number"], row: type[Row]) -> ErasureFindByNumber[Row]: ...
+@overload
+def statement(name: Literal["erasure/list_payment_intents"], row: type[Row]) -> ErasureListPaymentIntents[Row]: ...
+@overload
+def statement(name: Literal["erasure/list_without_digest"], row: type[Row]) -> ErasureListWithoutDigest[Row]: ...
+@overload
+def statement(name: Literal["erasure/lock_events"], row: type[Row]) -> ErasureLockEvents[Row]: ...
+@overload
+def statement(name: Literal["erasure/lock_orders"], row: type[Row]) -> ErasureLockOrders[Row]: ...
+@overload
+def statement(name: Literal["erasure/lock_responses"], row: type[Row]) -> ErasureLockResponses[Row]: ...
+@overload
+def statement(name: Literal["erasure/reduce_event"]) -> ErasureReduceEvent: ...
+@overload
+def statement(name: Literal["erasure/reduce_response"]) -> ErasureReduceResponse: ...
 @overload
 def statement(name: Literal["fulfilment/mark_fulfilled"], row: type[Row]) -> FulfilmentMarkFulfilled[Row]: ...
 @overload

@@ -63,7 +63,7 @@ async def cancel(resources: Resources, key: IdempotencyKey | None, order_id: UUI
         order = await orders.read(reader, order_id)
     if order.status == "PENDING_PAYMENT" and order.payment_status != "PROCESSING":
         await _end(resources, order)
-    return await run_once(resources.pool, key, 200, lambda tx: _read_cancelled(tx, order_id))
+    return await run_once(resources.pool, key, 200, lambda tx: _read_cancelled(tx, order_id), order_id=order_id)
 
 
 async def _cancel_closed(tx: Connection, after: AfterCommit, closed: Mapping[UUID, str]) -> None:

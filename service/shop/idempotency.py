@@ -76,7 +76,10 @@ async def find_stored_response(tx: Connection, key: IdempotencyKey | None) -> St
 async def store_response(
     tx: Connection, key: IdempotencyKey | None, response: StoredResponse | None, order_id: UUID | None = None
 ) -> None:
-    """Store the key with its response. A checkout without a payment session yet stores its order and no response."""
+    """Store the key with its response, and the order that this is about.
+
+    A checkout without a payment session yet stores its order and no response.
+    """
     if key is None:
         return
     await STORE_KEY.run(
@@ -97,9 +100,12 @@ async def run_once(
     work: Callable[[Connection], Awaitable[Any]],
     *,
     location: Callable[[Any], str] | None = None,
+    order_id: UUID | None = None,
     autocommit: bool = False,
 ) -> StoredResponse:
     """Run `work(tx)` in a transaction of its own; its result as JSON, or the response stored for the key.
+
+    `order_id` is the order that the response is about, so that personal data in it can be erased.
 
     After a COMMIT without an answer, the key shows whether it took effect. Without a key, this stays unknown.
     `autocommit` is for `run_transaction`. With a key it is ignored, because the key is stored by a second statement.
@@ -110,7 +116,7 @@ async def run_once(
         if response is None:
             result = await work(tx)
             response = StoredResponse(status, encode(result), location(result) if location else None)
-            await store_response(tx, key, response)
+            await store_response(tx, key, response, order_id)
         return response
 
     return await run_transaction(pool, attempt, idempotent=key is not None, autocommit=autocommit and key is None)

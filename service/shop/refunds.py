@@ -93,7 +93,7 @@ async def refund(
         await request(tx, order_id, amount_minor, restock)
         return await orders.view(tx, order_id)
 
-    response = await run_once(resources.pool, key, 200, decide)
+    response = await run_once(resources.pool, key, 200, decide, order_id=order_id)
     await resources.queue.settle_refunds(order_id)
     return response
 

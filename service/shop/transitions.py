@@ -16,7 +16,7 @@ from service.infra.metrics import TRANSITIONS
 from service.infra.resources import Resources
 from service.infra.sql import statement
 from service.infra.transactions import run_transaction
-from service.shop import orders
+from service.shop import orders, personal_data
 
 T = TypeVar("T")
 
@@ -184,6 +184,7 @@ async def mark_paid(
         stripe_session_id=stripe_session_id,
         stripe_payment_intent_id=payment_intent,
         email=email,
+        email_digest=personal_data.email_digest(email) if email else None,
         cause=cause.get(),
     )
     if paid is None:

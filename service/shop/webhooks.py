@@ -21,7 +21,7 @@ from service.infra.sql import statement
 from service.infra.stripe import Session, StripeRefused, StripeUnknown, signature_verifies
 from service.infra.transactions import run_transaction
 from service.settings import Settings
-from service.shop import refunds, settlement, transitions
+from service.shop import personal_data, refunds, settlement, transitions
 from service.shop.transitions import AfterCommit
 
 
@@ -82,6 +82,7 @@ async def receive_webhook(resources: Resources, body: bytes, signature: str | No
         raise ShopError("invalid_signature", "The Stripe-Signature header does not match the body, or is too old.")
     payload = parse_event(body)
     cause.set(f"event {payload['id']}")
+    reduced = personal_data.reduced_event(payload)
 
     async def work(tx: Connection, after: AfterCommit) -> str:
         # A repeated event is applied again, which changes nothing.
@@ -91,8 +92,10 @@ async def receive_webhook(resources: Resources, body: bytes, signature: str | No
             event_id=payload["id"],
             event_type=payload["type"],
             payload=payload,
+            reduced_payload=reduced,
             outcome=result.outcome,
             order_id=result.order_id,
+            named_order_id=result.order_id or _order_named_by(payload),
             handled=result.handled,
         )
         return result.outcome if recorded else "duplicate"
@@ -126,10 +129,18 @@ def parse_event(body: bytes) -> dict[str, Any]:
 
 async def store_event(resources: Resources, payload: dict[str, Any]) -> None:
     """Store an event for the sweep to apply, unless it is stored already."""
-    await run_transaction(
-        resources.pool,
-        lambda tx: STORE_EVENT.run(tx, event_id=payload["id"], event_type=payload["type"], payload=payload),
-    )
+
+    async def store(tx: Connection) -> None:
+        await STORE_EVENT.run(
+            tx,
+            event_id=payload["id"],
+            event_type=payload["type"],
+            payload=payload,
+            reduced_payload=personal_data.reduced_event(payload),
+            named_order_id=_order_named_by(payload) or await _order_paid_by(tx, payload["data"]["object"]),
+        )
+
+    await run_transaction(resources.pool, store)
 
 
 async def apply_event(tx: Connection, after: AfterCommit, settings: Settings, payload: dict[str, Any]) -> EventOutcome:
@@ -179,7 +190,7 @@ async def process_stored_event(resources: Resources, event_id: str) -> str:
 
     async def apply(tx: Connection, after: AfterCommit) -> EventOutcome:
         result = await apply_event(tx, after, resources.settings, event.payload)
-        await _finish(tx, event_id, result)
+        await _finish(tx, event, result)
         return result
 
     result = await transitions.run_transition(resources, apply)
@@ -188,8 +199,8 @@ async def process_stored_event(resources: Resources, event_id: str) -> str:
         if event.type in SESSION_EVENTS:
             result = await _settle_by_stripe(resources, str(data.get("id")), result)
         else:
-            result = await _settle_refund(resources, event_id, data)
-        await run_transaction(resources.pool, lambda tx: _finish(tx, event_id, result))
+            result = await _settle_refund(resources, event)
+        await run_transaction(resources.pool, lambda tx: _finish(tx, event, result))
     EVENTS.labels(result.outcome).inc()
     return result.outcome
 
@@ -218,8 +229,8 @@ async def _settle_by_stripe(resources: Resources, stripe_session_id: str, result
     return EventOutcome(await settlement.settle_session(resources, order_id, session, failed=failed), order_id)
 
 
-async def _settle_refund(resources: Resources, event_id: str, data: dict[str, Any]) -> EventOutcome:
-    intent_id = data.get("payment_intent")
+async def _settle_refund(resources: Resources, event: Event) -> EventOutcome:
+    intent_id = event.payload["data"]["object"].get("payment_intent")
     if not isinstance(intent_id, str):
         return EventOutcome("not_ours")
     async with connection(resources.pool) as reader:
@@ -235,7 +246,7 @@ async def _settle_refund(resources: Resources, event_id: str, data: dict[str, An
             return EventOutcome("not_ours")
         # An order with an unhandled event is not fulfilled, so the event gets its order before that is paid.
         unhandled = EventOutcome("refund_to_settle", order_id, handled=False)
-        await run_transaction(resources.pool, lambda tx: _finish(tx, event_id, unhandled))
+        await run_transaction(resources.pool, lambda tx: _finish(tx, event, unhandled))
         async for session in resources.stripe.sessions_since(0, order_id=order_id, payment_intent=intent_id):
             await settlement.settle_session(resources, order_id, session)
     try:
@@ -248,10 +259,22 @@ async def _settle_refund(resources: Resources, event_id: str, data: dict[str, An
     return EventOutcome("applied", order_id)
 
 
-async def _finish(tx: Connection, event_id: str, result: EventOutcome) -> None:
+async def _finish(tx: Connection, event: Event, result: EventOutcome) -> None:
     await FINISH_EVENT.run(
-        tx, event_id=event_id, outcome=result.outcome, order_id=result.order_id, handled=result.handled
+        tx,
+        event_id=event.id,
+        outcome=result.outcome,
+        order_id=result.order_id,
+        handled=result.handled,
+        reduced_payload=personal_data.reduced_event(event.payload),
     )
+
+
+def _order_named_by(payload: dict[str, Any]) -> UUID | None:
+    """The order in an event's metadata, even if the event is not applied to it."""
+    metadata = payload["data"]["object"].get("metadata")
+    order_id = metadata.get("order_id") if isinstance(metadata, dict) else None
+    return settlement.uuid_or_none(order_id) if isinstance(order_id, str) else None
 
 
 async def _order_paid_by(tx: Connection, data: dict[str, Any]) -> UUID | None:

@@ -11,7 +11,8 @@
 -- param    $6 answer bytea null
 -- returns  none
 -- locks    idempotency_keys NO KEY UPDATE; orders KEY SHARE; new idempotency_keys; to commit
--- waits    on idempotency_keys for a checkout that stores the same key; 55P03 after lock_timeout -> busy
+-- waits    on idempotency_keys, orders for a checkout that stores the same key, and for the order's erasure; 55P03
+--          after lock_timeout -> busy
 -- index    idempotency_keys_pkey, orders_pkey
 -- rows     0..1
 -- guards   none
@@ -31,5 +32,8 @@ ON CONFLICT (id) DO UPDATE
     OR EXISTS (
         SELECT
         FROM orders
-        WHERE orders.id = idempotency_keys.order_id AND (orders.status = 'CANCELLED' OR orders.hold > 1)
+        WHERE
+            orders.id = idempotency_keys.order_id
+            AND (idempotency_keys.status IS NULL OR idempotency_keys.location IS NOT NULL)
+            AND (orders.status = 'CANCELLED' OR orders.hold > 1)
     );

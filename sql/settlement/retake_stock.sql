@@ -5,7 +5,8 @@
 -- param    $2 hold_number integer
 -- returns  many by id; none = a line is short, and nothing was taken
 -- locks    products NO KEY UPDATE by id; orders KEY SHARE; new stock_movements; to commit
--- waits    on products for checkouts, edits and stock moves of the same products; 55P03 after lock_timeout -> busy
+-- waits    on products for checkouts, edits and stock moves of the same products; 55P03 after lock_timeout -> busy;
+--          transitions/lock_order has locked the order
 -- index    order_items_pkey, products_pkey
 -- rows     0..100 by service.shop.cart.MAX_LINES, usually 3
 -- guards   stock_movements_once -> busy, never products_stock_not_negative -> insufficient_stock

@@ -1,6 +1,6 @@
 -- transitions/add_note: add a note to an order's history, without a transition.
 --
--- callers  service.shop.transitions.add_note
+-- callers  service.shop.erasure._erase, service.shop.transitions.add_note
 -- param    $1 order_id uuid
 -- param    $2 status text
 -- param    $3 cause text

@@ -1,4 +1,5 @@
 -- transitions/mark_paid: mark a pending order, or a cancelled one that got its stock again, as paid.
+-- An order whose personal data were erased gets no e-mail address again.
 --
 -- callers  service.shop.transitions.mark_paid
 -- param    $1 order_id uuid
@@ -7,7 +8,8 @@
 -- param    $4 stripe_session_id text
 -- param    $5 stripe_payment_intent_id text null
 -- param    $6 email text null
--- param    $7 cause text
+-- param    $7 email_digest bytea null
+-- param    $8 cause text
 -- returns  one or none; none = it is no longer in $2
 -- locks    orders, carts NO KEY UPDATE; payments UPDATE; new order_events; to commit
 -- waits    for nothing: transitions/lock_order has locked the rows
@@ -19,7 +21,8 @@ WITH paid_order AS (
     SET
         status = 'PAID',
         hold = $3,
-        email = $6,
+        email = CASE WHEN erased_at IS NULL THEN $6 END,
+        email_digest = CASE WHEN erased_at IS NULL THEN $7::bytea END,
         paid_at = now(),
         cancelled_at = NULL,
         next_attempt_at = now(),
@@ -60,7 +63,7 @@ history AS (
         id,
         $2,
         'PAID',
-        $7
+        $8
     FROM paid_order
 )
 

@@ -7,7 +7,8 @@
 -- param    $2 hold_numbers integer[]
 -- returns  many by id; none = the units were released before
 -- locks    products NO KEY UPDATE by id; orders KEY SHARE by id; new stock_movements; to commit
--- waits    on products for checkouts, edits and stock moves of the same products; 55P03 after lock_timeout -> busy
+-- waits    on products for checkouts, edits and stock moves of the same products; 55P03 after lock_timeout -> busy;
+--          transitions/lock_orders has locked the orders
 -- index    order_items_pkey, products_pkey, stock_movements_once
 -- rows     0..n
 -- guards   never products_stock_not_negative -> insufficient_stock

@@ -40,6 +40,10 @@ def tables(products: int) -> list[dict[str, str]]:
                     CASE WHEN status IN ('PAID', 'FULFILLED') THEN at END AS paid_at,
                     CASE WHEN status = 'FULFILLED' THEN at END AS fulfilled_at,
                     CASE WHEN status = 'CANCELLED' THEN at END AS cancelled_at,
+                    CASE WHEN status IN ('PAID', 'FULFILLED') THEN n % 900000 || '@example.com' END AS email,
+                    CASE
+                        WHEN status IN ('PAID', 'FULFILLED') THEN sha256((n % 900000 || '@example.com')::bytea)
+                    END AS email_digest,
                     CASE WHEN status IN ('PENDING_PAYMENT', 'PAID') THEN now() + interval '1 day' END AS next_attempt_at
                 FROM (
                     SELECT

@@ -24,6 +24,8 @@ OPEN, EMPTY, PENDING, REORDER, PAID, FULFILLED, CANCELLED, REORDERED, LATE, ABAN
     UUID(f"00000000-0000-4000-8000-00000000000{digit}") for digit in "123456789af"
 )
 
+EMAIL = "someone@example.com"
+
 # An order has the id of its cart, a payment the id of its order. Products are inserted in another order than that of
 # their ids, so that a plan which locks rows as they lie in the table fails the test. Nothing is overdue for a day.
 SEED = f"""
@@ -46,7 +48,10 @@ INSERT INTO carts (id, created_at, updated_at) VALUES ('{ABANDONED}', '2000-01-0
 INSERT INTO cart_items (cart_id, product_id, quantity)
 SELECT carts.id, products.id, 1 FROM carts, products WHERE carts.id <> '{EMPTY}' AND products.id <> {MUG};
 
-INSERT INTO orders (id, cart_id, status, total_minor, currency, expires_at, paid_at, fulfilled_at, cancelled_at)
+-- Two orders have an e-mail address with its hash, two have one without.
+INSERT INTO orders (
+    id, cart_id, status, total_minor, currency, expires_at, paid_at, fulfilled_at, cancelled_at, email, email_digest
+)
 SELECT
     id::uuid,
     cart_id::uuid,
@@ -56,7 +61,9 @@ SELECT
     now() + interval '1 day',
     CASE WHEN status IN ('PAID', 'FULFILLED') THEN now() + interval '1 day' END,
     CASE WHEN status = 'FULFILLED' THEN now() + interval '1 day' END,
-    CASE WHEN status = 'CANCELLED' THEN now() END
+    CASE WHEN status = 'CANCELLED' THEN now() END,
+    CASE WHEN id IN ('{PAID}', '{FULFILLED}', '{CANCELLED}', '{LATE}') THEN '{EMAIL}' END,
+    CASE WHEN id IN ('{PAID}', '{FULFILLED}') THEN sha256('{EMAIL}') END
 FROM (
     VALUES
     ('{PENDING}', '{PENDING}', 'PENDING_PAYMENT'),
@@ -79,7 +86,14 @@ FROM order_items INNER JOIN orders ON order_id = id WHERE status = 'CANCELLED';
 UPDATE products SET stock = (SELECT sum(delta) FROM stock_movements WHERE product_id = products.id);
 
 INSERT INTO payments (id, order_id, status, amount_minor, currency, session_parameters, session_expires_at)
-SELECT id, id, CASE status WHEN 'CANCELLED' THEN 'EXPIRED' ELSE 'INITIATED' END, 2940, 'EUR', '{{}}', now()
+SELECT
+    id,
+    id,
+    CASE status WHEN 'CANCELLED' THEN 'EXPIRED' ELSE 'INITIATED' END,
+    2940,
+    'EUR',
+    '{{"mode": "payment"}}',
+    now()
 FROM orders;
 UPDATE payments SET
     status = CASE order_id WHEN '{LATE}' THEN 'REFUND_PENDING' ELSE 'SUCCEEDED' END,
@@ -87,7 +101,8 @@ UPDATE payments SET
     stripe_payment_intent_id = 'pi_' || order_id
 WHERE order_id IN ('{PAID}', '{FULFILLED}', '{LATE}');
 
-INSERT INTO order_events (order_id, from_status, to_status, cause) SELECT id, NULL, 'PENDING_PAYMENT', 'x' FROM orders;
+INSERT INTO order_events (order_id, from_status, to_status, cause, note)
+SELECT id, NULL, 'PENDING_PAYMENT', 'x', 'x' FROM orders;
 INSERT INTO order_events (order_id, from_status, to_status, cause)
 SELECT id, 'PENDING_PAYMENT', CASE status WHEN 'FULFILLED' THEN 'PAID' ELSE status END, 'x'
 FROM orders WHERE status <> 'PENDING_PAYMENT';
@@ -113,11 +128,20 @@ VALUES
     ('evt_2', 'charge.refunded', '{{}}', now() + interval '1 day', now());
 INSERT INTO stripe_events (id, type, payload, outcome, handled_at)
 VALUES ('evt_old', 'charge.refunded', '{{}}', 'applied', '2000-01-01');
+INSERT INTO stripe_events (id, type, payload, order_id, outcome, handled_at)
+VALUES
+    ('evt_4', 'charge.refunded', '{{}}', '{FULFILLED}', 'applied', now()),
+    ('evt_3', 'charge.refunded', '{{}}', '{FULFILLED}', 'applied', now());
 INSERT INTO idempotency_keys (id, request_digest, created_at)
 VALUES
     (sha256('new'), sha256('body'), now() + interval '1 day'),
     (sha256('old'), sha256('body'), now() - interval '2 days'),
     (sha256('older'), sha256('body'), now() - interval '3 days');
+INSERT INTO idempotency_keys (id, request_digest, order_id, status, answer)
+VALUES
+    (sha256('b'), sha256('body'), '{FULFILLED}', 200, '{{}}'),
+    (sha256('a'), sha256('body'), '{FULFILLED}', 200, '{{}}'),
+    (sha256('c'), sha256('body'), '{FULFILLED}', 200, '{{}}');
 """
 
 
@@ -153,6 +177,7 @@ LAST = 2**62
 LONG_AGO, SOON = datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
 KEY, NEW_KEY, BODY = (hashlib.sha256(text).digest() for text in (b"new", b"unused", b"body"))
 CLIENT = BODY[:16]
+DIGEST = hashlib.sha256(EMAIL.encode()).digest()
 
 SCENARIOS = {
     "audit/cart_lines_have_products": does(
@@ -231,6 +256,18 @@ SCENARIOS = {
         },
         predecessor=(OPEN,),
     ),
+    "erasure/erase_columns": does(run([FULFILLED, PAID]), predecessor=([FULFILLED, PAID],)),
+    "erasure/find_by_digest": does(run(DIGEST), none=run(NEW_KEY)),
+    "erasure/find_by_number": does(run(1), none=run(404)),
+    "erasure/list_payment_intents": does(run([PAID, FULFILLED]), none=run([PENDING])),
+    "erasure/list_without_digest": does(run(), none=run(before="UPDATE orders SET email = NULL, email_digest = NULL")),
+    "erasure/lock_events": does(run([FULFILLED], [EMAIL]), none=run([NEW], [])),
+    "erasure/lock_orders": does(run([REORDERED, PAID]), none=run([NEW])),
+    "erasure/lock_responses": does(run([FULFILLED]), none=run([NEW])),
+    "erasure/reduce_event": does(run("evt_3", "{}"), none=run("evt_x", "{}"), predecessor=([FULFILLED], [])),
+    "erasure/reduce_response": does(
+        run(hashlib.sha256(b"a").digest(), b"{}"), none=run(NEW_KEY, b"{}"), predecessor=([FULFILLED],)
+    ),
     "fulfilment/mark_fulfilled": does(run(PAID, "x"), none=run(PENDING, "x"), predecessor=(PAID,)),
     "retention/delete_keys": does(run(10), none=run(10, before="DELETE FROM idempotency_keys")),
     "idempotency/find_key": does(run(KEY), none=run(NEW_KEY)),
@@ -263,11 +300,11 @@ SCENARIOS = {
         predecessor=([REORDER, PENDING],),
     ),
     "transitions/mark_paid": does(
-        run(CANCELLED, "CANCELLED", 2, "cs_x", "pi_x", None, "x"),
-        none=run(CANCELLED, "PENDING_PAYMENT", 2, "cs_x", "pi_x", None, "x"),
+        run(CANCELLED, "CANCELLED", 2, "cs_x", "pi_x", None, None, "x"),
+        none=run(CANCELLED, "PENDING_PAYMENT", 2, "cs_x", "pi_x", None, None, "x"),
         refused={
-            "orders_one_live_per_cart": run(REORDERED, "CANCELLED", 2, "cs_x", "pi_x", None, "x"),
-            "payments_payment_intent_once": run(PENDING, "PENDING_PAYMENT", 1, "cs_x", f"pi_{PAID}", None, "x"),
+            "orders_one_live_per_cart": run(REORDERED, "CANCELLED", 2, "cs_x", "pi_x", None, None, "x"),
+            "payments_payment_intent_once": run(PENDING, "PENDING_PAYMENT", 1, "cs_x", f"pi_{PAID}", None, None, "x"),
         },
         predecessor=(CANCELLED,),
     ),
@@ -275,9 +312,13 @@ SCENARIOS = {
         run(PENDING, "cs_x", "x", 60.0), none=run(PAID, "cs_x", "x", 60.0), predecessor=(PENDING,)
     ),
     "orders/read_order": does(run(PENDING), none=run(NEW)),
-    "transitions/return_stock": does(run([REORDER, PENDING], [1, 1]), none=run([CANCELLED], [1])),
+    "transitions/return_stock": does(
+        run([REORDER, PENDING], [1, 1]), none=run([CANCELLED], [1]), predecessor=([REORDER, PENDING],)
+    ),
     "settlement/cart_has_live_order": does(run(PENDING), run(OPEN)),
-    "webhooks/finish_event": does(run("evt_1", "applied", PENDING, True), none=run("evt_x", "applied", None, True)),
+    "webhooks/finish_event": does(
+        run("evt_1", "applied", PENDING, True, "{}"), none=run("evt_x", "applied", None, True, "{}")
+    ),
     "settlement/record_late_payment": does(
         run(CANCELLED, "cs_x", "pi_x", 1, "EUR"),
         none=run(PAID, "cs_x", "pi_x", None, None),
@@ -286,9 +327,9 @@ SCENARIOS = {
     ),
     "webhooks/read_event": does(run("evt_1"), none=run("evt_x")),
     "webhooks/record_event": does(
-        run("evt_x", "x", "{}", "applied", PENDING, True),
-        run("evt_1", "x", "{}", "applied", PENDING, True),
-        none=run("evt_old", "x", "{}", "applied", PENDING, True),
+        run("evt_x", "x", "{}", "{}", "applied", PENDING, PENDING, True),
+        run("evt_1", "x", "{}", "{}", "applied", PENDING, PENDING, True),
+        none=run("evt_old", "x", "{}", "{}", "applied", PENDING, PENDING, True),
     ),
     "settlement/replace_cart": does(
         run(CANCELLED, NEW, NEW),
@@ -300,8 +341,9 @@ SCENARIOS = {
         run(CANCELLED, 2),
         none=run(CANCELLED, 2, before="UPDATE products SET stock = 0"),
         refused={"stock_movements_once": run(CANCELLED, 1)},
+        predecessor=(CANCELLED,),
     ),
-    "webhooks/store_event": does(run("evt_x", "x", "{}"), none=run("evt_1", "x", "{}")),
+    "webhooks/store_event": does(run("evt_x", "x", "{}", "{}", PENDING), none=run("evt_1", "x", "{}", "{}", None)),
     "reconcile/find_missed_events": does(run(["evt_1", "evt_x", "evt_y"]), none=run(["evt_1"])),
     "reconcile/find_unsettled": does(run([PENDING, CANCELLED, PAID]), none=run([PAID, NEW])),
     "reconcile/move_position": does(run(SOON), none=run(LONG_AGO)),

@@ -105,6 +105,9 @@ INVALID_ROWS = [
     ("orders_currency_form", "UPDATE orders SET currency = ''"),
     ("orders_email_length", "UPDATE orders SET email = repeat('x', 801)"),
     ("orders_client_form", "UPDATE orders SET client = ''"),
+    ("orders_email_digest_form", "UPDATE orders SET email = 'x', email_digest = ''"),
+    ("orders_email_digest_form", "UPDATE orders SET email_digest = sha256('x')"),
+    ("orders_erased_has_no_email", "UPDATE orders SET email = 'x', erased_at = now()"),
     ("orders_hold_positive", "UPDATE orders SET hold = 0"),
     ("orders_times_match_status", "UPDATE orders SET status = 'PAID'"),
     ("orders_times_match_status", "UPDATE orders SET status = 'FULFILLED', paid_at = now()"),
@@ -254,12 +257,17 @@ VALUES ({TWO}, 2, 'Mug', 1, 990), ({TWO}, 1, 'Tent', 1, 1250)
 # For each guard: SQL that makes the guard fail, the statement with its arguments, and the tables that must not change.
 # These are all tables where the guard protects the whole statement.
 GUARDS = {
-    "mark_paid: status": (PAID, "transitions/mark_paid", (FIRST, "PENDING_PAYMENT", 1, "cs", "pi", None, "x"), TABLES),
-    "mark_paid: path": (PAID, "transitions/mark_paid", (FIRST, "PAID", 1, "cs", "pi", None, "x"), TABLES),
+    "mark_paid: status": (
+        PAID,
+        "transitions/mark_paid",
+        (FIRST, "PENDING_PAYMENT", 1, "cs", "pi", None, None, "x"),
+        TABLES,
+    ),
+    "mark_paid: path": (PAID, "transitions/mark_paid", (FIRST, "PAID", 1, "cs", "pi", None, None, "x"), TABLES),
     "mark_paid: payment": (
         "SELECT",
         "transitions/mark_paid",
-        (SECOND, "CANCELLED", 2, "cs", "pi", None, "x"),
+        (SECOND, "CANCELLED", 2, "cs", "pi", None, None, "x"),
         ("payments",),
     ),
     "mark_cancelled: status": (

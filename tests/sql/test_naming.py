@@ -78,6 +78,7 @@ async def test_pg_stat_activity_names_each_process_its_role_and_its_statement(
         "replay evt_1": worker_settings.database_url,
         "seed": settings.database_url,
         "audit": login(database_url, "readonly"),
+        "erase 1": login(database_url, "eraser"),
         "migrate": settings.database_url,
     }
     environment = {"REDIS_URL": settings.redis_url, "MIGRATE_DATABASE_URL": settings.migrate_database_url}
@@ -88,6 +89,7 @@ async def test_pg_stat_activity_names_each_process_its_role_and_its_statement(
     expected = {
         ("commerce_app", "commerce-api", "catalog/list_categories"),
         ("commerce_app", "commerce-seed", "seed/has_products"),
+        ("commerce_eraser", "commerce-erase", "erasure/find_by_number"),
         ("commerce_owner", "commerce-migrate", None),
         ("commerce_readonly", "commerce-audit", "audit/cart_lines_have_products"),
         ("commerce_worker", "commerce-replay", "webhooks/read_event"),

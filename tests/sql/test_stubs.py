@@ -16,7 +16,7 @@ ROOT = SQL.parent
 
 # Each line is one call in a function with a connection `tx`, and what mypy says of it; None where it is right.
 CALLS = {
-    "await FINISH.run(tx, event_id='evt_1', outcome='applied', order_id=None, handled=True)": None,
+    "await FINISH.run(tx, event_id='evt_1', outcome='applied', order_id=None, handled=True, reduced_payload={})": None,
     "stored: Row | None = await FIND.one_or_none(tx, key_id=b'')": None,
     "rows: list[UUID] = await CLAIM.all(tx, limit=10)": None,
     "count: int = await CREATE.run(tx, cart_id=one)": None,

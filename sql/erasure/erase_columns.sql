@@ -1,0 +1,48 @@
+-- erasure/erase_columns: erase the columns that hold personal data of these orders, and count the rows that had any.
+-- A new column with personal data is one more line here: tests/sql/personal_data.py lists all columns.
+-- Ids, amounts, states and times stay. Of a cause, the client's own id of its request goes.
+--
+-- callers  service.shop.erasure._erase
+-- param    $1 order_ids uuid[]
+-- returns  one
+-- locks    orders, payments NO KEY UPDATE in no order; order_events NO KEY UPDATE by id; to commit
+-- waits    on payments for a request that claims one; 55P03 after lock_timeout -> busy; erasure/lock_orders has locked
+--          the orders
+-- index    orders_pkey, payments_one_per_order, order_events_by_order
+-- rows     1
+-- guards   none
+WITH erased_order AS (
+    UPDATE orders
+    SET
+        email = NULL,
+        email_digest = NULL,
+        client = NULL,
+        erased_at = now()
+    WHERE id = any($1) AND (erased_at IS NULL OR email IS NOT NULL OR client IS NOT NULL)
+    RETURNING id
+),
+
+erased_payment AS (
+    UPDATE payments
+    SET
+        session_parameters = '{}',
+        checkout_url = NULL
+    WHERE order_id = any($1) AND (session_parameters <> '{}' OR checkout_url IS NOT NULL)
+    RETURNING order_id
+),
+
+erased_event AS (
+    UPDATE order_events
+    SET
+        cause = CASE WHEN starts_with(cause, 'request ') THEN 'request' ELSE cause END,
+        note = CASE WHEN note IS NOT NULL AND note <> 'personal data erased' THEN 'erased' ELSE note END
+    WHERE
+        order_id = any($1)
+        AND (starts_with(cause, 'request ') OR note NOT IN ('erased', 'personal data erased'))
+    RETURNING order_id
+)
+
+SELECT
+    (SELECT count(*) FROM erased_order) AS orders,
+    (SELECT count(*) FROM erased_payment) AS payments,
+    (SELECT count(*) FROM erased_event) AS history;

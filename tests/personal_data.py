@@ -1,0 +1,37 @@
+"""Every column that can hold text: whether it may hold personal data. `tests/shop/test_erasure.py` refuses others.
+
+A new column with personal data goes into PERSONAL. The tests then fail until `sql/erasure/erase_columns.sql` erases it
+and a migration grants it to `commerce_eraser`. Readers get no right to it.
+"""
+
+# Erased with the order, and hidden from `commerce_readonly`.
+PERSONAL = {
+    "idempotency_keys": "answer",
+    # Notes may quote people.
+    "order_events": "note",
+    # `client` and `email_digest` are hashes of an address.
+    "orders": "client email email_digest",
+    # What Stripe is told about the customer, and where the order can be paid.
+    "payments": "checkout_url session_parameters",
+    "stripe_events": "payload",
+}
+
+NOT_PERSONAL = {
+    "carts": "currency status",
+    "categories": "name slug",
+    # Hashes of the request, for a day; the path of an order.
+    "idempotency_keys": "id location request_digest",
+    # `cause` may contain an id that the client chose for its request. Erasing the order removes that part.
+    "order_events": "cause from_status to_status",
+    "order_items": "name",
+    "orders": "currency status",
+    "payments": "captured_currency currency status stripe_payment_intent_id stripe_session_id",
+    "products": "currency description name",
+    "reconcile_positions": "list",
+    "refunds": "cause status stripe_payment_intent_id stripe_refund_id",
+    # Why staff moved stock of a product, without an order. People must not write customers' names there.
+    "stock_movements": "reason",
+    "stripe_events": "id outcome type",
+    "unmatched_payments": "currency stripe_payment_intent_id",
+    "worker_heartbeats": "loop",
+}

@@ -8,7 +8,7 @@ import pytest
 import stripe
 from stripe.v2.core import EventNotification
 
-from tests.dev.world import SHOP, UNREACHABLE, Receiver, World, eventually
+from tests.dev.world import SHOP, UNREACHABLE, Receiver, World, eventually, refused
 
 # The list of events
 
@@ -36,6 +36,33 @@ async def test_events_are_listed_by_type_and_time(world: World) -> None:
     assert [event.type for event in by_types.data] == ["payment_intent.succeeded"]
     assert by_type.data == []
     assert later.data == []
+
+
+async def test_a_type_can_be_a_pattern(world: World) -> None:
+    await world.create_paid()
+
+    page = await world.events.list_async({"type": "checkout.*"})
+
+    assert [event.type for event in page.data] == ["checkout.session.completed"]
+
+
+async def test_a_list_of_events_has_at_most_twenty_types(world: World) -> None:
+    types = [f"type.{number}" for number in range(21)]
+
+    await refused(world.events.list_async({"types": types}), 400, None, "types")
+    await refused(world.events.list_async({"types": types[:2], "type": "refund.*"}), 400)
+
+
+async def test_events_are_shown_for_thirty_days(world: World) -> None:
+    await world.create_paid()
+    event = world.standin.events.newest()
+
+    world.standin.advance_clock(30 * 86_400 - 60)
+    assert len((await world.events.list_async()).data) == 2
+    world.standin.advance_clock(120)
+
+    assert (await world.events.list_async()).data == []
+    await refused(world.events.retrieve_async(event["id"]), 404, "resource_missing", "id")
 
 
 async def test_an_event_names_the_request_that_caused_it(world: World) -> None:

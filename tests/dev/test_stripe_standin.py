@@ -370,10 +370,9 @@ async def test_a_key_in_use_is_a_conflict(world: World) -> None:
     first = asyncio.create_task(world.create(key="k1"))
     await eventually(lambda: bool(world.standin.requests))
 
-    error = await refused(world.create(key="k1"), 409)
+    error = await refused(world.create(key="k1"), 409, "idempotency_key_in_use")
 
     assert error.json_body["error"]["type"] == "idempotency_error"
-    assert error.json_body["error"]["code"] == "idempotency_key_in_use"
     assert (await first).id == (await world.create(key="k1")).id
 
 
@@ -585,7 +584,117 @@ async def test_an_invalid_fault_leaves_the_rules_unchanged(world: World) -> None
     assert (await refused(world.sessions.retrieve_async(session.id), 500)).json_body
 
 
+async def test_a_fault_has_the_code_that_its_rule_names(world: World) -> None:
+    world.standin.set_faults([{"action": "status", "status": 400, "code": "amount_too_small", "times": 1}])
+
+    error = await refused(world.create(), 400, "amount_too_small")
+
+    assert isinstance(error, stripe.InvalidRequestError)
+
+
+# Rate limits
+
+
+async def test_each_endpoint_has_a_rate_limit(world: World) -> None:
+    """More calls than Stripe's default in a second: those above it are refused, other endpoints are not."""
+    session = await world.create()
+    await world.control("PUT", "/rate-limit", {"endpoint": 25})
+
+    calls = [world.sessions.retrieve_async(session.id) for _ in range(30)]
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+
+    errors: list[Any] = [answer for answer in answers if isinstance(answer, Exception)]
+    # A slow machine may need more than the one second.
+    assert 1 <= len(errors) <= 5
+    for error in errors:
+        assert isinstance(error, stripe.RateLimitError)
+        assert error.json_body["error"]["code"] == "rate_limit"
+        headers = {name.lower(): value for name, value in error.headers.items()}
+        assert headers["stripe-rate-limited-reason"] == "endpoint-rate"
+        assert headers["stripe-should-retry"] == "false"
+        assert "retry-after" not in headers
+    assert (await world.create()).status == "open"
+
+
+async def test_all_endpoints_have_a_rate_limit_together(world: World) -> None:
+    world.standin.set_rate_limit(total=2)
+    for _ in range(2):
+        await world.create()
+
+    error = await refused(world.create(key="k1"), 429, "rate_limit")
+
+    assert error.headers["Stripe-Rate-Limited-Reason"] == "global-rate"
+    await asyncio.sleep(1.05)
+    # The key is free: the refused call had no effect.
+    created = await world.create(key="k1")
+    assert "Idempotent-Replayed" not in created.last_response.headers
+    assert len(list(world.standin.sessions)) == 3
+
+
+@pytest.mark.parametrize(("code", "retry"), [(None, "false"), ("rate_limit", "false"), ("lock_timeout", "true")])
+async def test_a_fault_can_be_a_rate_limit(world: World, code: str | None, retry: str) -> None:
+    world.standin.set_faults([{"action": "status", "status": 429, "code": code, "times": 1}])
+
+    error = await refused(world.create(key="k1"), 429, code or "rate_limit")
+
+    assert error.headers["Stripe-Should-Retry"] == retry
+    assert list(world.standin.sessions) == []
+    assert (await world.create(key="k1")).status == "open"
+
+
+# The list of controls
+
+
+async def test_control_lists_its_calls(world: World) -> None:
+    """Every call is explained, and takes its example."""
+    calls = await world.control("GET", "")
+
+    assert len(calls) > 15
+    for call in calls:
+        method, path = call["call"].split(" ")
+        example = call["example"]
+        if isinstance(example, dict):
+            example |= await ids_for(world, path)
+        await world.control(method, path.removeprefix("/_control").replace("{id}", await id_for(world, path)), example)
+        await world.control("DELETE", "/faults")
+        assert call["does"].endswith("."), call
+
+
+async def ids_for(world: World, path: str) -> dict[str, str]:
+    """The members of an example that name an object."""
+    paid_for = path in ("/_control/refunds", "/_control/disputes")
+    return {"payment_intent": (await world.create_paid()).payment_intent} if paid_for else {}
+
+
+async def id_for(world: World, path: str) -> str:
+    """An object that the call at this path can change."""
+    if "/refunds/" in path:
+        payment = {"payment_intent": (await world.create_paid()).payment_intent}
+        return str((await world.refunds.create_async(payment)).id)
+    if "/disputes/" in path:
+        return str(world.standin.dispute((await world.create_paid()).payment_intent)["id"])
+    session = await world.create()
+    if path.endswith("/settle"):
+        world.standin.pay(session.id, later=True)
+    return str(session.id)
+
+
 # Restarts
+
+
+def modes_in(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
+
+
+async def test_its_file_is_nobody_elses(tmp_path: Path) -> None:
+    database = tmp_path / "stripe.sqlite"
+    database.touch(mode=0o644)
+
+    async with world_of(StripeStandin(database=database)) as world:
+        await world.create()
+        modes = modes_in(tmp_path)
+
+    assert modes == dict.fromkeys(["stripe.sqlite", "stripe.sqlite-shm", "stripe.sqlite-wal"], 0o600)
 
 
 async def test_a_restart_preserves_the_state(tmp_path: Path) -> None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import TypeAlias
 
 from .account import Account
+from .objects import DAY
 from .parameters import Parameters
 from .replies import ApiError, missing_object
 from .store import Collection, Json
 
 LIST_PARAMETERS = ("created", "ending_before", "limit", "starting_after")
 LATEST = 2**40
+# Stripe shows events for so long.
+EVENTS_SECONDS = 30 * DAY
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +79,7 @@ def retrieve_intent(account: Account, call: Call) -> Json:
 def retrieve_event(account: Account, call: Call) -> Json:
     call.form.expect()
     event = account.events.get(call.object_id)
-    if event is None:
+    if event is None or event["created"] < account.now() - EVENTS_SECONDS:
         raise missing_object("event", call.object_id)
     return event
 
@@ -83,16 +87,18 @@ def retrieve_event(account: Account, call: Call) -> Json:
 def list_events(account: Account, call: Call) -> Json:
     form = call.form
     form.expect(optional=(*LIST_PARAMETERS, "type", "types"))
-    kind = form.text("type")
-    kinds = {kind} if kind is not None else set(form.texts("types"))
-    return list_page(
-        account,
-        account.events,
-        form,
-        lambda event: not kinds or event["type"] in kinds,
-        url="/v1/events",
-        noun="event",
-    )
+    pattern, kinds = form.text("type"), set(form.texts("types"))
+    if pattern is not None and kinds:
+        raise ApiError(400, "You may only specify one of these parameters: type, types.")
+    if len(kinds) > 20:
+        raise ApiError(400, "You can only pass up to 20 types.", param="types")
+    oldest = account.now() - EVENTS_SECONDS
+
+    def matches(event: Json) -> bool:
+        chosen = fnmatchcase(event["type"], pattern) if pattern is not None else not kinds or event["type"] in kinds
+        return chosen and event["created"] >= oldest
+
+    return list_page(account, account.events, form, matches, url="/v1/events", noun="event")
 
 
 ROUTES: dict[tuple[str, str], Handler] = {

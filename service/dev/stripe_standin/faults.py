@@ -106,9 +106,10 @@ def apply_after(rule: Rule | None, reply: Reply) -> Reply:
 
 def failure(status: int, *, stored: bool, code: str | None = None) -> ApiError:
     if status == 429:
-        return rate_limited("global-rate")
+        return rate_limited("global-rate", code or "rate_limit")
     message = "This failure was requested from the stand-in for Stripe."
-    return ApiError(status, message, code=code, kind="api_error", stored=stored)
+    kind = "api_error" if status >= 500 else "invalid_request_error"
+    return ApiError(status, message, code=code, kind=kind, stored=stored)
 
 
 async def client_disconnected(receive: Receive, seconds: float | None) -> None:

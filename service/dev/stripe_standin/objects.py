@@ -5,7 +5,8 @@ from __future__ import annotations
 import string
 from secrets import token_bytes
 
-from .money import MAXIMUM, MINIMUM, USUAL_MAXIMUM, USUAL_MINIMUM, format_amount
+from .closed_lists import ALLOWABLE_PAYMENT_METHODS, COUNTRIES, EXCLUDABLE_PAYMENT_METHODS
+from .money import MAXIMUM, MINIMUM, SUPPORTED, USUAL_MAXIMUM, USUAL_MINIMUM, format_amount
 from .parameters import Parameters
 from .replies import ApiError, doc_url
 from .store import Json
@@ -67,7 +68,7 @@ def new_session(form: Parameters, base_url: str, now: int, methods: list[str]) -
     phone.expect(required=("enabled",) if "phone_number_collection" in form else ())
     shipping = form.section("shipping_address_collection")
     shipping.expect(required=("allowed_countries",) if "shipping_address_collection" in form else ())
-    countries = shipping.texts("allowed_countries")
+    countries = shipping.choices("allowed_countries", COUNTRIES)
     # Longer than the ids of other objects, as at Stripe.
     session_id = new_id("cs_test_a1", 56)
     email = form.text("customer_email", most=800)
@@ -121,7 +122,7 @@ def new_session(form: Parameters, base_url: str, now: int, methods: list[str]) -
         "payment_method_types": offered,
         "payment_status": "unpaid",
         "permissions": None,
-        "phone_number_collection": {"enabled": phone.text("enabled") == "true"},
+        "phone_number_collection": {"enabled": phone.boolean("enabled") or False},
         "recovered_from": None,
         "saved_payment_method_options": None,
         "setup_intent": None,
@@ -159,8 +160,11 @@ def read_lines(form: Parameters) -> list[Json]:
         product.expect(required=("name",), optional=("description", "images", "metadata"))
         product.metadata()
         currency = price.required_text("currency").lower()
-        if len(currency) != 3 or not (currency.isascii() and currency.isalpha()):
-            message = f"Invalid currency: {currency}. Stripe currently supports three-letter ISO codes only"
+        if currency not in SUPPORTED:
+            message = (
+                f"Invalid currency: {currency}. Stripe currently supports these currencies:"
+                f" {', '.join(sorted(SUPPORTED))}"
+            )
             raise ApiError(400, message, param=price.name("currency"))
         if lines and currency != lines[0]["currency"]:
             message = "All line items of a Checkout Session must be in the same currency."
@@ -178,8 +182,13 @@ def read_lines(form: Parameters) -> list[Json]:
 
 def read_methods(form: Parameters, methods: list[str]) -> tuple[list[str] | None, list[str] | None, list[str]]:
     """The allowed and the excluded payment methods as the session shows them, and those of `methods` it offers."""
-    allowed = form.texts("allowed_payment_method_types") if "allowed_payment_method_types" in form else None
-    excluded = form.texts("excluded_payment_method_types") if "excluded_payment_method_types" in form else None
+    allowed, excluded = (
+        form.choices(name, values) if name in form else None
+        for name, values in (
+            ("allowed_payment_method_types", ALLOWABLE_PAYMENT_METHODS),
+            ("excluded_payment_method_types", EXCLUDABLE_PAYMENT_METHODS),
+        )
+    )
     offered = [method for method in allowed or methods if method in methods and method not in (excluded or ())]
     if not offered:
         message = (
@@ -414,6 +423,11 @@ def new_refund(
 ) -> Json:
     refund_id = new_id("re_")
     method = charge["payment_method_details"]["type"]
+    details: Json = {"card": {"type": "refund"}, "type": "card"}
+    if method != "card":
+        # Money of a debit or a voucher goes back by bank transfer.
+        transfer = "eu_bank_transfer" if method == "sepa_debit" else "br_bank_transfer"
+        details = {transfer: {"reference": None, "reference_status": "pending"}, "type": transfer}
     return {
         "id": refund_id,
         "object": "refund",
@@ -424,7 +438,7 @@ def new_refund(
         "currency": charge["currency"],
         "customer": None,
         "customer_account": None,
-        "destination_details": {method: {"type": "refund"} if method == "card" else {}, "type": method},
+        "destination_details": details,
         "metadata": metadata,
         "payment_intent": charge["payment_intent"],
         "payment_method": charge["payment_method"],

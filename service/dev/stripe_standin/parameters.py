@@ -123,6 +123,19 @@ class Parameters:
             raise ApiError(400, f"Invalid {key}: must be one of {', '.join(allowed)}", param=self.name(key))
         return value
 
+    def choices(self, key: str, allowed: Sequence[str]) -> list[str]:
+        """A list of these values."""
+        for name, value in self._list(key):
+            if value not in allowed:
+                raise ApiError(400, f"Invalid {name}: must be one of {', '.join(allowed)}", param=name)
+        return self.texts(key)
+
+    def boolean(self, key: str) -> bool | None:
+        value = self.text(key)
+        if value not in (None, "true", "false"):
+            raise ApiError(400, f"Invalid boolean: {value}", param=self.name(key))
+        return None if value is None else value == "true"
+
     def section(self, key: str) -> Parameters:
         """The parameters nested under `key`, empty when it is absent."""
         value = self._values.get(key, {})

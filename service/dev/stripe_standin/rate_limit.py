@@ -40,10 +40,19 @@ class RateLimit:
                 self._admitted[name].append(now)
 
 
-def rate_limited(reason: str) -> ApiError:
-    """A refusal that no idempotency key remembers. Stripe sends no Retry-After with it."""
+def rate_limited(reason: str, code: str = "rate_limit") -> ApiError:
+    """A refusal that no idempotency key remembers. Stripe sends no Retry-After with it.
+
+    `lock_timeout`: another request holds the object, which Stripe asks to try again.
+    """
+    if code == "lock_timeout":
+        message = (
+            "This object cannot be accessed right now because another API request or Stripe process is currently"
+            " accessing it. If you see this error intermittently, retry the request."
+        )
+        return ApiError(429, message, code=code, headers={"Stripe-Should-Retry": "true"})
     message = (
         "Request rate limit exceeded. You can learn more about rate limits here https://stripe.com/docs/rate-limits."
     )
     headers = {"Stripe-Rate-Limited-Reason": reason, "Stripe-Should-Retry": "false"}
-    return ApiError(429, message, code="rate_limit", headers=headers)
+    return ApiError(429, message, code=code, headers=headers)

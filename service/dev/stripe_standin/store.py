@@ -31,9 +31,16 @@ def created(stored: Json) -> int:
 
 
 class Store:
-    """One table of JSON objects by kind and id, in insertion order. `path` None keeps it in memory."""
+    """One table of JSON objects by kind and id, in insertion order, in a file of mode 0600.
+
+    `path` None keeps it in memory.
+    """
 
     def __init__(self, path: Path | None) -> None:
+        if path is not None:
+            # Before SQLite writes into it, and its -wal and -shm get the same mode: e-mails are nobody else's.
+            path.touch(mode=0o600)
+            path.chmod(0o600)
         self._database = sqlite3.connect(path or ":memory:", check_same_thread=False)
         # Tests create many stores, and Python 3.13 warns about a connection that is not closed.
         weakref.finalize(self, self._database.close)

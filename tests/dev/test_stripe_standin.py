@@ -304,6 +304,30 @@ async def test_a_test_key_is_accepted(world: World, authorization: str) -> None:
         assert response.status == 200
 
 
+async def test_a_restricted_key_may_do_what_it_is_permitted(world: World) -> None:
+    """Without the permission a call is refused before anything else is looked at, so 404 proves the permission."""
+    permissions = ["rak_checkout_session_write", "rak_event_read"]
+    await world.control("PUT", "/keys/rk_test_limited", {"permissions": permissions})
+    nowhere = {"payment_intent": "pi_no"}
+
+    async with sdk(world.base, "rk_test_limited") as limited:
+        session = await limited.v1.checkout.sessions.create_async(parameters())
+        await limited.v1.checkout.sessions.retrieve_async(session.id)
+        await limited.v1.events.list_async()
+        refund = await refused(limited.v1.refunds.create_async(nowhere), 403, "more_permissions_required")
+        intent = await refused(limited.v1.payment_intents.retrieve_async("pi_no"), 403, "more_permissions_required")
+        world.standin.restrict_key("rk_test_limited", ["rak_charge_read"])
+        await limited.v1.refunds.list_async()
+        await refused(limited.v1.refunds.create_async(nowhere), 403, "more_permissions_required")
+        world.standin.restrict_key("rk_test_limited", ["rak_charge_write"])
+        await refused(limited.v1.refunds.create_async(nowhere), 404, "resource_missing", "payment_intent")
+
+    assert isinstance(refund, stripe.PermissionError)
+    assert "Having the 'rak_charge_write' permission would allow" in refund.user_message
+    assert "Having the 'rak_payment_intent_read' permission would allow" in intent.user_message
+    assert "limited" not in refund.user_message
+
+
 async def test_an_unknown_object_is_404(world: World) -> None:
     error = await refused(world.sessions.retrieve_async("cs_no"), 404, "resource_missing", "session")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from urllib.parse import parse_qsl, urlencode
@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from .account import Account
-from .calls import ROUTES, Call, Handler, find_route
+from .calls import ROUTES, Call, Handler, find_route, permission_for
 from .events import NO_REQUEST
 from .faults import ConnectionDropped, Faults, Rule, apply_after, apply_before, close_connection, failure
 from .objects import API_VERSION, DAY, new_id
@@ -47,6 +47,7 @@ class Api:
     def __init__(self, account: Account, faults: Faults, base_url: Callable[[Request], str]) -> None:
         self.requests: Counter[str] = Counter()
         self.rate_limit = RateLimit()
+        self._permissions: dict[str, frozenset[str]] = {}
         self._account = account
         self._faults = faults
         self._base_url = base_url
@@ -84,9 +85,10 @@ class Api:
 
     def _parse(self, request: Request, body: bytes, request_id: str) -> ApiRequest:
         """Authenticate, route and decode a request, and count it. Raises ApiError."""
-        authenticate(request.headers.get("authorization", ""))
+        key = authenticate(request.headers.get("authorization", ""))
         method, path = request.method, request.scope["path"]
         template, object_id = find_route(method, path)
+        self._authorize(key, permission_for(method, template))
         self.requests[f"{method} {template}"] += 1
         self.rate_limit.take(f"{method} {template}")
         if "json" in request.headers.get("content-type", "") and body:
@@ -96,17 +98,32 @@ class Api:
             encoded = body.decode() if method == "POST" else request.url.query
         except UnicodeDecodeError:
             raise ApiError(400, "Invalid UTF-8 in the request's parameters.") from None
-        key = request.headers.get("idempotency-key") if method == "POST" else None
+        idempotency_key = request.headers.get("idempotency-key") if method == "POST" else None
         return ApiRequest(
             id=request_id,
             path=path,
             handler=ROUTES[method, template],
             call=Call(object_id, Parameters(form_values(encoded)), self._base_url(request)),
-            idempotency_key=key,
-            fingerprint=fingerprint(encoded) if key is not None else "",
+            idempotency_key=idempotency_key,
+            fingerprint=fingerprint(encoded) if idempotency_key is not None else "",
             rule=self._faults.take(method, path),
             receive=request.receive,
         )
+
+    def restrict_key(self, key: str, permissions: Sequence[str]) -> None:
+        """From now on, a restricted key has these permissions only, such as `rak_event_read`."""
+        self._permissions[key] = frozenset(permissions)
+
+    def _authorize(self, key: str, sufficient: Sequence[str]) -> None:
+        """Raise ApiError 403 when the key has none of the permissions that would do."""
+        granted = self._permissions.get(key)
+        if granted is None or granted & set(sufficient):
+            return
+        message = (
+            f"The provided key '{redacted(key)}' does not have the required permissions for this endpoint on account"
+            f" 'acct_standin'. Having the '{sufficient[0]}' permission would allow this request to continue."
+        )
+        raise ApiError(403, message, code="more_permissions_required")
 
     async def _run_once(self, request: ApiRequest, key: str) -> Reply:
         """The stored reply of this key, else a first one, which is stored for 24 hours."""
@@ -169,8 +186,8 @@ class Api:
         self._account.store.save("reply", self._stored_replies[key])
 
 
-def authenticate(authorization: str) -> None:
-    """Accept a secret or restricted test key, as a bearer token or as Basic's user name. Raises ApiError 401."""
+def authenticate(authorization: str) -> str:
+    """The secret or restricted test key, sent as a bearer token or as Basic's user name. Raises ApiError 401."""
     scheme, _, credentials = authorization.strip().partition(" ")
     key = credentials.strip()
     if scheme.lower() == "basic":
@@ -187,7 +204,12 @@ def authenticate(authorization: str) -> None:
         )
         raise ApiError(401, message)
     if not key.startswith(("sk_test_", "rk_test_")):
-        raise ApiError(401, f"Invalid API Key provided: {key[:8]}{'*' * 8}{key[-4:]}")
+        raise ApiError(401, f"Invalid API Key provided: {redacted(key)}")
+    return key
+
+
+def redacted(key: str) -> str:
+    return f"{key[:8]}{'*' * 8}{key[-4:]}"
 
 
 def fingerprint(encoded: str) -> str:

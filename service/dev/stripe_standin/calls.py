@@ -113,6 +113,20 @@ ROUTES: dict[tuple[str, str], Handler] = {
     ("GET", "/v1/events"): list_events,
     ("GET", "/v1/events/{id}"): retrieve_event,
 }
+# The resource that a restricted key needs a permission for: of reading it, or of writing, which includes reading.
+RESOURCES = {
+    "/v1/checkout/sessions": "checkout_session",
+    "/v1/refunds": "charge",
+    "/v1/payment_intents": "payment_intent",
+    "/v1/events": "event",
+}
+
+
+def permission_for(method: str, template: str) -> tuple[str, ...]:
+    """The permissions of a restricted key each of which allows a call, the least one first."""
+    name = next(name for prefix, name in RESOURCES.items() if template.startswith(prefix))
+    write = f"rak_{name}_write"
+    return (write,) if method == "POST" else (f"rak_{name}_read", write)
 
 
 def find_route(method: str, path: str) -> tuple[str, str]:

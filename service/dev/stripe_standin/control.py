@@ -42,7 +42,13 @@ class Control:
 
 
 def control_routes(
-    account: Account, faults: Faults, deliverer: Deliverer, *, rate_limit: RateLimit, requests: Counter[str]
+    account: Account,
+    faults: Faults,
+    deliverer: Deliverer,
+    *,
+    rate_limit: RateLimit,
+    requests: Counter[str],
+    restrict_key: Callable[[str, list[str]], None],
 ) -> list[Route]:
     """The routes; each answers 200 with JSON, or Stripe's error body with its status."""
 
@@ -64,6 +70,10 @@ def control_routes(
 
     def set_rate_limit(_: str, body: Json) -> object:
         rate_limit.set(**body)
+        return body
+
+    def set_permissions(key: str, body: Json) -> object:
+        restrict_key(key, body["permissions"])
         return body
 
     def emit_event(_: str, body: Json) -> object:
@@ -174,6 +184,14 @@ def control_routes(
             "Admits so many requests a second for each endpoint and in total, as Stripe does; null admits any number.",
             {"endpoint": 25, "total": None},
             set_rate_limit,
+        ),
+        Control(
+            "PUT",
+            "/keys/{id}",
+            "A restricted key has these permissions only, by Stripe's names: read or write of checkout_session, charge"
+            " (refunds), payment_intent, event. A key that was never restricted may do everything.",
+            {"permissions": ["rak_checkout_session_write", "rak_event_read"]},
+            set_permissions,
         ),
         Control(
             "PUT",

@@ -27,8 +27,9 @@ class StripeStandin(Account):
 
     Tests in the same process change it by `pay`, `require_action`, `decline`, `settle`, `set_refund`,
     `refund_status`, `dispute`, `set_dispute`, `show`, `expand_intent`, `emit_event`, `set_faults`, `set_webhooks`,
-    `set_rate_limit` and `advance_clock`. They read `ledger` and `requests`. Over HTTP, /_control offers the same,
-    and lists it. Call these in the event loop that runs `app`. They raise ApiError when the state forbids the change.
+    `set_rate_limit`, `restrict_key` and `advance_clock`. They read `ledger` and `requests`. Over HTTP, /_control
+    offers the same, and lists it. Call these in the event loop that runs `app`. They raise ApiError when the state
+    forbids the change.
 
     `webhook_url` and `webhook_secret` can be set at any time; `webhook_events` are patterns of the event types sent
     there. `public_url` is the base of the payment pages for browsers; None uses the Host of the API call.
@@ -58,12 +59,20 @@ class StripeStandin(Account):
         api = Api(self, self._faults, self._base_url)
         self.requests = api.requests
         self.set_rate_limit = api.rate_limit.set
+        self.restrict_key = api.restrict_key
         page = PaymentPage(self, self._deliverer, settle_seconds)
         rest = Starlette(
             routes=[
                 Route("/pay/{session_id}", page.show, methods=["GET"]),
                 Route("/pay/{session_id}", page.submit, methods=["POST"]),
-                *control_routes(self, self._faults, self._deliverer, rate_limit=api.rate_limit, requests=api.requests),
+                *control_routes(
+                    self,
+                    self._faults,
+                    self._deliverer,
+                    rate_limit=api.rate_limit,
+                    requests=api.requests,
+                    restrict_key=api.restrict_key,
+                ),
             ],
             lifespan=self._lifespan,
         )

@@ -35,6 +35,26 @@ def make_event(kind: str, subject: dict[str, Any], **changes: Any) -> Event:
     }
 
 
+def personal_members(canary: str) -> dict[str, Any]:
+    """What Stripe's objects say about people, in all places where it may: each text has the canary."""
+    email = f"{canary}@example.com"
+    address = {"line1": f"{canary} street 1", "line2": None, "city": canary, "postal_code": canary, "country": "DE"}
+    details = {"email": email, "name": f"Anna {canary}", "phone": f"+49 {canary}", "address": address}
+    return {
+        "customer_details": details,
+        "customer_email": email,
+        "billing_details": details,
+        "receipt_email": email,
+        "instructions_email": email,
+        "shipping": {"name": canary, "phone": canary, "address": address},
+        "shipping_details": {"name": canary, "address": address},
+        "collected_information": {"shipping_details": {"name": canary, "address": address}},
+        "custom_fields": [{"key": "greeting", "text": {"value": canary}}],
+        "evidence": {"customer_name": canary, "customer_email_address": email, "customer_purchase_ip": canary},
+        "description": f"for {canary}",
+    }
+
+
 async def post_webhook(shop: Shop, body: bytes, signature_header: str | bytes | None) -> httpx.Response:
     """Post a body to the webhook's address, with this `Stripe-Signature` or none."""
     headers = {} if signature_header is None else {"Stripe-Signature": signature_header}

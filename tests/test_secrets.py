@@ -1,13 +1,14 @@
-"""Secrets never appear in a log, a metric or a response, whether calls succeed or fail.
+"""Secrets and personal data never appear in a log, a metric, Redis or a response, whether calls succeed or fail.
 
-The service runs as its operators run it, at log level DEBUG. Every secret contains a word, the canary. The tests search
-all output for it.
+The service runs as its operators run it, at log level DEBUG. Every secret, and all that Stripe says about a customer,
+contains a word, the canary. The tests search all output for it.
 """
 
 import asyncio
 import re
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,14 +16,17 @@ from uuid import uuid4
 
 import asyncpg
 import httpx
+import orjson
 import pytest
 import redis
 
 from service.dev import roles
 from service.dev.servers import free_port
 from service.dev.stripe_standin import StripeStandin
+from service.dev.stripe_standin.webhooks import signature
 from tests.client import NO_TLS, Shop, eventually
 from tests.conftest import served
+from tests.stripe_events import make_event, personal_members, post_webhook
 from tests.test_command_line import command
 
 CANARY = "c4nary"
@@ -113,7 +117,7 @@ def leaks(text: str) -> list[str]:
 
 
 async def test_no_secret_leaks_from_calls_that_succeed_or_fail(
-    secrets: dict[str, str], stripe: StripeStandin, database: asyncpg.Connection, tmp_path: Path
+    secrets: dict[str, str], stripe: StripeStandin, database: asyncpg.Connection, redis_url: str, tmp_path: Path
 ) -> None:
     async with running(secrets, tmp_path / "log") as service:
         async with Shop(service.url) as shop:
@@ -131,6 +135,8 @@ async def test_no_secret_leaks_from_calls_that_succeed_or_fail(
             await shop.wait_for_order(paid["order_id"], "FULFILLED")
             assert await database.fetchval("SELECT email FROM orders WHERE email > ''") == EMAIL
 
+            await report_refund_and_dispute(shop, stripe, paid["order_id"], key)
+
             forged = {"Stripe_Signature": f"t=1,v1={CANARY}"}
             await shop.call("POST", "/webhooks/stripe", 400, {"id": CANARY}, **forged)
             # An unexpected error: PostgreSQL's message contains the row.
@@ -142,6 +148,28 @@ async def test_no_secret_leaks_from_calls_that_succeed_or_fail(
             stripe.set_faults([])
         output = await service.output()
     assert leaks(output + service.log.read_text()) == []
+    with redis.Redis.from_url(redis_url) as server:
+        stored = {stored_key: server.dump(stored_key) for stored_key in server.scan_iter()}
+    assert leaks(str(stored)) == []
+
+
+async def report_refund_and_dispute(shop: Shop, stripe: StripeStandin, order_id: str, key: dict[str, str]) -> None:
+    """Refund a part, and let Stripe report refunds and disputes, and what cannot be read, with personal data."""
+    await shop.call("POST", f"/orders/{order_id}/refund", 200, {"amount_minor": 50}, **key)
+    await shop.wait_for_order(order_id, "FULFILLED")
+    intent = stripe.ledger()["payments"][0]["payment_intent"]
+    for kind, status in (
+        ("charge.refunded", 200),
+        ("refund.failed", 200),
+        ("charge.dispute.created", 200),
+        ("charge.dispute.closed", 200),
+        ("checkout.session.completed", 200),
+        ("customer.updated", 200),
+    ):
+        subject = {"id": f"{kind}_1", "payment_intent": intent, "status": "lost", "amount": 50, "currency": "eur"}
+        body = orjson.dumps(make_event(kind, subject, reason="fraudulent", **personal_members(CANARY)))
+        signed = signature(body, f"whsec_{CANARY}", int(time.time()))
+        assert (await post_webhook(shop, body, signed)).status_code == status
 
 
 async def test_no_secret_leaks_without_postgresql_and_redis(secrets: dict[str, str], tmp_path: Path) -> None:

@@ -75,6 +75,9 @@ CATALOG, CARTS, ORDERS, STOCK, EVENTS, KEYS, CAPTURED, AMOUNTS = (
         "0030.amounts_by_currency",
     )
 )
+ERASED = "migrations/0045.erasure.sql"
+# How an event is stored that meets an erasure, and the statement.
+STORING = {"delivered": "record_event", "stored": "store_event", "processed": "finish_event"}
 SORTED_LOCK = "ORDER BY products.id\n    FOR NO KEY UPDATE OF products"
 UNSORTED_LOCK = "FOR NO KEY UPDATE OF products"
 SKIPPING_LOCK = "    FOR NO KEY UPDATE SKIP LOCKED\n"
@@ -909,6 +912,74 @@ MUTANTS = [
             ),
         )
     ),
+    # Erasing personal data
+    *(
+        Mutant(f"erase: {name}", file, find, replacement, at(*test.split("::")))
+        for name, file, find, replacement, test in (
+            (
+                "no pending order",
+                "service/shop/erasure.py",
+                'if any(order.status == "PENDING_PAYMENT" for order in orders):',
+                "if False:",
+                "shop/test_erasure::test_a_late_payment_brings_no_address_back",
+            ),
+            (
+                "a late payment stores no address",
+                MARK_PAID,
+                "email = CASE WHEN erased_at IS NULL THEN $6 END",
+                "email = $6",
+                "shop/test_erasure::test_a_late_payment_brings_no_address_back",
+            ),
+            *(
+                (
+                    f"a {way} event is reduced",
+                    f"sql/webhooks/{statement}.sql",
+                    "CASE WHEN (SELECT erased FROM named_order)",
+                    "CASE WHEN (SELECT erased AND false FROM named_order)",
+                    f"shop/test_erasure::test_an_event_that_meets_the_erasure_is_reduced[{way}]",
+                )
+                for way, statement in STORING.items()
+            ),
+            *(
+                (
+                    f"lock of a {way} event",
+                    f"sql/webhooks/{statement}.sql",
+                    "    FOR KEY SHARE\n",
+                    "",
+                    f"shop/test_erasure::test_an_event_that_meets_the_erasure_is_reduced[{way}]",
+                )
+                for way, statement in STORING.items()
+            ),
+            (
+                "lock of the orders",
+                "sql/erasure/lock_orders.sql",
+                "\nFOR UPDATE",
+                "\nFOR NO KEY UPDATE",
+                "shop/test_erasure::test_an_event_that_meets_the_erasure_is_reduced[delivered]",
+            ),
+            (
+                "a refund's stored response outlives its order",
+                "sql/idempotency/find_key.sql",
+                "(idempotency_keys.status IS NULL OR idempotency_keys.location IS NOT NULL)",
+                "true",
+                "shop/test_erasure::test_a_stored_response_is_replayed_without_personal_data",
+            ),
+            (
+                "the role changes no status",
+                ERASED,
+                "UPDATE (email, email_digest, client, erased_at)",
+                "UPDATE (status, email, email_digest, client, erased_at)",
+                "sql/test_roles::test_a_role_has_exactly_the_listed_rights[eraser]",
+            ),
+            (
+                "readers see no address",
+                ERASED,
+                "next_attempt_at, attempts, erased_at\n    ) ON orders",
+                "next_attempt_at, attempts, erased_at, email\n    ) ON orders",
+                "shop/test_erasure::test_readers_see_every_column_but_the_personal_ones",
+            ),
+        )
+    ),
     # The constraints, behind all other guards
     *(
         Mutant(name, file, f"{name} CHECK ({rule}", f"{name} CHECK (true OR {rule}", refuses(*cases or (name,)))
@@ -935,6 +1006,8 @@ MUTANTS = [
             (STOCK, "stock_movements_order_form", "", tuple(f"stock_movements_order_form{n}" for n in range(3))),
             (EVENTS, "stripe_events_handled_or_due", "", ()),
             (KEYS, "idempotency_keys_answered_whole", "", ()),
+            (ERASED, "orders_email_digest_form", "", ("orders_email_digest_form0", "orders_email_digest_form1")),
+            (ERASED, "orders_erased_has_no_email", "", ()),
         )
     ),
     *(

@@ -28,14 +28,12 @@ from tests.client import Shop
 from tests.conftest import login
 from tests.database import checksum_tables, make_everything_due, wait_for_blocked
 from tests.personal_data import NOT_PERSONAL, PERSONAL
-from tests.stripe_events import Event, deliver, make_event
+from tests.stripe_events import Event, deliver, make_event, personal_members
 from tests.stripe_ledger import assert_ledgers_agree
 from tests.test_command_line import command
 
 CANARY = "c4nary"
 EMAIL = f"{CANARY}@example.com"
-ADDRESS = {"line1": f"{CANARY} street 1", "line2": None, "city": CANARY, "postal_code": CANARY, "country": "DE"}
-DETAILS = {"email": EMAIL, "name": f"Anna {CANARY}", "phone": f"+49 {CANARY}", "address": ADDRESS}
 COMPLETED = "checkout.session.completed"
 
 pytestmark = pytest.mark.usefixtures("webhooks_dropped")
@@ -51,20 +49,9 @@ async def eraser(settings: Settings, database_url: str) -> AsyncIterator[Pool]:
 
 def event_about(subject: dict[str, Any], kind: str, **changes: Any) -> Event:
     """An event as Stripe sends it, with personal data wherever Stripe has some."""
-    personal = {
-        "customer_details": DETAILS,
-        "customer_email": EMAIL,
-        "shipping_details": {"name": CANARY, "address": ADDRESS},
-        "billing_details": DETAILS,
-        "receipt_email": EMAIL,
-        "shipping": {"name": CANARY, "phone": CANARY, "address": ADDRESS},
-        "custom_fields": [{"key": "greeting", "text": {"value": CANARY}}],
-        "evidence": {"customer_name": CANARY, "customer_email_address": EMAIL, "customer_purchase_ip": CANARY},
-        "instructions_email": EMAIL,
-        "description": f"for {CANARY}",
-    }
+    personal = personal_members(CANARY)
     event = make_event(kind, subject, **personal | changes)
-    event["data"]["previous_attributes"] = {"receipt_email": EMAIL, "billing_details": DETAILS}
+    event["data"]["previous_attributes"] = personal
     event["request"] = {"id": "req_1", "idempotency_key": CANARY}
     return event
 
@@ -74,7 +61,12 @@ async def pay(shop: Shop, stripe: StripeStandin, *, email: str = EMAIL, **header
     cart = await shop.create_cart(((await shop.create_product())["id"], 1))
     placed_order = await shop.check_out(cart, X_Request_ID=CANARY, **headers)
     session = stripe.pay(placed_order["payment"]["stripe_session_id"], email=email)
-    event = event_about(session, COMPLETED, customer_details={**DETAILS, "email": email}, customer_email=None)
+    event = event_about(
+        session,
+        COMPLETED,
+        customer_details={**personal_members(CANARY)["customer_details"], "email": email},
+        customer_email=None,
+    )
     assert await deliver(shop, event) == "applied"
     return placed_order["order_id"], session
 

@@ -26,12 +26,11 @@ from service.infra.db import Pool
 from service.infra.limiters import Limiter
 from service.infra.resources import Resources, open_resources
 from service.settings import Settings
-from service.shop import cart, catalog, checkout, expiry, refunds, sweep, webhooks
+from service.shop import cart, catalog, checkout, erasure, expiry, refunds, sweep, webhooks
 from service.shop.audit import audit
 from tests.client import eventually
 from tests.conftest import WEBHOOK_SECRET, cloned, login, served
 from tests.database import end_hold
-from tests.queries import on
 from tests.stripe_events import last_event, make_event
 from tests.stripe_ledger import assert_ledgers_agree
 
@@ -208,6 +207,15 @@ async def edit_cart(resources: Resources, scene: Scene) -> str:
     return str((await cart.add_item(resources, None, scene.cart, product_id=scene.mug, quantity=1)).status)
 
 
+async def erase(resources: Resources, scene: Scene) -> str:
+    assert scene.order
+    try:
+        await erasure.erase(resources.pool, scene.order)
+    except erasure.Pending:
+        return "pending"
+    return "done"
+
+
 # How both operations ended, and the state that they left.
 Result = tuple[list[str], dict[str, Any]]
 Run = Callable[[Resources, Scene], Awaitable[str]]
@@ -231,11 +239,12 @@ OPERATIONS: dict[str, tuple[Run, set[str]]] = {
     "price": (change_price, {"done"}),
     # Only this one may be `busy`: it explains a refusal after the fact, when the reason may have changed.
     "edit": (edit_cart, {"200", "cart_not_open", "busy"}),
+    "erase": (erase, {"done", "pending"}),
 }
 
 
-# The operations that run in the worker.
-JOBS = {"expire", "settle"}
+# The operations that do not run in the API, and the roles of their processes.
+ROLES = {"expire": "worker", "settle": "worker", "erase": "eraser"}
 
 MAKE_SCENE = """
 WITH product AS (
@@ -265,6 +274,7 @@ STATE = {
     "orders": """
         SELECT array_position($1, orders.cart_id), orders.status, hold, total_minor, payments.status, attempt,
             refunded_minor, checkout_url IS NULL, stripe_session_id IS NULL, stripe_payment_intent_id IS NULL,
+            email, erased_at IS NULL,
             ARRAY(SELECT quantity * unit_price_minor FROM order_items WHERE order_id = orders.id ORDER BY product_id),
             ARRAY(SELECT concat_ws(' ', cause, amount_minor, status) FROM refunds
                 WHERE order_id = orders.id ORDER BY 1),
@@ -273,7 +283,7 @@ STATE = {
         FROM orders JOIN payments ON order_id = orders.id
         WHERE cart_id = ANY($1::uuid[]) ORDER BY 1, number""",
     "events": """
-        SELECT outcome, handled_at IS NULL FROM stripe_events
+        SELECT outcome, handled_at IS NULL, payload #>> '{data,object,customer_details,email}' FROM stripe_events
         WHERE id = ANY($1::text[]) ORDER BY array_position($1, id)""",
 }
 IS_BLOCKED = "SELECT count(*) > 0 FROM pg_stat_activity WHERE $1 = ANY(pg_blocking_pids(pid))"
@@ -283,11 +293,12 @@ class Stage:
     """Makes scenes in one database, runs two operations in each, and reads the state that they leave."""
 
     def __init__(
-        self, first: str, resources: Resources, worker: Resources, stripe: StripeStandin, database: asyncpg.Connection
+        self, first: str, roles: dict[str, Resources], stripe: StripeStandin, database: asyncpg.Connection
     ) -> None:
         self.first = first
-        self.resources = resources
-        self.worker = worker
+        self.roles = roles
+        self.resources = roles["app"]
+        self.worker = roles["worker"]
         self.stripe = stripe
         self.database = database
         self.scenes: list[Scene] = []
@@ -326,9 +337,9 @@ class Stage:
             self.stripe.session(session_id)["status"] = "open"
             scene.late_payment = self.pay_session(session_id)
         pending = names & {"resume", "pay", "duplicate", "expire", "cancel"}
-        if pending or "settle" in names or ("refund" in names and "late" not in names):
+        if pending or "settle" in names or (names & {"refund", "erase"} and "late" not in names):
             scene.order, session_id = await self.place_order(scene.cart, cut_off="resume" in names)
-            if names & {"pay", "duplicate", "refund", "settle"}:
+            if names & {"pay", "duplicate", "refund", "settle"} or ("erase" in names and not pending):
                 scene.payment = self.pay_session(session_id)
             if "settle" in names or (scene.payment and not pending):
                 await receive(self.resources, make_event(COMPLETED, self.stripe.session(session_id)))
@@ -339,9 +350,7 @@ class Stage:
         if "duplicate" in names:
             assert scene.payment
             event = scene.payment
-            await webhooks.STORE_EVENT.run(
-                on(self.resources.pool), event_id=event["id"], event_type=event["type"], payload=event
-            )
+            await webhooks.store_event(self.resources, event)
         return scene
 
     # The state after
@@ -361,8 +370,8 @@ class Stage:
     # The two operations
 
     def resources_of(self, name: str) -> Resources:
-        """The resources of the process that runs an operation: the worker or the API."""
-        return self.worker if name in JOBS else self.resources
+        """The resources of the process that runs an operation: the API, the worker or the command."""
+        return self.roles[ROLES.get(name, "app")]
 
     async def run_operation(self, name: str, scene: Scene, pool: Any = None) -> str:
         """Run an operation on this pool; how it ended."""
@@ -430,13 +439,13 @@ async def stage(request: pytest.FixtureRequest, template: str, servers: tuple[st
                 "STRIPE_API_BASE": api_base,
                 "STRIPE_WEBHOOK_SECRET": WEBHOOK_SECRET,
             }
-            resources, worker = [
-                await stack.enter_async_context(
+            roles = {
+                role: await stack.enter_async_context(
                     open_resources(Settings.load({**environment, "DATABASE_URL": login(url, role)}), "commerce-tests")
                 )
-                for role in ("app", "worker")
-            ]
-            yield Stage(request.param, resources, worker, stripe, database)
+                for role in ("app", "worker", "eraser")
+            }
+            yield Stage(request.param, roles, stripe, database)
         # A connection reports its deadlocks when it ends.
         all_ended = "SELECT count(*) = 1 FROM pg_stat_activity WHERE datname = current_database()"
         await eventually(lambda: database.fetchval(all_ended))
@@ -461,7 +470,7 @@ async def test_interleaved_operations_end_as_if_one_ran_after_the_other(stage: S
             # The second operation came first where it had nothing to wait for.
             second_then_first = second_then_first or await stage.run_serially(names, StoppingPool(pool), swapped=True)
             assert result == second_then_first, (first_then_second, recorded.transactions, stop)
-        assert not any((await audit(pool)).values())
+        assert not any((await audit(stage.worker.pool)).values())
 
     for stop in recorded.last_statements():
         result = await stage.run_interleaved(names, StoppingPool(pool, stop, fails=True))
@@ -469,6 +478,6 @@ async def test_interleaved_operations_end_as_if_one_ran_after_the_other(stage: S
         if result != expected:
             swapped = await stage.run_serially(names, StoppingPool(pool, stop, fails=True), swapped=True)
             assert result == swapped, (expected, recorded.transactions, stop)
-        assert not any((await audit(pool)).values())
+        assert not any((await audit(stage.worker.pool)).values())
 
     await stage.finish()

@@ -94,6 +94,28 @@ async def test_older_endpoints_learn_of_refunds_by_charge_refund_updated_alone(
     assert {event["api_version"] for event in world.standin.events} == {stripe.api_version}
 
 
+async def test_an_account_of_an_older_version_lists_older_events(world: World, receiver: Receiver) -> None:
+    await world.control("PUT", "/account", {"api_version": "2023-10-16"})
+    session = await world.create(shipping_address_collection={"allowed_countries": ["DE"]})
+    world.standin.pay(session.id)
+    paid = await world.sessions.retrieve_async(session.id)
+
+    await world.refunds.create_async({"payment_intent": paid.payment_intent})
+
+    listed = (await world.events.list_async()).data
+    assert [event.type for event in listed] == [
+        "charge.refunded", "checkout.session.completed", "payment_intent.succeeded",
+    ]  # fmt: skip
+    assert {event.api_version for event in listed} == {"2023-10-16"}
+    assert listed[1].data.object["shipping_details"]["address"]["country"] == "DE"
+    await receiver.until(3)
+    by_id = {event["id"]: event for event in receiver.accepted}
+    fetched = (await world.events.retrieve_async(listed[1].id)).to_dict()
+    assert {**by_id[listed[1].id], "pending_webhooks": 0} == {**fetched, "pending_webhooks": 0}
+    # A call's answer has the version that the call asked for.
+    assert paid.collected_information.shipping_details.address.country == "DE"
+
+
 async def test_older_endpoints_find_the_address_at_its_old_place(world: World, receiver: Receiver) -> None:
     await world.control("PUT", "/webhooks", {"api_version": "2025-02-24.acacia"})
     session = await world.create(shipping_address_collection={"allowed_countries": ["DE"]})

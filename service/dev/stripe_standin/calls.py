@@ -10,6 +10,7 @@ from typing import TypeAlias
 from .account import Account
 from .objects import DAY
 from .parameters import Parameters
+from .rendering import exists_at, version_of
 from .replies import ApiError, missing_object
 from .store import Collection, Json
 
@@ -81,7 +82,7 @@ def retrieve_event(account: Account, call: Call) -> Json:
     event = account.events.get(call.object_id)
     if event is None or event["created"] < account.now() - EVENTS_SECONDS:
         raise missing_object("event", call.object_id)
-    return event
+    return account.public(event)
 
 
 def list_events(account: Account, call: Call) -> Json:
@@ -96,7 +97,7 @@ def list_events(account: Account, call: Call) -> Json:
 
     def matches(event: Json) -> bool:
         chosen = fnmatchcase(event["type"], pattern) if pattern is not None else not kinds or event["type"] in kinds
-        return chosen and event["created"] >= oldest
+        return chosen and event["created"] >= oldest and exists_at(version_of(event), event["type"])
 
     return list_page(account, account.events, form, matches, url="/v1/events", noun="event")
 

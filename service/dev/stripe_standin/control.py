@@ -72,6 +72,10 @@ def control_routes(
         rate_limit.set(**body)
         return body
 
+    def set_api_version(_: str, body: Json) -> object:
+        account.api_version = str(body["api_version"])
+        return body
+
     def set_permissions(key: str, body: Json) -> object:
         restrict_key(key, body["permissions"])
         return body
@@ -184,6 +188,14 @@ def control_routes(
             "Admits so many requests a second for each endpoint and in total, as Stripe does; null admits any number.",
             {"endpoint": 25, "total": None},
             set_rate_limit,
+        ),
+        Control(
+            "PUT",
+            "/account",
+            "The account's API version: its new events are listed in the shapes of this version, and delivered so to an"
+            " endpoint that has none of its own. Below 2024-10-28 there are no events refund.*.",
+            {"api_version": "2023-10-16"},
+            set_api_version,
         ),
         Control(
             "PUT",

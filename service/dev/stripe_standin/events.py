@@ -8,6 +8,7 @@ from collections.abc import Callable
 import orjson
 
 from .objects import API_VERSION, new_id
+from .rendering import snapshot, version_of
 from .replies import ApiError
 from .store import Collection, Json, Store, public
 
@@ -24,6 +25,8 @@ class Events:
     def __init__(self, store: Store, deliver: Callable[[Json], None]) -> None:
         self.store = store
         self.events = Collection(store, "event")
+        # The account's version, in whose shapes new events are listed, and delivered to endpoints without their own.
+        self.api_version = API_VERSION
         # The API request that causes the events emitted now.
         self.cause = NO_REQUEST
         self._deliver = deliver
@@ -47,7 +50,9 @@ class Events:
         """Do what has become due."""
 
     def public(self, stored: Json) -> Json:
-        """An object as the API and events show it."""
+        """An object as the API and events show it; an event in the shapes of its version."""
+        if stored["object"] == "event":
+            return snapshot(stored, api_version=version_of(stored))
         return public(stored)
 
     def emit_event(self, kind: str, subject: Json, previous_attributes: Json | None = None) -> Json:
@@ -58,7 +63,7 @@ class Events:
         event: Json = {
             "id": new_id("evt_"),
             "object": "event",
-            "api_version": API_VERSION,
+            "api_version": self.api_version,
             "created": self.now(),
             # A copy: the object may change later, the event must not.
             "data": orjson.loads(orjson.dumps(data)),

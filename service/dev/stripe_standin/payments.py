@@ -45,7 +45,7 @@ class Payments(Events):
                 self.settle(session_id, self._intent_of(session)["status"] == "processing")
 
     def public(self, stored: Json) -> Json:
-        shown = public(stored)
+        shown = super().public(stored)
         if stored.get("_intent_expanded") and shown["payment_intent"]:
             shown["payment_intent"] = public(self.intent(shown["payment_intent"]))
         return shown

@@ -17,7 +17,7 @@ import aiohttp
 import orjson
 
 from .objects import new_id
-from .rendering import exists_at, require_style, snapshot, thin
+from .rendering import exists_at, require_style, snapshot, thin, version_of
 from .replies import ApiError
 from .store import Collection, Json, Store
 
@@ -115,7 +115,7 @@ class Deliverer:
     def deliver(self, event: Json) -> None:
         """Deliver an event to the endpoint, unless there is none or it does not receive this type."""
         enabled = any(fnmatchcase(event["type"], pattern) for pattern in self._enabled)
-        enabled = enabled and exists_at(self.settings.api_version, event["type"])
+        enabled = enabled and exists_at(self.settings.api_version or version_of(event), event["type"])
         if self.settings.drop or not enabled or self._endpoint()[0] is None:
             return
         event["pending_webhooks"] = 1
@@ -203,7 +203,8 @@ class Deliverer:
         settings = self.settings
         if settings.style == "thin":
             return thin(event, context=settings.context)
-        return snapshot(event, api_version=settings.api_version, account=settings.account, context=settings.context)
+        version = settings.api_version or version_of(event)
+        return snapshot(event, api_version=version, account=settings.account, context=settings.context)
 
     def _event(self, event_id: str) -> Json:
         event = self._events().get(event_id)

@@ -45,6 +45,25 @@ def _server_url(url: str) -> str:
     return url
 
 
+# The payment methods that Stripe can leave out of a session, as the SDK lists them.
+PAYMENT_METHODS = frozenset(
+    (
+        "acss_debit affirm afterpay_clearpay alipay alma amazon_pay au_becs_debit bacs_debit bancontact billie bizum "
+        "blik boleto card cashapp crypto customer_balance eps fpx giropay grabpay ideal kakao_pay klarna konbini "
+        "kr_card mb_way mobilepay multibanco naver_pay nz_bank_account oxxo p24 pay_by_bank payco paynow paypal "
+        "paypay payto pix promptpay revolut_pay samsung_pay satispay scalapay sepa_debit sequra sofort sunbit swish "
+        "twint upi us_bank_account wechat_pay zip"
+    ).split()
+)
+
+
+def _payment_methods(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Refuse a name that Stripe does not know: a typing error would let the method in, or fail every checkout."""
+    if not PAYMENT_METHODS.issuperset(names):
+        raise ValueError("must be a list of Stripe's payment methods, such as boleto or sepa_debit")
+    return names
+
+
 ServerUrl = Annotated[str, AfterValidator(_server_url)]
 CommaList = Annotated[tuple[str, ...], BeforeValidator(_comma_list)]
 
@@ -71,6 +90,8 @@ class Settings(BaseModel):
     stripe_account: str = ""
     stripe_success_url: str = "http://localhost:8080/payments/success"
     stripe_cancel_url: str = "http://localhost:8080/payments/cancel"
+    # Never offered: vouchers, for example, hold the units for days.
+    excluded_payment_methods: Annotated[CommaList, AfterValidator(_payment_methods)] = ()
 
     admin_token: str = Field(default="", repr=False)
     cors_origins: CommaList = ()

@@ -2,10 +2,12 @@
 
 import os
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from stripe.params.checkout import SessionCreateParams
 
-from service.settings import Settings, UnsafeSettings, environment
+from service.settings import PAYMENT_METHODS, Settings, UnsafeSettings, environment
 
 SAFE = {"DATABASE_URL": "postgresql://db/shop", "STRIPE_API_KEY": "sk_test_x", "STRIPE_WEBHOOK_SECRET": "whsec_x"}
 LIVE = {"STRIPE_API_KEY": "sk_live_x", "ADMIN_TOKEN": "token"}
@@ -88,6 +90,10 @@ def test_safe_combinations_are_accepted(changed: dict[str, str]) -> None:
         ("METRICS_PORT", "65536"),
         ("ALLOW_INSECURE_WEBHOOK", "hidden"),
         ("LOG_LEVEL", "LOUD"),
+        *(
+            ("EXCLUDED_PAYMENT_METHODS", value)
+            for value in ("hidden", "card,hidden", "Boleto", "boleto;oxxo", "card é")
+        ),
     ],
 )
 def test_an_invalid_value_is_refused_by_name_without_the_value(name: str, value: str) -> None:
@@ -104,6 +110,14 @@ def test_all_mistakes_are_named_at_once() -> None:
         "HOLD_SECONDS",
         "METRICS_PORT",
     ]
+
+
+def test_the_payment_methods_are_those_that_stripe_lists() -> None:
+    (names,) = get_args(SessionCreateParams.__annotations__["excluded_payment_method_types"])
+    literal, _ = get_args(get_args(names)[0])
+
+    assert set(get_args(literal)) == PAYMENT_METHODS
+    assert check(EXCLUDED_PAYMENT_METHODS=" boleto , sepa_debit,").excluded_payment_methods == ("boleto", "sepa_debit")
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg", "postgresql+asyncpg"])

@@ -62,6 +62,9 @@ def template(settings: Settings, order_id: UUID) -> dict[str, Any]:
         "client_reference_id": str(order_id),
         "metadata": metadata,
         "payment_intent_data": {"metadata": metadata},
+        **(
+            {"excluded_payment_method_types": list(excluded)} if (excluded := settings.excluded_payment_methods) else {}
+        ),
     }
 
 

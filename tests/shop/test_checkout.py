@@ -257,6 +257,19 @@ async def test_stripe_accepts_a_session_for_the_longest_hold(shop: Shop) -> None
         await shop.checked_out_cart((tent["id"], 1))
 
 
+@pytest.mark.parametrize("changed_settings", [{"EXCLUDED_PAYMENT_METHODS": "boleto,sepa_debit"}])
+async def test_a_session_leaves_out_the_excluded_payment_methods_also_when_it_is_resumed(
+    shop: Shop, stripe: StripeStandin
+) -> None:
+    cart, order_id, _ = await check_out_unanswered(shop, stripe, once("drop_after"))
+
+    assert (await shop.check_out(cart, 200))["order_id"] == order_id
+
+    (session,) = stripe.sessions
+    assert session["excluded_payment_method_types"] == ["boleto", "sepa_debit"]
+    assert "boleto" not in session["payment_method_types"]
+
+
 # Stripe refuses
 
 

@@ -56,6 +56,7 @@ EVENT_TYPES = (
 )
 
 
+THIN = "A thin event does not contain its object: create a webhook endpoint whose payload style is snapshot."
 # An escaped NUL, which jsonb refuses. After an escaped backslash the same letters are harmless. Few bodies contain the
 # letters at all, and the search for them takes a fiftieth of the time of the expression.
 NUL = rb"\u0000"
@@ -115,6 +116,8 @@ def parse_event(body: bytes) -> dict[str, Any]:
     """An event from its JSON; raises `malformed` when it is not an event, or cannot be stored."""
     try:
         payload = orjson.loads(body)
+        if str(payload.get("object")).startswith("v2."):
+            raise ShopError("malformed", THIN)
         event_id, event_type = payload["id"], payload["type"]
         if not (
             isinstance(payload["data"]["object"], dict) and 0 < len(event_id) <= 255 and 0 < len(event_type) <= 255
@@ -122,7 +125,7 @@ def parse_event(body: bytes) -> dict[str, Any]:
             raise ValueError
         if not (isinstance(event_id, str) and isinstance(event_type, str)) or (NUL in body and _NUL.search(body)):
             raise ValueError
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise ShopError("malformed", "The body is not a Stripe event.") from None
     return dict(payload)
 

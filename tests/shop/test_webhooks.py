@@ -12,6 +12,7 @@ import pytest
 
 from service.app import create_app
 from service.dev.stripe_standin import StripeStandin
+from service.dev.stripe_standin.rendering import thin
 from service.dev.stripe_standin.webhooks import signature
 from service.errors import ShopError
 from service.infra.resources import Resources
@@ -106,6 +107,30 @@ async def test_a_body_that_is_not_an_event_is_refused(shop: Shop, database: asyn
         assert (answer.status_code, answer.json()["code"]) == (400, "malformed"), body[:100]
 
     assert await event_outcomes(database) == []
+
+
+async def test_a_thin_event_is_refused_with_the_style_that_the_endpoint_needs(
+    shop: Shop, stripe: StripeStandin, database: asyncpg.Connection, webhooks_dropped: None
+) -> None:
+    placed_order = await shop.checked_out_cart()
+    stripe.pay(placed_order["payment"]["stripe_session_id"])
+    body = orjson.dumps(thin(last_event(stripe, "checkout.session.completed"), context=None))
+
+    answer = await post_webhook(shop, body, sign(body))
+
+    assert (answer.status_code, answer.json()["code"]) == (400, "malformed")
+    assert "payload style is snapshot" in answer.json()["detail"]
+    assert await event_outcomes(database) == []
+
+
+@pytest.mark.parametrize("version", ["2020-08-27", "2099-01-01.future"])
+async def test_an_event_of_another_api_version_pays_its_order(shop: Shop, stripe: StripeStandin, version: str) -> None:
+    stripe.set_webhooks(api_version=version)
+    placed_order = await shop.checked_out_cart()
+
+    stripe.pay(placed_order["payment"]["stripe_session_id"])
+
+    await shop.wait_for_order(placed_order["order_id"], "PAID", "SUCCEEDED")
 
 
 async def test_the_letters_of_an_escaped_nul_are_accepted(shop: Shop) -> None:

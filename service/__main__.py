@@ -158,6 +158,26 @@ def _replay(options: argparse.Namespace) -> int:
     return 0
 
 
+def _stripe_check(options: argparse.Namespace) -> int:
+    from service.infra.stripe import Stripe
+    from service.shop import stripe_check
+
+    settings = Settings.load()
+    if not settings.stripe_api_key:
+        raise UnsafeSettings("STRIPE_API_KEY is not set.")
+
+    async def check() -> stripe_check.Report:
+        stripe = Stripe(settings)
+        try:
+            return await stripe_check.check(stripe, settings)
+        finally:
+            await stripe.close()
+
+    report = asyncio.run(check())
+    print("\n".join(stripe_check.lines(report)))
+    return 1 if report.missing else 2 if report.unknown else 0
+
+
 def _run(options: argparse.Namespace) -> int:
     from service.dev.run import run
 
@@ -224,6 +244,9 @@ def _parser() -> argparse.ArgumentParser:
     review.add_argument("--since", metavar="REV", help="only statements that changed since this git revision")
     replay = command("replay", _replay, "Apply a Stripe event again; fetch it from Stripe when it is not stored.")
     replay.add_argument("event_id", metavar="EVENT_ID")
+    command(
+        "stripe-check", _stripe_check, "Prove what the Stripe key may do; exit status 1 when a permission is missing."
+    )
     # The stand-in is a program of its own and parses its own options.
     command("standin", _standin, "Run the Stripe stand-in, which moves no money.", add_help=False)
     return parser

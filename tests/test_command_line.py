@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from service.dev.servers import free_port
+from service.dev.stripe_standin import StripeStandin
 from service.infra.packaged import MIGRATIONS
 from service.infra.statements import SQL, files
 from service.settings import Settings
@@ -23,7 +24,7 @@ from tests.client import NO_TLS, Shop, eventually
 from tests.conftest import login
 from tests.database import psql, wait_for_blocked
 
-COMMANDS = ["run", "serve", "worker", "migrate", "seed", "audit", "erase", "review", "replay", "standin"]
+COMMANDS = "run serve worker migrate seed audit erase review replay stripe-check standin".split()
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ async def test_every_command_has_help(environ: dict[str, str]) -> None:
     assert status == 0
     texts = {}
     for name, (status, text, errors) in zip(COMMANDS, helps, strict=True):
-        assert f"\n    {name} " in overview
+        assert re.search(rf"\n    {name}\s", overview)
         assert (status, errors) == (0, ""), name
         assert f"usage: python -m service {name}" in text
         texts[name] = text
@@ -443,3 +444,26 @@ async def test_the_worker_stops(environ: dict[str, str], worker_settings: Settin
             await eventually(audited)
         process.send_signal(signal.SIGTERM)
         assert await asyncio.wait_for(process.wait(), 15) == 0
+
+
+# stripe-check
+
+
+async def test_stripe_check_says_what_the_key_may_do(environ: dict[str, str], stripe: StripeStandin) -> None:
+    status, text, errors = await command(environ, "stripe-check")
+    assert (status, errors) == (0, ""), text
+    assert "key: secret, test mode" in text
+    assert text.endswith("missing: nothing\n")
+
+    stripe.set_faults([{"action": "status", "status": 403, "method": "POST", "path": "/v1/refunds"}])
+    refused, unreachable, unset = await asyncio.gather(
+        command(environ, "stripe-check"),
+        command({**environ, "STRIPE_API_BASE": "http://127.0.0.1:9"}, "stripe-check"),
+        command({**environ, "STRIPE_API_KEY": ""}, "stripe-check"),
+    )
+
+    assert refused[0] == 1
+    assert "\nmissing: Charges and Refunds, write\n" in refused[1]
+    assert unreachable[0] == 2
+    assert "\nmissing: nothing\nnot proved: " in unreachable[1]
+    assert (unset[0], unset[2]) == (2, "Refusing to start: STRIPE_API_KEY is not set.\n")

@@ -9,6 +9,8 @@ import pytest
 from service.app import create_app
 from service.infra.statements import files
 from service.settings import Settings
+from service.shop.stripe_check import PERMISSIONS
+from service.shop.webhooks import EVENT_TYPES
 from tests.test_command_line import COMMANDS
 
 ROOT = Path(__file__).parents[1]
@@ -155,6 +157,14 @@ def test_operations_lists_every_setting() -> None:
     assert named == {name.upper() for name in Settings.model_fields}
 
 
+def test_operations_lists_the_events_and_permissions_that_the_service_needs() -> None:
+    section = text_of("docs/operations.md").partition("\n### Stripe\n")[2].partition("\n### ")[0]
+    rows = re.findall(r"^\| ([A-Z]\w+.*) \| (`.*) \|$", section, re.MULTILINE)
+
+    assert re.findall(r"^    ([a-z_.]+)$", section, re.MULTILINE) == [*EVENT_TYPES]
+    assert {call: permission for permission, calls in rows for call in CODE.findall(calls)} == PERMISSIONS
+
+
 def test_every_audit_rule_has_a_remedy() -> None:
     section = text_of("sql/README.md").partition("\n## When an audit query returns rows\n")[2].partition("\n## ")[0]
     rules = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
@@ -170,7 +180,7 @@ def test_named_make_targets_exist() -> None:
 
 def test_named_commands_exist() -> None:
     for document in DOCUMENTS:
-        named = re.findall(r"(?:commerce-core|python -m service) ([a-z]+)", text_of(document))
+        named = re.findall(r"(?:commerce-core|python -m service) ([a-z-]+)", text_of(document))
         assert set(named) <= {*COMMANDS}, document
 
 

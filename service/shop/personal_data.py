@@ -87,5 +87,5 @@ def _reduced(value: Any, members: Members, *, nulls: bool = False) -> Any:
         return [_reduced(element, members, nulls=nulls) for element in value]
     if not isinstance(value, dict):
         return value
-    reduced = {name: _reduced(value[name], members[name], nulls=nulls) for name in value if name in members}
+    reduced = {name: _reduced(value[name], inner, nulls=nulls) for name, inner in members.items() if name in value}
     return {**dict.fromkeys(value), **reduced} if nulls else reduced

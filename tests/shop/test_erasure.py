@@ -324,12 +324,14 @@ def test_every_member_of_a_stored_response_stays_or_is_personal() -> None:
 
 
 async def test_a_stored_response_is_replayed_without_personal_data(
-    shop: Shop, stripe: StripeStandin, database: asyncpg.Connection, eraser: Pool
+    shop: Shop, stripe: StripeStandin, resources: Resources, database: asyncpg.Connection, eraser: Pool
 ) -> None:
     """Of a checkout, and of the whole refund that cancelled its order: neither takes effect again."""
     order_id, _ = await pay(shop, stripe, Idempotency_Key="a key")
     path, key = f"/orders/{order_id}/refund", {"Idempotency_Key": "a key"}
     refunded = await shop.call("POST", path, 200, {}, **key)
+    await refunds.settle(resources, UUID(order_id))
+    assert await shop.get_order_state(order_id) == ("CANCELLED", "REFUNDED", 1250)
     await database.execute(
         "UPDATE idempotency_keys SET answer = convert_to(jsonb_set(convert_from(answer, 'UTF8')::jsonb, '{email}',"
         " '\"c4nary\"')::text, 'UTF8')"

@@ -34,6 +34,9 @@ def test_every_currency_is_sold_or_left_out_for_a_reason() -> None:
     # Withdrawn in favour of XCG.
     assert CURRENCIES.keys() - {"ANG"} == decimals.keys() - left_out
     assert left_out <= decimals.keys()
+    taken = {currency.upper() for currency in stripe_money.SUPPORTED}
+    # The euro has replaced BGN and HRK.
+    assert CURRENCIES.keys() == taken - left_out - {"BGN", "HRK", "STD"}
     for currency, rules in CURRENCIES.items():
         stripe_decimals = 0 if currency.lower() in stripe_money.NO_DECIMALS else 2
         assert rules.decimals == decimals.get(currency, 2) == stripe_decimals, currency

@@ -71,8 +71,37 @@ def test_every_call_of_the_service_is_checked() -> None:
     assert {f"{method} {path}" for method, path in ROUTES} - {"GET /v1/refunds/{id}"} == PERMISSIONS.keys()
 
 
+NEEDED = ("rak_checkout_session_write", "rak_charge_write", "rak_payment_intent_read", "rak_event_read")
+
+
+@pytest.mark.parametrize(
+    ("lacking", "instead", "missing", "named"),
+    [
+        (None, [], [], None),
+        ("rak_checkout_session_write", [], ["Checkout Sessions, read", "Checkout Sessions, write"], NEEDED[0]),
+        ("rak_checkout_session_write", ["rak_checkout_session_read"], ["Checkout Sessions, write"], NEEDED[0]),
+        ("rak_charge_write", [], ["Charges and Refunds, read", "Charges and Refunds, write"], NEEDED[1]),
+        ("rak_charge_write", ["rak_charge_read"], ["Charges and Refunds, write"], NEEDED[1]),
+        ("rak_payment_intent_read", [], ["PaymentIntents, read"], NEEDED[2]),
+        ("rak_event_read", [], ["Events, read"], NEEDED[3]),
+    ],
+)
+async def test_a_permission_that_a_restricted_key_lacks_is_named(
+    stripe: StripeStandin, lacking: str | None, instead: list[str], missing: list[str], named: str | None
+) -> None:
+    stripe.restrict_key("rk_test_c4nary", [name for name in (*NEEDED, *instead) if name != lacking])
+
+    report = await check(stripe)
+
+    assert (report.missing, report.unknown) == (missing, [])
+    assert named is None or f"no: {named}" in report.answers.values()
+    assert report.account == ("unknown" if named is None else "acct_standin")
+    assert report.key == "restricted, test mode"
+    assert not [session for session in stripe.sessions if session["status"] == "open"]
+
+
 @pytest.mark.parametrize("call", PERMISSIONS)
-async def test_a_missing_permission_is_named(stripe: StripeStandin, call: str) -> None:
+async def test_a_call_that_is_forbidden_is_named(stripe: StripeStandin, call: str) -> None:
     stripe.set_faults([fault(call, action="status", status=403)])
 
     report = await check(stripe)

@@ -136,12 +136,13 @@ async def test_3d_secure_is_passed_or_failed(
 ) -> None:
     session = await world.create()
 
-    _, _, question = await world.press(session, "secure")
+    _, _, question = await world.press(session, "secure", email="jo@example.com")
     asked = await world.sessions.retrieve_async(session.id)
     waiting = await world.intents.retrieve_async(asked.payment_intent)
     _, _, text = await world.press(session, answer)
 
     assert "Your bank asks" in question
+    assert 'name="email" value="jo@example.com"' in question
     assert (asked.status, waiting.status, waiting.next_action.type) == ("open", "requires_action", "use_stripe_sdk")
     answered = await world.sessions.retrieve_async(session.id)
     assert (answered.status, answered.payment_intent) == (status, asked.payment_intent)

@@ -97,15 +97,17 @@ def payment_form(session: Json, problem: str | None) -> HTMLResponse:
 
 def buttons(offers: Sequence[tuple[str, str]]) -> str:
     """Buttons for these actions and texts; the first is the main one."""
+    classes = ["pay", *["other"] * len(offers)]
     return "".join(
-        f'<button{"" if number else " class=pay"} name="action" value="{action}">{text}</button>'
-        for number, (action, text) in enumerate(offers)
+        f'<button class="{kind}" name="action" value="{action}">{text}</button>'
+        for kind, (action, text) in zip(classes, offers, strict=False)
     )
 
 
-def secure_form() -> HTMLResponse:
+def secure_form(email: str | None) -> HTMLResponse:
     content = (
-        "<h1>3-D Secure</h1><p>Your bank asks whether this payment is yours.</p><form method=post>"
+        '<h1>3-D Secure</h1><p>Your bank asks whether this payment is yours.</p><form method="post">'
+        f'<input type="hidden" name="email" value="{escape(email or "")}">'
         f"{buttons((('pay', 'Complete'), ('decline', 'Fail')))}</form>"
     )
     return html_page("3-D Secure", content)
@@ -125,7 +127,7 @@ def closed_page(session: Json) -> HTMLResponse:
     if session["payment_status"] == "paid":
         return html_page("Paid", "<h1>Done</h1><p>This order has been paid already.</p>")
     content = (
-        "<h1>Done</h1><p>This order is complete; its payment settles later.</p><form method=post>"
+        '<h1>Done</h1><p>This order is complete; its payment settles later.</p><form method="post">'
         f"{buttons((('settle', 'Let the money arrive'), ('fail', 'Let the payment fail')))}</form>"
     )
     return html_page("Complete", content)
@@ -174,7 +176,7 @@ class PaymentPage:
             if action == "secure":
                 self._payments.require_action(session_id)
                 self._payments.store.commit()
-                return secure_form()
+                return secure_form(email)
             if action == "pay":
                 self._payments.pay(session_id, email=email)
             elif action == "later":

@@ -13,14 +13,20 @@ from .store import Collection, Json, Store
 
 # The statuses of a dispute, each with those that it can change to. `warning_…`: an inquiry, which moves no money.
 STATUSES = {
-    "warning_needs_response": ("warning_under_review", "warning_closed", "needs_response"),
+    "warning_needs_response": ("warning_under_review", "warning_closed", "needs_response", "prevented"),
     "warning_under_review": ("warning_closed", "needs_response"),
-    "warning_closed": (),
     "needs_response": ("under_review", "won", "lost"),
     "under_review": ("won", "lost"),
+    "lost": ("appeal_needs_response",),
+    "appeal_needs_response": ("appeal_under_review", "lost"),
+    "appeal_under_review": ("won", "lost"),
+    "warning_closed": (),
+    "prevented": (),
     "won": (),
-    "lost": (),
 }
+CLOSED = ("warning_closed", "prevented", "won", "lost")
+# The shop has the disputed money, or has it back.
+FUNDED = ("warning_needs_response", "warning_under_review", "warning_closed", "prevented", "won")
 REASONS = (
     "bank_cannot_process", "check_returned", "credit_not_processed", "customer_initiated", "debit_not_authorized",
     "duplicate", "fraudulent", "general", "incorrect_account_details", "insufficient_funds", "noncompliant",
@@ -67,7 +73,7 @@ class Account(Refunds):
         return self.public(dispute)
 
     def set_dispute(self, dispute_id: str, status: str) -> Json:
-        """Change a dispute's status, as STATUSES allows it; `won`, `lost` and `warning_closed` are its end."""
+        """Change a dispute's status, as STATUSES allows it; CLOSED has its ends, and only `lost` can be appealed."""
         dispute = self.disputes.get(dispute_id)
         if dispute is None:
             raise missing_object("dispute", dispute_id, "dispute")
@@ -75,11 +81,11 @@ class Account(Refunds):
             raise ApiError(400, f"A dispute that is {dispute['status']} cannot become {status}.", param="status")
         before = dict(dispute)
         dispute["status"] = status
-        if status in ("under_review", "warning_under_review"):
+        if status.endswith("under_review"):
             submitted = {"has_evidence": True, "submission_count": 1, "submission_method": "manual"}
             dispute["evidence_details"] = {**dispute["evidence_details"], **submitted}
         self.disputes.save(dispute)
-        if not STATUSES[status]:
+        if status in CLOSED:
             self._emit("charge.dispute.closed", dispute)
         else:
             self._emit("charge.dispute.updated", dispute, before)
@@ -102,11 +108,7 @@ class Account(Refunds):
 
     def _is_refundable(self, charge: Json) -> bool:
         """Not once a dispute has withdrawn its money, unless the dispute was won."""
-        return not any(
-            dispute["status"] in ("needs_response", "under_review", "lost")
-            for dispute in self.disputes
-            if dispute["charge"] == charge["id"]
-        )
+        return all(dispute["status"] in FUNDED for dispute in self.disputes if dispute["charge"] == charge["id"])
 
     def create_refund(self, form: Parameters) -> Json:
         """A refund. One of the whole payment ends an inquiry about it."""

@@ -162,8 +162,8 @@ def control_routes(
         Control(
             "POST",
             "/disputes/{id}",
-            "Changes a dispute's status: under_review, won, lost; for an inquiry warning_under_review,"
-            " warning_closed, needs_response.",
+            "Changes a dispute's status: under_review, won, lost, appeal_needs_response, appeal_under_review; for an"
+            " inquiry warning_under_review, warning_closed, prevented, needs_response.",
             {"status": "won"},
             lambda dispute_id, body: account.set_dispute(dispute_id, **body),
         ),

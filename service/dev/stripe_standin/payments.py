@@ -173,7 +173,7 @@ class Payments(Events):
         """Attempt the payment that completes the session."""
         if kind == "voucher":
             intent = self._begin_attempt(session, method)
-            intent |= {"status": "requires_action", "next_action": next_action_of(session, session["_settles_at"])}
+            intent |= {"status": "requires_action", "next_action": next_action_of(session, int(session["_settles_at"]))}
             self.intents.save(intent)
             self._emit("payment_intent.requires_action", intent)
             return

@@ -129,6 +129,7 @@ LIST_PRODUCTS = statement("checkout/list_products", int)
 CLOSE_CART = statement("checkout/close_cart", ClosedCart)
 LOCK_CLIENT = statement("checkout/lock_client", str)
 COUNT_PENDING = statement("checkout/count_pending", int)
+LOCK_PRODUCTS = statement("checkout/lock_products", int)
 RESERVE = statement("checkout/reserve", Reserved)
 FIND_ORDER = statement("checkout/find_order", CartOrder)
 EXPLAIN_REFUSAL = statement("checkout/explain_refusal", RefusedLine)
@@ -229,6 +230,9 @@ async def reserve(
     if client is not None:
         await enforce_pending_limit(tx, client, settings.max_pending_per_client)
     rules = money.CURRENCIES[closed.currency]
+    line_count = len(closed.product_ids)
+    if line_count != 1:
+        line_count = len(await LOCK_PRODUCTS.all(tx, cart_id=cart_id))
     reserved = await RESERVE.one_or_none(
         tx,
         order_id=order_id,
@@ -244,6 +248,7 @@ async def reserve(
         currency=closed.currency,
         minimum_minor=rules.minimum_minor,
         maximum_minor=rules.maximum_minor,
+        line_count=line_count,
     )
     if reserved is None:
         raise NotReserved

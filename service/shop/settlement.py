@@ -94,6 +94,7 @@ async def apply_late_payment(tx: Connection, after: AfterCommit, order: LockedOr
     """
     hold_number = order.hold_number + 1
     if not await CART_HAS_LIVE_ORDER.one(tx, cart_id=order.cart_id):
+        await transitions.lock_products(tx, [order])
         taken = await RETAKE_STOCK.all(tx, order_id=order.id, hold_number=hold_number)
         if taken:
             if await REPLACE_CART.one_or_none(tx, cart_id=order.cart_id, order_id=order.id, new_cart_id=new_id()):

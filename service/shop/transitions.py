@@ -63,6 +63,7 @@ LOCK_ORDERS = statement("transitions/lock_orders", LockedOrder)
 ADD_NOTE = statement("transitions/add_note")
 MARK_PAID = statement("transitions/mark_paid", UUID)
 MARK_CANCELLED = statement("transitions/mark_cancelled", UUID)
+LOCK_PRODUCTS = statement("transitions/lock_products", int)
 RETURN_STOCK = statement("transitions/return_stock", MovedUnits)
 
 
@@ -117,6 +118,11 @@ async def lock_all(tx: Connection, order_ids: Sequence[UUID]) -> list[LockedOrde
     return await LOCK_ORDERS.all(tx, order_ids=order_ids)
 
 
+async def lock_products(tx: Connection, locked: Sequence[LockedOrder]) -> None:
+    """Lock the products of the orders, before their units are returned or taken again."""
+    await LOCK_PRODUCTS.all(tx, order_ids=[order.id for order in locked])
+
+
 async def add_note(tx: Connection, order: LockedOrder, text: str) -> None:
     """Add a note to the order's history, in its current status."""
     await ADD_NOTE.run(tx, order_id=order.id, status=order.status, cause=cause.get(), note=text)
@@ -157,6 +163,7 @@ async def cancel(
 
 async def return_stock(tx: Connection, after: AfterCommit, locked: Sequence[LockedOrder]) -> None:
     """Return the units of each order's last hold to the stock."""
+    await lock_products(tx, locked)
     returned = await RETURN_STOCK.all(
         tx, order_ids=[order.id for order in locked], hold_numbers=[order.hold_number for order in locked]
     )

@@ -1,8 +1,7 @@
--- checkout/reserve: lock the products, check every line, take the stock and create the order, or change nothing.
--- One statement, because round trips under these locks limit the sales of a hot product.
--- FOR NO KEY UPDATE excludes other checkouts as FOR UPDATE would. Locked by id, two checkouts cannot deadlock.
--- Nothing may take KEY SHARE of a product beside this statement, as a foreign key would. Beside that lock the UPDATE
--- restarts at the row's old version and deadlocks with others that wait for the row.
+-- checkout/reserve: check every line, take the stock and create the order, or change nothing.
+-- One statement, because round trips under the lock of a hot product limit its sales. The UPDATE is the only lock of a
+-- product: a row that one statement locks and then updates can deadlock beside a foreign key's KEY SHARE.
+-- The UPDATE follows no order, so checkout/lock_products has to lock the products of more than one line before.
 --
 -- callers  service.shop.checkout.reserve
 -- param    $1 order_id uuid
@@ -18,8 +17,9 @@
 -- param    $11 currency text
 -- param    $12 minimum_minor bigint
 -- param    $13 maximum_minor bigint
+-- param    $14 line_count integer
 -- returns  one or none; none = checkout/explain_refusal says why
--- locks    products NO KEY UPDATE by id; carts KEY SHARE; new orders, stock_movements, order_items, payments,
+-- locks    products NO KEY UPDATE; carts KEY SHARE; new orders, stock_movements, order_items, payments,
 --          order_events; to commit
 -- waits    on products for checkouts, edits and stock moves of the same products; 55P03 after lock_timeout -> busy;
 --          checkout/close_cart has locked the cart
@@ -39,8 +39,6 @@ WITH line AS MATERIALIZED (
     FROM cart_items
     INNER JOIN products ON cart_items.product_id = products.id
     WHERE cart_items.cart_id = $2
-    ORDER BY products.id
-    FOR NO KEY UPDATE OF products
 ),
 
 total AS MATERIALIZED (
@@ -57,10 +55,36 @@ total AS MATERIALIZED (
         ) ORDER BY product_id) AS line_items
     FROM line
     HAVING
-        bool_and(active AND stock >= quantity)
+        -- The caller has locked the products of so many lines. It needs no lock for one line.
+        count(*) = $14::integer
+        AND bool_and(active AND stock >= quantity)
         AND bool_and(currency = $11)
         AND sum(price_minor * quantity) BETWEEN $12::bigint AND $13::bigint
         AND ($4::bigint IS NULL OR sum(price_minor * quantity) = $4)
+),
+
+reserved AS (
+    UPDATE products
+    SET
+        stock = products.stock - line.quantity,
+        updated_at = now()
+    FROM line, total
+    -- What was read and checked is compared again, because this UPDATE may have waited for a newer version.
+    WHERE
+        products.id = line.product_id
+        AND products.stock >= line.quantity
+        AND (products.name, products.price_minor, products.currency, products.active)
+        = (line.name, line.price_minor, line.currency, line.active)
+    RETURNING products.stock
+),
+
+reserved_total AS MATERIALIZED (
+    SELECT
+        total_minor,
+        currency,
+        line_items
+    FROM total
+    WHERE (SELECT count(*) FROM reserved) = $14::integer
 ),
 
 new_order AS (
@@ -73,19 +97,8 @@ new_order AS (
         currency,
         now() + make_interval(secs => $5::integer),
         now() + make_interval(secs => $5::integer)
-    FROM total
+    FROM reserved_total
     RETURNING id
-),
-
-reserved AS (
-    UPDATE products
-    SET
-        -- From the locked row: products.stock may be an older version here, and the CHECK would test that first.
-        stock = line.stock - line.quantity,
-        updated_at = now()
-    FROM line, total
-    WHERE products.id = line.product_id
-    RETURNING products.stock
 ),
 
 movement AS (
@@ -96,7 +109,7 @@ movement AS (
         'hold',
         $1,
         1
-    FROM line, total
+    FROM line, reserved_total
 ),
 
 item AS (
@@ -107,7 +120,7 @@ item AS (
         line.name,
         line.quantity,
         line.price_minor
-    FROM line, total
+    FROM line, reserved_total
 ),
 
 payment AS (
@@ -126,7 +139,7 @@ payment AS (
         ),
         now() + make_interval(secs => $6::integer),
         now() + make_interval(secs => $7)
-    FROM total
+    FROM reserved_total
     RETURNING
         attempt,
         session_parameters,

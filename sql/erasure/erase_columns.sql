@@ -5,7 +5,7 @@
 -- callers  service.shop.erasure._erase
 -- param    $1 order_ids uuid[]
 -- returns  one
--- locks    orders, payments NO KEY UPDATE in no order; order_events NO KEY UPDATE by id; to commit
+-- locks    orders NO KEY UPDATE; payments, order_events NO KEY UPDATE in no order; to commit
 -- waits    on payments for a request that claims one; 55P03 after lock_timeout -> busy; erasure/lock_orders has locked
 --          the orders
 -- index    orders_pkey, payments_one_per_order, order_events_by_order

@@ -5,7 +5,8 @@
 -- param    $1 order_id uuid
 -- returns  none
 -- locks    unmatched_payments NO KEY UPDATE in no order; to commit
--- waits    on unmatched_payments for the sweep that claims it; 55P03 after lock_timeout -> busy
+-- waits    on unmatched_payments for the sweep that claims it; 55P03 after lock_timeout -> busy;
+--          transitions/lock_order has locked the order
 -- index    unmatched_payments_by_order, refunds_by_order
 -- rows     0..n, usually 0
 -- guards   none

@@ -1,7 +1,7 @@
 -- retention/delete_carts: delete abandoned carts with their lines, a batch at a time, oldest first.
 -- A cart that is edited or checked out meanwhile has a newer updated_at once its lock is granted, and stays.
 -- Orders are checked too, for carts ordered by code that did not write ordered_at yet.
--- An array, because the planner takes an unknown LIMIT for a long list and would join it by reading the whole table.
+-- By place (ctid), so that only the locked version is deleted.
 --
 -- callers  service.shop.retention.delete_expired
 -- param    $1 days integer
@@ -9,12 +9,12 @@
 -- returns  none
 -- locks    carts UPDATE SKIP LOCKED; cart_items UPDATE in no order; to commit
 -- waits    for nothing: locked carts are skipped, and lines and orders are added only under the cart's lock
--- index    carts_never_ordered, orders_by_cart, carts_pkey
+-- index    carts_never_ordered, orders_by_cart
 -- rows     0..100 by service.shop.retention.BATCH, usually 0
 -- guards   none
 DELETE FROM carts
-WHERE id = any(array(
-    SELECT id
+WHERE ctid = any(array(
+    SELECT ctid
     FROM carts
     WHERE
         ordered_at IS NULL

@@ -1,5 +1,5 @@
 -- retention/delete_events: delete events that were handled long ago, a batch at a time, oldest first.
--- An array, because the planner takes an unknown LIMIT for a long list and would join it by reading the whole table.
+-- By place (ctid), so that only the locked version is deleted.
 --
 -- callers  service.shop.retention.delete_expired
 -- param    $1 days integer
@@ -7,12 +7,12 @@
 -- returns  none
 -- locks    stripe_events UPDATE SKIP LOCKED; to commit
 -- waits    for nothing: rows locked elsewhere are skipped
--- index    stripe_events_handled, stripe_events_pkey
+-- index    stripe_events_handled
 -- rows     0..100 by service.shop.retention.BATCH, usually 0
 -- guards   none
 DELETE FROM stripe_events
-WHERE id = any(array(
-    SELECT id
+WHERE ctid = any(array(
+    SELECT ctid
     FROM stripe_events
     WHERE handled_at < now() - make_interval(days => $1)
     ORDER BY handled_at

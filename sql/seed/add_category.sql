@@ -5,7 +5,7 @@
 -- param    $2 slug text
 -- returns  one
 -- locks    categories NO KEY UPDATE; new categories; to commit
--- waits    on categories for edits of the category; 55P03 after lock_timeout -> busy
+-- waits    on categories for edits of the category and a run that adds the same slug; 55P03 after lock_timeout -> busy
 -- index    categories_slug_unique
 -- rows     1
 -- guards   none

@@ -4,9 +4,8 @@
 -- param    $1 order_id uuid
 -- param    $2 hold_number integer
 -- returns  many by id; none = a line is short, and nothing was taken
--- locks    products NO KEY UPDATE by id; orders KEY SHARE; new stock_movements; to commit
--- waits    on products for checkouts, edits and stock moves of the same products; 55P03 after lock_timeout -> busy;
---          transitions/lock_order has locked the order
+-- locks    products NO KEY UPDATE; orders KEY SHARE; new stock_movements; to commit
+-- waits    for nothing: transitions/lock_products has locked the products
 -- index    order_items_pkey, products_pkey
 -- rows     0..100 by service.shop.cart.MAX_LINES, usually 3
 -- guards   stock_movements_once -> busy, never products_stock_not_negative -> insufficient_stock
@@ -18,8 +17,6 @@ WITH line AS MATERIALIZED (
     FROM order_items
     INNER JOIN products ON order_items.product_id = products.id
     WHERE order_items.order_id = $1
-    ORDER BY products.id
-    FOR NO KEY UPDATE OF products
 ),
 
 availability AS MATERIALIZED (
@@ -42,8 +39,7 @@ movement AS (
 reserved AS (
     UPDATE products
     SET
-        -- From the locked row: products.stock may be an older version here, and the CHECK would test that first.
-        stock = line.stock - line.quantity,
+        stock = products.stock - line.quantity,
         updated_at = now()
     FROM line, availability
     WHERE products.id = line.product_id AND availability.sufficient

@@ -5,11 +5,11 @@
 -- returns  many in no order; none = nothing is due
 -- locks    stripe_events NO KEY UPDATE SKIP LOCKED; to commit
 -- waits    for nothing: rows locked elsewhere are skipped
--- index    stripe_events_due, stripe_events_pkey
+-- index    stripe_events_due
 -- rows     0..100 by service.shop.sweep.BATCH, usually 0
 -- guards   none
 WITH due AS MATERIALIZED (
-    SELECT id
+    SELECT ctid
     FROM stripe_events
     WHERE next_attempt_at <= now()
     ORDER BY next_attempt_at
@@ -21,6 +21,7 @@ UPDATE stripe_events
 SET
     attempts = attempts + 1,
     next_attempt_at = now() + least(interval '1 minute', interval '10 seconds' * 2 ^ least(attempts, 12))
--- An array: for a join, a generic plan expects many rows from an unknown LIMIT and reads the whole table.
-WHERE id = any(array(SELECT id FROM due))
+-- By place: a row that has changed since this statement began has another one, and waits for the next sweep. By key,
+-- its old version would be updated, which can deadlock beside a foreign key's KEY SHARE.
+WHERE ctid = any(array(SELECT ctid FROM due))
 RETURNING id;

@@ -8,11 +8,11 @@
 -- returns  many in no order; none = nothing is due
 -- locks    orders NO KEY UPDATE SKIP LOCKED; to commit
 -- waits    for nothing: rows locked elsewhere are skipped
--- index    orders_due, orders_pkey, payments_one_per_order
+-- index    orders_due, payments_one_per_order
 -- rows     0..100 by service.shop.sweep.BATCH, usually 0
 -- guards   none
 WITH due AS MATERIALIZED (
-    SELECT id
+    SELECT ctid
     FROM orders
     WHERE next_attempt_at <= now()
     ORDER BY next_attempt_at
@@ -28,8 +28,9 @@ SET
         ELSE least(interval '1 minute', interval '10 seconds' * 2 ^ least(orders.attempts, 12))
     END
 FROM payments
--- An array: for a join, a generic plan expects many rows from an unknown LIMIT and reads the whole table.
-WHERE orders.id = any(array(SELECT id FROM due)) AND payments.order_id = orders.id
+-- By place: a row that has changed since this statement began has another one, and waits for the next sweep. By key,
+-- its old version would be updated, which can deadlock beside a foreign key's KEY SHARE.
+WHERE orders.ctid = any(array(SELECT ctid FROM due)) AND payments.order_id = orders.id
 RETURNING
     orders.id,
     orders.status,

@@ -8,7 +8,7 @@
 -- param    $4 cause text
 -- param    $5 note text null
 -- returns  many in no order; none = they are no longer in $2
--- locks    orders, carts, payments NO KEY UPDATE by id; new order_events; to commit
+-- locks    orders, carts, payments NO KEY UPDATE; new order_events; to commit
 -- waits    for nothing: transitions/lock_orders has locked the rows
 -- index    orders_pkey, payments_one_per_order, carts_pkey
 -- rows     0..100 by service.shop.sweep.BATCH, usually 1

@@ -1,39 +1,25 @@
 -- transitions/return_stock: release the units that the last hold of each of these orders took.
--- Products are locked by id, as in checkout/reserve, so that the two cannot deadlock.
 -- Once for each hold: a refund that returned the units may fail later and be made again.
 --
 -- callers  service.shop.transitions.return_stock
 -- param    $1 order_ids uuid[]
 -- param    $2 hold_numbers integer[]
 -- returns  many by id; none = the units were released before
--- locks    products NO KEY UPDATE by id; orders KEY SHARE by id; new stock_movements; to commit
--- waits    on products for checkouts, edits and stock moves of the same products; 55P03 after lock_timeout -> busy;
---          transitions/lock_orders has locked the orders
+-- locks    products NO KEY UPDATE; orders KEY SHARE; new stock_movements; to commit
+-- waits    for nothing: transitions/lock_products has locked the products
 -- index    order_items_pkey, products_pkey, stock_movements_once
 -- rows     0..n
 -- guards   never products_stock_not_negative -> insufficient_stock
-WITH line AS MATERIALIZED (
-    SELECT
-        products.id AS product_id,
-        hold.order_id,
-        hold.number AS hold_number,
-        order_items.quantity
-    FROM unnest($1::uuid[], $2::integer[]) AS hold (order_id, number)
-    INNER JOIN order_items ON hold.order_id = order_items.order_id
-    INNER JOIN products ON order_items.product_id = products.id
-    ORDER BY products.id, hold.order_id
-    FOR NO KEY UPDATE OF products
-),
-
-movement AS (
+WITH movement AS (
     INSERT INTO stock_movements (product_id, delta, reason, order_id, hold)
     SELECT
-        product_id,
-        quantity,
+        order_items.product_id,
+        order_items.quantity,
         'release',
-        order_id,
-        hold_number
-    FROM line
+        hold.order_id,
+        hold.number
+    FROM unnest($1::uuid[], $2::integer[]) AS hold (order_id, number)
+    INNER JOIN order_items ON hold.order_id = order_items.order_id
     ON CONFLICT (order_id, product_id, hold, reason) WHERE order_id IS NOT NULL DO NOTHING
     RETURNING
         product_id,

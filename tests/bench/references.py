@@ -129,6 +129,10 @@ async def reserve(request: Request, cart_id: UUID) -> Response:
         template(order_id),
         "bench",
         None,
+        "EUR",
+        50,
+        99_999_999,
+        1,
     )
     assert reserved is not None
     return Response(orjson.dumps({"order_id": str(order_id)}), 201, media_type="application/json")

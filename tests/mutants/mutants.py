@@ -39,12 +39,10 @@ def locks(statement: str) -> tuple[str, ...]:
     return at("sql/test_constraints", f"test_products_are_locked_by_id[{statement}]")
 
 
-SHORT, TOTAL = (
-    at("shop/test_checkout", f"test_a_refused_checkout_says_why_and_reserves_nothing[{case}]")
-    for case in ("short", "other total")
-)
+TOTAL = at("shop/test_checkout", "test_a_refused_checkout_says_why_and_reserves_nothing[other total]")
 OUT_OF_RANGE = at("shop/test_money", "test_prices_and_totals_are_within_the_limits_of_their_currency")
 WAITED = at("shop/test_races", "test_a_checkout_uses_the_product_as_changed_while_it_waited")
+AHEAD = at("shop/test_deadlocks", "test_the_products_of_two_lines_are_locked_in_the_order_of_their_ids")
 LATE = at("shop/test_refunds", "test_a_late_payment_is_refunded_once_where_its_order_cannot_be_restored")
 FEW_LEFT = at("shop/test_refunds", "test_as_many_late_payments_succeed_as_there_are_units")
 RESTOCK = at("shop/test_refunds", "test_a_restock_returns_the_units_once_though_the_refund_fails")
@@ -78,13 +76,30 @@ CATALOG, CARTS, ORDERS, STOCK, EVENTS, KEYS, CAPTURED, AMOUNTS = (
 ERASED = "migrations/0045.erasure.sql"
 # How an event is stored that meets an erasure, and the statement.
 STORING = {"delivered": "record_event", "stored": "store_event", "processed": "finish_event"}
-SORTED_LOCK = "ORDER BY products.id\n    FOR NO KEY UPDATE OF products"
-UNSORTED_LOCK = "FOR NO KEY UPDATE OF products"
+LOCK_CART, LOCK_LINES = "sql/checkout/lock_products.sql", "sql/transitions/lock_products.sql"
+AS_READ = """
+        AND (products.name, products.price_minor, products.currency, products.active)
+        = (line.name, line.price_minor, line.currency, line.active)"""
+# The lines of the orders instead of those that this statement released.
+RELEASED_LINES = """    FROM (
+        SELECT
+            product_id,
+            quantity
+        FROM order_items
+        WHERE order_id = any($1)
+    ) AS line
+    GROUP BY"""
 SKIPPING_LOCK = "    FOR NO KEY UPDATE SKIP LOCKED\n"
 
 MUTANTS = [
     # Taking stock
-    Mutant("reserve: stock", RESERVE, "bool_and(active AND stock >= quantity)", "bool_and(active)", SHORT),
+    Mutant(
+        "reserve: stock",
+        RESERVE,
+        "bool_and(active AND stock >= quantity)",
+        "bool_and(active)",
+        guards("reserve: stock"),
+    ),
     Mutant(
         "reserve: active",
         RESERVE,
@@ -127,14 +142,36 @@ MUTANTS = [
         "AND ($4::bigint IS NULL OR true)",
         TOTAL,
     ),
-    Mutant("reserve: order of locks", RESERVE, SORTED_LOCK, UNSORTED_LOCK, locks("reserve")),
-    Mutant("reserve: lock", RESERVE, "    FOR NO KEY UPDATE OF products\n", "", WAITED),
     Mutant(
-        "reserve: no stronger lock",
+        "reserve: line count",
         RESERVE,
-        "    FOR NO KEY UPDATE OF products\n",
-        "    FOR UPDATE OF products\n",
-        at("shop/test_races", "test_a_running_checkout_blocks_other_checkouts_but_not_adding_to_a_cart"),
+        "count(*) = $14::integer\n        AND",
+        "$14::integer > 0\n        AND",
+        guards("reserve: line count"),
+    ),
+    Mutant("reserve: stock after a wait", RESERVE, "products.stock >= line.quantity", "true", WAITED),
+    Mutant("reserve: product after a wait", RESERVE, AS_READ, "", WAITED),
+    Mutant(
+        "reserve: all or nothing",
+        RESERVE,
+        "WHERE (SELECT count(*) FROM reserved) = $14::integer",
+        "WHERE (SELECT count(*) FROM reserved) <= $14::integer",
+        WAITED,
+    ),
+    Mutant("lock_products: order for a checkout", LOCK_CART, "ORDER BY products.id\n", "", locks("checkout")),
+    Mutant(
+        "lock_products: order for orders",
+        LOCK_LINES,
+        "ORDER BY id\nFOR NO KEY UPDATE",
+        "FOR NO KEY UPDATE",
+        locks("transitions"),
+    ),
+    Mutant(
+        "reserve: locked products",
+        "service/shop/checkout.py",
+        "line_count = len(await LOCK_PRODUCTS.all(tx, cart_id=cart_id))",
+        "line_count = len(product_ids)",
+        AHEAD,
     ),
     Mutant(
         "reserve: the ledger",
@@ -151,8 +188,13 @@ MUTANTS = [
         at("shop/test_checkout", "test_a_checkout_answers_with_the_order_and_where_to_pay"),
     ),
     Mutant("retake_stock: every line", RETAKE, "bool_and(stock >= quantity)", "bool_or(stock >= quantity)", LATE),
-    Mutant("retake_stock: order of locks", RETAKE, SORTED_LOCK, UNSORTED_LOCK, locks("retake_stock")),
-    Mutant("retake_stock: lock", RETAKE, "    FOR NO KEY UPDATE OF products\n", "", FEW_LEFT),
+    Mutant(
+        "retake_stock: lock",
+        "service/shop/settlement.py",
+        "        await transitions.lock_products(tx, [order])\n",
+        "",
+        FEW_LEFT,
+    ),
     Mutant(
         "move_stock: not below zero",
         "sql/catalog/move_stock.sql",
@@ -172,7 +214,7 @@ MUTANTS = [
         "return_stock: once",
         RETURN,
         "    FROM movement\n    GROUP BY",
-        "    FROM line\n    GROUP BY",
+        RELEASED_LINES,
         RESTOCK,
     ),
     Mutant(
@@ -182,13 +224,7 @@ MUTANTS = [
         "",
         RESTOCK,
     ),
-    Mutant(
-        "return_stock: order of locks",
-        RETURN,
-        "ORDER BY products.id, hold.order_id\n    FOR NO KEY UPDATE OF products",
-        UNSORTED_LOCK,
-        locks("return_stock"),
-    ),
+    Mutant("return_stock: lock", "service/shop/transitions.py", "    await lock_products(tx, locked)\n", "", AHEAD),
     # Transitions
     Mutant(
         "lock_order: cart",

@@ -6,7 +6,7 @@ SHARE lock on the product's old version, and the two waiting changes blocked eac
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from itertools import product
@@ -37,11 +37,13 @@ class Scene:
     resources: Resources
     sessions: list[Connection]
     product_id: int
+    more_ids: Sequence[int] = ()
 
     async def create_cart(self) -> UUID:
         cart_id = uuid4()
         await cart.CREATE_CART.run(on(self.resources.pool), cart_id=cart_id)
-        await cart.SET_LINE.run(on(self.resources.pool), cart_id=cart_id, product_id=self.product_id, quantity=1)
+        for product_id in (self.product_id, *self.more_ids):
+            await cart.SET_LINE.run(on(self.resources.pool), cart_id=cart_id, product_id=product_id, quantity=1)
         return cart_id
 
     async def create_order(self) -> UUID:
@@ -76,7 +78,8 @@ async def pay_late(scene: Scene) -> Change:
     tx = scene.sessions[0]
     async with tx.transaction():
         await transitions.cancel(tx, AfterCommit(), [await transitions.lock(tx, order_id)], payment_status="EXPIRED")
-    paid = Session(f"cs_{order_id}", "complete", "paid", 1250, "EUR", f"pi_{order_id}", None, None, str(order_id))
+    total = 1250 * (1 + len(scene.more_ids))
+    paid = Session(f"cs_{order_id}", "complete", "paid", total, "EUR", f"pi_{order_id}", None, None, str(order_id))
 
     async def change(tx: Connection) -> None:
         assert await settlement.apply_session(tx, AfterCommit(), order_id, paid) == "applied"
@@ -153,6 +156,34 @@ async def test_four_sessions_do_not_deadlock(
     assert await on(scene.resources.pool).fetchval(unexplained, scene.product_id) == 0
 
 
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize("change", ["checkout", "cancel", "late payment"])
+async def test_the_products_of_two_lines_are_locked_in_the_order_of_their_ids(
+    scenes: Callable[[], Awaitable[Scene]], change: str
+) -> None:
+    scene = await scenes()
+    first, second = scene.product_id, (await scenes()).product_id
+    scene.more_ids = [second]
+    change_both = await CHANGES[change](scene)
+    locker, other = scene.sessions[:2]
+    # The first product lies behind the second, for a plan that reads the rows as they lie.
+    await locker.execute(f"UPDATE products SET updated_at = now() WHERE id = {first}")
+
+    await locker.execute(f"BEGIN; SELECT FROM products WHERE id = {first} FOR NO KEY UPDATE")
+    await other.execute("BEGIN")
+    changing = asyncio.create_task(change_and_commit(other, change_both))
+    await wait_for_blocked(locker)
+    # What waits for the first product has not locked the second.
+    await locker.execute(f"SELECT FROM products WHERE id = {second} FOR NO KEY UPDATE NOWAIT")
+    await locker.execute("COMMIT")
+    await changing
+
+
 async def change_and_commit(tx: Connection, change: Change) -> None:
-    await change(tx)
+    try:
+        await change(tx)
+    except checkout.NotReserved:
+        # The product was edited while the checkout waited for it: `checkout.checkout` tries again.
+        await tx.execute("ROLLBACK; BEGIN")
+        await change(tx)
     await tx.execute("COMMIT")

@@ -16,6 +16,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--renew-plans", action="store_true", help="write the current plans to tests/sql/plans, for review"
     )
+    parser.addoption("--all-schedules", action="store_true", help="try three statements at once for deadlocks, not two")
 
 
 @contextmanager

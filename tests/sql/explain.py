@@ -26,11 +26,17 @@ async def explain(connection: asyncpg.Connection, sql: str, options: str = "COST
 
 async def nodes(connection: asyncpg.Connection, name: str) -> list[Node]:
     """All nodes of the plan of a file under `sql/`."""
-    text = await explain(connection, Statement(name).sql, "FORMAT JSON")
-    return [*_walk(orjson.loads(text)[0]["Plan"])]
+    return [*walk(await root(connection, name))]
 
 
-def _walk(node: Node) -> Iterator[Node]:
+async def root(connection: asyncpg.Connection, name: str) -> Node:
+    """The top node of the plan of a file under `sql/`."""
+    node: Node = orjson.loads(await explain(connection, Statement(name).sql, "FORMAT JSON"))[0]["Plan"]
+    return node
+
+
+def walk(node: Node) -> Iterator[Node]:
+    """A node and all nodes below it."""
     yield node
     for child in node.get("Plans", []):
-        yield from _walk(child)
+        yield from walk(child)

@@ -5,6 +5,7 @@ when the runner is to stop there.
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from itertools import groupby
@@ -13,9 +14,10 @@ from typing import Any, NamedTuple
 import asyncpg
 
 from service.infra.statements import Statement
+from tests.sql import headers
 from tests.sql.explain import nodes
 from tests.sql.headers import STRENGTHS, Lock
-from tests.sql.scenarios import Run
+from tests.sql.scenarios import SCENARIOS, Run
 
 # For each strength, the weakest lock that conflicts with it.
 WEAKEST_CONFLICT = dict(zip(STRENGTHS, reversed(STRENGTHS), strict=True))
@@ -37,6 +39,10 @@ async def observe_locks(
     locks_by_run: list[list[Lock]] = []
     modes: dict[str, str] = {}
     advisory: dict[str, str] = {}
+    ordered = bool(re.search(r"ORDER BY .+\n\s*FOR ", headers.body(name)))
+    async with transaction(runner):
+        await run_predecessors(runner, name)
+        locked = await locked_rows(watcher, runner)
     for run in runs:
         async with transaction(runner):
             await runner.fetch(Statement(name).sql, *run.arguments)
@@ -50,15 +56,24 @@ async def observe_locks(
             label = f"${run.arguments.index(key) + 1}" if key in run.arguments else str(key)
             advisory[label] = "session end" if key in keys_after_rollback else "commit"
         locked_before = {row: await rows_locked_before(runner, watcher, name, run, row, rows[row]) for row in rows}
-        locks_by_run.append(await _locks_by_table(watcher, rows, locked_before))
+        own = {row for row in rows if row not in locked or STRENGTHS.index(locked[row]) < STRENGTHS.index(rows[row])}
+        locks_by_run.append(await _locks_by_table(watcher, rows, locked_before, own, ordered))
     new = [node["Relation Name"] for node in await nodes(runner, name) if node.get("Operation") == "Insert"]
     return ObservedLocks(_header_line(locks_by_run, new, advisory), modes)
 
 
 async def _locks_by_table(
-    watcher: asyncpg.Connection, rows: dict[Row, str], locked_before: dict[Row, set[Row] | None]
+    watcher: asyncpg.Connection,
+    rows: dict[Row, str],
+    locked_before: dict[Row, set[Row] | None],
+    own: set[Row],
+    ordered: bool,
 ) -> list[Lock]:
-    """The locks of one run, one for each table, in the order in which the statement came to the tables."""
+    """The locks of one run, one for each table, in the order in which the statement came to the tables.
+
+    `own` are the rows that no earlier statement of the transaction has locked: only their order matters. `ordered` says
+    whether the statement's text has an order for its locks.
+    """
 
     def tables_before(table: str) -> int:
         """How many other tables had locked rows before the first row of this one."""
@@ -70,9 +85,12 @@ async def _locks_by_table(
 
     locks = []
     for table in sorted({table for table, _ in rows}, key=lambda table: (tables_before(table), table)):
-        own = [row for row in rows if row[0] == table]
-        strongest = max((rows[row] for row in own), key=STRENGTHS.index)
-        locks.append(Lock(table, strongest, await _row_order(watcher, own, locked_before)))
+        strongest = max((rows[row] for row in rows if row[0] == table), key=STRENGTHS.index)
+        order = await _row_order(watcher, [row for row in rows if row in own and row[0] == table], locked_before)
+        if order.startswith("by ") and not ordered:
+            # Without ORDER BY before FOR UPDATE, nothing but this plan ensures the order.
+            order = "in no order"
+        locks.append(Lock(table, strongest, order))
     return locks
 
 
@@ -88,11 +106,12 @@ async def _row_order(watcher: asyncpg.Connection, own: list[Row], locked_before:
         " ON attrelid = indrelid AND attnum = ANY(indkey) WHERE indrelid = $1::text::regclass AND indisprimary",
         table,
     )
-    places = await watcher.fetch(f"SELECT ctid FROM {table} ORDER BY {key}")
-    by_key = [(table, place) for (place,) in places if (table, place) in own]
+    by_key = [(table, place) for (place,) in await watcher.fetch(f"SELECT ctid FROM {table} ORDER BY {key}")]
+    by_key = [row for row in by_key if row in own]
     for position, row in enumerate(by_key):
         if {other for other in locked_before[row] or () if other[0] == table} != set(by_key[:position]):
             return "in no order"
+    assert by_key != sorted(by_key), f"the rows of {table} lie in the order of their keys: shuffle them in SEED"
     return f"by {key}"
 
 
@@ -126,6 +145,13 @@ async def locked_rows(watcher: asyncpg.Connection, runner: asyncpg.Connection) -
         if own:
             result[table, row] = max(own, key=STRENGTHS.index)
     return result
+
+
+async def run_predecessors(connection: asyncpg.Connection, name: str) -> None:
+    """Run the statements that, by the headers, the transaction has run before this one."""
+    if predecessor := headers.waits(name).predecessor:
+        await run_predecessors(connection, predecessor)
+        await connection.fetch(Statement(predecessor).sql, *SCENARIOS[name].predecessor)
 
 
 async def rows_locked_before(

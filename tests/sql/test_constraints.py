@@ -327,7 +327,21 @@ GUARDS = {
     "reserve: currency": (
         MIXED,
         "checkout/reserve",
-        (THIRD, SECOND, THIRD, None, 1800, 2100, 1.0, "{}", "x", None, "EUR", 50, 10_000),
+        (THIRD, SECOND, THIRD, None, 1800, 2100, 1.0, "{}", "x", None, "EUR", 50, 10_000, 2),
+        TABLES,
+    ),
+    # One line is short, so the units of the other stay too.
+    "reserve: stock": (
+        f"{MIXED}; UPDATE products SET currency = 'EUR', stock = id - 1",
+        "checkout/reserve",
+        (THIRD, SECOND, THIRD, None, 1800, 2100, 1.0, "{}", "x", None, "EUR", 50, 10_000, 2),
+        TABLES,
+    ),
+    # The products of these two lines are not locked.
+    "reserve: line count": (
+        f"{MIXED}; UPDATE products SET currency = 'EUR'",
+        "checkout/reserve",
+        (THIRD, SECOND, THIRD, None, 1800, 2100, 1.0, "{}", "x", None, "EUR", 50, 10_000, 1),
         TABLES,
     ),
 }
@@ -373,11 +387,10 @@ async def test_a_transition_locks_its_cart_order_and_payment(
 @pytest.mark.parametrize(
     ("lines", "name", "arguments"),
     [
-        (MIXED, "checkout/reserve", GUARDS["reserve: currency"][2]),
-        (ORDERED, "transitions/return_stock", ([SECOND], [1])),
-        (ORDERED, "settlement/retake_stock", (SECOND, 2)),
+        (MIXED, "checkout/lock_products", (SECOND,)),
+        (ORDERED, "transitions/lock_products", ([SECOND],)),
     ],
-    ids=["reserve", "return_stock", "retake_stock"],
+    ids=["checkout", "transitions"],
 )
 async def test_products_are_locked_by_id(
     database: asyncpg.Connection, other: asyncpg.Connection, lines: str, name: str, arguments: tuple[object, ...]

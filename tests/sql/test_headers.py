@@ -17,7 +17,7 @@ from service.infra.statements import Statement, files
 from tests.sql import headers
 from tests.sql.explain import nodes
 from tests.sql.headers import README, body, conflict, value_of
-from tests.sql.locks import WEAKEST_CONFLICT, Row, locked_rows, observe_locks, transaction
+from tests.sql.locks import WEAKEST_CONFLICT, Row, locked_rows, observe_locks, run_predecessors, transaction
 from tests.sql.scenarios import SCENARIOS, Run, Scenario
 
 # All tests share two connections, because connecting takes as long as most of the tests.
@@ -112,16 +112,10 @@ async def rows_locked_by(
 ) -> tuple[dict[Row, str], dict[Row, str]]:
     """The rows, with the strength of their locks, after the predecessor and after the statement itself."""
     async with transaction(runner):
-        await run_predecessor(runner, name)
+        await run_predecessors(runner, name)
         before = await locked_rows(watcher, runner)
         await runner.fetch(sql(name), *run.arguments)
         return before, await locked_rows(watcher, runner)
-
-
-async def run_predecessor(connection: asyncpg.Connection, name: str) -> None:
-    """Run the statement that, by the header, has locked rows before this one."""
-    if predecessor := headers.waits(name).predecessor:
-        await connection.fetch(sql(predecessor), *scenario(name).predecessor)
 
 
 def conflicting_statements(name: str, row: Row, strength: str, before: str | None) -> list[str]:
@@ -159,7 +153,7 @@ async def second_run_ends_busy(runner: asyncpg.Connection, watcher: asyncpg.Conn
 async def ends_busy(runner: asyncpg.Connection, name: str, run: Run) -> bool:
     """Whether the statement, after its predecessor, fails with 55P03 and this becomes the error `busy`."""
     async with transaction(runner):
-        await run_predecessor(runner, name)
+        await run_predecessors(runner, name)
         await runner.execute("SET LOCAL lock_timeout = '10ms'")
         try:
             await runner.fetch(sql(name), *run.arguments)

@@ -45,6 +45,10 @@ ARGUMENTS = {
     8: """'{"mode": "payment", "success_url": "http://localhost/payments/success", "metadata": {}}'::jsonb""",
     9: "'bench'",
     10: "NULL",
+    11: "'EUR'",
+    12: "50",
+    13: "99999999",
+    14: "1",
 }
 
 

@@ -17,8 +17,12 @@ BEGIN
         FROM commerce_eraser;
         REVOKE USAGE ON SCHEMA public FROM commerce_eraser;
     END IF;
+    IF to_regrole('commerce_app') IS NOT NULL THEN
+        REVOKE UPDATE (client) ON orders FROM commerce_app;
+    END IF;
     IF to_regrole('commerce_worker') IS NOT NULL THEN
         REVOKE UPDATE (payload) ON stripe_events FROM commerce_worker;
+        REVOKE UPDATE (client) ON orders FROM commerce_worker;
     END IF;
 END
 $$;

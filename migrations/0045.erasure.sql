@@ -1,5 +1,6 @@
 -- Personal data can be erased, by a role of its own, and readers no longer see it.
 -- An order is found by the SHA-256 of its e-mail address. Code writes it from now on; 0046 fills it for old rows.
+-- The hash of the client's address goes as soon as the order is no longer pending.
 --
 -- depends: 0038.texts_and_limits_valid
 -- phase: expand
@@ -25,11 +26,11 @@ COMMENT ON COLUMN orders.erased_at IS 'When its personal data were erased. From 
 DO $$
 BEGIN
     IF to_regrole('commerce_app') IS NOT NULL THEN
-        GRANT UPDATE (email_digest) ON orders TO commerce_app;
+        GRANT UPDATE (email_digest, client) ON orders TO commerce_app;
     END IF;
     -- Linking a stored event to an erased order reduces its payload.
     IF to_regrole('commerce_worker') IS NOT NULL THEN
-        GRANT UPDATE (email_digest) ON orders TO commerce_worker;
+        GRANT UPDATE (email_digest, client) ON orders TO commerce_worker;
         GRANT UPDATE (payload) ON stripe_events TO commerce_worker;
     END IF;
 END

@@ -1,5 +1,6 @@
 -- Orders by the hash of their e-mail address, and those whose hash is missing.
 -- The hashes of old rows are filled in, by batches. This SQL makes the same hash as the code for ASCII addresses only.
+-- The hashes of their clients' addresses are removed, unless they are pending.
 -- `erase` compares the rest itself: other addresses, rows that were locked, and rows that old code still writes.
 --
 -- depends: 0045.erasure
@@ -31,12 +32,19 @@ BEGIN
             FROM orders
             WHERE
                 number BETWEEN first_number AND last_number
-                AND email_digest IS NULL
-                AND email ~ '^[!-~]+$'
+                AND (
+                    (email_digest IS NULL AND email ~ '^[!-~]+$')
+                    OR (client IS NOT NULL AND status <> 'PENDING_PAYMENT')
+                )
             FOR NO KEY UPDATE SKIP LOCKED
         )
         UPDATE orders
-        SET email_digest = sha256(convert_to(lower(email COLLATE "C"), 'UTF8'))
+        SET
+            email_digest = CASE
+                WHEN email ~ '^[!-~]+$' THEN sha256(convert_to(lower(email COLLATE "C"), 'UTF8'))
+                ELSE email_digest
+            END,
+            client = CASE WHEN status = 'PENDING_PAYMENT' THEN client END
         FROM batch
         WHERE orders.id = batch.id;
         COMMIT;

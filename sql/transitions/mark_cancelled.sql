@@ -18,6 +18,8 @@ WITH cancelled_order AS (
     SET
         status = 'CANCELLED',
         cancelled_at = now(),
+        -- It limits pending orders only.
+        client = NULL,
         next_attempt_at = NULL,
         attempts = 0
     WHERE id = any($1) AND status = $2 AND $2 IN ('PENDING_PAYMENT', 'PAID')

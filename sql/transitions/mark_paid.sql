@@ -21,6 +21,8 @@ WITH paid_order AS (
     SET
         status = 'PAID',
         hold = $3,
+        -- It limits pending orders only.
+        client = NULL,
         email = CASE WHEN erased_at IS NULL THEN $6 END,
         email_digest = CASE WHEN erased_at IS NULL THEN $7::bytea END,
         paid_at = now(),

@@ -14,7 +14,6 @@ import pytest
 from service.dev.stripe_standin import StripeStandin
 from service.infra.db import Pool
 from service.infra.migrations import migrate, undo
-from service.infra.packaged import migration_names
 from service.infra.resources import Resources
 from service.infra.statements import Statement
 from service.settings import Settings
@@ -470,6 +469,7 @@ async def test_a_migration_makes_the_hashes_of_old_rows(
     for email in ("Old@Example.com", "Ölter@example.com"):
         await pay(shop, stripe, email=email)
     await shop.checked_out_cart()
+    await database.execute("UPDATE orders SET client = substr(sha256('client'), 1, 16)")
     owner = login(database_url, "owner")
     while await undo(owner) != ["0045.erasure"]:
         pass
@@ -482,7 +482,26 @@ async def test_a_migration_makes_the_hashes_of_old_rows(
         "Ölter@example.com": None,
         None: None,
     }
-    assert migration_names()[-1]
+    clients = "SELECT status FROM orders WHERE client IS NOT NULL"
+    assert [tuple(row) for row in await database.fetch(clients)] == [("PENDING_PAYMENT",)]
+
+
+class TestWithALimit:
+    @pytest.fixture
+    def changed_settings(self) -> dict[str, str]:
+        return {"MAX_PENDING_PER_CLIENT": "5"}
+
+    async def test_the_hash_of_a_client_stays_only_while_its_order_is_pending(
+        self, shop: Shop, stripe: StripeStandin, database: asyncpg.Connection
+    ) -> None:
+        placed_orders = [await shop.checked_out_cart() for _ in range(2)]
+        assert await database.fetchval("SELECT count(client) FROM orders") == 2
+
+        await shop.call("POST", f"/orders/{placed_orders[0]['order_id']}/cancel", 200)
+        await pay(shop, stripe)
+
+        pending = "SELECT count(*) FROM orders WHERE client IS NOT NULL AND status = 'PENDING_PAYMENT'"
+        assert await database.fetchval("SELECT count(client) FROM orders") == await database.fetchval(pending) == 1
 
 
 async def test_a_refusal_is_one_sentence_and_changes_nothing(

@@ -39,7 +39,7 @@ ALLOWED = {
         "orders": {
             **READ,
             "INSERT": "id cart_id client total_minor currency expires_at next_attempt_at",
-            "UPDATE": "status email email_digest hold paid_at cancelled_at next_attempt_at attempts",
+            "UPDATE": "status email email_digest client hold paid_at cancelled_at next_attempt_at attempts",
         },
         "order_items": {**READ, "INSERT": "order_id product_id name quantity unit_price_minor"},
         "order_events": HISTORY,
@@ -80,7 +80,8 @@ ALLOWED = {
         "cart_items": {**READ, "INSERT": "cart_id product_id quantity", "DELETE": ALL},
         "orders": {
             **READ,
-            "UPDATE": "status email email_digest hold paid_at fulfilled_at cancelled_at next_attempt_at attempts",
+            "UPDATE": "status email email_digest client hold paid_at fulfilled_at cancelled_at next_attempt_at"
+            " attempts",
         },
         "order_items": READ,
         "order_events": HISTORY,

@@ -22,7 +22,8 @@ WITH cancelled_order AS (
         client = NULL,
         next_attempt_at = NULL,
         attempts = 0
-    WHERE id = any($1) AND status = $2 AND $2 IN ('PENDING_PAYMENT', 'PAID')
+    -- Appending '' stops the planner from reading all orders in this status through orders_by_status.
+    WHERE id = any($1) AND status || '' = $2 AND $2 IN ('PENDING_PAYMENT', 'PAID')
     RETURNING
         id,
         cart_id

@@ -271,7 +271,7 @@ MUTANTS = [
     Mutant(
         "mark_cancelled: status",
         MARK_CANCELLED,
-        "WHERE id = any($1) AND status = $2 AND $2 IN",
+        "WHERE id = any($1) AND status || '' = $2 AND $2 IN",
         "WHERE id = any($1) AND $2 IN",
         guards("mark_cancelled: status"),
     ),

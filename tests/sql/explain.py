@@ -1,6 +1,6 @@
-"""The generic plan of a statement: one plan for all parameters, which long-lived connections come to use."""
+"""The plans of a statement: the generic one, which serves all parameters, and the custom one for certain arguments."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import asyncpg
@@ -27,6 +27,16 @@ async def explain(connection: asyncpg.Connection, sql: str, options: str = "COST
 async def nodes(connection: asyncpg.Connection, name: str) -> list[Node]:
     """All nodes of the plan of a file under `sql/`."""
     return [*walk(await root(connection, name))]
+
+
+async def custom_nodes(connection: asyncpg.Connection, name: str, arguments: Sequence[Any]) -> list[Node]:
+    """All nodes of the plan of a file under `sql/` for these arguments."""
+    await connection.execute("SET plan_cache_mode = force_custom_plan")
+    try:
+        text = await connection.fetchval(f"EXPLAIN (FORMAT JSON) {Statement(name).sql}", *arguments)
+    finally:
+        await connection.execute("RESET plan_cache_mode")
+    return [*walk(orjson.loads(text)[0]["Plan"])]
 
 
 async def root(connection: asyncpg.Connection, name: str) -> Node:

@@ -4,17 +4,18 @@ import asyncio
 import difflib
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
 import pytest_asyncio
 
 from service.infra.db import LIMITS
-from service.infra.statements import Statement, files
+from service.infra.statements import Statement, files, parameters
 from tests.sql.catalogue import CLEARANCE, MILLION, fill
 from tests.sql.conftest import shared
-from tests.sql.explain import explain, nodes
-from tests.sql.headers import value_of
+from tests.sql.explain import custom_nodes, explain, nodes
+from tests.sql.headers import header_text, value_of
 from tests.sql.locks import transaction
 from tests.sql.scenarios import LAST, SCENARIOS, Run
 
@@ -75,6 +76,37 @@ async def test_index(name: str, catalogue: asyncpg.Connection) -> None:
     assert sorted(value_of(name, "index").split(", ")) == sorted(expected), (
         f"sql/{name}.sql should have:\n-- index    {', '.join(expected)}"
     )
+
+
+@EVERY
+async def test_a_plan_for_certain_arguments_uses_no_other_index(name: str, catalogue: asyncpg.Connection) -> None:
+    """The server makes custom plans for the first five runs, and goes on with them if they seem cheaper."""
+    if value_of(name, "index") == WHOLE:
+        return
+    for run in SCENARIOS[name].does:
+        for arguments in (run.arguments, await many(catalogue, name, run)):
+            plan = await custom_nodes(catalogue, name, arguments)
+            used = {node["Index Name"] for node in plan if "Index Name" in node}
+            assert "Seq Scan" not in [node["Node Type"] for node in plan], arguments
+            assert used <= set(value_of(name, "index").split(", ")), arguments
+
+
+async def many(catalogue: asyncpg.Connection, name: str, run: Run) -> list[Any]:
+    """The arguments of a run with as many orders, events or rows as the service passes at most, all in one status."""
+    orders = "SELECT id FROM orders WHERE status = 'PENDING_PAYMENT' AND number > 10 ORDER BY number DESC LIMIT 100"
+    values = {
+        "uuid[]": [id for (id,) in await catalogue.fetch(orders)],
+        "integer[]": [1] * 100,
+        "text[]": [f"evt_{number}" for number in range(100)],
+    }
+    arguments = list(run.arguments)
+    for position, parameter in enumerate(parameters(header_text(name))):
+        # The arrays of seed/add_products have to be of one length.
+        if parameter.type in values and not name.startswith("seed/"):
+            arguments[position] = values[parameter.type]
+        elif parameter.name == "limit":
+            arguments[position] = 100
+    return arguments
 
 
 @EVERY

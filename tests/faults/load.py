@@ -90,6 +90,8 @@ class Load:
         self.ledger = Ledger()
         self._shoppers, self._moment, self._expected = shoppers, moment, expected
         self._stopping = False
+        # The APIs that requests go to, chosen at random.
+        self.bases = [stage.api]
 
     async def __aenter__(self) -> Self:
         self.http = aiohttp.ClientSession(
@@ -112,7 +114,8 @@ class Load:
         headers = {"Idempotency-Key": key} if key else {}
         start = time.monotonic()
         try:
-            async with self.http.request(method, self.stage.api + path, json=body, headers=headers) as answer:
+            address = random.choice(self.bases) + path
+            async with self.http.request(method, address, json=body, headers=headers) as answer:
                 status, document = answer.status, await answer.json(content_type=None)
                 is_allowed = status == 503 and "Retry-After" in answer.headers
         except (aiohttp.ClientError, TimeoutError, ValueError):

@@ -268,37 +268,51 @@ async def crowd(stage: Stage, buyers: int, units: int = 100, at_once: int = 400)
 
 
 async def hot(stage: Stage, seconds: float, shoppers: int = 16) -> Outcome:
-    """One product is put into carts, checked out, paid, cancelled and expired, while staff edit and restock it."""
+    """Three products are put into carts, sold, cancelled, expired and refunded, while staff edit and restock them.
+
+    Two API processes and two workers do it. Lines come in any order, so an order of locks that follows them deadlocks.
+    """
     for name in ("api", "worker"):
         await stage.restart(name, HOLD_SECONDS="2")
+    for name in ("api2", "worker2"):
+        await stage.start_another(name)
     async with under_load(stage, f"{seconds:g} s", shoppers=0, moment=0.005) as trial:
         load, end = trial.load, time.monotonic() + seconds
-        product = load.products[0]
+        load.bases.append(f"http://127.0.0.1:{stage.ports['api2']}")
+        products = load.products[:3]
 
         async def shopper() -> None:
             while time.monotonic() < end:
                 cart = await load.cart(0)
-                for _ in range(random.randint(1, 3)):
+                # The first product is in every cart.
+                chosen = [products[0], *random.sample(products[1:], random.randint(0, 2))]
+                for product in random.sample(chosen, len(chosen)):
                     await load.call("POST", f"/carts/{cart}/items", {"product_id": product, "quantity": 1})
                     load.ledger.lines[cart][product] += 1
                 if random.random() < 0.3:
-                    await load.call("PUT", f"/carts/{cart}/items/{product}", {"quantity": 2})
-                    load.ledger.lines[cart][product] = 2
+                    await load.call("PUT", f"/carts/{cart}/items/{products[0]}", {"quantity": 2})
+                    load.ledger.lines[cart][products[0]] = 2
                 placed_order, choice = await load.place(cart), random.random()
-                if choice < 0.4:
+                if choice < 0.5:
                     await load.pay(placed_order)
-                elif choice < 0.7:
+                elif choice < 0.8:
                     # Some holds have already ended.
                     await load.call("POST", f"/orders/{placed_order['order_id']}/cancel")
+                if choice < 0.1 and (await load.end(placed_order["order_id"]))["status"] == "FULFILLED":
+                    await load.call("POST", f"/orders/{placed_order['order_id']}/refund", {"restock": True})
+                    load.ledger.refunds.add(placed_order["order_id"])
 
         async def staff() -> None:
             while time.monotonic() < end:
+                product = random.choice(products)
                 await load.call("PATCH", f"/products/{product}", {"price_minor": random.randint(1000, 2000)})
                 move = {"delta": 1, "reason": f"counted {uuid4().hex}"}
                 await load.call("POST", f"/products/{product}/stock", move)
                 load.ledger.moves.add(move["reason"])
 
         await asyncio.gather(*(shopper() for _ in range(shoppers)), staff(), staff())
+    for name in ("api2", "worker2"):
+        await stage.stop(name)
     async with stage.resources() as resources:
         # A connection reports its deadlocks when it ends.
         others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
@@ -544,7 +558,9 @@ SCENARIOS = {
     "points": Scenario("API: kill -9 at each point of checkout and webhook", points, {"names": COMMITS}, {}),
     "stripe": Scenario("Stripe: refuses, hangs, fails, garbles, is gone", stripe, {"seconds": 0.5}, {"seconds": 5}),
     "crowd": Scenario("one product for 100 units, all buyers at once", crowd, None, {"buyers": 20_000}),
-    "hot": Scenario("one product: carts filled, sold, expired, edited at once", hot, {"seconds": 5}, {"seconds": 120}),
+    "hot": Scenario(
+        "three products: carts filled, sold, expired, refunded, edited at once", hot, {"seconds": 5}, {"seconds": 120}
+    ),
     "duplicates": Scenario("webhooks: each several times, shuffled", duplicates, FEW, MANY),
     "overload": Scenario(
         "requests: three times what can be done", overload, {"seconds": 15, "calm": 1}, {"seconds": 120}

@@ -53,7 +53,7 @@ class Stage:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.ports = {name: free_port() for name in (*SERVERS, "standin", "api", "metrics")}
+        self.ports = {name: free_port() for name in (*SERVERS, "standin", "api", "api2", "metrics")}
         self.api = f"http://127.0.0.1:{self.ports['api']}"
         self.standin = f"http://127.0.0.1:{self.ports['standin']}"
         self.settings = SETTINGS | {"STRIPE_API_BASE": self.standin}
@@ -93,6 +93,14 @@ class Stage:
     async def revive(self, name: str) -> None:
         """Start a killed process again, as a supervisor would."""
         await self._in_thread(self._revive, name)
+
+    async def start_another(self, name: str) -> None:
+        """Start one more process, `api2` or `worker2`, which runs until `stop` or the end."""
+        await self._in_thread(self._start, name)
+
+    async def stop(self, name: str) -> None:
+        """Stop a process that `start_another` started."""
+        await self._in_thread(self._running.pop(name).close)
 
     async def restart(self, name: str, **settings: str) -> None:
         """Kill a process and start it again, with some settings changed."""
@@ -159,7 +167,9 @@ class Stage:
         command = {
             "standin": ("standin", "--port", self.ports["standin"], *events),
             "api": ("serve", "--port", self.ports["api"]),
+            "api2": ("serve", "--port", self.ports["api2"]),
             "worker": ("worker",),
+            "worker2": ("worker",),
         }[name]
         environ = {name: value for name, value in os.environ.items() if name.lower() not in Settings.model_fields}
         process: subprocess.Popen[bytes] = spawn(

@@ -164,7 +164,7 @@ MUTANTS = [
         LOCK_LINES,
         "ORDER BY id\nFOR NO KEY UPDATE",
         "FOR NO KEY UPDATE",
-        locks("transitions"),
+        at("sql/test_headers", "test_locks[transitions/lock_products]"),
     ),
     Mutant(
         "reserve: locked products",
@@ -176,8 +176,8 @@ MUTANTS = [
     Mutant(
         "reserve: the ledger",
         RESERVE,
-        "    FROM line, total\n),\n\nitem AS (",
-        "    FROM line, total\n    WHERE false\n),\n\nitem AS (",
+        "    FROM line, reserved_total\n),\n\nitem AS (",
+        "    FROM line, reserved_total\n    WHERE false\n),\n\nitem AS (",
         at("shop/test_races", "test_two_concurrent_checkouts_sell_the_last_unit_once"),
     ),
     Mutant(

@@ -42,8 +42,11 @@ class Scene:
     async def create_cart(self) -> UUID:
         cart_id = uuid4()
         await cart.CREATE_CART.run(on(self.resources.pool), cart_id=cart_id)
+        pool = on(self.resources.pool)
         for product_id in (self.product_id, *self.more_ids):
-            await cart.SET_LINE.run(on(self.resources.pool), cart_id=cart_id, product_id=product_id, quantity=1)
+            # Gives the cart its currency.
+            assert await cart.OPEN_FOR_PRODUCT.one_or_none(pool, cart_id=cart_id, product_id=product_id)
+            await cart.SET_LINE.run(pool, cart_id=cart_id, product_id=product_id, quantity=1)
         return cart_id
 
     async def create_order(self) -> UUID:

@@ -84,7 +84,8 @@ def reduced_response(body: bytes) -> bytes:
 
 def _reduced(value: Any, members: Members, *, nulls: bool = False) -> Any:
     if isinstance(value, list):
-        return [_reduced(element, members, nulls=nulls) for element in value]
+        # None of the members that stay is a list of plain values.
+        return [_reduced(element, members, nulls=nulls) for element in value if isinstance(element, dict)]
     if not isinstance(value, dict):
         return value
     reduced = {name: _reduced(value[name], inner, nulls=nulls) for name, inner in members.items() if name in value}

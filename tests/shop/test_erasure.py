@@ -309,6 +309,14 @@ async def test_what_applying_an_event_reads_stays(
     assert read - allowed - {"data.object.url"} == set(), "service/shop/personal_data.py, EVENT"
 
 
+def test_members_of_an_unknown_form_do_not_stay() -> None:
+    forms = [[CANARY], [[CANARY]], {"name": CANARY}, [{"name": CANARY}]]
+    for name in personal_data.EVENT["data"]["object"]:
+        for form in forms:
+            event = {"id": "evt_1", "email": CANARY, "data": {"object": {name: form}}}
+            assert CANARY not in str(personal_data.reduced_event(event)), (name, form)
+
+
 def paths_of(members: personal_data.Members, at: str = "") -> Iterator[str]:
     for name, inner in members.items():
         yield f"{at}{name}"

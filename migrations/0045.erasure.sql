@@ -56,7 +56,7 @@ BEGIN
         UPDATE (cause, note)
     ON order_events TO commerce_eraser;
     GRANT SELECT (order_id, stripe_payment_intent_id) ON refunds, unmatched_payments TO commerce_eraser;
-    GRANT SELECT (id, order_id, payload), UPDATE (payload) ON stripe_events TO commerce_eraser;
+    GRANT SELECT (id, order_id, outcome, payload), UPDATE (payload) ON stripe_events TO commerce_eraser;
     GRANT SELECT (id, order_id, answer), UPDATE (answer) ON idempotency_keys TO commerce_eraser;
 END
 $$;

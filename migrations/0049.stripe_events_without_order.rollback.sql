@@ -3,4 +3,4 @@
 SET lock_timeout = '10min';
 SET statement_timeout = '1h';
 
-DROP INDEX CONCURRENTLY IF EXISTS stripe_events_without_order;
+DROP INDEX CONCURRENTLY IF EXISTS stripe_events_by_person;

@@ -1,5 +1,5 @@
--- Events without an order, by what they name: an order, a payment, an e-mail address.
--- They may hold a customer's data all the same, for example when Stripe reports a refund before its payment.
+-- Events by what they name: an order, a payment, an e-mail address. Not those that paid their order, which has the
+-- address then. Others have no order, or one that never got the address: its customer did not pay, or paid too late.
 --
 -- depends: 0047.idempotency_keys_by_order
 -- transactional: false
@@ -12,11 +12,11 @@ SET lock_timeout = '10min';
 SET statement_timeout = '1h';
 
 -- A killed run leaves an invalid index behind.
-DROP INDEX CONCURRENTLY IF EXISTS stripe_events_without_order;
+DROP INDEX CONCURRENTLY IF EXISTS stripe_events_by_person;
 
 -- This runs outside a transaction, and the index has just been dropped.
 -- squawk-ignore ban-concurrent-index-creation-in-transaction, prefer-robust-stmts
-CREATE INDEX CONCURRENTLY stripe_events_without_order ON stripe_events USING gin ((ARRAY[
+CREATE INDEX CONCURRENTLY stripe_events_by_person ON stripe_events USING gin ((ARRAY[
     payload #>> '{data,object,metadata,order_id}',
     payload #>> '{data,object,client_reference_id}',
     payload #>> '{data,object,payment_intent}',
@@ -24,7 +24,11 @@ CREATE INDEX CONCURRENTLY stripe_events_without_order ON stripe_events USING gin
     lower(payload #>> '{data,object,customer_email}'),
     lower(payload #>> '{data,object,billing_details,email}'),
     lower(payload #>> '{data,object,receipt_email}')
-])) WHERE order_id IS NULL;
+]))
+WHERE
+order_id IS NULL
+OR outcome IS DISTINCT FROM 'applied'
+OR payload #>> '{data,object,payment_status}' IS DISTINCT FROM 'paid';
 
 -- Statistics would copy addresses.
-ALTER INDEX stripe_events_without_order ALTER COLUMN 1 SET STATISTICS 0;
+ALTER INDEX stripe_events_by_person ALTER COLUMN 1 SET STATISTICS 0;

@@ -120,8 +120,8 @@ def _erase(options: argparse.Namespace) -> int:
 
     try:
         erasure = asyncio.run(run())
-    except Pending:
-        print("The order awaits its payment: cancel it, or wait until its hold has ended.", file=sys.stderr)
+    except Pending as pending:
+        print(f"Order {pending} awaits its payment: cancel it, or wait until its hold has ended.", file=sys.stderr)
         return 2
     if not erasure.order_ids and not any(erasure.rows.values()):
         print("Nothing found: there is no such order.", file=sys.stderr)

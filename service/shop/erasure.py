@@ -67,7 +67,7 @@ class Erasure:
 
 
 class Pending(Exception):
-    """The order awaits its payment, whose session and e-mail address are still needed."""
+    """The order with this id awaits its payment, whose session is still needed."""
 
 
 class DryRun(Exception):
@@ -79,6 +79,7 @@ class DryRun(Exception):
 
 
 FIND_BY_DIGEST = statement("erasure/find_by_digest", UUID)
+FIND_BY_EVENTS = statement("erasure/find_by_events", UUID)
 LIST_WITHOUT_DIGEST = statement("erasure/list_without_digest", StoredEmail)
 FIND_BY_NUMBER = statement("erasure/find_by_number", UUID)
 LOCK_ORDERS = statement("erasure/lock_orders", OrderToErase)
@@ -111,8 +112,8 @@ async def erase(pool: Pool, subject: str | int | UUID, *, dry_run: bool = False)
 
 async def _erase(tx: Connection, subject: str | int | UUID) -> Erasure:
     orders = await LOCK_ORDERS.all(tx, order_ids=await _find(tx, subject))
-    if any(order.status == "PENDING_PAYMENT" for order in orders):
-        raise Pending
+    if pending := [order.id for order in orders if order.status == "PENDING_PAYMENT"]:
+        raise Pending(pending[0])
     order_ids = [order.id for order in orders]
     emails = {personal_data.lower_email(order.email) for order in orders if order.email}
     if isinstance(subject, str):
@@ -151,5 +152,6 @@ async def _find(tx: Connection, subject: str | int | UUID) -> list[UUID]:
     digest = personal_data.email_digest(subject)
     return [
         *await FIND_BY_DIGEST.all(tx, email_digest=digest),
+        *await FIND_BY_EVENTS.all(tx, lower_email=personal_data.lower_email(subject)),
         *(order.id for order in await LIST_WITHOUT_DIGEST.all(tx) if personal_data.email_digest(order.email) == digest),
     ]

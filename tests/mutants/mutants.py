@@ -955,8 +955,8 @@ MUTANTS = [
             (
                 "no pending order",
                 "service/shop/erasure.py",
-                'if any(order.status == "PENDING_PAYMENT" for order in orders):',
-                "if False:",
+                'if pending := [order.id for order in orders if order.status == "PENDING_PAYMENT"]:',
+                "if pending := [order.id for order in orders if False]:",
                 "shop/test_erasure::test_a_late_payment_brings_no_address_back",
             ),
             (

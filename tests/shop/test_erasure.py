@@ -451,6 +451,32 @@ async def test_events_without_an_order_are_reduced_by_what_they_name(
     assert [name for (name,) in await database.fetch(whole)] == ["another customer"]
 
 
+async def test_orders_that_were_not_paid_are_found_by_their_events(
+    shop: Shop, stripe: StripeStandin, resources: Resources, database: asyncpg.Connection, eraser: Pool
+) -> None:
+    """One session expired after the customer had typed the address; one payment came too late and is refunded."""
+    product = await shop.create_product(stock=2)
+    expired, refunded = [await shop.checked_out_cart((product["id"], 1)) for _ in range(2)]
+    session = stripe.expire_session(expired["payment"]["stripe_session_id"])
+    await deliver(shop, event_about(session, "checkout.session.expired"))
+    await shop.call("POST", f"/orders/{refunded['order_id']}/cancel", 200)
+    await shop.call("POST", f"/products/{product['id']}/stock", 200, {"delta": -2, "reason": "broken"})
+    session = stripe.session(refunded["payment"]["stripe_session_id"])
+    session["status"] = "open"
+    late = event_about(stripe.pay(session["id"], email=EMAIL), COMPLETED)
+    assert await deliver(shop, late) == "late_money_refunded"
+    assert await database.fetchval("SELECT count(email) FROM orders") == 0
+
+    erasure = await erase(eraser, EMAIL)
+
+    assert {*erasure.order_ids} == {UUID(expired["order_id"]), UUID(refunded["order_id"])}
+    assert await places(database, CANARY) == set()
+    await deliver(shop, {**late, "id": "evt_again"})
+    assert await places(database, CANARY) == set()
+    await refunds.settle(resources, UUID(refunded["order_id"]))
+    await assert_ledgers_agree(resources, stripe)
+
+
 # Finding the order
 
 
@@ -525,7 +551,7 @@ async def test_a_refusal_is_one_sentence_and_changes_nothing(
         (own, str(UUID(int=404)), 1, nobody),
         (own, "nobody@example.com", 1, nobody),
         (own, "nobody", 2, "must be an order's id or number, or an e-mail address"),
-        (own, pending, 2, "The order awaits its payment"),
+        (own, pending, 2, f"Order {pending} awaits its payment"),
         # As commerce_app, which has no right to it.
         (environ, paid, 2, "permission denied"),
     ]

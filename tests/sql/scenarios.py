@@ -136,6 +136,9 @@ INSERT INTO stripe_events (id, type, payload, order_id, outcome, handled_at)
 VALUES
     ('evt_4', 'charge.refunded', '{{}}', '{FULFILLED}', 'applied', now()),
     ('evt_3', 'charge.refunded', '{{}}', '{FULFILLED}', 'applied', now());
+INSERT INTO stripe_events (id, type, payload, order_id, outcome, handled_at)
+SELECT 'evt_' || id, 'x', '{{"data": {{"object": {{"customer_email": "{EMAIL}"}}}}}}', id, 'applied', now()
+FROM orders WHERE id IN ('{REORDERED}', '{REORDER}');
 INSERT INTO idempotency_keys (id, request_digest, created_at)
 VALUES
     (sha256('new'), sha256('body'), now() + interval '1 day'),
@@ -264,6 +267,7 @@ SCENARIOS = {
     ),
     "erasure/erase_columns": does(run([PAID, FULFILLED]), predecessor=([FULFILLED, PAID],)),
     "erasure/find_by_digest": does(run(DIGEST), none=run(NEW_KEY)),
+    "erasure/find_by_events": does(run(EMAIL), none=run("nobody@example.com")),
     "erasure/find_by_number": does(run(1), none=run(404)),
     "erasure/list_payment_intents": does(run([PAID, FULFILLED]), none=run([PENDING])),
     "erasure/list_without_digest": does(run(), none=run(before="UPDATE orders SET email = NULL, email_digest = NULL")),

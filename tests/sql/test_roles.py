@@ -142,7 +142,7 @@ ALLOWED["eraser"] = dict.fromkeys(ALLOWED["app"], NOTHING) | {
     },
     "refunds": {"SELECT": "order_id stripe_payment_intent_id"},
     "unmatched_payments": {"SELECT": "order_id stripe_payment_intent_id"},
-    "stripe_events": {"SELECT": "id order_id payload", "UPDATE": "payload"},
+    "stripe_events": {"SELECT": "id order_id outcome payload", "UPDATE": "payload"},
     "idempotency_keys": {"SELECT": "id order_id answer", "UPDATE": "answer"},
 }
 YOYOS = ("_yoyo_log", "_yoyo_migration", "_yoyo_version", "yoyo_lock")

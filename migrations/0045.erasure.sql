@@ -2,7 +2,7 @@
 -- An order is found by the SHA-256 of its e-mail address. Code writes it from now on; 0046 fills it for old rows.
 -- The hash of the client's address goes as soon as the order is no longer pending.
 --
--- depends: 0038.texts_and_limits_valid
+-- depends: 0042.refunds_open
 -- phase: expand
 -- lock: ACCESS EXCLUSIVE on orders, briefly, no row is read; SHARE UPDATE EXCLUSIVE on orders, briefly
 -- undo: drops the hashes and when orders were erased; readers see personal data again

@@ -95,19 +95,26 @@ def _seed(options: argparse.Namespace) -> int:
 
 
 def _audit(options: argparse.Namespace) -> int:
-    from service.shop.audit import Violation, audit
+    from service.infra.claims import LEASE_SECONDS, claimed
+    from service.shop import audit
 
-    async def check() -> dict[str, list[Violation]]:
-        # More time than a request has: the audit reads whole tables.
-        async with aclosing(Pool(Settings.load(), "commerce-audit", statement_seconds=300, read_only=True)) as pool:
-            return await audit(pool)
+    async def check() -> audit.Report:
+        # Read-only too: a standby can be audited, as commerce_readonly.
+        async with aclosing(Pool(Settings.load(), "commerce-audit", read_only=True)) as pool:
+            if options.read_only:
+                return audit.Report(await audit.audit(pool))
+            async with claimed(pool, "audit", wait_seconds=2 * LEASE_SECONDS) as is_ours:
+                if not is_ours:
+                    raise ShopError("busy", "Another process is auditing.")
+                return await (audit.check_all(pool) if options.full else audit.check_changes(pool))
 
     report = asyncio.run(check())
-    for rule, violations in report.items():
-        print(f"{rule}: {len(violations) or 'ok'}")
+    for rule, violations in report.violations.items():
+        print(f"{rule}: {report.failures.get(rule) or len(violations) or 'ok'}")
         for violation in violations:
             print(f"  {violation.subject}: {violation.detail}")
-    return 1 if any(report.values()) else 0
+    # A violation comes first: who reads it has to act.
+    return 1 if any(report.violations.values()) else 2 if report.failures else 0
 
 
 def _erase(options: argparse.Namespace) -> int:
@@ -236,7 +243,11 @@ def _parser() -> argparse.ArgumentParser:
     migrate.add_argument("--undo", action="store_true", help="undo the newest migration instead, and lose its data")
     seed = command("seed", _seed, "Load demo products into an empty catalogue.")
     seed.add_argument("--products", type=_positive, default=300, metavar="N", help="how many (default 300)")
-    command("audit", _audit, "Check the rules of money and stock; exit status 1 when one is violated.")
+    audit = command("audit", _audit, "Check the rules of money and stock; exit status 1 when one is violated.")
+    audit.add_argument("--full", action="store_true", help="check everything, not only what has changed; takes long")
+    audit.add_argument(
+        "--read-only", action="store_true", help="check everything, also on a standby, and store nothing"
+    )
     erase = command("erase", _erase, "Erase the personal data of an order, or of all orders of an e-mail address.")
     erase.add_argument("subject", type=_subject, metavar="ORDER|EMAIL", help="an order's id or number, or an address")
     erase.add_argument("--dry-run", action="store_true", help="only show what would be erased")

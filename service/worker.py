@@ -13,7 +13,7 @@ import orjson
 from arq.worker import Function, Worker, func
 
 from service.errors import ShopError
-from service.infra import health, logs, metrics
+from service.infra import claims, health, logs, metrics
 from service.infra.logs import cause
 from service.infra.metrics import REPAIRED
 from service.infra.queue import QUEUE, open_redis
@@ -33,10 +33,15 @@ logger = logging.getLogger(__name__)
 
 
 class PeriodicTask(NamedTuple):
-    """Work that is repeated; `seconds` between two runs."""
+    """Work that is repeated; `seconds` between two runs.
+
+    With `alone`, one worker at a time runs it. `show` then exports its stored results in every worker.
+    """
 
     seconds: Callable[[Settings], float]
     run: Callable[[Resources], Awaitable[object]]
+    alone: bool = False
+    show: Callable[[Resources], Awaitable[object]] | None = None
 
 
 # By their names in Redis. A job is for one order.
@@ -52,9 +57,13 @@ JOBS: dict[str, Callable[[Resources, UUID], Awaitable[object]]] = {
 # Loops of our own instead of arq's cron jobs, because they must run without Redis. `health` knows them by these names.
 PERIODIC_TASKS: dict[str, PeriodicTask] = {
     "sweep": PeriodicTask(lambda settings: settings.sweep_seconds, sweep.sweep),
-    "reconcile": PeriodicTask(lambda settings: settings.reconcile_seconds, reconcile.reconcile),
-    # Seldom, because it reads whole tables.
-    "audit": PeriodicTask(lambda settings: 300, lambda resources: audit.audit(resources.pool)),
+    "reconcile": PeriodicTask(lambda settings: settings.reconcile_seconds, reconcile.reconcile, alone=True),
+    "audit": PeriodicTask(
+        lambda settings: audit.SECONDS,
+        lambda resources: audit.check_changes(resources.pool),
+        alone=True,
+        show=lambda resources: audit.export_results(resources.pool),
+    ),
     "delete_expired": PeriodicTask(lambda settings: 600, retention.delete_expired),
 }
 
@@ -83,7 +92,7 @@ async def work(settings: Settings, stopping: asyncio.Event) -> None:
         ]
         for name, task in PERIODIC_TASKS.items():
             seconds = task.seconds(settings)
-            once = partial(_run_task, resources, name, task, seconds + LATE_SECONDS)
+            once = partial(_run_task, resources, name, task, seconds)
             loops.append(asyncio.create_task(_repeat(name, once, seconds, stopping)))
         logger.info("worker started")
         try:
@@ -96,11 +105,25 @@ async def work(settings: Settings, stopping: asyncio.Event) -> None:
     logger.info("worker stopped")
 
 
-async def _run_task(resources: Resources, name: str, task: PeriodicTask, due_seconds: float) -> None:
-    """Run a task once, then record its heartbeat. A failed run records none."""
+async def _run_task(resources: Resources, name: str, task: PeriodicTask, seconds: float) -> None:
+    """Run a task once, then record its heartbeat. A failed run records none, nor does one that another worker has."""
+    if not task.alone:
+        await _run_once(resources, name, task, seconds)
+        return
+    try:
+        # Less than the interval, so that a worker whose clock ticks a little early does not skip a run.
+        async with claims.claimed(resources.pool, name, pause_seconds=0.9 * seconds) as is_ours:
+            if is_ours:
+                await _run_once(resources, name, task, seconds)
+    finally:
+        if task.show:
+            await task.show(resources)
+
+
+async def _run_once(resources: Resources, name: str, task: PeriodicTask, seconds: float) -> None:
     await task.run(resources)
     REPAIRED.labels(name).set_to_current_time()
-    await health.record_heartbeat(resources, name, due_seconds)
+    await health.record_heartbeat(resources, name, seconds + LATE_SECONDS)
 
 
 async def _repeat(name: str, run: Callable[[], Awaitable[object]], seconds: float, stopping: asyncio.Event) -> None:

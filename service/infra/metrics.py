@@ -54,10 +54,17 @@ REPAIRED = Gauge(
 )
 AUDIT = Gauge(
     "audit_violations",
-    "Violations that an audit query found; 0 is good",
+    "Known violations of an audit rule; 0 is good",
     ["query"],
     multiprocess_mode="mostrecent",
 )
+AUDIT_PASSES = Gauge(
+    "audit_pass_timestamp_seconds",
+    "Unix time up to which an audit rule has checked all changes, or at which it has checked everything (full)",
+    ["query", "pass"],
+    multiprocess_mode="mostrecent",
+)
+AUDIT_FAILURES = Counter("audit_failures_total", "Runs in which an audit rule failed or ran out of time", ["query"])
 
 
 logger = logging.getLogger(__name__)

@@ -1,11 +1,12 @@
 -- audit/nothing_is_overdue: no pending order is 120 s past its hold; no paid order and no event waits for 120 s.
+-- No refund is open for a day.
 -- While Stripe is unreachable, pending orders past their hold are expected here.
 --
--- callers  service.shop.audit.audit
+-- callers  service.shop.audit.export_results, service.shop.audit._rules, service.shop.audit.check_sessions
 -- returns  many by subject; none = all is well
 -- locks    none
 -- waits    none
--- index    orders_by_status, payments_one_per_order, stripe_events_due
+-- index    orders_by_status, payments_one_per_order, stripe_events_due, refunds_open
 -- rows     0..1000 by LIMIT, usually 0
 -- guards   none
 SELECT
@@ -33,5 +34,11 @@ SELECT
     type || ', received at ' || received_at AS detail
 FROM stripe_events
 WHERE next_attempt_at IS NOT NULL AND received_at < now() - interval '120 seconds'
+UNION ALL
+SELECT
+    'refund ' || id AS subject,
+    status || ' since ' || created_at || ', of order ' || order_id AS detail
+FROM refunds
+WHERE status IN ('REQUESTED', 'PENDING') AND created_at < now() - interval '1 day'
 ORDER BY subject
 LIMIT 1000;

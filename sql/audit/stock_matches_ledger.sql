@@ -1,25 +1,37 @@
--- audit/stock_matches_ledger: every product's stock is the sum of its ledger.
+-- audit/stock_matches_ledger: the stock of each of these products is the sum of its ledger.
+-- The sum is the balance, which the audit has added up before, and the movements since its position.
 --
--- callers  service.shop.audit.audit
--- returns  many by id; none = all is well
+-- callers  service.shop.audit.export_results, service.shop.audit._rules, service.shop.audit.check_sessions
+-- param    $1 product_ids bigint[]
+-- returns  many by subject; none = all is well
 -- locks    none
 -- waits    none
--- index    none; reads whole tables
--- rows     0..1000 by LIMIT, usually 0
+-- index    products_pkey, audit_balances_pkey, audit_positions_pkey, stock_movements_by_product
+-- rows     0..n, usually 0
 -- guards   none
-WITH ledger AS MATERIALIZED (
+WITH ledger AS (
     SELECT
-        product_id,
-        sum(delta) AS units
-    FROM stock_movements
-    GROUP BY product_id
+        products.id,
+        products.stock,
+        coalesce(audit_balances.units, 0) + (
+            SELECT coalesce(sum(stock_movements.delta), 0)
+            FROM stock_movements
+            WHERE
+                stock_movements.product_id = products.id
+                AND stock_movements.id > coalesce((
+                    SELECT audit_positions.position
+                    FROM audit_positions
+                    WHERE audit_positions.rule = 'audit/stock_matches_ledger' AND audit_positions.source = 'balances'
+                ), 0)
+        ) AS units
+    FROM products
+    LEFT JOIN audit_balances ON products.id = audit_balances.product_id
+    WHERE products.id = any($1)
 )
 
 SELECT
-    'product ' || products.id AS subject,
-    'stock ' || products.stock || ', ledger ' || coalesce(ledger.units, 0) AS detail
-FROM products
-LEFT JOIN ledger ON products.id = ledger.product_id
-WHERE products.stock <> coalesce(ledger.units, 0)
-ORDER BY products.id
-LIMIT 1000;
+    'product ' || id AS subject,
+    'stock ' || stock || ', ledger ' || units AS detail
+FROM ledger
+WHERE stock <> units
+ORDER BY subject;

@@ -1,8 +1,9 @@
--- reconcile/move_position: record how far Stripe's list of events was read.
--- The position never goes back, because several workers may read the list at once.
+-- reconcile/move_position: record how far a list of Stripe's was read.
+-- The position never goes back: a worker that lost its claim may still write an older one.
 --
--- callers  service.shop.reconcile.fetch_events
--- param    $1 reached_at timestamptz
+-- callers  service.shop.reconcile._move_position
+-- param    $1 list text
+-- param    $2 reached_at timestamptz
 -- returns  none
 -- locks    reconcile_positions NO KEY UPDATE; to commit
 -- waits    on reconcile_positions for another worker that moves it; 55P03 after lock_timeout -> busy
@@ -10,5 +11,5 @@
 -- rows     0..1
 -- guards   none
 UPDATE reconcile_positions
-SET reached_at = $1
-WHERE list = 'events' AND reached_at < $1;
+SET reached_at = $2
+WHERE list = $1 AND reached_at < $2;

@@ -50,6 +50,8 @@ LATE_ATTEMPT = at("shop/test_checkout", "test_a_refusal_of_an_older_attempt_does
 OLDER_ATTEMPT = at("shop/test_checkout", "test_a_conclusion_about_an_older_attempt_changes_nothing")
 CANCELLED_MEANWHILE = at("shop/test_checkout", "test_an_order_cancelled_during_session_creation_leaves_no_open_session")
 CLAIM = at("sql/test_constraints", "test_a_claim_skips_locked_rows")
+NEWER_FIRST = at("shop/test_audit", "test_a_row_that_is_committed_after_a_newer_one_is_not_missed")
+KNOWN = at("shop/test_audit", "test_a_violation_stays_known_until_it_is_gone")
 BROKEN_OFF = at("shop/test_reconcile", "test_a_list_of_events_that_breaks_off_is_fetched_again")
 FORGOTTEN = at("shop/test_idempotency", "test_a_stored_checkout_is_forgotten_once_its_order_is_cancelled")
 HOLDS = at("sql/test_constraints", "test_a_transition_locks_its_cart_order_and_payment")
@@ -58,6 +60,8 @@ RESERVE = "sql/checkout/reserve.sql"
 MARK_PAID, MARK_CANCELLED = "sql/transitions/mark_paid.sql", "sql/transitions/mark_cancelled.sql"
 RETURN, RETAKE = "sql/transitions/return_stock.sql", "sql/settlement/retake_stock.sql"
 CLAIM_SESSION, START_ATTEMPT = "sql/payment_session/claim_session.sql", "sql/payment_session/start_attempt.sql"
+AUDIT = "service/shop/audit.py"
+KNOWN_FORGOTTEN = "        for batch in _batches([] and sorted(_id"
 MOVE_POSITION = "sql/reconcile/move_position.sql"
 ATTACH = "sql/payment_session/attach_session.sql"
 CATALOG, CARTS, ORDERS, STOCK, EVENTS, KEYS, CAPTURED, AMOUNTS = (
@@ -579,18 +583,70 @@ MUTANTS = [
     Mutant(
         "reconcile: the paid session of two",
         "service/shop/reconcile.py",
-        'session if session.payment_status == "paid" else page.get(order_id, session)',
+        'session if session.payment_status == "paid" else by_order.get(order_id, session)',
         "session",
         at("shop/test_reconcile", "test_the_paid_session_of_an_order_counts_beside_unpaid_ones"),
     ),
     Mutant(
         "events: from where the last list ended",
         "service/shop/reconcile.py",
-        "int(position.reached_at.timestamp())",
-        "int(position.asked_at.timestamp())",
+        'since = await _read_position(resources, "events") - OVERLAP_SECONDS',
+        "since = int(time.time())",
         BROKEN_OFF,
     ),
-    Mutant("events: the position never goes back", MOVE_POSITION, " AND reached_at < $1", "", BROKEN_OFF),
+    Mutant("events: the position never goes back", MOVE_POSITION, " AND reached_at < $2", "", BROKEN_OFF),
+    Mutant(
+        "reconcile: captured here is paid at Stripe",
+        "sql/audit/captured_is_paid_at_stripe.sql",
+        "WHEN NOT listed.order_is_paid THEN payments.status IN ('SUCCEEDED', 'REFUND_PENDING', 'REFUNDED')",
+        "WHEN NOT listed.order_is_paid THEN false",
+        at("shop/test_reconcile", "test_an_order_paid_by_an_event_of_another_account_is_a_difference"),
+    ),
+    Mutant(
+        "reconcile: paid at Stripe is captured here",
+        "service/shop/reconcile.py",
+        "    await _compare(resources, sessions, by_order)\n",
+        "",
+        at("shop/test_reconcile", "test_a_session_that_is_paid_at_stripe_and_not_here_is_a_difference"),
+    ),
+    # Audit
+    Mutant("audit: older transactions end first", AUDIT, "now.oldest >= started.next", "True", NEWER_FIRST),
+    Mutant(
+        "audit: positions stay while one runs",
+        AUDIT,
+        "return Changes(ends, False)",
+        "return Changes(ends, True)",
+        at("shop/test_audit", "test_positions_stay_while_an_older_transaction_runs"),
+    ),
+    Mutant(
+        "audit: refunds of the last minute again",
+        AUDIT,
+        "ends.at - REFUND_MARGIN - EPOCH",
+        "ends.at - EPOCH",
+        at("shop/test_audit", "test_a_changed_refund_is_checked"),
+    ),
+    Mutant("audit: a violation stays known", AUDIT, "        for batch in _batches(sorted(_id", KNOWN_FORGOTTEN, KNOWN),
+    Mutant(
+        "audit: a failing rule stops no other",
+        AUDIT,
+        "        except Exception as error:\n            AUDIT_FAILURES",
+        "        except KeyError as error:\n            AUDIT_FAILURES",
+        at("shop/test_audit", "test_a_rule_that_fails_stops_no_other"),
+    ),
+    Mutant(
+        "audit: balances move once",
+        "sql/audit_state/fold_balances.sql",
+        " AND EXISTS (SELECT FROM step)",
+        "",
+        at("shop/test_audit", "test_movements_are_added_to_balances_once"),
+    ),
+    Mutant(
+        "claim: one run at a time",
+        "sql/health/claim_task.sql",
+        "coalesce(claimed_until, '-infinity') < now()",
+        "true",
+        at("shop/test_audit", "test_one_run_at_a_time_has_a_task"),
+    ),
     Mutant(
         "events: an unstorable event stops no other",
         "service/shop/reconcile.py",

@@ -19,7 +19,7 @@ from service.shop import expiry, reconcile, sweep
 from tests.client import Shop, eventually
 from tests.database import end_hold, make_everything_due
 from tests.queries import on
-from tests.stripe_events import deliver, last_event
+from tests.stripe_events import deliver, end_sessions, last_event
 from tests.stripe_ledger import assert_ledgers_agree
 
 CREATE = {"method": "POST", "path": "/v1/checkout/session[s]"}
@@ -252,6 +252,7 @@ async def test_an_order_waits_for_stripe_until_ten_minutes_after_its_session_end
     stripe.set_faults([])
     if sold:
         await shop.call("POST", f"/products/{product['id']}/stock", 200, {"delta": -1, "reason": "broken"})
+    end_sessions(stripe)
     assert await reconcile.reconcile(resources) == 1
     await sweep.sweep(resources)
     await make_everything_due(database)

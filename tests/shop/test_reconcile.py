@@ -1,5 +1,7 @@
 """Reconciliation: the service learns from Stripe's lists what webhooks did not report."""
 
+import time
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -10,9 +12,10 @@ from service.infra.resources import Resources
 from service.infra.stripe import StripeUnknown
 from service.infra.transactions import run_transaction
 from service.shop import fulfilment, reconcile, sweep, transitions
+from service.shop.audit import STRIPE_RULE
 from tests.client import Shop
 from tests.queries import on
-from tests.stripe_events import deliver, last_event, make_event
+from tests.stripe_events import deliver, end_sessions, last_event, make_event
 from tests.stripe_ledger import assert_ledgers_agree
 
 COMPLETED = "checkout.session.completed"
@@ -68,6 +71,8 @@ async def test_reconcile_reads_all_pages_and_goes_past_failures(
         f"ALTER TABLE orders ADD CHECK (id <> '{orders[4]['order_id']}' OR status <> 'PAID') NOT VALID"
     )
 
+    end_sessions(stripe)
+
     assert await reconcile.reconcile(resources) == 4
 
     statuses = [(await shop.get_order(placed_order["order_id"]))["status"] for placed_order in (*orders, unpaid)]
@@ -90,6 +95,7 @@ async def test_the_paid_session_of_an_order_counts_beside_unpaid_ones(
     stripe.sessions._objects[:] = sessions
     stripe.sessions._positions.update({each["id"]: position for position, each in enumerate(sessions)})
 
+    end_sessions(stripe)
     assert await reconcile.reconcile(resources) == 1
     assert (await shop.get_order(placed_order["order_id"]))["status"] == "PAID"
 
@@ -102,8 +108,113 @@ async def test_unreadable_sessions_of_others_on_the_account_are_skipped(
     # Stripe's `status` of a session can be null.
     stripe.sessions.save({**session, "id": "cs_foreign", "status": None, "metadata": {}})
 
+    end_sessions(stripe)
     assert await reconcile.settle_sessions(resources) == 1
     assert (await shop.get_order(placed_order["order_id"]))["status"] == "PAID"
+
+
+# What a run costs
+
+
+async def test_a_run_costs_what_is_new(
+    shop: Shop,
+    resources: Resources,
+    stripe: StripeStandin,
+    database: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A thousand purchases take at most 30 calls of Stripe, at most 5 a second; the next run takes two."""
+    placed = await shop.checked_out_cart()
+    session = stripe.session(placed["payment"]["stripe_session_id"])
+    await database.execute("UPDATE reconcile_positions SET reached_at = now() - interval '2 hours'")
+    start = stripe.now() - 7000
+    session["created"] = start
+    for number in range(1000):
+        paid = {**session, "id": f"cs_{number}", "status": "complete", "payment_status": "paid"}
+        paid |= {"payment_intent": f"pi_{number}", "metadata": {"order_id": str(UUID(int=number))}}
+        stripe.sessions.save({**paid, "created": start + number})
+        stripe.events.save({**make_event(COMPLETED, paid), "created": stripe.now() - 1000 + number})
+    calls: list[str] = []
+    call = resources.stripe._reply
+
+    async def counted(method: str, path: str, parameters: dict[str, Any]) -> dict[str, Any]:
+        calls.append(path)
+        return await call(method, path, parameters)
+
+    monkeypatch.setattr(resources.stripe, "_reply", counted)
+    begun = time.monotonic()
+
+    await reconcile.reconcile(resources)
+
+    assert 20 <= len(calls) <= 30
+    assert len(calls) / 5 - 1 < time.monotonic() - begun
+    calls.clear()
+    await reconcile.reconcile(resources)
+    assert calls == ["events", "checkout/sessions"]
+
+
+# Captured here and paid at Stripe
+
+
+async def differences(resources: Resources, database: asyncpg.Connection) -> list[str]:
+    """The sessions that differ from our payments, after another run."""
+    await reconcile.reconcile(resources)
+    return [
+        row["subject"]
+        for row in await database.fetch("SELECT subject FROM audit_violations WHERE rule = $1", STRIPE_RULE)
+    ]
+
+
+async def test_an_order_paid_by_an_event_of_another_account_is_a_difference(
+    shop: Shop, stripe: StripeStandin, resources: Resources, database: asyncpg.Connection
+) -> None:
+    """As if the event had not been refused: it names our order, and a session that is not ours. Nothing was paid."""
+    paid, forged = [await shop.checked_out_cart() for _ in range(2)]
+    stripe.pay(paid["payment"]["stripe_session_id"])
+    session = stripe.session(forged["payment"]["stripe_session_id"])
+    other = {**session, "id": "cs_of_another_account", "status": "complete", "payment_status": "paid"}
+    await deliver(shop, make_event(COMPLETED, {**other, "payment_intent": "pi_of_another_account"}))
+    await shop.wait_for_order(forged["order_id"], "PAID", "SUCCEEDED")
+    stripe.expire_session(session["id"])
+
+    end_sessions(stripe)
+
+    assert await differences(resources, database) == [f"session {session['id']}"]
+    # It stays known, and is checked again.
+    assert await differences(resources, database) == [f"session {session['id']}"]
+    await database.execute("UPDATE payments SET status = 'EXPIRED' WHERE order_id = $1", UUID(forged["order_id"]))
+    assert await differences(resources, database) == []
+
+
+async def test_a_session_that_is_paid_at_stripe_and_not_here_is_a_difference(
+    shop: Shop, stripe: StripeStandin, resources: Resources, database: asyncpg.Connection
+) -> None:
+    """The payment cannot be recorded, so the difference stays until it can."""
+    placed = await shop.checked_out_cart()
+    session = stripe.pay(placed["payment"]["stripe_session_id"])
+    await database.execute("ALTER TABLE orders ADD CONSTRAINT orders_check CHECK (status <> 'PAID') NOT VALID")
+    end_sessions(stripe)
+
+    assert await differences(resources, database) == [f"session {session['id']}"]
+
+    await database.execute("ALTER TABLE orders DROP CONSTRAINT orders_check")
+    assert await differences(resources, database) == []
+    assert (await shop.get_order(placed["order_id"]))["payment"]["status"] == "SUCCEEDED"
+
+
+async def test_an_order_that_its_second_session_paid_is_no_difference(
+    shop: Shop, stripe: StripeStandin, resources: Resources, database: asyncpg.Connection
+) -> None:
+    """Only the first session, which expired, is listed in this run. The second one is retrieved."""
+    placed = await shop.checked_out_cart()
+    session = stripe.pay(placed["payment"]["stripe_session_id"])
+    unpaid = {**session, "id": "cs_first", "status": "expired", "payment_status": "unpaid", "payment_intent": None}
+    await deliver(shop, make_event(COMPLETED, session))
+    await shop.wait_for_order(placed["order_id"], "PAID", "SUCCEEDED")
+    stripe.sessions._objects[:] = [{**unpaid, "created": stripe.now() - 7200}, session]
+    stripe.sessions._positions.update({"cs_first": 0, session["id"]: 1})
+
+    assert await differences(resources, database) == []
 
 
 # Events
@@ -167,6 +278,7 @@ async def test_sessions_are_settled_though_the_api_key_may_not_read_events(
     placed_order = await shop.checked_out_cart()
     stripe.pay(placed_order["payment"]["stripe_session_id"])
     stripe.set_faults([{"action": "status", "status": 403, "path": "/v1/events"}])
+    end_sessions(stripe)
 
     with pytest.raises(StripeUnknown):
         await reconcile.reconcile(resources)
@@ -205,12 +317,12 @@ async def test_a_list_of_events_that_breaks_off_is_fetched_again(
     shop: Shop, stripe: StripeStandin, resources: Resources, database: asyncpg.Connection
 ) -> None:
     """The second page of the list fails: the stored position stays, and the list is fetched again from there."""
-    position = "SELECT reached_at FROM reconcile_positions"
+    position = "SELECT reached_at FROM reconcile_positions WHERE list = 'events'"
     # All workers were down for two hours.
-    await database.execute("UPDATE reconcile_positions SET reached_at = now() - interval '2 hours'")
+    await database.execute("UPDATE reconcile_positions SET reached_at = now() - interval '40 minutes'")
     before = await database.fetchval(position)
     for number in range(150):
-        stripe.events.save({**make_event("charge.refunded", {"id": f"ch_{number}"}), "created": stripe.now() - 5400})
+        stripe.events.save({**make_event("charge.refunded", {"id": f"ch_{number}"}), "created": stripe.now() - 1800})
     stripe.set_faults([{"action": "delay", "path": "/v1/events", "times": 1}, {"action": "drop", "path": "/v1/events"}])
 
     with pytest.raises(StripeUnknown):
@@ -224,5 +336,5 @@ async def test_a_list_of_events_that_breaks_off_is_fetched_again(
     assert after > before
 
     # A slower worker, which began earlier, does not move the position back.
-    await run_transaction(resources.pool, lambda tx: reconcile.MOVE_POSITION.run(tx, reached_at=before))
+    await run_transaction(resources.pool, lambda tx: reconcile.MOVE_POSITION.run(tx, list="events", reached_at=before))
     assert await database.fetchval(position) == after

@@ -18,7 +18,7 @@ from service.shop import fulfilment, reconcile, refunds, retention, sweep, webho
 from tests.client import Shop
 from tests.database import make_everything_due, wait_for_blocked
 from tests.queries import on
-from tests.stripe_events import Event, deliver, last_event, make_event
+from tests.stripe_events import Event, deliver, end_sessions, last_event, make_event
 from tests.stripe_ledger import assert_ledgers_agree
 
 COMPLETED = "checkout.session.completed"
@@ -282,6 +282,7 @@ async def test_a_refund_whose_failure_stripe_replays_is_made_with_a_new_key(
     product = await shop.create_product(stock=1)
     order_id, _ = await create_late_payment(shop, stripe, (product["id"], 1))
     await remove_stock(shop, product, 1)
+    end_sessions(stripe)
     await reconcile.reconcile(resources)
     fault = {"action": "status", "method": "POST", "path": "/v1/refunds", "times": 1, "status": 500, "stored": True}
     stripe.set_faults([fault])

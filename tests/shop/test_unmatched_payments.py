@@ -15,7 +15,7 @@ from service.shop import expiry, reconcile, refunds, sweep
 from service.shop.audit import audit
 from tests.client import Shop
 from tests.database import end_hold, make_everything_due
-from tests.stripe_events import deliver, last_event
+from tests.stripe_events import deliver, end_sessions, last_event
 from tests.stripe_ledger import assert_ledgers_agree
 
 COMPLETED = "checkout.session.completed"
@@ -96,6 +96,7 @@ async def by_its_job(
 async def by_the_list(
     shop: Shop, stripe: StripeStandin, resources: Resources, database: asyncpg.Connection, placed_order: dict[str, Any]
 ) -> None:
+    end_sessions(stripe)
     assert await reconcile.settle_sessions(resources) == 1
 
 

@@ -178,11 +178,25 @@ def tables(products: int) -> list[dict[str, str]]:
                     'pi_' || id AS stripe_payment_intent_id,
                     50 AS amount_minor,
                     CASE WHEN number % 3 = 0 THEN 'late_money' ELSE 'staff' END AS cause,
+                    created_at,
+                    created_at AS updated_at,
                     CASE WHEN number % 20000 = 0 THEN 'REQUESTED' ELSE 'SUCCEEDED' END AS status,
                     CASE WHEN number % 20000 > 0 THEN 're_' || number END AS stripe_refund_id,
                     CASE WHEN number % 20000 = 0 THEN now() + interval '1 hour' END AS next_attempt_at
                 FROM orders
                 WHERE number > 10 AND number % 20 = 0""",
+            "audit_balances": """
+                SELECT
+                    id AS product_id,
+                    stock AS units
+                FROM products
+                WHERE id > 10""",
+            "audit_violations": f"""
+                SELECT
+                    'audit/rule_' || n % 10 AS rule,
+                    'order ' || n AS subject,
+                    'wrong' AS detail
+                FROM generate_series(1, {max(products // 1000, 10)}) AS n""",
             # One in a hundred is still to be refunded.
             "unmatched_payments": """
                 SELECT

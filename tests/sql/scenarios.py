@@ -139,6 +139,11 @@ VALUES
 INSERT INTO stripe_events (id, type, payload, order_id, outcome, handled_at)
 SELECT 'evt_' || id, 'x', '{{"data": {{"object": {{"customer_email": "{EMAIL}"}}}}}}', id, 'applied', now()
 FROM orders WHERE id IN ('{REORDERED}', '{REORDER}');
+INSERT INTO audit_violations (rule, subject, detail)
+VALUES ('audit/x', 'order 2', 'wrong'), ('audit/x', 'order 1', 'wrong');
+INSERT INTO audit_passes (rule) VALUES ('audit/x');
+INSERT INTO audit_balances (product_id, units) SELECT id, 0 FROM products ORDER BY id DESC;
+UPDATE worker_heartbeats SET claimed_by = '{NEW}' WHERE loop = 'audit';
 INSERT INTO idempotency_keys (id, request_digest, created_at)
 VALUES
     (sha256('new'), sha256('body'), now() + interval '1 day'),
@@ -185,21 +190,74 @@ LONG_AGO, SOON = datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=U
 KEY, NEW_KEY, BODY = (hashlib.sha256(text).digest() for text in (b"new", b"unused", b"body"))
 CLIENT = BODY[:16]
 DIGEST = hashlib.sha256(EMAIL.encode()).digest()
+STOCK_RULE = "audit/stock_matches_ledger"
 
 SCENARIOS = {
-    "audit/cart_lines_have_products": does(
-        run(before=f"UPDATE cart_items SET product_id = {NO_PRODUCT} - product_id"), none=run()
+    "audit/captured_is_paid_at_stripe": does(
+        run([PAID, PENDING, PENDING], ["cs_1", "cs_2", "cs_3"], ["pi_x", "pi_x", None], [True, True, False]),
+        run([PAID], ["cs_1"], [None], [False]),
+        none=run([PAID, PAID, PENDING], ["cs_1", "cs_2", "cs_3"], [f"pi_{PAID}", None, None], [True, False, False]),
     ),
-    "audit/history_is_legal": does(run(before="DELETE FROM order_events"), none=run()),
+    "audit/cart_lines_have_products": does(
+        run([PAID, OPEN], before=f"UPDATE cart_items SET product_id = {NO_PRODUCT} - product_id"), none=run([PAID])
+    ),
+    "audit/carts_match_orders": does(
+        run([PAID, PENDING], before="UPDATE carts SET status = 'OPEN'"), none=run([PAID, CANCELLED])
+    ),
+    "audit/history_is_legal": does(run([PENDING, PAID], before="DELETE FROM order_events"), none=run([PENDING, PAID])),
     "audit/nothing_is_overdue": does(
         run(before="UPDATE orders SET expires_at = '2000-01-01', paid_at = paid_at - interval '1 month'"), none=run()
     ),
-    "audit/payment_fits_order": does(run(before="UPDATE payments SET currency = 'CHF'"), none=run()),
-    "audit/stock_matches_ledger": does(run(before="UPDATE products SET stock = stock + 1"), none=run()),
+    "audit/order_lines_add_up": does(
+        run([PENDING, PAID], before="UPDATE orders SET total_minor = total_minor + 1"), none=run([PENDING, PAID])
+    ),
+    "audit/payment_fits_order": does(
+        run([PAID, LATE], before="UPDATE payments SET currency = 'CHF'"), none=run([PAID, LATE])
+    ),
+    "audit/stock_matches_ledger": does(
+        run([TENT, LAMP], before="UPDATE products SET stock = stock + 1"), none=run([TENT, LAMP])
+    ),
     "audit/unmatched_payments_are_refunded": does(
         run(), none=run(before="UPDATE unmatched_payments SET next_attempt_at = NULL")
     ),
-    "audit/units_add_up": does(run(before="DELETE FROM stock_movements"), none=run()),
+    "audit/units_add_up": does(run([PENDING, PAID], before="DELETE FROM stock_movements"), none=run([PENDING, PAID])),
+    "audit_state/fold_balances": does(run(0, 2), run(0, 4, before="DELETE FROM audit_balances"), none=run(1, 2)),
+    "audit_state/list_carts": does(run(PENDING), none=run(UUID(int=2**128 - 1))),
+    "audit_state/list_carts_by_events": does(run(0, 5), none=run(LAST, LAST)),
+    "audit_state/list_orders": does(run(0), none=run(LAST)),
+    "audit_state/list_orders_by_events": does(run(0, 5), none=run(LAST, LAST)),
+    "audit_state/list_orders_by_movements": does(run(0, 10), none=run(LAST, LAST)),
+    "audit_state/list_orders_by_refunds": does(
+        run(SOON, before=f"UPDATE refunds SET updated_at = '2200-01-01' WHERE order_id IN ('{LATE}', '{PAID}')"),
+        none=run(SOON),
+    ),
+    "audit_state/list_products": does(run(0), none=run(LAST)),
+    "audit_state/list_products_by_movements": does(run(0, 10), none=run(LAST, LAST)),
+    "audit_state/list_results": does(run(["audit/x", "audit/y"]), none=run([])),
+    "audit_state/list_violations": does(run("audit/x"), none=run("audit/y")),
+    "audit_state/move_position": does(
+        run("audit/x", "order_events", 0, 1),
+        run(STOCK_RULE, "balances", 0, 1),
+        none=run(STOCK_RULE, "balances", 1, 2),
+    ),
+    "audit_state/read_ends": does(run()),
+    "audit_state/read_position": does(run(STOCK_RULE, "balances"), run("audit/x", "order_events")),
+    "audit_state/read_transactions": does(run()),
+    "audit_state/record_pass": does(
+        run("audit/x", SOON, True),
+        run("audit/y", SOON, False),
+    ),
+    "audit_state/set_balances": does(
+        run([TENT, LAMP], [5, 5], 0),
+        run([TENT, LAMP], [5, 5], 0, before="DELETE FROM audit_balances"),
+        none=run([TENT], [5], 1),
+    ),
+    "audit_state/store_violations": does(
+        run("audit/x", ["order 1"], ["order 1"], ["new"]),
+        run("audit/x", None, ["order 1"], ["new"]),
+        none=run("audit/y", ["order 1"], [], []),
+    ),
+    "audit_state/sum_ledger": does(run(0, 0, MUG, LAST), none=run(LAST, LAST, LAST, LAST)),
     "cart/add_line": does(
         run(OPEN, MUG, 1),
         run(OPEN, TENT, 1),
@@ -287,6 +345,8 @@ SCENARIOS = {
         run(KEY, BODY, PENDING, 201, None, b"{}"),
         none=run(KEY, BODY, None, 201, None, b"{}", before="UPDATE idempotency_keys SET status = 200, answer = ''"),
     ),
+    "health/claim_task": does(run("sweep", NEW, 60.0, 5.0), none=run("nothing", NEW, 60.0, 5.0)),
+    "health/release_task": does(run("audit", NEW), none=run("sweep", NEW)),
     "health/record_heartbeat": does(run("sweep", 5.0), none=run("nothing", 5.0)),
     "health/is_migrated": does(run(migration_names(), index_names())),
     "health/list_timely_loops": does(
@@ -358,9 +418,12 @@ SCENARIOS = {
     ),
     "webhooks/store_event": does(run("evt_x", "x", "{}", "{}", PENDING), none=run("evt_1", "x", "{}", "{}", None)),
     "reconcile/find_missed_events": does(run(["evt_1", "evt_x", "evt_y"]), none=run(["evt_1"])),
+    "reconcile/find_other_sessions": does(
+        run([PAID, FULFILLED, LATE], [f"cs_{PAID}", "cs_1"]), none=run([PENDING], ["cs_1"])
+    ),
     "reconcile/find_unsettled": does(run([PENDING, CANCELLED, PAID]), none=run([PAID, NEW])),
-    "reconcile/move_position": does(run(SOON), none=run(LONG_AGO)),
-    "reconcile/read_position": does(run()),
+    "reconcile/move_position": does(run("events", SOON), none=run("events", LONG_AGO)),
+    "reconcile/read_position": does(run("events")),
     "refunds/add_refund": does(
         run(NEW, PAID, f"pi_{PAID}", 50, "staff", False, 0.0),
         none=run(NEW, LATE, f"pi_{LATE}", 50, "late_money", False, 0.0),

@@ -287,7 +287,7 @@ async def test_returns(name: str, runner: asyncpg.Connection) -> None:
     if not (await runner.prepare(sql(name))).get_attributes():
         expected = "none"
     elif max(counts) > 1:
-        order = re.search(r"^ORDER BY\s+(.+?)(?=\nLIMIT|\nFOR |\Z)", body(name), re.MULTILINE | re.DOTALL)
+        order = re.search(r"^ORDER BY\s+(.+?)(?=\n(?:LIMIT|FETCH|FOR )|\Z)", body(name), re.MULTILINE | re.DOTALL)
         expected = f"many by {re.sub(r'[a-z_]+[.]', '', ' '.join(order[1].split()))}" if order else "many in no order"
     else:
         assert set(counts) == {1}, "a run under `does` returns rows"

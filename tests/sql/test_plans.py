@@ -66,7 +66,9 @@ async def test_index(name: str, catalogue: asyncpg.Connection) -> None:
     plan = await nodes(catalogue, name)
     used = [node["Index Name"] for node in plan if "Index Name" in node]
     used += [arbiter for node in plan for arbiter in node.get("Conflict Arbiter Indexes", [])]
-    whole = [node["Relation Name"] for node in plan if node["Node Type"] == "Seq Scan"]
+    scanned = [node["Relation Name"] for node in plan if node["Node Type"] == "Seq Scan"]
+    # A sequence has one row.
+    whole = [relation for relation in scanned if not relation.endswith("_id_seq")]
     if value_of(name, "index") == WHOLE:
         scans = [node for node in plan if "Relation Name" in node and "Operation" not in node]
         assert any("Index Cond" not in scan for scan in scans), f"sql/{name}.sql reads no whole table"
@@ -118,8 +120,7 @@ async def test_plan_is_the_committed_one(name: str, catalogue: asyncpg.Connectio
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(plan)
     assert file.exists(), f"{name} has no committed plan: run `make plans`, and review what it writes"
-    # An audit's order of joins depends on ANALYZE's random sample.
-    if same_major and not name.startswith("audit/"):
+    if same_major:
         committed = file.read_text()
         difference = difflib.unified_diff(committed.splitlines(), plan.splitlines(), "committed", "now", lineterm="")
         assert plan == committed, "the plan has changed; `make plans` renews it:\n" + "\n".join(difference)
@@ -212,8 +213,8 @@ async def test_the_statements_of_a_purchase_exist() -> None:
 async def test_a_statement_costs_at_a_million_what_it_costs_at_a_thousand(
     name: str, catalogue: asyncpg.Connection, small_catalogue: asyncpg.Connection
 ) -> None:
-    if name.startswith("audit/"):
-        return  # The audit reads whole tables.
+    if name in ("audit/nothing_is_overdue", "audit/unmatched_payments_are_refunded"):
+        return  # They read all that is pending or due.
     # An index over a thousand times as many rows is one or two pages deeper. The number of rows read stays the same.
     factor, pages = (1.2, 3) if name in PURCHASE else (1.5, 10)
     for run in SCENARIOS[name].does:

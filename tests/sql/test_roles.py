@@ -61,6 +61,7 @@ ALLOWED = {
         },
         "reconcile_positions": NOTHING,
         "worker_heartbeats": READ,
+        **dict.fromkeys(("audit_positions", "audit_balances", "audit_violations", "audit_passes"), NOTHING),
         "idempotency_keys": {
             **READ,
             "INSERT": "id request_digest order_id status location answer",
@@ -108,7 +109,11 @@ ALLOWED = {
             "DELETE": ALL,
         },
         "reconcile_positions": {**READ, "UPDATE": "reached_at"},
-        "worker_heartbeats": {**READ, "UPDATE": "beat_at due_at"},
+        "worker_heartbeats": {**READ, "UPDATE": "beat_at due_at claimed_by claimed_at claimed_until"},
+        "audit_positions": {**READ, "INSERT": "rule source position", "UPDATE": "position"},
+        "audit_balances": {**READ, "INSERT": "product_id units", "UPDATE": "units"},
+        "audit_violations": {**READ, "INSERT": "rule subject detail", "DELETE": ALL},
+        "audit_passes": {**READ, "INSERT": "rule changes_at full_at", "UPDATE": "changes_at full_at"},
         "idempotency_keys": {"SELECT": "id created_at", "UPDATE": "created_at", "DELETE": ALL},
     },
 }
@@ -188,13 +193,16 @@ FORBIDDEN = [
 OWNERS = {"migrations/lock_migrations"}
 WORKERS = {
     "fulfilment/mark_fulfilled",
+    "health/claim_task",
     "health/record_heartbeat",
+    "health/release_task",
     "webhooks/finish_event",
     "webhooks/read_event",
     "refunds/fail_refund",
     "refunds/record_refund",
     "refunds/settle_unmatched",
     *files("audit"),
+    *files("audit_state"),
     *files("reconcile"),
     *files("sweep"),
     *files("retention"),
@@ -226,7 +234,11 @@ ERASERS = set(files("erasure"))
 RUNS = {
     "app": set(files()) - OWNERS - WORKERS - ERASERS,
     "worker": set(files()) - OWNERS - APPS - ERASERS,
-    "readonly": set(files("audit")),
+    # `audit --read-only`.
+    "readonly": {
+        *files("audit"),
+        *(f"audit_state/list_{what}" for what in ("carts", "orders", "products")),
+    },
     "eraser": {*ERASERS, "transitions/add_note"},
 }
 

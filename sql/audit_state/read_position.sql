@@ -1,0 +1,12 @@
+-- audit_state/read_position: how far a rule has read a source.
+--
+-- callers  service.shop.audit._check_source, service.shop.audit._fold_balances, service.shop.audit._set_balances
+-- param    $1 rule text
+-- param    $2 source text
+-- returns  one
+-- locks    none
+-- waits    none
+-- index    audit_positions_pkey
+-- rows     1
+-- guards   none
+SELECT coalesce((SELECT position FROM audit_positions WHERE rule = $1 AND source = $2), 0) AS position;

@@ -17,6 +17,10 @@ PERSONAL = {
 }
 
 NOT_PERSONAL = {
+    "audit_passes": "rule",
+    "audit_positions": "rule source",
+    # Ids, amounts and states.
+    "audit_violations": "detail rule subject",
     "carts": "currency status",
     "categories": "name slug",
     # Hashes of the request, for a day; the path of an order.

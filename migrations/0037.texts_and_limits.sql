@@ -48,3 +48,5 @@ BEGIN
     END IF;
 END
 $$;
+
+COMMENT ON COLUMN carts.replaced_by IS 'The new cart of its lines, once a late payment gave it its order''s; else null';

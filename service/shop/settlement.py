@@ -71,12 +71,15 @@ async def _apply_paid_session(tx: Connection, after: AfterCommit, order: LockedO
     intent = session.payment_intent
     if order.captured and (intent is None or order.stripe_payment_intent_id in (None, intent)):
         return "unchanged"
-    if intent is not None and await refunds.find_order(tx, intent) not in (None, order.id):
+    if intent is None:
+        # Without its payment intent it could never be refunded.
+        return "mismatch"
+    if await refunds.find_order(tx, intent) not in (None, order.id):
         # The payment has already paid another order.
         return "mismatch"
     if (session.amount_total, session.currency) != (order.total_minor, order.currency):
         return "mismatch"
-    if order.captured and intent is not None:
+    if order.captured:
         # Two sessions of one order were paid. We never leave two open, but account for every captured payment.
         if await refunds.add_late_payment(tx, after, order, payment_intent=intent, amount_minor=order.total_minor):
             await transitions.add_note(tx, order, "paid a second time: the second payment is refunded")

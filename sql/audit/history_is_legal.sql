@@ -7,7 +7,7 @@
 -- returns  many by subject, detail; none = all is well
 -- locks    none
 -- waits    none
--- index    orders_pkey, order_events_by_order
+-- index    orders_pkey, order_events_pkey
 -- rows     0..n, usually 0
 -- guards   none
 WITH step AS (

@@ -6,7 +6,7 @@
 -- returns  many by subject; none = all is well
 -- locks    none
 -- waits    none
--- index    products_pkey, audit_balances_pkey, audit_positions_pkey, stock_movements_by_product
+-- index    products_pkey, audit_balances_pkey, audit_positions_pkey, stock_movements_pkey
 -- rows     0..n, usually 0
 -- guards   none
 WITH ledger AS (

@@ -7,7 +7,7 @@
 -- returns  one or none; none = another process has moved the position
 -- locks    audit_positions NO KEY UPDATE; audit_balances NO KEY UPDATE in no order; new audit_balances; to commit
 -- waits    on audit_positions, audit_balances for another audit; 55P03 after lock_timeout -> busy
--- index    audit_positions_pkey, stock_movements_pkey, audit_balances_pkey
+-- index    audit_positions_pkey, stock_movements_position, audit_balances_pkey
 -- rows     0..1
 -- guards   none
 WITH step AS (

@@ -7,7 +7,7 @@
 -- returns  many in no order; none = no event has such an id
 -- locks    none
 -- waits    none
--- index    order_events_pkey, orders_pkey
+-- index    order_events_position, orders_pkey
 -- rows     0..1000 by service.shop.audit.WINDOW
 -- guards   none
 SELECT DISTINCT cart_id

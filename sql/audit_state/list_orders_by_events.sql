@@ -6,7 +6,7 @@
 -- returns  many in no order; none = no event has such an id
 -- locks    none
 -- waits    none
--- index    order_events_pkey
+-- index    order_events_position
 -- rows     0..1000 by service.shop.audit.WINDOW
 -- guards   none
 SELECT DISTINCT order_id

@@ -6,7 +6,7 @@
 -- returns  many in no order; none = no movement of an order has such an id
 -- locks    none
 -- waits    none
--- index    stock_movements_pkey
+-- index    stock_movements_position
 -- rows     0..1000 by service.shop.audit.WINDOW
 -- guards   none
 SELECT DISTINCT order_id

@@ -9,7 +9,7 @@
 -- returns  many by product_id; none = there is no other movement
 -- locks    none
 -- waits    none
--- index    stock_movements_by_product
+-- index    stock_movements_pkey
 -- rows     0..n, usually 200
 -- guards   none
 SELECT

@@ -8,7 +8,7 @@
 -- locks    orders NO KEY UPDATE; payments, order_events NO KEY UPDATE in no order; to commit
 -- waits    on payments for a request that claims one; 55P03 after lock_timeout -> busy; erasure/lock_orders has locked
 --          the orders
--- index    orders_pkey, payments_one_per_order, order_events_by_order
+-- index    orders_pkey, payments_one_per_order, order_events_pkey
 -- rows     1
 -- guards   none
 WITH erased_order AS (

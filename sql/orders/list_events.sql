@@ -5,7 +5,7 @@
 -- returns  many by id; none = no such order
 -- locks    none
 -- waits    none
--- index    order_events_by_order
+-- index    order_events_pkey
 -- rows     0..n, usually 3
 -- guards   none
 SELECT

@@ -1,4 +1,5 @@
 -- payment_session/attach_session: store the Stripe session of a pending order; returns what its checkout answers.
+-- Its parameters are deleted, because an attached session is never created again.
 --
 -- callers  service.shop.payment_session.attach
 -- param    $1 order_id uuid
@@ -26,6 +27,7 @@ UPDATE payments
 SET
     stripe_session_id = $2,
     checkout_url = $3,
+    session_parameters = NULL,
     claimed_until = NULL,
     updated_at = now()
 FROM pending_order

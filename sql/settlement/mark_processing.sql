@@ -17,6 +17,7 @@ WITH payment AS (
         status = 'PROCESSING',
         stripe_session_id = $2,
         checkout_url = NULL,
+        session_parameters = NULL,
         claimed_until = NULL,
         updated_at = now()
     WHERE order_id = $1 AND status = 'INITIATED'

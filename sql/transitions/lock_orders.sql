@@ -5,7 +5,7 @@
 -- callers  service.shop.transitions.lock_all
 -- param    $1 order_ids uuid[]
 -- returns  many by id; none = no such orders
--- locks    carts, orders, payments NO KEY UPDATE by id; to commit
+-- locks    carts, orders NO KEY UPDATE by id; payments NO KEY UPDATE by order_id; to commit
 -- waits    on carts, orders, payments for transitions of the orders and edits of their carts; 55P03 after lock_timeout
 --          -> busy
 -- index    carts_pkey, orders_pkey, payments_one_per_order

@@ -34,6 +34,7 @@ payment AS (
     SET
         status = $3,
         checkout_url = NULL,
+        session_parameters = NULL,
         claimed_until = NULL,
         updated_at = now()
     FROM cancelled_order

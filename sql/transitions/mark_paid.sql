@@ -42,6 +42,7 @@ payment AS (
         stripe_session_id = $4,
         stripe_payment_intent_id = $5,
         checkout_url = NULL,
+        session_parameters = NULL,
         claimed_until = NULL,
         updated_at = now()
     FROM paid_order

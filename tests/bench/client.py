@@ -89,14 +89,16 @@ class Customers:
     stripe: Http
     fulfilled: Fulfilled
     products: int
+    lines: int = 1
     count: int = 0
 
     async def place(self) -> Any:
-        """Create a cart with a line and check it out; the checkout's answer."""
+        """Create a cart, fill it and check it out; the checkout's answer."""
         self.count += 1
-        product = 1 + self.count * 7919 % self.products
         cart = orjson.loads(await self.api.call("POST", "/carts", 201))["id"]
-        await self.api.call("POST", f"/carts/{cart}/items", 200, b'{"product_id": %d, "quantity": 1}' % product)
+        for line in range(self.lines):
+            product = 1 + (self.count * 7919 + line * 104_729) % self.products
+            await self.api.call("POST", f"/carts/{cart}/items", 200, b'{"product_id": %d, "quantity": 1}' % product)
         return orjson.loads(await self.api.call("POST", f"/carts/{cart}/checkout", 201))
 
     async def purchase(self) -> None:

@@ -8,7 +8,13 @@ import psycopg
 
 # Scrambled like real ids: consecutive ones would be too easy for the indexes. Exact in Lua's doubles to three million.
 CART_ID = "(lpad(to_hex(mod(n * 2654435761, 4294967296)), 8, '0') || lpad(to_hex(n), 24, '0'))::uuid"
-ORDER_ID, ORDER_CART_ID = "md5('order ' || n)::uuid", "md5('cart ' || n)::uuid"
+# Past orders have ids of version 7, a millisecond apart, as if drawn when they were placed.
+FIRST_MILLISECOND = 1_700_000_000_000
+VERSION_7 = (
+    f"(lpad(to_hex({FIRST_MILLISECOND} + n), 12, '0') || '7' || left(md5('{{0}} ' || n), 3)"
+    " || '8' || substr(md5('{0} ' || n), 4, 15))::uuid"
+)
+ORDER_ID, ORDER_CART_ID = VERSION_7.format("order"), VERSION_7.format("cart")
 PRICE_MINOR = 2450
 
 PRODUCTS = """
@@ -36,32 +42,35 @@ INSERT INTO cart_items (cart_id, product_id, quantity)
 SELECT id, 1 + mod(n * 7919, %(products)s::bigint), 1 FROM numbered
 """
 
-# Placed a minute ago, each with one unit of a product and the session of its number; pending or fulfilled.
+# Placed a minute ago, each with one unit of each of its products and the session of its number; pending or fulfilled.
 ORDERS = f"""
 WITH numbered AS MATERIALIZED (
-    SELECT n, {ORDER_ID} AS id, {ORDER_CART_ID} AS cart_id, 1 + mod(n * 7919, %(products)s::bigint) AS product_id
+    SELECT n, {ORDER_ID} AS id, {ORDER_CART_ID} AS cart_id
     FROM generate_series(%(first)s::bigint, %(first)s::bigint + %(count)s - 1) AS n
+), bought AS MATERIALIZED (
+    SELECT n, id, cart_id, 1 + mod(n * 7919 + number * 104729, %(products)s::bigint) AS product_id
+    FROM numbered CROSS JOIN generate_series(0, %(lines)s - 1) AS number
 ), cart AS (
     INSERT INTO carts (id, status, currency) SELECT cart_id, 'CHECKED_OUT', 'EUR' FROM numbered
 ), line AS (
-    INSERT INTO cart_items (cart_id, product_id, quantity) SELECT cart_id, product_id, 1 FROM numbered
+    INSERT INTO cart_items (cart_id, product_id, quantity) SELECT cart_id, product_id, 1 FROM bought
 ), new_order AS (
     INSERT INTO orders (
         id, cart_id, status, total_minor, currency, created_at, expires_at, next_attempt_at, paid_at, fulfilled_at
     )
     SELECT
         id, cart_id, CASE WHEN %(done)s THEN 'FULFILLED' ELSE 'PENDING_PAYMENT' END,
-        %(price)s, 'EUR', now() - interval '1 minute', now() + make_interval(secs => %(expires)s),
+        %(price)s * %(lines)s, 'EUR', now() - interval '1 minute', now() + make_interval(secs => %(expires)s),
         CASE WHEN NOT %(done)s THEN now() + make_interval(secs => %(expires)s) END,
         CASE WHEN %(done)s THEN now() END, CASE WHEN %(done)s THEN now() END
     FROM numbered
     ORDER BY n
 ), item AS (
     INSERT INTO order_items (order_id, product_id, name, quantity, unit_price_minor)
-    SELECT id, product_id, 'Halden Storm-Proof Trekking Tent, Forest ' || product_id, 1, %(price)s FROM numbered
+    SELECT id, product_id, 'Halden Storm-Proof Trekking Tent, Forest ' || product_id, 1, %(price)s FROM bought
 ), movement AS (
     INSERT INTO stock_movements (product_id, delta, reason, order_id, hold)
-    SELECT product_id, -1, 'hold', id, 1 FROM numbered
+    SELECT product_id, -1, 'hold', id, 1 FROM bought
 ), history AS (
     INSERT INTO order_events (order_id, from_status, to_status, cause)
     SELECT id, step.from_status, step.to_status, 'bench'
@@ -80,7 +89,7 @@ WITH numbered AS MATERIALIZED (
     WHERE %(done)s
 ), stock AS (
     UPDATE products SET stock = stock - units.count
-    FROM (SELECT product_id, count(*)::integer AS count FROM numbered GROUP BY product_id) AS units
+    FROM (SELECT product_id, count(*)::integer AS count FROM bought GROUP BY product_id) AS units
     WHERE products.id = units.product_id
 )
 INSERT INTO payments (
@@ -88,7 +97,8 @@ INSERT INTO payments (
     stripe_payment_intent_id, checkout_url
 )
 SELECT
-    gen_random_uuid(), id, CASE WHEN %(done)s THEN 'SUCCEEDED' ELSE 'INITIATED' END, %(price)s, 'EUR',
+    gen_random_uuid(), id, CASE WHEN %(done)s THEN 'SUCCEEDED' ELSE 'INITIATED' END,
+    %(price)s * %(lines)s, 'EUR',
     jsonb_build_object('mode', 'payment', 'client_reference_id', id, 'metadata', jsonb_build_object('order_id', id)),
     now() + interval '35 minutes', 'cs_test_bench_' || md5(n::text), CASE WHEN %(done)s THEN 'pi_' || md5(n::text) END,
     CASE WHEN NOT %(done)s THEN 'http://127.0.0.1/pay/' || n END
@@ -108,7 +118,8 @@ def session_id(number: int) -> str:
 
 def order_id(number: int) -> UUID:
     """The id of the order of this number."""
-    return UUID(md5(f"order {number}".encode()).hexdigest())
+    random = md5(f"order {number}".encode()).hexdigest()
+    return UUID(f"{FIRST_MILLISECOND + number:012x}7{random[:3]}8{random[3:18]}")
 
 
 @dataclass(slots=True)
@@ -131,11 +142,11 @@ class Tables:
         self.connection.execute(CARTS, {"first": first, "count": count, "products": 1 if hot else self.products})
         return first
 
-    def add_orders(self, count: int, *, expires: float = 1800, done: bool = False) -> int:
-        """Add orders of one unit each, pending for `expires` more seconds or fulfilled; the number of the first."""
+    def add_orders(self, count: int, *, expires: float = 1800, done: bool = False, lines: int = 1) -> int:
+        """Add orders, pending for `expires` more seconds or fulfilled; the number of the first."""
         first, self.orders = self.orders, self.orders + count
         parameters = {"first": first, "count": count, "products": self.products, "price": PRICE_MINOR}
-        self.connection.execute(ORDERS, parameters | {"expires": expires, "done": done})
+        self.connection.execute(ORDERS, parameters | {"expires": expires, "done": done, "lines": lines})
         return first
 
     def settle(self) -> None:

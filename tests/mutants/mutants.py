@@ -64,7 +64,7 @@ AUDIT = "service/shop/audit.py"
 KNOWN_FORGOTTEN = "        for batch in _batches([] and sorted(_id"
 MOVE_POSITION = "sql/reconcile/move_position.sql"
 ATTACH = "sql/payment_session/attach_session.sql"
-CATALOG, CARTS, ORDERS, STOCK, EVENTS, KEYS, CAPTURED, AMOUNTS = (
+CATALOG, CARTS, ORDERS, STOCK, EVENTS, KEYS, CAPTURED, PRIMARY_KEYS, STRICTER, AMOUNTS = (
     f"migrations/{name}.sql"
     for name in (
         "0001.catalog",
@@ -74,6 +74,8 @@ CATALOG, CARTS, ORDERS, STOCK, EVENTS, KEYS, CAPTURED, AMOUNTS = (
         "0005.stripe_events",
         "0006.idempotency_keys",
         "0019.captured_amounts",
+        "0024.keys",
+        "0026.stricter_rows",
         "0030.amounts_by_currency",
     )
 )
@@ -541,9 +543,16 @@ MUTANTS = [
     Mutant(
         "settle: a payment pays one order",
         "service/shop/settlement.py",
-        "if intent is not None and await refunds.find_order(tx, intent) not in (None, order.id):",
+        "if await refunds.find_order(tx, intent) not in (None, order.id):",
         "if False:",
         at("shop/test_settlement", "test_one_payment_does_not_pay_two_orders"),
+    ),
+    Mutant(
+        "settle: a payment without a payment intent",
+        "service/shop/settlement.py",
+        "if intent is None:\n        # Without its payment intent",
+        "if False:\n        # Without its payment intent",
+        at("shop/test_settlement", "test_an_event_that_does_not_match_is_stored_and_stripe_is_asked"),
     ),
     Mutant(
         "settle: captured once",
@@ -555,8 +564,8 @@ MUTANTS = [
     Mutant(
         "settle: paid twice",
         "service/shop/settlement.py",
-        "if order.captured and intent is not None:",
-        "if False:",
+        "    if order.captured:\n",
+        "    if False:\n",
         at("shop/test_refunds", "test_a_second_payment_of_an_order_is_refunded_though_a_refund_fails"),
     ),
     Mutant(
@@ -1100,6 +1109,8 @@ MUTANTS = [
             (KEYS, "idempotency_keys_answered_whole", "", ()),
             (ERASED, "orders_email_digest_form", "", ("orders_email_digest_form0", "orders_email_digest_form1")),
             (ERASED, "orders_erased_has_no_email", "", ()),
+            (STRICTER, "orders_unfinished_is_due", "\n    status", ()),
+            (STRICTER, "payments_captured_has_intent", "\n    status", ()),
         )
     ),
     *(
@@ -1110,10 +1121,16 @@ MUTANTS = [
             (STOCK, "stock_movements_once"),
         )
     ),
+    Mutant(
+        "payments_one_per_order",
+        PRIMARY_KEYS,
+        "PRIMARY KEY USING INDEX payments_new_key",
+        "PRIMARY KEY (order_id, id)",
+        refuses("payments_one_per_order"),
+    ),
     *(
         Mutant(name, ORDERS, f"    CONSTRAINT {name} UNIQUE ({column}),\n", "", refuses(name))
         for name, column in (
-            ("payments_one_per_order", "order_id"),
             ("payments_session_once", "stripe_session_id"),
             ("payments_payment_intent_once", "stripe_payment_intent_id"),
             ("refunds_stripe_refund_once", "stripe_refund_id"),

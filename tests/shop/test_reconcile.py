@@ -235,7 +235,9 @@ async def test_late_payments_and_refunds_of_old_sessions_are_found_in_the_list_o
     # As if the order had been cancelled before Stripe reported the payment in progress.
     cancelled_id = UUID(cancelled["order_id"])
     await database.execute(
-        "UPDATE payments SET status = 'INITIATED', stripe_session_id = NULL WHERE order_id = $1", cancelled_id
+        "UPDATE payments SET status = 'INITIATED', stripe_session_id = NULL, session_parameters = '{}'"
+        " WHERE order_id = $1",
+        cancelled_id,
     )
     async with resources.pool.acquire() as tx, tx.transaction():
         order = await transitions.lock(tx, cancelled_id)

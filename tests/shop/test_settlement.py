@@ -151,6 +151,7 @@ async def test_an_event_that_does_not_match_is_stored_and_stripe_is_asked(
     cases: list[tuple[dict[str, Any], str, str | None]] = [
         ({"amount_total": 1}, "mismatch", "applied"),
         ({"currency": "usd"}, "mismatch", "applied"),
+        ({"payment_intent": None}, "mismatch", "applied"),
         ({"metadata": {"order_id": str(uuid4())}}, "order_not_found", "applied"),
         ({"metadata": {"order_id": str(uuid4())}, "id": "cs_unknown"}, "order_not_found", "order_not_found"),
         ({"status": 7}, "unreadable", "applied"),

@@ -51,7 +51,8 @@ WHERE carts.id <> '{EMPTY}' AND products.id <> {MUG} AND (carts.id <> '{SINGLE}'
 
 -- Two orders have an e-mail address with its hash, two have one without.
 INSERT INTO orders (
-    id, cart_id, status, total_minor, currency, expires_at, paid_at, fulfilled_at, cancelled_at, email, email_digest
+    id, cart_id, status, total_minor, currency, expires_at, paid_at, fulfilled_at, cancelled_at, email, email_digest,
+    next_attempt_at
 )
 SELECT
     id::uuid,
@@ -64,7 +65,8 @@ SELECT
     CASE WHEN status = 'FULFILLED' THEN now() + interval '1 day' END,
     CASE WHEN status = 'CANCELLED' THEN now() END,
     CASE WHEN id IN ('{PAID}', '{FULFILLED}', '{CANCELLED}', '{LATE}') THEN '{EMAIL}' END,
-    CASE WHEN id IN ('{PAID}', '{FULFILLED}') THEN sha256('{EMAIL}') END
+    CASE WHEN id IN ('{PAID}', '{FULFILLED}') THEN sha256('{EMAIL}') END,
+    CASE WHEN status IN ('PENDING_PAYMENT', 'PAID') THEN now() END
 FROM (
     VALUES
     ('{REORDERED}', '{REORDER}', 'CANCELLED'),
@@ -76,7 +78,6 @@ FROM (
     ('{LATE}', '{LATE}', 'CANCELLED')
 ) AS new_order (id, cart_id, status);
 SELECT setval('orders_number_seq', 10);
-UPDATE orders SET next_attempt_at = now() WHERE status IN ('PENDING_PAYMENT', 'PAID');
 INSERT INTO order_items (order_id, product_id, name, quantity, unit_price_minor)
 SELECT orders.id, products.id, products.name, 1, products.price_minor FROM orders, products WHERE products.id <> {MUG};
 INSERT INTO stock_movements (product_id, delta, reason, order_id, hold)
@@ -95,7 +96,8 @@ SELECT
     'EUR',
     '{{"mode": "payment"}}',
     now()
-FROM orders;
+FROM orders
+ORDER BY id DESC;
 UPDATE payments SET
     status = CASE order_id WHEN '{LATE}' THEN 'REFUND_PENDING' ELSE 'SUCCEEDED' END,
     stripe_session_id = 'cs_' || order_id,
@@ -103,7 +105,7 @@ UPDATE payments SET
 WHERE order_id IN ('{PAID}', '{FULFILLED}', '{LATE}');
 
 INSERT INTO order_events (order_id, from_status, to_status, cause, note)
-SELECT id, NULL, 'PENDING_PAYMENT', 'x', 'x' FROM orders;
+SELECT id, NULL, 'PENDING_PAYMENT', 'x', 'x' FROM orders ORDER BY id DESC;
 INSERT INTO order_events (order_id, from_status, to_status, cause)
 SELECT id, 'PENDING_PAYMENT', CASE status WHEN 'FULFILLED' THEN 'PAID' ELSE status END, 'x'
 FROM orders WHERE status <> 'PENDING_PAYMENT';
@@ -342,7 +344,7 @@ SCENARIOS = {
     "idempotency/lock_key": does(run(7)),
     "idempotency/store_key": does(
         run(NEW_KEY, BODY, PENDING, 201, None, b"{}"),
-        run(KEY, BODY, PENDING, 201, None, b"{}"),
+        run(KEY, BODY, PENDING, 201, None, b"{}", before=f"UPDATE idempotency_keys SET order_id = '{PENDING}'"),
         none=run(KEY, BODY, None, 201, None, b"{}", before="UPDATE idempotency_keys SET status = 200, answer = ''"),
     ),
     "health/claim_task": does(run("sweep", NEW, 60.0, 5.0), none=run("nothing", NEW, 60.0, 5.0)),
@@ -459,7 +461,13 @@ SCENARIOS = {
     "sweep/claim_events": does(
         run(10), none=run(10, before="UPDATE stripe_events SET next_attempt_at = 'infinity' WHERE handled_at IS NULL")
     ),
-    "sweep/claim_orders": does(run(10), none=run(10, before="UPDATE orders SET next_attempt_at = NULL")),
+    "sweep/claim_orders": does(
+        run(10),
+        none=run(
+            10,
+            before="UPDATE orders SET next_attempt_at = now() + interval '1 hour' WHERE next_attempt_at > '-infinity'",
+        ),
+    ),
     "sweep/claim_refunds": does(run(10), none=run(10, before="UPDATE refunds SET next_attempt_at = NULL")),
     "sweep/claim_unmatched": does(run(10), none=run(10, before="UPDATE unmatched_payments SET next_attempt_at = NULL")),
     "retention/delete_carts": does(run(9000, 10), none=run(20_000, 10)),

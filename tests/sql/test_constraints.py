@@ -98,8 +98,11 @@ INVALID_ROWS = [
         f"{NEW_ORDER} {OWN_ID} SELECT {NONE}, number, cart_id, 'CANCELLED', 50, 'EUR', now(), now() FROM orders",
     ),
     ("orders_cart_fkey", f"UPDATE orders SET cart_id = {NONE}"),
-    ("orders_one_live_per_cart", f"UPDATE orders SET cart_id = {ONE}, status = 'PENDING_PAYMENT', cancelled_at = NULL"),
-    ("orders_status_known", "UPDATE orders SET status = 'LOST', cancelled_at = now()"),
+    (
+        "orders_one_live_per_cart",
+        f"UPDATE orders SET cart_id = {ONE}, status = 'PENDING_PAYMENT', cancelled_at = NULL, next_attempt_at = now()",
+    ),
+    ("orders_status_known", f"UPDATE orders SET status = 'LOST', cancelled_at = now() WHERE id = {TWO}"),
     ("orders_total_range", "UPDATE orders SET total_minor = 0"),
     ("orders_total_range", "UPDATE orders SET total_minor = 1000000000000"),
     ("orders_currency_form", "UPDATE orders SET currency = ''"),
@@ -112,16 +115,20 @@ INVALID_ROWS = [
     ("orders_times_match_status", "UPDATE orders SET status = 'PAID'"),
     ("orders_times_match_status", "UPDATE orders SET status = 'FULFILLED', paid_at = now()"),
     ("orders_times_match_status", "UPDATE orders SET cancelled_at = now()"),
+    ("orders_attempts_not_negative", "UPDATE orders SET attempts = -1"),
+    ("orders_unfinished_is_due", f"UPDATE orders SET next_attempt_at = NULL WHERE id = {ONE}"),
     ("order_items_pkey", "INSERT INTO order_items SELECT * FROM order_items"),
     ("order_items_order_fkey", f"UPDATE order_items SET order_id = {NONE}"),
     ("order_items_product_fkey", "UPDATE order_items SET product_id = 404"),
     ("order_items_quantity_range", "UPDATE order_items SET quantity = 0"),
     ("order_items_price_positive", "UPDATE order_items SET unit_price_minor = 0"),
-    ("payments_pkey", f"UPDATE payments SET id = {ONE}"),
+    ("order_items_name_length", "UPDATE order_items SET name = ''"),
+    ("order_items_name_length", "UPDATE order_items SET name = repeat('x', 201)"),
     ("payments_one_per_order", f"UPDATE payments SET order_id = {ONE}"),
     ("payments_session_once", "UPDATE payments SET stripe_session_id = 'cs_2'"),
     ("payments_payment_intent_once", "UPDATE payments SET stripe_payment_intent_id = 'pi_2'"),
     ("payments_order_fkey", f"UPDATE payments SET order_id = {NONE} WHERE id = {ONE}"),
+    ("payments_parameters_until_attached", f"UPDATE payments SET session_parameters = NULL WHERE id = {ONE}"),
     ("payments_status_known", f"UPDATE payments SET status = 'STOLEN' WHERE id = {ONE}"),
     ("payments_amount_positive", f"UPDATE payments SET amount_minor = 0 WHERE id = {ONE}"),
     ("payments_currency_form", "UPDATE payments SET currency = 'E1R'"),
@@ -129,7 +136,10 @@ INVALID_ROWS = [
     ("payments_refunded_within_amount", f"UPDATE payments SET refunded_minor = -1 WHERE id = {TWO}"),
     ("payments_refunded_whole", f"UPDATE payments SET status = 'REFUNDED', refunded_minor = 1 WHERE id = {TWO}"),
     ("payments_refunded_only_captured", f"UPDATE payments SET refunded_minor = 1 WHERE id = {ONE}"),
-    ("payments_captured_has_session", f"UPDATE payments SET status = 'SUCCEEDED' WHERE id = {ONE}"),
+    (
+        "payments_captured_has_session",
+        f"UPDATE payments SET status = 'SUCCEEDED', stripe_payment_intent_id = 'pi_1' WHERE id = {ONE}",
+    ),
     ("payments_captured_form", CAPTURED.format("0, captured_currency = 'EUR'")),
     ("payments_captured_form", CAPTURED.format("1190, captured_currency = 'eur'")),
     ("payments_captured_form", CAPTURED.format("1190, captured_currency = NULL")),
@@ -137,6 +147,21 @@ INVALID_ROWS = [
     ("payments_captured_form", CAPTURED.format("amount_minor, captured_currency = currency")),
     ("payments_captured_form", CAPTURED.format("1190, captured_currency = 'EUR', status = 'SUCCEEDED'")),
     ("payments_attempt_positive", "UPDATE payments SET attempt = 0"),
+    ("payments_captured_has_intent", f"UPDATE payments SET stripe_payment_intent_id = NULL WHERE id = {TWO}"),
+    ("payments_claimed_until_attached", f"UPDATE payments SET claimed_until = now() WHERE id = {TWO}"),
+    (
+        "payments_claimed_until_attached",
+        f"UPDATE payments SET claimed_until = now(), stripe_session_id = 'cs_1' WHERE id = {ONE}",
+    ),
+    ("payments_url_has_session", f"UPDATE payments SET checkout_url = 'https://x' WHERE id = {ONE}"),
+    ("payments_parameters_form", f"UPDATE payments SET session_parameters = '[]' WHERE id = {ONE}"),
+    ("payments_session_length", f"UPDATE payments SET stripe_session_id = repeat('x', 256) WHERE id = {ONE}"),
+    ("payments_payment_intent_length", f"UPDATE payments SET stripe_payment_intent_id = '' WHERE id = {TWO}"),
+    ("refunds_attempts_not_negative", "UPDATE refunds SET attempts = -1"),
+    ("refunds_payment_intent_length", "UPDATE refunds SET stripe_payment_intent_id = ''"),
+    ("refunds_stripe_refund_length", f"UPDATE refunds SET stripe_refund_id = '' WHERE id = {ONE}"),
+    ("refunds_restock_by_staff", f"UPDATE refunds SET restock = true WHERE id = {TWO}"),
+    ("refunds_settled_is_not_due", f"UPDATE refunds SET next_attempt_at = now() WHERE id = {ONE}"),
     ("refunds_pkey", f"{NEW_REFUND} VALUES ({ONE}, {TWO}, 'pi_3', 1, 'staff')"),
     ("reconcile_positions_pkey", "INSERT INTO reconcile_positions (list) VALUES ('events')"),
     (
@@ -149,6 +174,7 @@ INVALID_ROWS = [
     ("audit_violations_subject_length", "INSERT INTO audit_violations VALUES ('x', '', 'x')"),
     ("audit_violations_detail_length", "INSERT INTO audit_violations VALUES ('x', 'x', repeat('x', 501))"),
     ("audit_passes_pkey", "INSERT INTO audit_passes VALUES ('x'), ('x')"),
+    ("reconcile_positions_list_length", "UPDATE reconcile_positions SET list = ''"),
     ("refunds_stripe_refund_once", "UPDATE refunds SET stripe_refund_id = 're_1'"),
     ("refunds_order_fkey", f"UPDATE refunds SET order_id = {NONE}"),
     ("refunds_amount_positive", "UPDATE refunds SET amount_minor = 0"),
@@ -168,8 +194,16 @@ INVALID_ROWS = [
     ("unmatched_payments_order_fkey", f"INSERT INTO unmatched_payments VALUES ('pi_9', {NONE}, 1, 'EUR')"),
     ("unmatched_payments_amount_positive", f"INSERT INTO unmatched_payments VALUES ('pi_9', {TWO}, 0, 'EUR')"),
     ("unmatched_payments_currency_form", f"INSERT INTO unmatched_payments VALUES ('pi_9', {TWO}, 1, 'euro')"),
+    ("unmatched_payments_payment_intent_length", f"INSERT INTO unmatched_payments VALUES ('', {TWO}, 1, 'EUR')"),
+    (
+        "unmatched_payments_attempts_not_negative",
+        f"INSERT INTO unmatched_payments VALUES ('pi_9', {TWO}, 1, 'EUR', now(), now(), -1)",
+    ),
     ("order_events_order_fkey", f"UPDATE order_events SET order_id = {NONE}"),
     ("order_events_path_legal", "UPDATE order_events SET from_status = 'FULFILLED', to_status = 'PAID'"),
+    ("order_events_status_known", "UPDATE order_events SET from_status = 'LOST', to_status = 'LOST'"),
+    ("order_events_cause_length", "UPDATE order_events SET cause = ''"),
+    ("order_events_note_length", "UPDATE order_events SET note = ''"),
     (
         "stock_movements_pkey",
         f"INSERT INTO stock_movements (id, product_id, delta, reason) {OWN_ID} SELECT id, 1, 1, 'x'"
@@ -183,9 +217,14 @@ INVALID_ROWS = [
     ("stock_movements_order_form", "UPDATE stock_movements SET delta = 2 WHERE reason = 'hold'"),
     ("stock_movements_order_form", "UPDATE stock_movements SET reason = 'release' WHERE reason = 'hold'"),
     ("stock_movements_once", f"{NEW_MOVEMENT} VALUES (1, -1, 'hold', {ONE}, 1)"),
+    ("stock_movements_hold_positive", f"{NEW_MOVEMENT} VALUES (1, -1, 'hold', {ONE}, 0)"),
     ("stripe_events_pkey", "INSERT INTO stripe_events SELECT * FROM stripe_events"),
     ("stripe_events_order_fkey", f"UPDATE stripe_events SET order_id = {NONE}"),
     ("stripe_events_id_length", "UPDATE stripe_events SET id = ''"),
+    ("stripe_events_type_length", "UPDATE stripe_events SET type = ''"),
+    ("stripe_events_outcome_length", "UPDATE stripe_events SET outcome = ''"),
+    ("stripe_events_payload_form", "UPDATE stripe_events SET payload = '1'"),
+    ("stripe_events_attempts_not_negative", "UPDATE stripe_events SET attempts = -1"),
     ("stripe_events_handled_has_outcome", "UPDATE stripe_events SET handled_at = now(), next_attempt_at = NULL"),
     ("stripe_events_handled_or_due", "UPDATE stripe_events SET next_attempt_at = NULL"),
     ("idempotency_keys_pkey", "INSERT INTO idempotency_keys SELECT * FROM idempotency_keys"),
@@ -194,7 +233,9 @@ INVALID_ROWS = [
     ("idempotency_keys_request_digest_form", "UPDATE idempotency_keys SET request_digest = ''"),
     ("idempotency_keys_answered_whole", "UPDATE idempotency_keys SET status = 200"),
     ("idempotency_keys_status_success", "UPDATE idempotency_keys SET status = 409, answer = ''"),
+    ("idempotency_keys_location_length", "UPDATE idempotency_keys SET location = ''"),
     ("worker_heartbeats_pkey", "INSERT INTO worker_heartbeats (loop) VALUES ('sweep')"),
+    ("worker_heartbeats_loop_length", "UPDATE worker_heartbeats SET loop = '' WHERE loop = 'sweep'"),
 ]
 
 
@@ -252,11 +293,14 @@ async def test_a_history_begins_with_a_pending_order(database: asyncpg.Connectio
 
 TABLES = ("carts", "products", "orders", "payments", "refunds", "order_events", "stock_movements")
 PAID = f"UPDATE orders SET status = 'PAID', paid_at = now() WHERE id = {ONE}"
-FULFILLED = f"UPDATE orders SET status = 'FULFILLED', paid_at = now(), fulfilled_at = now() WHERE id = {ONE}"
-CANCELLED = f"UPDATE orders SET status = 'CANCELLED', cancelled_at = now() WHERE id = {ONE}"
+ENDS = "next_attempt_at = NULL"
+FULFILLED = f"UPDATE orders SET status = 'FULFILLED', paid_at = now(), fulfilled_at = now(), {ENDS} WHERE id = {ONE}"
+CANCELLED = f"UPDATE orders SET status = 'CANCELLED', cancelled_at = now(), {ENDS} WHERE id = {ONE}"
 ENDED = f"UPDATE payments SET status = 'EXPIRED' WHERE id = {ONE}"
 ATTACHED = f"UPDATE payments SET stripe_session_id = 'cs_1' WHERE id = {ONE}"
-CAPTURED = f"UPDATE payments SET status = 'SUCCEEDED', stripe_session_id = 'cs_1' WHERE id = {ONE}"
+CAPTURED = f"""
+UPDATE payments SET status = 'SUCCEEDED', stripe_session_id = 'cs_1', stripe_payment_intent_id = 'pi_1' WHERE id = {ONE}
+"""
 CLAIMED = f"UPDATE payments SET claimed_until = now() + interval '1 minute' WHERE id = {ONE}"
 MIXED = f"INSERT INTO cart_items (cart_id, product_id, quantity) VALUES ({TWO}, 2, 1), ({TWO}, 1, 1)"
 ORDERED = f"""
@@ -329,7 +373,7 @@ GUARDS = {
     "attach_session: payment": (ENDED, "payment_session/attach_session", (FIRST, "cs", "url"), TABLES),
     "set_balance: captured": ("SELECT", "refunds/set_balance", (FIRST, 0, "SUCCEEDED"), TABLES),
     "fail_refund: status": (
-        f"UPDATE refunds SET status = 'SUCCEEDED', stripe_refund_id = 're_2' WHERE id = {TWO}",
+        f"UPDATE refunds SET status = 'SUCCEEDED', stripe_refund_id = 're_2', {ENDS} WHERE id = {TWO}",
         "refunds/fail_refund",
         (SECOND,),
         TABLES,

@@ -37,6 +37,7 @@ VALUES_BY_PARAMETER = {
     ("refunds/add_refund", 4): "staff",
     ("refunds/record_refund", 4): "SUCCEEDED",
     ("settlement/replace_cart", 2): uuid4(),
+    ("transitions/add_note", 1): "PAID",
 }
 
 

@@ -88,8 +88,8 @@ ALLOWED = {
         "order_events": HISTORY,
         "payments": {
             **READ,
-            "UPDATE": "status refunded_minor claimed_until stripe_session_id checkout_url stripe_payment_intent_id"
-            " captured_minor captured_currency updated_at",
+            "UPDATE": "status refunded_minor session_parameters claimed_until stripe_session_id checkout_url"
+            " stripe_payment_intent_id captured_minor captured_currency updated_at",
         },
         "refunds": {
             **READ,

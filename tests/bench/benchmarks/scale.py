@@ -23,7 +23,7 @@ def buffers(stage: Stage) -> Measured:
     start = time.monotonic()
     for tables, count in ((small, stage.orders // THOUSANDTH), (large, stage.orders)):
         if tables.orders == 0:
-            _add_history(tables, count)
+            add_history(tables, count)
     loading = time.monotonic() - start
     with stage.shop(large_url, worker=True) as large_shop, stage.shop(small_url, worker=True) as small_shop:
         buffers_by_size = alternately(
@@ -58,12 +58,12 @@ def buffers(stage: Stage) -> Measured:
     return Measured(figures, {"products": large.products, "orders": stage.orders, "loading_seconds": round(loading)})
 
 
-def _add_history(tables: Tables, count: int) -> None:
+def add_history(tables: Tables, count: int, lines: int = 1) -> None:
     """Add past orders, each paid and fulfilled, with all their rows."""
     # Without triggers: the foreign keys would be checked fifty million times.
     tables.connection.execute("SET session_replication_role = replica")
     for first in range(0, count, BATCH):
-        tables.add_orders(min(BATCH, count - first), done=True)
+        tables.add_orders(min(BATCH, count - first), done=True, lines=lines)
     tables.connection.execute("SET session_replication_role = origin")
     tables.settle()
 
@@ -73,9 +73,9 @@ def _buffers(shop: Shop, url: str, tables: Tables) -> dict[str, float]:
 
     async def buy(customers: Customers) -> list[float]:
         # The first statements of a connection also read the system catalogue.
-        await _purchases(customers, WARMING)
+        await purchases(customers, WARMING)
         tables.reset_costs()
-        await _purchases(customers, PURCHASES)
+        await purchases(customers, PURCHASES)
         return []
 
     uvloop.run(with_customers(shop, url, tables.products, buy))
@@ -87,7 +87,7 @@ def _buffers(shop: Shop, url: str, tables: Tables) -> dict[str, float]:
     }
 
 
-async def _purchases(customers: Customers, count: int) -> None:
+async def purchases(customers: Customers, count: int) -> None:
     remaining = iter(range(count))
 
     async def buyer() -> None:

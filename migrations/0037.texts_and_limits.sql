@@ -1,9 +1,9 @@
--- Slugs and names in the form that the service accepts; the cart that replaces one.
+-- Slugs and names in the form that the service accepts; the cart that replaces one; limits of free holds.
 --
 -- depends: 0022.readiness
 -- phase: expand
--- lock: ACCESS EXCLUSIVE on categories, products and carts, briefly: old texts are read and corrected before
--- undo: drops the constraints and the column
+-- lock: ACCESS EXCLUSIVE on categories, products, carts and orders, briefly: old texts are read and corrected before
+-- undo: drops the constraints, the columns and the measurement of holds
 
 SET LOCAL lock_timeout = '2s';
 SET LOCAL statement_timeout = '60s';
@@ -36,15 +36,45 @@ ALTER TABLE products ADD CONSTRAINT products_name_form CHECK (
 ALTER TABLE carts ADD COLUMN replaced_by uuid;
 ALTER TABLE carts ADD CONSTRAINT carts_replaced_by_another CHECK (replaced_by <> id) NOT VALID;
 
+-- The most units in one line of this product; null: the setting MAX_PER_ORDER.
+ALTER TABLE products ADD COLUMN max_per_order integer;
+ALTER TABLE products ADD CONSTRAINT products_max_per_order_range CHECK (max_per_order BETWEEN 1 AND 9999) NOT VALID;
+
+-- A keyed digest of the client's /48, if its address is IPv6.
+ALTER TABLE orders ADD COLUMN client_network bytea;
+ALTER TABLE orders ADD CONSTRAINT orders_client_network_form CHECK (octet_length(client_network) = 16) NOT VALID;
+
+-- One row, which the worker replaces every ten seconds.
+CREATE TABLE hold_pressure (
+    id boolean NOT NULL DEFAULT true,
+    measured_at timestamptz NOT NULL DEFAULT '-infinity',
+    -- The products with more units in unpaid holds than in stock.
+    product_ids bigint[] NOT NULL DEFAULT '{}',
+    -- Units in unpaid holds, as a part of these and the units in stock, of all products with such holds.
+    units_on_hold_ratio double precision NOT NULL DEFAULT 0,
+    CONSTRAINT hold_pressure_pkey PRIMARY KEY (id),
+    CONSTRAINT hold_pressure_one_row CHECK (id),
+    CONSTRAINT hold_pressure_ratio_range CHECK (units_on_hold_ratio BETWEEN 0 AND 1)
+);
+INSERT INTO hold_pressure DEFAULT VALUES;
+INSERT INTO worker_heartbeats (loop) VALUES ('measure_holds');
+
 -- Blocks, as in 0007.roles. The API and the worker both settle late payments.
 DO $$
 BEGIN
     IF to_regrole('commerce_app') IS NOT NULL THEN
         GRANT INSERT (currency), UPDATE (replaced_by) ON carts TO commerce_app;
+        GRANT INSERT (max_per_order), UPDATE (max_per_order) ON products TO commerce_app;
+        GRANT INSERT (client_network) ON orders TO commerce_app;
+        GRANT SELECT ON hold_pressure TO commerce_app;
     END IF;
     IF to_regrole('commerce_worker') IS NOT NULL THEN
         GRANT INSERT (id, currency), UPDATE (currency, replaced_by) ON carts TO commerce_worker;
         GRANT INSERT (cart_id, product_id, quantity), DELETE ON cart_items TO commerce_worker;
+        GRANT SELECT, UPDATE (measured_at, product_ids, units_on_hold_ratio) ON hold_pressure TO commerce_worker;
+    END IF;
+    IF to_regrole('commerce_readonly') IS NOT NULL THEN
+        GRANT SELECT ON hold_pressure TO commerce_readonly;
     END IF;
 END
 $$;

@@ -17,9 +17,14 @@ ADD CONSTRAINT categories_name_form CHECK (
 ) NOT VALID;
 ALTER TABLE products
 DROP CONSTRAINT products_name_form,
+DROP CONSTRAINT products_max_per_order_range,
+ADD CONSTRAINT products_max_per_order_range CHECK (max_per_order BETWEEN 1 AND 9999) NOT VALID,
 ADD CONSTRAINT products_name_form CHECK (
     name COLLATE "C" !~ '[\u0001-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069]'
 ) NOT VALID;
+ALTER TABLE orders
+DROP CONSTRAINT orders_client_network_form,
+ADD CONSTRAINT orders_client_network_form CHECK (octet_length(client_network) = 16) NOT VALID;
 ALTER TABLE carts
 DROP CONSTRAINT carts_replaced_by_another,
 ADD CONSTRAINT carts_replaced_by_another CHECK (replaced_by <> id) NOT VALID;

@@ -18,11 +18,11 @@ BEGIN
         REVOKE USAGE ON SCHEMA public FROM commerce_eraser;
     END IF;
     IF to_regrole('commerce_app') IS NOT NULL THEN
-        REVOKE UPDATE (client) ON orders FROM commerce_app;
+        REVOKE UPDATE (client, client_network) ON orders FROM commerce_app;
     END IF;
     IF to_regrole('commerce_worker') IS NOT NULL THEN
         REVOKE UPDATE (payload) ON stripe_events FROM commerce_worker;
-        REVOKE UPDATE (client) ON orders FROM commerce_worker;
+        REVOKE UPDATE (client, client_network) ON orders FROM commerce_worker;
     END IF;
 END
 $$;

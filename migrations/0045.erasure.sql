@@ -26,11 +26,11 @@ COMMENT ON COLUMN orders.erased_at IS 'When its personal data were erased. From 
 DO $$
 BEGIN
     IF to_regrole('commerce_app') IS NOT NULL THEN
-        GRANT UPDATE (email_digest, client) ON orders TO commerce_app;
+        GRANT UPDATE (email_digest, client, client_network) ON orders TO commerce_app;
     END IF;
     -- Linking a stored event to an erased order reduces its payload.
     IF to_regrole('commerce_worker') IS NOT NULL THEN
-        GRANT UPDATE (email_digest, client) ON orders TO commerce_worker;
+        GRANT UPDATE (email_digest, client, client_network) ON orders TO commerce_worker;
         GRANT UPDATE (payload) ON stripe_events TO commerce_worker;
     END IF;
 END
@@ -44,7 +44,7 @@ BEGIN
     GRANT USAGE ON SCHEMA public TO commerce_eraser;
     GRANT
         SELECT (id, number, status, email, email_digest, client, erased_at),
-        UPDATE (email, email_digest, client, erased_at)
+        UPDATE (email, email_digest, client, client_network, erased_at)
     ON orders TO commerce_eraser;
     GRANT
         SELECT (order_id, stripe_payment_intent_id, session_parameters, checkout_url),

@@ -89,6 +89,16 @@ KINDS: dict[str, Kind] = {
             )
         },
     ),
+    "quantity_limited": Kind(
+        409,
+        "Quantity limited",
+        "One order may have fewer units of the product, or one client may have fewer of its units unpaid.",
+        "Reduce the quantity to `allowed`, or pay or cancel a pending order.",
+        members={
+            "product_id": Member(int, "The product whose units are limited.", 1, always=True),
+            "allowed": Member(int, "The most units that the cart may have of it now.", 100, always=True),
+        },
+    ),
     "product_inactive": Kind(
         409,
         "Product not for sale",

@@ -97,9 +97,14 @@ class Settings(BaseModel):
     cors_origins: CommaList = ()
     trusted_proxies: Annotated[CommaList, AfterValidator(_networks)] = ()
     rate_limit_per_minute: int = Field(default=0, ge=0)
-    max_pending_per_client: int = Field(default=0, ge=0)
+    # 0: no limits of one client's pending orders and their units.
+    max_pending_per_client: int = Field(default=5, ge=0)
+    # For products without a limit of their own.
+    max_per_order: int = Field(default=100, ge=1, le=9_999)
 
     hold_seconds: int = Field(default=1800, ge=1)
+    # Of new holds with a product whose units are mostly in unpaid holds; never longer than hold_seconds.
+    hold_pressure_seconds: int = Field(default=600, ge=1)
     sweep_seconds: float = Field(default=10, gt=0, le=DAY)
     reconcile_seconds: float = Field(default=300, gt=0, le=DAY)
     cart_days: int = Field(default=30, ge=1, le=3650)

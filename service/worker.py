@@ -20,7 +20,7 @@ from service.infra.queue import QUEUE, open_redis
 from service.infra.resources import Resources, open_resources
 from service.infra.stripe import StripeRefused, StripeUnknown
 from service.settings import Settings
-from service.shop import audit, expiry, fulfilment, reconcile, refunds, retention, sweep
+from service.shop import audit, expiry, fulfilment, pressure, reconcile, refunds, retention, sweep
 
 # The time limit of a job. It is short: a job whose worker was killed runs again ten seconds after this limit.
 JOB_SECONDS = 20
@@ -65,6 +65,7 @@ PERIODIC_TASKS: dict[str, PeriodicTask] = {
         show=lambda resources: audit.export_results(resources.pool),
     ),
     "delete_expired": PeriodicTask(lambda settings: 600, retention.delete_expired),
+    "measure_holds": PeriodicTask(lambda settings: pressure.SECONDS, pressure.measure_holds),
 }
 
 

@@ -9,8 +9,8 @@ PERSONAL = {
     "idempotency_keys": "answer",
     # Notes may quote people.
     "order_events": "note",
-    # `client` and `email_digest` are hashes of an address.
-    "orders": "client email email_digest",
+    # `client`, `client_network` and `email_digest` are hashes of an address.
+    "orders": "client client_network email email_digest",
     # What Stripe is told about the customer, and where the order can be paid.
     "payments": "checkout_url session_parameters",
     "stripe_events": "payload",
@@ -23,6 +23,7 @@ NOT_PERSONAL = {
     "audit_violations": "detail rule subject",
     "carts": "currency status",
     "categories": "name slug",
+    "hold_pressure": "product_ids units_on_hold_ratio",
     # Hashes of the request, for a day; the path of an order.
     "idempotency_keys": "id location request_digest",
     # `cause` may contain an id that the client chose for its request. Erasing the order removes that part.

@@ -14,7 +14,7 @@ from service.shop import cart, checkout
 
 router = APIRouter(dependencies=[Depends(no_unknown_query)])
 
-LINE_PROBLEMS = problems("cart_not_open", "product_inactive", "currency_mismatch")
+LINE_PROBLEMS = problems("cart_not_open", "product_inactive", "currency_mismatch", "quantity_limited")
 Units = Annotated[int, Field(ge=1, le=cart.MAX_QUANTITY)]
 
 
@@ -80,7 +80,7 @@ async def remove_item(cart_id: CartId, product_id: ProductId, resources: Resourc
         200: {"model": checkout.Checkout, "description": "The cart's pending order, from an earlier request."},
         **problems(
             *("cart_empty", "cart_not_open", "insufficient_stock", "product_inactive", "price_changed"),
-            *("amount_out_of_range", "checkout_in_progress"),
+            *("quantity_limited", "amount_out_of_range", "checkout_in_progress"),
             *("payment_refused", "payment_unavailable", "payment_misconfigured"),
         ),
     },

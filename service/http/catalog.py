@@ -14,13 +14,14 @@ from service.http.fields import AfterId, CategoryId, Name, ProductId, Slug
 from service.http.identity import OPTIONAL_STAFF, IsStaff, staff
 from service.http.openapi import ETAG, problems
 from service.http.requests import Body, Query, ResourcesDep, StaffKey, no_unknown_query
-from service.shop import catalog, money
+from service.shop import cart, catalog, money
 
 router = APIRouter(dependencies=[Depends(no_unknown_query)])
 staff_router = APIRouter(dependencies=[Depends(staff), Depends(no_unknown_query)])
 
 # Each currency has its own maximum.
 Price = Annotated[int, Field(ge=1, le=money.MOST_MINOR)]
+MaxPerOrder = Annotated[int, Field(ge=1, le=cart.MAX_QUANTITY)]
 MAX_STOCK = 1_000_000_000
 # The default of a member that may be left out, but not be null: the default is None, while the type refuses null.
 LEFT_OUT: Any = Field(default_factory=lambda: None)
@@ -65,16 +66,18 @@ class NewProduct(Body):
     currency: money.Currency
     stock: int = Field(ge=0, le=MAX_STOCK)
     active: bool = True
+    max_per_order: MaxPerOrder | None = None
 
 
 class ProductEdit(Body):
-    """Members that are left out stay unchanged. A null category takes the product out of its category."""
+    """Members that are left out stay unchanged. Null takes the product out of its category, or removes its limit."""
 
     name: Name = LEFT_OUT
     description: fields.Description = LEFT_OUT
     category_id: fields.Id | None = None
     price_minor: Price = LEFT_OUT
     active: bool = LEFT_OUT
+    max_per_order: MaxPerOrder | None = None
 
 
 class StockMove(Body):
@@ -159,7 +162,9 @@ async def update_product(
 ) -> Response:
     """Edit a product. With `If-Match`, edit it only if it has the named version; its stock may differ."""
     change = catalog.ProductChange(
-        set_category="category_id" in edit.model_fields_set, **edit.model_dump(exclude_unset=True)
+        set_category="category_id" in edit.model_fields_set,
+        set_max_per_order="max_per_order" in edit.model_fields_set,
+        **edit.model_dump(exclude_unset=True),
     )
     product = await catalog.update_product(resources, product_id, _versions(if_match), change)
     return responses.json(product, headers={"ETag": product.etag})

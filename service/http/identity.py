@@ -7,7 +7,7 @@ from fastapi.security import HTTPBearer
 
 from service.errors import ShopError
 from service.infra import credentials
-from service.infra.clients import Clients
+from service.infra.clients import Client, Clients
 
 # For the OpenAPI document only; `is_staff` verifies the credential.
 _BEARER = HTTPBearer(scheme_name="staff", description="The ADMIN_TOKEN, where one is set.", auto_error=False)
@@ -42,11 +42,11 @@ async def get_clients(request: Request) -> Clients:
 ClientsDep = Annotated[Clients, Depends(get_clients)]
 
 
-async def pending_orders_client(request: Request, clients: ClientsDep) -> bytes | None:
-    """The client whose pending orders are counted; None when they are not counted, or its address is unknown."""
+async def pending_orders_client(request: Request, clients: ClientsDep) -> Client | None:
+    """The client whose pending orders are limited; None when they are not, or its address is unknown."""
     if not request.app.state.resources.settings.max_pending_per_client:
         return None
-    return clients.digest(request.scope)
+    return clients.client(request.scope)
 
 
-PendingOrdersClient = Annotated[bytes | None, Depends(pending_orders_client)]
+PendingOrdersClient = Annotated[Client | None, Depends(pending_orders_client)]

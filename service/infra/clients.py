@@ -1,11 +1,20 @@
 """The addresses of clients, also of those behind proxies that we trust."""
 
 import hmac
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 
 from starlette.types import Scope
 
 from service.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """A client whose pending orders are limited: its digest, and that of its /48 if its address is IPv6."""
+
+    digest: bytes
+    network: bytes | None
 
 
 class Clients:
@@ -19,7 +28,18 @@ class Clients:
     def digest(self, scope: Scope, *, whole: bool = False) -> bytes | None:
         """16 bytes that stand for the client, or for its `whole` address; None when its address is unknown."""
         address = self.address(scope, whole=whole)
-        return None if address is None else hmac.digest(self._secret, address.encode(), "sha256")[:16]
+        return None if address is None else self._digest(address)
+
+    def client(self, scope: Scope) -> Client | None:
+        """The client with its network; None when its address is unknown."""
+        address = self.address(scope)
+        if address is None:
+            return None
+        network = IPv6Network(address).supernet(new_prefix=48) if ":" in address else None
+        return Client(self._digest(address), self._digest(str(network)) if network else None)
+
+    def _digest(self, address: str) -> bytes:
+        return hmac.digest(self._secret, address.encode(), "sha256")[:16]
 
     def address(self, scope: Scope, *, whole: bool = False) -> str | None:
         """The nearest hop that is not a trusted proxy. X-Forwarded-For counts as far as trusted proxies wrote it.

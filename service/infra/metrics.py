@@ -65,6 +65,11 @@ AUDIT_PASSES = Gauge(
     multiprocess_mode="mostrecent",
 )
 AUDIT_FAILURES = Counter("audit_failures_total", "Runs in which an audit rule failed or ran out of time", ["query"])
+UNITS_ON_HOLD = Gauge(
+    "units_on_hold_ratio",
+    "Units in unpaid holds, as a part of these and the units in stock, of the products with such holds",
+    multiprocess_mode="mostrecent",
+)
 
 
 logger = logging.getLogger(__name__)

@@ -71,10 +71,10 @@ class Refusal:
 
 CREATE_CART = statement("cart/create_cart")
 READ_CART = statement("cart/read_cart", CartRow)
-OPEN_FOR_PRODUCT = statement("cart/open_for_product", UUID)
+OPEN_FOR_PRODUCT = statement("cart/open_for_product", int)
 OPEN_CART = statement("cart/open_cart", UUID)
 EXPLAIN_REFUSAL = statement("cart/explain_refusal", Refusal)
-ADD_LINE = statement("cart/add_line")
+ADD_LINE = statement("cart/add_line", int)
 SET_LINE = statement("cart/set_line")
 REMOVE_LINE = statement("cart/remove_line")
 FORGET_CURRENCY = statement("cart/forget_currency")
@@ -117,8 +117,11 @@ async def add_item(
     """200 with the Cart, after `quantity` units of the product were added."""
 
     async def add(tx: Connection) -> Cart:
-        await _lock_for_product(tx, cart_id, product_id)
-        await ADD_LINE.run(tx, cart_id=cart_id, product_id=product_id, quantity=quantity)
+        limit = await _lock_for_product(tx, cart_id, product_id, max_per_order=resources.settings.max_per_order)
+        if not await ADD_LINE.one_or_none(
+            tx, cart_id=cart_id, product_id=product_id, quantity=quantity, max_per_order=limit
+        ):
+            raise quantity_limited(product_id, allowed=limit)
         return await _read_within_limit(tx, cart_id)
 
     async with resources.checkout_limiter.enter(cart_id):
@@ -129,7 +132,9 @@ async def set_item(resources: Resources, cart_id: UUID, *, product_id: int, quan
     """200 with the Cart, after the product's line was set to `quantity` units."""
 
     async def set_line(tx: Connection) -> Cart:
-        await _lock_for_product(tx, cart_id, product_id)
+        limit = await _lock_for_product(tx, cart_id, product_id, max_per_order=resources.settings.max_per_order)
+        if quantity > limit:
+            raise quantity_limited(product_id, allowed=limit)
         await SET_LINE.run(tx, cart_id=cart_id, product_id=product_id, quantity=quantity)
         return await _read_within_limit(tx, cart_id)
 
@@ -151,10 +156,12 @@ async def remove_item(resources: Resources, cart_id: UUID, product_id: int) -> S
         return await run_once(resources.pool, None, 200, remove)
 
 
-async def _lock_for_product(tx: Connection, cart_id: UUID, product_id: int) -> None:
-    """Lock the cart if it is open and may contain the product, else raise the reason."""
-    if await OPEN_FOR_PRODUCT.one_or_none(tx, cart_id=cart_id, product_id=product_id) is None:
+async def _lock_for_product(tx: Connection, cart_id: UUID, product_id: int, *, max_per_order: int) -> int:
+    """Lock the cart if it is open and may contain the product, else raise the reason. Returns the line's limit."""
+    limit = await OPEN_FOR_PRODUCT.one_or_none(tx, cart_id=cart_id, product_id=product_id, max_per_order=max_per_order)
+    if limit is None:
         raise await _explain_refusal(tx, cart_id, product_id)
+    return limit
 
 
 async def _read_within_limit(tx: Connection, cart_id: UUID) -> Cart:
@@ -185,6 +192,11 @@ async def _explain_refusal(tx: Connection, cart_id: UUID, product_id: int) -> Sh
         )
     # The reason no longer applies.
     return ShopError("busy", "The cart is being changed by another request; try again.")
+
+
+def quantity_limited(product_id: int, *, allowed: int) -> ShopError:
+    """The 409 for more units of a product than the cart may have."""
+    return ShopError("quantity_limited", "The cart may not have so many units.", product_id=product_id, allowed=allowed)
 
 
 def cart_not_open(order_id: UUID | None) -> ShopError:

@@ -37,6 +37,7 @@ class Product:
     currency: Currency
     stock: int
     active: bool
+    max_per_order: int | None
     version: int
     created_at: datetime
     updated_at: datetime
@@ -77,7 +78,7 @@ class ProductPage:
 
 @dataclass(slots=True, kw_only=True)
 class ProductChange:
-    """An edit by staff. None leaves a field unchanged; `category_id` is only applied with `set_category`."""
+    """An edit by staff. None leaves a field unchanged, unless its `set_…` is true."""
 
     name: str | None = None
     description: str | None = None
@@ -85,6 +86,8 @@ class ProductChange:
     set_category: bool = False
     category_id: int | None = None
     active: bool | None = None
+    set_max_per_order: bool = False
+    max_per_order: int | None = None
 
 
 CREATE_CATEGORY = statement("catalog/create_category", Category)
@@ -153,6 +156,7 @@ async def create_product(
     currency: str,
     stock: int,
     active: bool,
+    max_per_order: int | None = None,
 ) -> StoredResponse:
     """201 with the new Product; its stock is the first row of its ledger."""
     check_price(price_minor, currency)
@@ -167,6 +171,7 @@ async def create_product(
             currency=currency,
             stock=stock,
             active=active,
+            max_per_order=max_per_order,
         )
         if product is None:
             raise not_found("category")
@@ -230,6 +235,8 @@ async def update_product(
             set_category=change.set_category,
             category_id=change.category_id,
             active=change.active,
+            set_max_per_order=change.set_max_per_order,
+            max_per_order=change.max_per_order,
         )
         if product is None:
             raise await _explain_refused_update(tx, product_id, version=version)

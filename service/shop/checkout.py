@@ -6,12 +6,13 @@ checkout that stopped between two steps.
 
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 from uuid import UUID
 
 from service.errors import ShopError, not_found
+from service.infra.clients import Client
 from service.infra.db import Connection, connection
 from service.infra.encoding import encode
 from service.infra.ids import new_id
@@ -29,16 +30,18 @@ from service.shop.orders import OrderStatus, PaymentStatus
 
 # How often a checkout is tried while its cart or products keep changing.
 ATTEMPTS = 3
+# A /48 of IPv6 may have this many times the pending orders of one client, as in checkout/reserve.
+NETWORK_FACTOR = 10
 
 
 @dataclass(slots=True)
 class Reservation:
-    """A request to reserve a cart's units. `client` is the digest of the client to limit, or None for no limit."""
+    """A request to reserve a cart's units, by the client to limit, or None for no limit."""
 
     key: IdempotencyKey | None
     cart_id: UUID
     expected_total_minor: int | None
-    client: bytes | None = None
+    client: Client | None = None
 
 
 @dataclass(slots=True)
@@ -77,10 +80,15 @@ class Contended(Exception):
 
 @dataclass(slots=True)
 class ClosedCart:
-    """A cart closed for its checkout: its currency, None while it is empty, and its products, perhaps outdated."""
+    """A cart closed for its checkout: its currency, None while it is empty, and its products, perhaps outdated.
+
+    `under_pressure` when most units of one of them are in unpaid holds.
+    """
 
     currency: str | None
     product_ids: list[int]
+    under_pressure: bool
+    client_locked: bool
 
 
 @dataclass(slots=True)
@@ -101,6 +109,10 @@ class RefusedLine:
     active: bool
     price_minor: int
     currency: str
+    max_per_order: int | None
+    client_units: int
+    client_pending: int
+    network_pending: int
 
 
 @dataclass(slots=True)
@@ -127,8 +139,6 @@ class Checkout:
 
 LIST_PRODUCTS = statement("checkout/list_products", int)
 CLOSE_CART = statement("checkout/close_cart", ClosedCart)
-LOCK_CLIENT = statement("checkout/lock_client", str)
-COUNT_PENDING = statement("checkout/count_pending", int)
 LOCK_PRODUCTS = statement("checkout/lock_products", int)
 RESERVE = statement("checkout/reserve", Reserved)
 FIND_ORDER = statement("checkout/find_order", CartOrder)
@@ -141,7 +151,7 @@ async def checkout(
     cart_id: UUID,
     expected_total_minor: int | None,
     *,
-    client: bytes | None = None,
+    client: Client | None = None,
 ) -> StoredResponse:
     """201 with the Checkout of a new order, or 200 with that of the cart's pending order.
 
@@ -217,7 +227,7 @@ async def reserve(
     key, cart_id, client = reservation.key, reservation.cart_id, reservation.client
     if replay := await idempotency.find_stored_response(tx, key):
         return replay
-    closed = await CLOSE_CART.one_or_none(tx, cart_id=cart_id)
+    closed = await CLOSE_CART.one_or_none(tx, cart_id=cart_id, client_key=_lock_key(client))
     if closed is None:
         existing = await FIND_ORDER.one_or_none(tx, cart_id=cart_id)
         if existing is None:
@@ -227,8 +237,6 @@ async def reserve(
         raise NotReserved
     if try_add and not await try_add(*closed.product_ids):
         raise Contended
-    if client is not None:
-        await enforce_pending_limit(tx, client, settings.max_pending_per_client)
     rules = money.CURRENCIES[closed.currency]
     line_count = len(closed.product_ids)
     if line_count != 1:
@@ -239,12 +247,19 @@ async def reserve(
         cart_id=cart_id,
         payment_id=new_id(),
         expected_total_minor=reservation.expected_total_minor,
-        hold_seconds=settings.hold_seconds,
+        hold_seconds=(
+            min(settings.hold_seconds, settings.hold_pressure_seconds)
+            if closed.under_pressure
+            else settings.hold_seconds
+        ),
         session_seconds=settings.session_seconds,
         claim_seconds=payment_session.claim_seconds(settings),
         session_template=payment_session.template(settings, order_id),
         cause=cause.get(),
-        client=client,
+        client=client.digest if client else None,
+        client_network=client.network if client else None,
+        max_pending=settings.max_pending_per_client,
+        max_per_order=settings.max_per_order,
         currency=closed.currency,
         minimum_minor=rules.minimum_minor,
         maximum_minor=rules.maximum_minor,
@@ -256,27 +271,44 @@ async def reserve(
     return reserved
 
 
-async def enforce_pending_limit(tx: Connection, client: bytes, limit: int) -> None:
-    """Lock the client until the transaction ends; `rate_limited` when it has `limit` pending orders."""
-    await LOCK_CLIENT.one(tx, advisory_key=int.from_bytes(client[:8], "big", signed=True))
-    if await COUNT_PENDING.one(tx, client=client) >= limit:
-        raise ShopError("rate_limited", f"At most {limit} orders may wait for their payment; pay or cancel one.")
+def _lock_key(client: Client | None) -> int | None:
+    """The advisory lock of a client. All clients of one IPv6 network share it, because they have a limit together."""
+    return int.from_bytes((client.network or client.digest)[:8], "big", signed=True) if client else None
 
 
 async def explain_refusal(resources: Resources, reservation: Reservation) -> ShopError | None:
     """Why a cart could not be reserved, read without locks; None when the reason no longer applies."""
+    client, settings = reservation.client, resources.settings
     async with connection(resources.pool) as reader:
-        lines = await EXPLAIN_REFUSAL.all(reader, cart_id=reservation.cart_id)
+        lines = await EXPLAIN_REFUSAL.all(
+            reader,
+            cart_id=reservation.cart_id,
+            client=client.digest if client else None,
+            client_network=client.network if client else None,
+        )
     if not lines:
         return ShopError("cart_empty", "There is nothing in the cart.")
+    pending, network_pending = lines[0].client_pending, lines[0].network_pending
+    limit = settings.max_pending_per_client
+    if client and (pending >= limit or network_pending >= NETWORK_FACTOR * limit):
+        return ShopError("rate_limited", f"At most {limit} orders may wait for their payment; pay or cancel one.")
     if inactive := [line.product_id for line in lines if not line.active]:
         return ShopError("product_inactive", "Some products are no longer for sale.", product_ids=inactive)
+    for line in lines:
+        allowed = line.max_per_order or settings.max_per_order
+        if line.requested > allowed:
+            return cart.quantity_limited(line.product_id, allowed=allowed)
     if short := [
         {"product_id": line.product_id, "requested": line.requested, "available": line.available}
         for line in lines
         if line.available < line.requested
     ]:
         return ShopError("insufficient_stock", "There are not enough units in stock.", items=short)
+    for line in lines:
+        # As in checkout/reserve: half of the client's unpaid units and the units in stock, less what it has already.
+        allowed = max(0, (line.client_units + line.available) // 2 - line.client_units)
+        if pending and line.requested > allowed:
+            return cart.quantity_limited(line.product_id, allowed=allowed)
     total = sum(line.requested * line.price_minor for line in lines)
     if out_of_range := money.total_out_of_range(total, lines[0].currency):
         return out_of_range
@@ -335,7 +367,7 @@ async def ensure_session(
         except ShopError:
             await payment_session.release_claim(resources, order_id)
             raise
-    response = await run_transaction(
+    response, hold_ends_at = await run_transaction(
         resources.pool,
         lambda tx: attach_session(tx, key, order_id, session, status=201 if new else 200),
         idempotent=True,
@@ -345,22 +377,25 @@ async def ensure_session(
         # The order has been cancelled, so the session must not be paid.
         await payment_session.close(resources, order_id, session.id)
         raise payment_session.in_progress()
-    await resources.queue.expire_cart_later(order_id, timedelta(seconds=resources.settings.hold_seconds))
+    if hold_ends_at is not None:
+        await resources.queue.expire_cart_later(order_id, max(timedelta(0), hold_ends_at - datetime.now(UTC)))
     return response
 
 
 async def attach_session(
     tx: Connection, key: IdempotencyKey | None, order_id: UUID, session: Session, *, status: int
-) -> StoredResponse | None:
-    """Attach an open session to its pending order, and return the response; `read_response` if it is not pending."""
+) -> tuple[StoredResponse | None, datetime | None]:
+    """Attach an open session to its pending order; the response, and when the hold ends.
+
+    For an order that is not pending, what `read_response` returns, and None.
+    """
     attached = await payment_session.attach(tx, order_id, session)
     if attached is None:
-        return await read_response(tx, key, order_id, status=status)
+        return await read_response(tx, key, order_id, status=status), None
     payment = CheckoutPayment(attached.payment_id, attached.payment_status, session.id)
     total, currency, expires_at = attached.total_minor, attached.currency, attached.expires_at
-    return await store_response(
-        tx, key, status, Checkout(order_id, "PENDING_PAYMENT", total, currency, expires_at, payment, session.url)
-    )
+    body = Checkout(order_id, "PENDING_PAYMENT", total, currency, expires_at, payment, session.url)
+    return await store_response(tx, key, status, body), expires_at
 
 
 async def read_response(

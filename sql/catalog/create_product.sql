@@ -9,6 +9,7 @@
 -- param    $5 currency text
 -- param    $6 stock integer
 -- param    $7 active boolean
+-- param    $8 max_per_order integer null
 -- returns  one or none; none = no such category
 -- locks    categories KEY SHARE; new products, stock_movements; to commit
 -- waits    on categories for deletion or a new slug of the category; 55P03 after lock_timeout -> busy
@@ -16,7 +17,7 @@
 -- rows     0..1
 -- guards   products_stock_not_negative -> insufficient_stock, never products_category_fkey -> category_in_use
 WITH new_product AS (
-    INSERT INTO products (name, description, category_id, price_minor, currency, stock, active)
+    INSERT INTO products (name, description, category_id, price_minor, currency, stock, active, max_per_order)
     SELECT
         $1,
         $2,
@@ -24,7 +25,8 @@ WITH new_product AS (
         $4,
         $5,
         $6,
-        $7
+        $7,
+        $8
     WHERE $3::bigint IS NULL OR EXISTS (SELECT FROM categories WHERE id = $3 FOR KEY SHARE)
     RETURNING
         id,
@@ -35,6 +37,7 @@ WITH new_product AS (
         currency,
         stock,
         active,
+        max_per_order,
         version,
         created_at,
         updated_at
@@ -59,6 +62,7 @@ SELECT
     currency,
     stock,
     active,
+    max_per_order,
     version,
     created_at,
     updated_at

@@ -18,6 +18,7 @@ SELECT
     currency,
     stock,
     active,
+    max_per_order,
     version,
     created_at,
     updated_at

@@ -25,6 +25,7 @@ WITH moved_product AS (
         currency,
         stock,
         active,
+        max_per_order,
         version,
         created_at,
         updated_at
@@ -48,6 +49,7 @@ SELECT
     currency,
     stock,
     active,
+    max_per_order,
     version,
     created_at,
     updated_at

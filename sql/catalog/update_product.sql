@@ -1,4 +1,4 @@
--- catalog/update_product: an edit by staff; null leaves a column unchanged, and $6 says whether $7 applies.
+-- catalog/update_product: an edit by staff; null leaves a column unchanged, $6 and $9 say whether $7 and $10 apply.
 --
 -- callers  service.shop.catalog.update_product
 -- param    $1 product_id bigint
@@ -9,6 +9,8 @@
 -- param    $6 set_category boolean
 -- param    $7 category_id bigint null
 -- param    $8 active boolean null
+-- param    $9 set_max_per_order boolean
+-- param    $10 max_per_order integer null
 -- returns  one or none; none = no such product, another version than $2, or no such category
 -- locks    categories KEY SHARE; products NO KEY UPDATE; to commit
 -- waits    on categories, products for the category's deletion, and checkouts, edits and stock moves of the product;
@@ -23,6 +25,7 @@ SET
     price_minor = coalesce($5, price_minor),
     category_id = CASE WHEN $6 THEN $7 ELSE category_id END,
     active = coalesce($8, active),
+    max_per_order = CASE WHEN $9 THEN $10 ELSE max_per_order END,
     version = version + 1,
     updated_at = now()
 WHERE
@@ -38,6 +41,7 @@ RETURNING
     currency,
     stock,
     active,
+    max_per_order,
     version,
     created_at,
     updated_at;

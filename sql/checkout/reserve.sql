@@ -18,12 +18,15 @@
 -- param    $12 minimum_minor bigint
 -- param    $13 maximum_minor bigint
 -- param    $14 line_count integer
+-- param    $15 client_network bytea null
+-- param    $16 max_pending integer
+-- param    $17 max_per_order integer
 -- returns  one or none; none = checkout/explain_refusal says why
 -- locks    products NO KEY UPDATE; carts KEY SHARE; new orders, stock_movements, order_items, payments,
 --          order_events; to commit
 -- waits    on products for checkouts, edits and stock moves of the same products; 55P03 after lock_timeout -> busy;
 --          checkout/close_cart has locked the cart
--- index    cart_items_pkey, products_pkey
+-- index    cart_items_pkey, products_pkey, orders_pending_by_client, order_items_pkey, orders_pending_by_network
 -- rows     0..1
 -- guards   orders_one_live_per_cart -> cart_not_open, never orders_total_range -> amount_out_of_range, never
 --          products_stock_not_negative -> insufficient_stock, never stock_movements_once -> busy
@@ -35,10 +38,27 @@ WITH line AS MATERIALIZED (
         products.currency,
         products.active,
         products.stock,
+        products.max_per_order,
         cart_items.quantity
     FROM cart_items
     INNER JOIN products ON cart_items.product_id = products.id
     WHERE cart_items.cart_id = $2
+),
+
+-- The client is locked, so this statement sees all its pending orders.
+client_order AS MATERIALIZED (
+    SELECT id
+    FROM orders
+    WHERE client = $10 AND status = 'PENDING_PAYMENT'
+),
+
+unpaid AS MATERIALIZED (
+    SELECT
+        order_items.product_id,
+        sum(order_items.quantity) AS units
+    FROM client_order
+    INNER JOIN order_items ON client_order.id = order_items.order_id
+    GROUP BY order_items.product_id
 ),
 
 total AS MATERIALIZED (
@@ -52,15 +72,30 @@ total AS MATERIALIZED (
                 'unit_amount', price_minor,
                 'product_data', jsonb_build_object('name', name)
             )
-        ) ORDER BY product_id) AS line_items
+        ) ORDER BY line.product_id) AS line_items
     FROM line
+    LEFT JOIN unpaid ON line.product_id = unpaid.product_id
     HAVING
         -- The caller has locked the products of so many lines. It needs no lock for one line.
         count(*) = $14::integer
-        AND bool_and(active AND stock >= quantity)
+        AND bool_and(active AND stock >= quantity AND quantity <= coalesce(max_per_order, $17))
         AND bool_and(currency = $11)
         AND sum(price_minor * quantity) BETWEEN $12::bigint AND $13::bigint
         AND ($4::bigint IS NULL OR sum(price_minor * quantity) = $4)
+        AND ($10::bytea IS NULL OR (SELECT count(*) FROM client_order) < $16::integer)
+        AND (
+            $15::bytea IS NULL
+            OR (
+                SELECT count(*)
+                FROM orders
+                WHERE client_network = $15 AND status = 'PENDING_PAYMENT'
+            ) < 10 * $16::integer
+        )
+        -- From the client's second pending order on, its units stay within half of these and the units in stock.
+        AND (
+            NOT EXISTS (SELECT FROM client_order)
+            OR bool_and(2 * (coalesce(unpaid.units, 0) + quantity) <= coalesce(unpaid.units, 0) + stock)
+        )
 ),
 
 reserved AS (
@@ -73,6 +108,7 @@ reserved AS (
     WHERE
         products.id = line.product_id
         AND products.stock >= line.quantity
+        AND line.quantity <= coalesce(products.max_per_order, $17)
         AND (products.name, products.price_minor, products.currency, products.active)
         = (line.name, line.price_minor, line.currency, line.active)
     RETURNING products.stock
@@ -88,11 +124,12 @@ reserved_total AS MATERIALIZED (
 ),
 
 new_order AS (
-    INSERT INTO orders (id, cart_id, client, total_minor, currency, expires_at, next_attempt_at)
+    INSERT INTO orders (id, cart_id, client, client_network, total_minor, currency, expires_at, next_attempt_at)
     SELECT
         $1,
         $2,
         $10,
+        $15,
         total_minor,
         currency,
         now() + make_interval(secs => $5::integer),

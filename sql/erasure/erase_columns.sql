@@ -17,6 +17,7 @@ WITH erased_order AS (
         email = NULL,
         email_digest = NULL,
         client = NULL,
+        client_network = NULL,
         erased_at = now()
     WHERE id = any($1) AND (erased_at IS NULL OR email IS NOT NULL OR client IS NOT NULL)
     RETURNING id

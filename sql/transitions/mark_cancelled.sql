@@ -20,6 +20,7 @@ WITH cancelled_order AS (
         cancelled_at = now(),
         -- It limits pending orders only.
         client = NULL,
+        client_network = NULL,
         next_attempt_at = NULL,
         attempts = 0
     -- Appending '' stops the planner from reading all orders in this status through orders_by_status.

@@ -23,6 +23,7 @@ WITH paid_order AS (
         hold = $3,
         -- It limits pending orders only.
         client = NULL,
+        client_network = NULL,
         email = CASE WHEN erased_at IS NULL THEN $6 END,
         email_digest = CASE WHEN erased_at IS NULL THEN $7::bytea END,
         paid_at = now(),

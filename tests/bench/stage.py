@@ -100,6 +100,8 @@ class Stage:
             "REDIS_URL": urlsplit(self.redis_url)._replace(path=f"/{number}").geturl(),
             "STRIPE_API_KEY": "sk_test_bench",
             "STRIPE_WEBHOOK_SECRET": WEBHOOK_SECRET,
+            # All requests come from one address.
+            "MAX_PENDING_PER_CLIENT": "0",
             **settings,
         }
 

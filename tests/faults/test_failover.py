@@ -46,6 +46,7 @@ def settings_of(stripe: StripeStandin, database_url: str, redis_url: str, **othe
             "STRIPE_API_KEY": "sk_test_tests",
             "STRIPE_API_BASE": stripe.api_base,  # type: ignore[attr-defined]
             "STRIPE_WEBHOOK_SECRET": WEBHOOK_SECRET,
+            "MAX_PENDING_PER_CLIENT": "0",
             "DB_POOL_SIZE": "4",
             **others,
         }

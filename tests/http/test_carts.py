@@ -52,8 +52,8 @@ async def test_lines_are_added_set_and_removed(shop: Shop) -> None:
     assert await shop.add_item(cart, mug["id"], 3) == expected((tent, 1), (mug, 5))
     assert await shop.call("PUT", f"{path}/{mug['id']}", 200, {"quantity": 1}) == expected((tent, 1), (mug, 1))
     # A cart may hold more than the stock; checkout refuses it.
-    put = await shop.call("PUT", f"{path}/{tent['id']}", 200, {"quantity": 9_999})
-    assert put == expected((tent, 9_999), (mug, 1))
+    put = await shop.call("PUT", f"{path}/{tent['id']}", 200, {"quantity": 100})
+    assert put == expected((tent, 100), (mug, 1))
     for _ in range(2):
         assert await shop.call("DELETE", f"{path}/{tent['id']}", 200) == expected((mug, 1))
     assert await shop.call("GET", f"/carts/{cart}", 200) == expected((mug, 1))
@@ -62,7 +62,7 @@ async def test_lines_are_added_set_and_removed(shop: Shop) -> None:
 
 
 async def test_an_open_cart_shows_the_present_catalogue(shop: Shop) -> None:
-    tent = await shop.create_product()
+    tent = await shop.create_product(max_per_order=9_999)
     cart = await shop.create_cart((tent["id"], 9_999))
     await shop.call("PATCH", f"/products/{tent['id']}", 200, {"price_minor": 99_999_999, "name": "Palace"})
     line = (await shop.call("GET", f"/carts/{cart}", 200))["items"][0]
@@ -87,12 +87,12 @@ async def test_a_product_must_be_for_sale(shop: Shop) -> None:
 
 
 async def test_a_line_holds_up_to_9999_units(shop: Shop) -> None:
-    tent = await shop.create_product()
+    tent = await shop.create_product(max_per_order=9_999)
     cart = await shop.create_cart((tent["id"], 9_998))
     assert (await shop.add_item(cart, tent["id"], 1))["items"][0]["quantity"] == 9_999
     for quantity in (1, 9_999):
-        refused = await shop.add_item(cart, tent["id"], quantity, expect=422)
-        assert (refused["code"], len(refused["errors"])) == ("invalid", 1)
+        refused = await shop.add_item(cart, tent["id"], quantity, expect=409)
+        assert (refused["code"], refused["allowed"]) == ("quantity_limited", 9_999)
     for quantity in (0, -1, 10_000, 2**31, 1.0, "1", True, None):
         body = {"quantity": quantity}
         for method, path in (("POST", f"/carts/{cart}/items"), ("PUT", f"/carts/{cart}/items/{tent['id']}")):

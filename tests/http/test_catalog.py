@@ -24,6 +24,7 @@ async def test_a_product_is_created_and_read(shop: Shop) -> None:
         "description": "",
         "category_id": None,
         "active": True,
+        "max_per_order": None,
         "version": 1,
         "created_at": made["created_at"],
         "updated_at": made["updated_at"],
@@ -47,6 +48,7 @@ async def test_a_product_is_created_with_all_members(shop: Shop) -> None:
         "currency": "JPY",
         "stock": 1_000_000_000,
         "active": False,
+        "max_per_order": 9_999,
     }
     made = await shop.create_product(**fields)
     assert {name: made[name] for name in fields} == fields

@@ -150,6 +150,7 @@ WRONG: dict[str, dict[str, list[str]]] = {
         "currency": [*STRINGS, *'"EU" "eur" "XXX" "ISK" "EURO" "EUR\\n" "ＥＵＲ" 978 null'.split()],
         "stock": [*INTEGERS, *LARGE, "1000000001", "null"],
         "active": BOOLEANS + NO_NULL,
+        "max_per_order": [*IDS, *LARGE, "10000"],
     },
     "PATCH /products/{product}": {
         "name": STRINGS + NO_NULL,
@@ -157,6 +158,7 @@ WRONG: dict[str, dict[str, list[str]]] = {
         "category_id": [*IDS, *LARGE, LARGEST],
         "price_minor": [*IDS, *LARGE, "100000000", "null"],
         "active": BOOLEANS + NO_NULL,
+        "max_per_order": [*IDS, *LARGE, "10000"],
         # Not writable here.
         "stock": ["1"],
         "currency": ['"EUR"'],

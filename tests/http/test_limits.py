@@ -293,7 +293,7 @@ class TestPendingOrders:
         await shop.wait_for_order(pending[2]["order_id"], "FULFILLED")
         assert (await self.order(shop, tent, ONE)).status_code == 201
         await refused()
-        stored = {row["client"] for row in await database.fetch("SELECT client FROM orders")}
+        stored = {row["client"] for row in await database.fetch("SELECT client FROM orders WHERE client IS NOT NULL")}
         assert {len(client) for client in stored} == {16}
         assert len(stored) == 2
 
@@ -318,3 +318,43 @@ class TestPendingOrders:
         answers = await asyncio.gather(*(self.order(shop, product, ONE) for product in products))
         assert sorted(answer.status_code for answer in answers) == [201] * 2 + [429] * 18
         assert await database.fetchval("SELECT count(*) FROM orders") == 2
+
+    async def test_of_a_network_are_limited_to_ten_times_as_many(
+        self, shop: Shop, stripe: StripeStandin, database: asyncpg.Connection
+    ) -> None:
+        tent = (await shop.create_product(stock=1000))["id"]
+        for number in range(20):
+            answer = await self.order(shop, tent, {"X-Forwarded-For": f"2001:db8:1:{number // 2:x}::{number + 1:x}"})
+            assert answer.status_code == 201
+
+        one_more = await self.order(shop, tent, {"X-Forwarded-For": "2001:db8:1:ffff::1"})
+
+        assert is_problem(one_more, 429, "rate_limited")
+        assert (await self.order(shop, tent, {"X-Forwarded-For": "2001:db8:2::1"})).status_code == 201
+        assert (await self.order(shop, tent, ONE)).status_code == 201
+        stored = "SELECT count(*), count(DISTINCT client), count(DISTINCT client_network) FROM orders"
+        assert tuple(await database.fetchrow(stored)) == (22, 12, 2)
+
+    async def test_leave_half_of_the_units_to_others(self, shop: Shop, stripe: StripeStandin) -> None:
+        """Four of ten tents are the client's. With one more it has half; half of ten mugs are five."""
+        tent, mug = [(await shop.create_product())["id"] for _ in range(2)]
+
+        async def order(units: int, product: int, client: dict[str, str]) -> Any:
+            return await shop.http.post(f"/carts/{await shop.create_cart((product, units))}/checkout", headers=client)
+
+        assert (await order(4, tent, ONE)).status_code == 201
+        for product, allowed in ((tent, 1), (mug, 5)):
+            refused = await order(allowed + 1, product, ONE)
+            assert is_problem(refused, 409, "quantity_limited")
+            assert (refused.json()["product_id"], refused.json()["allowed"]) == (product, allowed)
+            second = await order(allowed, product, ONE)
+            assert second.status_code == 201
+            await shop.call("POST", f"/orders/{second.json()['order_id']}/cancel", 200)
+        # The rule is each client's own, and not about its first order.
+        assert (await order(6, tent, OTHER)).status_code == 201
+        # With nothing in stock, this is not the client's fault.
+        assert is_problem(await order(1, tent, ONE), 409, "insufficient_stock")
+        await shop.call("POST", f"/products/{tent}/stock", 200, {"delta": 3, "reason": "delivery"})
+        refused = await order(1, tent, ONE)
+        assert is_problem(refused, 409, "quantity_limited")
+        assert refused.json()["allowed"] == 0

@@ -633,3 +633,46 @@ async def test_a_refusal_of_an_older_attempt_does_not_end_the_newer_one(
 
     await checkout.cancel_refused(api_resources, UUID(order_id), attempt=claim.attempt + 1, reason="status 400")
     assert (await shop.get_order(order_id))["status"] == "CANCELLED"
+
+
+async def test_a_line_is_limited_when_it_is_added_and_at_checkout(shop: Shop, stripe: StripeStandin) -> None:
+    tent = await shop.create_product(stock=500, max_per_order=3)
+    product, other = f"/products/{tent['id']}", await shop.create_product(stock=500)
+    cart = await shop.create_cart((other["id"], 100), (tent["id"], 2))
+    line = f"/carts/{cart}/items/{tent['id']}"
+
+    async def set_quantity(quantity: int, allowed: int | None = None) -> None:
+        answer = await shop.call("PUT", line, 409 if allowed else 200, {"quantity": quantity})
+        if allowed:
+            assert (answer["code"], answer["product_id"], answer["allowed"]) == (
+                "quantity_limited",
+                tent["id"],
+                allowed,
+            )
+
+    refused = await shop.add_item(cart, tent["id"], 2, expect=409)
+    assert (refused["code"], refused["product_id"], refused["allowed"]) == ("quantity_limited", tent["id"], 3)
+    assert (await shop.add_item(cart, other["id"], expect=409))["allowed"] == 100
+    new_cart = await shop.create_cart()
+    assert (await shop.add_item(new_cart, tent["id"], 4, expect=409))["allowed"] == 3
+    await set_quantity(4, allowed=3)
+    await set_quantity(3)
+
+    # The shop lowers the limit: the cart stays, but cannot be checked out.
+    assert (await shop.call("PATCH", product, 200, {"max_per_order": 1}))["max_per_order"] == 1
+    assert (await shop.call("GET", f"/carts/{cart}", 200))["items"][0]["quantity"] == 3
+    refused = await shop.check_out(cart, 409)
+    assert (refused["code"], refused["product_id"], refused["allowed"]) == ("quantity_limited", tent["id"], 1)
+    assert (await shop.call("GET", f"/carts/{cart}", 200))["status"] == "OPEN"
+    assert await shop.get_stock(tent["id"]) == 500
+    await set_quantity(2, allowed=1)
+
+    # Without a limit of its own, the product has that of the settings.
+    assert (await shop.call("PATCH", product, 200, {"name": "Big tent"}))["max_per_order"] == 1
+    assert (await shop.call("PATCH", product, 200, {"max_per_order": None}))["max_per_order"] is None
+    await set_quantity(101, allowed=100)
+    await set_quantity(100)
+    assert (await shop.call("PATCH", product, 200, {"max_per_order": 9999}))["max_per_order"] == 9999
+    await set_quantity(400)
+    await shop.check_out(cart)
+    assert await shop.get_stock(tent["id"]) == 100

@@ -138,6 +138,7 @@ async def test_erasing_leaves_personal_data_in_no_column(
     bytes_of = {
         "answer": f'convert_to(\'{{"email": "{CANARY}", "lines": [{{"name": "{CANARY}"}}]}}\', \'UTF8\')',
         "client": f"convert_to('{CANARY}0123456789', 'UTF8')",
+        "client_network": f"convert_to('{CANARY}0123456789', 'UTF8')",
         "email_digest": f"sha256('{EMAIL}')",
     }
     types = dict(

@@ -156,6 +156,7 @@ class ShopMachine(RuleBasedStateMachine):
                 "STRIPE_API_KEY": "sk_test_tests",
                 "STRIPE_API_BASE": url,
                 "STRIPE_WEBHOOK_SECRET": WEBHOOK_SECRET,
+                "MAX_PENDING_PER_CLIENT": "0",
                 "STRIPE_TIMEOUT_SECONDS": "5",
             }
         )

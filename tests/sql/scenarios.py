@@ -193,6 +193,8 @@ KEY, NEW_KEY, BODY = (hashlib.sha256(text).digest() for text in (b"new", b"unuse
 CLIENT = BODY[:16]
 DIGEST = hashlib.sha256(EMAIL.encode()).digest()
 STOCK_RULE = "audit/stock_matches_ledger"
+# Of checkout/reserve: the client's network, pending orders of a client, units in a line.
+LIMITS = (CLIENT, 5, 100)
 
 SCENARIOS = {
     "audit/captured_is_paid_at_stripe": does(
@@ -261,30 +263,31 @@ SCENARIOS = {
     ),
     "audit_state/sum_ledger": does(run(0, 0, MUG, LAST), none=run(LAST, LAST, LAST, LAST)),
     "cart/add_line": does(
-        run(OPEN, MUG, 1),
-        run(OPEN, TENT, 1),
-        refused={"cart_items_quantity_range": run(OPEN, TENT, 9999)},
-        predecessor=(OPEN, TENT),
+        run(OPEN, MUG, 1, 100),
+        run(OPEN, TENT, 1, 100),
+        none=run(OPEN, TENT, 100, 100),
+        refused={"cart_items_quantity_range": run(OPEN, TENT, 9999, 10_000)},
+        predecessor=(OPEN, TENT, 100),
     ),
     "cart/create_cart": does(run(NEW)),
     "cart/explain_refusal": does(run(PENDING, TENT), run(NEW, NO_PRODUCT)),
     "cart/forget_currency": does(run(EMPTY), none=run(OPEN), predecessor=(EMPTY,)),
     "cart/open_cart": does(run(OPEN), none=run(PENDING)),
-    "cart/open_for_product": does(run(OPEN, TENT), none=run(OPEN, MUG)),
+    "cart/open_for_product": does(run(OPEN, TENT, 100), none=run(OPEN, MUG, 100)),
     "cart/read_cart": does(run(OPEN), run(EMPTY), none=run(NEW)),
     "cart/remove_line": does(run(OPEN, TENT), none=run(OPEN, MUG), predecessor=(OPEN,)),
     "cart/set_line": does(
         run(OPEN, MUG, 1),
         run(OPEN, TENT, 2),
         refused={"cart_items_quantity_range": run(OPEN, TENT, 10_000)},
-        predecessor=(OPEN, TENT),
+        predecessor=(OPEN, TENT, 100),
     ),
     "catalog/create_category": does(run("Pots", "pots"), refused={"categories_slug_unique": run("Tents", "tents")}),
     "catalog/create_product": does(
-        run("Pot", "", TENTS, 100, "EUR", 5, True),
-        run("Pot", "", None, 100, "EUR", 0, True),
-        none=run("Pot", "", NO_CATEGORY, 100, "EUR", 5, True),
-        refused={"products_stock_not_negative": run("Pot", "", TENTS, 100, "EUR", -1, True)},
+        run("Pot", "", TENTS, 100, "EUR", 5, True, 9),
+        run("Pot", "", None, 100, "EUR", 0, True, None),
+        none=run("Pot", "", NO_CATEGORY, 100, "EUR", 5, True, 9),
+        refused={"products_stock_not_negative": run("Pot", "", TENTS, 100, "EUR", -1, True, None)},
     ),
     "catalog/deactivate_product": does(run(TENT), none=run(NO_PRODUCT)),
     "catalog/delete_category": does(run(UNUSED), none=run(NO_CATEGORY), refused={"products_category_fkey": run(TENTS)}),
@@ -300,30 +303,28 @@ SCENARIOS = {
         refused={"categories_slug_unique": run(TENTS, None, "mugs")},
     ),
     "catalog/update_product": does(
-        run(TENT, 1, "Big tent", None, None, True, MUGS, None),
-        none=run(TENT, 2, "Big tent", None, None, False, None, None),
+        run(TENT, 1, "Big tent", None, None, True, MUGS, None, True, 9),
+        none=run(TENT, 2, "Big tent", None, None, False, None, None, False, None),
     ),
     "payment_session/attach_session": does(run(PENDING, "cs_x", "url"), none=run(CANCELLED, "cs_x", "url")),
     "payment_session/claim_session": does(run(PENDING, 60.0), none=run(PAID, 60.0)),
-    "checkout/close_cart": does(run(OPEN), none=run(PENDING)),
-    "checkout/count_pending": does(run(CLIENT)),
-    "checkout/explain_refusal": does(run(OPEN), none=run(EMPTY)),
+    "checkout/close_cart": does(run(OPEN, 7), none=run(PENDING, 7)),
+    "checkout/explain_refusal": does(run(OPEN, CLIENT, CLIENT), none=run(EMPTY, CLIENT, CLIENT)),
     "checkout/find_order": does(run(PENDING), run(OPEN), none=run(NEW)),
     "checkout/list_products": does(run(OPEN), none=run(EMPTY)),
-    "checkout/lock_client": does(run(7)),
     "payment_session/start_attempt": does(run(PENDING, 1, 1800, 60.0), none=run(PENDING, 2, 1800, 60.0)),
     "payment_session/release_claim": does(run(PENDING), none=run(PAID)),
-    "checkout/lock_products": does(run(OPEN), none=run(EMPTY), predecessor=(OPEN,)),
+    "checkout/lock_products": does(run(OPEN), none=run(EMPTY), predecessor=(OPEN, 7)),
     # One line: of several, another statement has locked the products.
     "checkout/reserve": does(
-        run(NEW, SINGLE, NEW, None, 1800, 2100, 60.0, "{}", "x", CLIENT, "EUR", 50, 10_000, 1),
-        none=run(NEW, SINGLE, NEW, 1, 1800, 2100, 60.0, "{}", "x", CLIENT, "EUR", 50, 10_000, 1),
+        run(NEW, SINGLE, NEW, None, 1800, 2100, 60.0, "{}", "x", CLIENT, "EUR", 50, 10_000, 1, *LIMITS),
+        none=run(NEW, SINGLE, NEW, 1, 1800, 2100, 60.0, "{}", "x", CLIENT, "EUR", 50, 10_000, 1, *LIMITS),
         refused={
             "orders_one_live_per_cart": run(
-                NEW, PAID, NEW, None, 1800, 2100, 60.0, "{}", "x", CLIENT, "EUR", 50, 10_000, 3
+                NEW, PAID, NEW, None, 1800, 2100, 60.0, "{}", "x", CLIENT, "EUR", 50, 10_000, 3, *LIMITS
             )
         },
-        predecessor=(SINGLE,),
+        predecessor=(SINGLE, 7),
     ),
     "erasure/erase_columns": does(run([PAID, FULFILLED]), predecessor=([FULFILLED, PAID],)),
     "erasure/find_by_digest": does(run(DIGEST), none=run(NEW_KEY)),
@@ -449,6 +450,7 @@ SCENARIOS = {
         predecessor=(PAID,),
     ),
     "refunds/settle_unmatched": does(run(PAID), none=run(NEW), predecessor=(PAID,)),
+    "pressure/measure_holds": does(run(9.0)),
     "seed/add_category": does(run("Pots", "pots"), run("Tents", "tents")),
     "seed/add_products": does(
         run(["Pot", "Pan"], ["", ""], [MUGS, TENTS], [100, 100], ["EUR", "EUR"], [5, 5]),

@@ -83,6 +83,8 @@ INVALID_ROWS = [
     ("products_currency_form", "UPDATE products SET currency = 'eur'"),
     ("products_stock_not_negative", "UPDATE products SET stock = stock - 9"),
     ("products_stock_bounded", "UPDATE products SET stock = 2000000001"),
+    ("products_max_per_order_range", "UPDATE products SET max_per_order = 0"),
+    ("products_max_per_order_range", "UPDATE products SET max_per_order = 10000"),
     ("products_version_positive", "UPDATE products SET version = 0"),
     ("carts_pkey", f"INSERT INTO carts (id) VALUES ({ONE})"),
     ("carts_status_known", "UPDATE carts SET status = 'PAID'"),
@@ -111,6 +113,7 @@ INVALID_ROWS = [
     ("orders_email_digest_form", "UPDATE orders SET email = 'x', email_digest = ''"),
     ("orders_email_digest_form", "UPDATE orders SET email_digest = sha256('x')"),
     ("orders_erased_has_no_email", "UPDATE orders SET email = 'x', erased_at = now()"),
+    ("orders_client_network_form", "UPDATE orders SET client_network = ''"),
     ("orders_hold_positive", "UPDATE orders SET hold = 0"),
     ("orders_times_match_status", "UPDATE orders SET status = 'PAID'"),
     ("orders_times_match_status", "UPDATE orders SET status = 'FULFILLED', paid_at = now()"),
@@ -234,6 +237,9 @@ INVALID_ROWS = [
     ("idempotency_keys_answered_whole", "UPDATE idempotency_keys SET status = 200"),
     ("idempotency_keys_status_success", "UPDATE idempotency_keys SET status = 409, answer = ''"),
     ("idempotency_keys_location_length", "UPDATE idempotency_keys SET location = ''"),
+    ("hold_pressure_pkey", "INSERT INTO hold_pressure DEFAULT VALUES"),
+    ("hold_pressure_one_row", "INSERT INTO hold_pressure (id) VALUES (false)"),
+    ("hold_pressure_ratio_range", "UPDATE hold_pressure SET units_on_hold_ratio = 1.1"),
     ("worker_heartbeats_pkey", "INSERT INTO worker_heartbeats (loop) VALUES ('sweep')"),
     ("worker_heartbeats_loop_length", "UPDATE worker_heartbeats SET loop = '' WHERE loop = 'sweep'"),
 ]
@@ -381,21 +387,21 @@ GUARDS = {
     "reserve: currency": (
         MIXED,
         "checkout/reserve",
-        (THIRD, SECOND, THIRD, None, 1800, 2100, 1.0, "{}", "x", None, "EUR", 50, 10_000, 2),
+        (THIRD, SECOND, THIRD, None, 1800, 2100, 1.0, "{}", "x", None, "EUR", 50, 10_000, 2, None, 5, 100),
         TABLES,
     ),
     # One line is short, so the units of the other stay too.
     "reserve: stock": (
         f"{MIXED}; UPDATE products SET currency = 'EUR', stock = id - 1",
         "checkout/reserve",
-        (THIRD, SECOND, THIRD, None, 1800, 2100, 1.0, "{}", "x", None, "EUR", 50, 10_000, 2),
+        (THIRD, SECOND, THIRD, None, 1800, 2100, 1.0, "{}", "x", None, "EUR", 50, 10_000, 2, None, 5, 100),
         TABLES,
     ),
     # The products of these two lines are not locked.
     "reserve: line count": (
         f"{MIXED}; UPDATE products SET currency = 'EUR'",
         "checkout/reserve",
-        (THIRD, SECOND, THIRD, None, 1800, 2100, 1.0, "{}", "x", None, "EUR", 50, 10_000, 1),
+        (THIRD, SECOND, THIRD, None, 1800, 2100, 1.0, "{}", "x", None, "EUR", 50, 10_000, 1, None, 5, 100),
         TABLES,
     ),
 }

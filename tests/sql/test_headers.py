@@ -82,7 +82,8 @@ async def test_waits(name: str, runner: asyncpg.Connection, watcher: asyncpg.Con
     2. Keep each row on which the headers know a conflicting statement that does not queue at an earlier row.
     3. Lock such a row from a second connection, run the statement again, and see it end as `busy`.
     4. Run the statement in two transactions at once, to see whether it waits for a new row with the same key.
-    The tables of steps 3 and 4 must be those that the header names.
+    5. Take its advisory lock from a second connection, too.
+    The tables of steps 3 and 4, and `advisory` of step 5, must be those that the header names.
     """
     stated = headers.waits(name)
     assert bool(scenario(name).predecessor) == bool(stated.predecessor), (
@@ -98,6 +99,11 @@ async def test_waits(name: str, runner: asyncpg.Connection, watcher: asyncpg.Con
                 assert await wait_at_row_ends_busy(runner, watcher, name, run, row, strength), f"no wait at {row[0]}"
         if may_meet_itself(name, locked) and await second_run_ends_busy(runner, watcher, name, run):
             blockers[(await written_tables(runner, name, "Insert") or ["advisory"])[0]] = [name]
+        if key := re.search(r"advisory \$(\d+)", value_of(name, "locks")):
+            async with transaction(watcher):
+                await watcher.execute(f"SELECT pg_advisory_xact_lock({run.arguments[int(key[1]) - 1]})")
+                if await ends_busy(runner, name, run):
+                    blockers["advisory"] = [name]
 
     assert set(stated.on) == set(blockers), f"sql/{name}.sql waits on {', '.join(blockers) or 'nothing'}" + "".join(
         f"; {table} is locked by {', '.join(others)}" for table, others in blockers.items()

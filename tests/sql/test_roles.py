@@ -30,16 +30,17 @@ ALLOWED = {
         "categories": {**READ, "INSERT": "name slug", "UPDATE": "name slug", "DELETE": ALL},
         "products": {
             **READ,
-            "INSERT": "name description category_id price_minor currency stock active",
-            "UPDATE": "name description category_id price_minor stock active version updated_at",
+            "INSERT": "name description category_id price_minor currency stock active max_per_order",
+            "UPDATE": "name description category_id price_minor stock active max_per_order version updated_at",
         },
         "stock_movements": LEDGER,
         "carts": {**READ, "INSERT": "id currency", "UPDATE": "status currency updated_at ordered_at replaced_by"},
         "cart_items": {**READ, "INSERT": "cart_id product_id quantity", "UPDATE": "quantity", "DELETE": ALL},
         "orders": {
             **READ,
-            "INSERT": "id cart_id client total_minor currency expires_at next_attempt_at",
-            "UPDATE": "status email email_digest client hold paid_at cancelled_at next_attempt_at attempts",
+            "INSERT": "id cart_id client client_network total_minor currency expires_at next_attempt_at",
+            "UPDATE": "status email email_digest client client_network hold paid_at cancelled_at next_attempt_at"
+            " attempts",
         },
         "order_items": {**READ, "INSERT": "order_id product_id name quantity unit_price_minor"},
         "order_events": HISTORY,
@@ -62,6 +63,7 @@ ALLOWED = {
         "reconcile_positions": NOTHING,
         "worker_heartbeats": READ,
         **dict.fromkeys(("audit_positions", "audit_balances", "audit_violations", "audit_passes"), NOTHING),
+        "hold_pressure": READ,
         "idempotency_keys": {
             **READ,
             "INSERT": "id request_digest order_id status location answer",
@@ -81,8 +83,8 @@ ALLOWED = {
         "cart_items": {**READ, "INSERT": "cart_id product_id quantity", "DELETE": ALL},
         "orders": {
             **READ,
-            "UPDATE": "status email email_digest client hold paid_at fulfilled_at cancelled_at next_attempt_at"
-            " attempts",
+            "UPDATE": "status email email_digest client client_network hold paid_at fulfilled_at cancelled_at"
+            " next_attempt_at attempts",
         },
         "order_items": READ,
         "order_events": HISTORY,
@@ -110,6 +112,7 @@ ALLOWED = {
         },
         "reconcile_positions": {**READ, "UPDATE": "reached_at"},
         "worker_heartbeats": {**READ, "UPDATE": "beat_at due_at claimed_by claimed_at claimed_until"},
+        "hold_pressure": {**READ, "UPDATE": "measured_at product_ids units_on_hold_ratio"},
         "audit_positions": {**READ, "INSERT": "rule source position", "UPDATE": "position"},
         "audit_balances": {**READ, "INSERT": "product_id units", "UPDATE": "units"},
         "audit_violations": {**READ, "INSERT": "rule subject detail", "DELETE": ALL},
@@ -134,7 +137,7 @@ ALLOWED["readonly"] = {table: READ for table in ALLOWED["app"]} | {
 ALLOWED["eraser"] = dict.fromkeys(ALLOWED["app"], NOTHING) | {
     "orders": {
         "SELECT": "id number status email email_digest client erased_at",
-        "UPDATE": "email email_digest client erased_at",
+        "UPDATE": "email email_digest client client_network erased_at",
     },
     "order_events": {
         "SELECT": "order_id cause note",
@@ -206,15 +209,14 @@ WORKERS = {
     *files("reconcile"),
     *files("sweep"),
     *files("retention"),
+    *files("pressure"),
 }
 APPS = {
     "payment_session/attach_session",
     "checkout/close_cart",
-    "checkout/count_pending",
     "checkout/explain_refusal",
     "checkout/find_order",
     "checkout/list_products",
-    "checkout/lock_client",
     "payment_session/start_attempt",
     "checkout/reserve",
     "idempotency/find_key",

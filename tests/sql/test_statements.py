@@ -87,6 +87,7 @@ TYPES: dict[str, type] = {
     "bytea": bytes,
     "int4": int,
     "int8": int,
+    "float8": float,
     "int8[]": list,
     "jsonb": dict,
     "text": str,

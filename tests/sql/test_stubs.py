@@ -33,7 +33,7 @@ CALLS = {
     "await CLAIM.one(tx, limit=10)": 'has no attribute "one"',
     "name: str = await LOCK.one(tx, advisory_key=7)": "Incompatible types in assignment",
     "statement('cart/no_such_file', UUID)": "No overload variant",
-    "statement('cart/add_line', UUID)": "No overload variant",
+    "statement('cart/set_line', UUID)": "No overload variant",
     "statement('cart/open_cart')": "No overload variant",
 }
 MODULE = """\
@@ -53,7 +53,7 @@ FIND = statement("idempotency/find_key", Row)
 CLAIM = statement("sweep/claim_refunds", UUID)
 CREATE = statement("cart/create_cart")
 LOCK = statement("idempotency/lock_key", bool)
-ADD = statement("cart/add_line")
+ADD = statement("cart/set_line")
 FINISH = statement("webhooks/finish_event")
 one = uuid4()
 """
@@ -114,8 +114,8 @@ def header_parameters(name: str) -> list[Parameter]:
     "values", [{}, {"cart_id": 1, "product_id": 2}, {"cart_id": 1, "product_id": 2, "amount": 3}], ids=str
 )
 def test_a_wrong_or_missing_name_fails_at_once(values: dict[str, int]) -> None:
-    with pytest.raises(TypeError, match=r"cart/add_line takes \(cart_id, product_id, quantity\)"):
-        statement("cart/add_line").arguments(values)
+    with pytest.raises(TypeError, match=r"cart/set_line takes \(cart_id, product_id, quantity\)"):
+        statement("cart/set_line").arguments(values)
 
 
 @pytest.mark.parametrize("name", files())

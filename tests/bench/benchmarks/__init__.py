@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.bench.benchmarks import catalogue, processes, purchase, reserve, scale, storage, stripe
+from tests.bench.benchmarks import audit, catalogue, processes, purchase, reserve, scale, storage, stripe
 from tests.bench.figures import Measured
 from tests.bench.stage import Stage
 
@@ -29,6 +29,7 @@ BENCHMARKS = (
     Benchmark("sweep", "10,000 due orders", stripe.sweep),
     Benchmark("scale", "The purchase's statements in large tables", scale.buffers),
     Benchmark("storage", "What a purchase writes and stores", storage.of_a_purchase),
+    Benchmark("audit", "The audit after 10,000 purchases", audit.changes),
     Benchmark("memory", "Memory and starting", processes.memory),
     Benchmark("workers", "One process and two", processes.workers),
 )

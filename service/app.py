@@ -8,7 +8,7 @@ from fastapi import APIRouter, FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.http import carts, catalog, openapi, operations, orders, webhooks
+from service.http import carts, catalog, openapi, operations, orders, stuck, webhooks
 from service.http.responses import HANDLERS
 from service.http.routing import Router
 from service.http.server.limits import ConcurrencyLimitMiddleware, RateLimitMiddleware
@@ -62,7 +62,7 @@ def create_app(settings: Settings) -> Service:
     routers: dict[str, tuple[APIRouter, ...]] = {
         "catalog": (catalog.router, catalog.staff_router),
         "carts": (carts.router,),
-        "orders": (orders.router, orders.staff_router),
+        "orders": (orders.router, orders.staff_router, stuck.staff_router),
         "webhooks": (webhooks.router,),
         "pages": (returns.router, problems.router),
         "operations": (operations.router,),

@@ -13,6 +13,8 @@ PERSONAL = {
     "orders": "client client_network email email_digest",
     # What Stripe is told about the customer, and where the order can be paid.
     "payments": "checkout_url session_parameters",
+    # What staff wrote.
+    "refunds": "reason",
     "stripe_events": "payload",
 }
 
@@ -25,6 +27,8 @@ NOT_PERSONAL = {
     "categories": "name slug",
     "hold_pressure": "product_ids units_on_hold_ratio",
     # Hashes of the request, for a day; the path of an order.
+    # Stripe's words.
+    "disputes": "currency reason status stripe_dispute_id stripe_payment_intent_id",
     "idempotency_keys": "id location request_digest",
     # `cause` may contain an id that the client chose for its request. Erasing the order removes that part.
     "order_events": "cause from_status to_status",
@@ -33,10 +37,12 @@ NOT_PERSONAL = {
     "payments": "captured_currency currency status stripe_payment_intent_id stripe_session_id",
     "products": "currency description name",
     "reconcile_positions": "list",
-    "refunds": "cause status stripe_payment_intent_id stripe_refund_id",
+    "refunds": "cause failure_reason status stripe_payment_intent_id stripe_refund_id",
     # Why staff moved stock of a product, without an order. People must not write customers' names there.
     "stock_movements": "reason",
     "stripe_events": "id outcome type",
+    # Ids, amounts and Stripe's words.
+    "stuck_items": "id kind reason",
     "unmatched_payments": "currency stripe_payment_intent_id",
     "worker_heartbeats": "loop",
 }

@@ -96,3 +96,5 @@ Slug = Annotated[
 ]
 # A slug to look for; an impossible one is not found.
 SlugQuery = Annotated[str, BeforeValidator(to_nfc), StringConstraints(max_length=MAX_LENGTH, pattern=NO_NUL)]
+# Why staff do something, in their words.
+Reason = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500, pattern=_NO_CONTROL)]

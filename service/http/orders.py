@@ -27,10 +27,11 @@ class OrdersQuery(requests.Query):
 
 
 class RefundRequest(requests.Body):
-    """The amount to refund (without one: all that is left), and whether the units return to stock."""
+    """The amount to refund (without one: all that is left), whether the units return to stock, and why."""
 
     amount_minor: fields.Amount | None = None
     restock: bool = False
+    reason: fields.Reason | None = None
 
 
 class Transition(BaseModel):
@@ -58,10 +59,10 @@ async def list_orders(query: Annotated[OrdersQuery, Query()], resources: Resourc
     return await orders.list_orders(resources, status=query.status, before_number=before_number, limit=query.limit)
 
 
-@router.get("/orders/{order_id}")
-async def get_order(order_id: OrderId, resources: ResourcesDep) -> orders.Order:
-    """Read an order with its lines and payment."""
-    return await orders.get_order(resources, order_id)
+@router.get("/orders/{order_id}", openapi_extra=OPTIONAL_STAFF)
+async def get_order(order_id: OrderId, resources: ResourcesDep, is_staff: IsStaff) -> orders.Order:
+    """Read an order with its lines, payment, refunds and disputes. Only staff see the reasons of refunds."""
+    return await orders.get_order(resources, order_id, for_staff=is_staff)
 
 
 @router.get(
@@ -100,5 +101,12 @@ async def refund_order(
 ) -> Response:
     """Refund an order in full or in part, and return the order."""
     return responses.stored(
-        await refunds.refund(resources, key, order_id, amount_minor=refund.amount_minor, restock=refund.restock)
+        await refunds.refund(
+            resources,
+            key,
+            order_id,
+            amount_minor=refund.amount_minor,
+            restock=refund.restock,
+            reason=refund.reason,
+        )
     )

@@ -52,6 +52,8 @@ REPAIRED = Gauge(
     ["repairer"],
     multiprocess_mode="mostrecent",
 )
+REFUNDS_FAILED = Counter("refunds_failed_total", "Refunds that Stripe refused, cancelled or reported as failed")
+STUCK = Gauge("stuck", "What no repairer can finish; 0 is good", ["kind"], multiprocess_mode="mostrecent")
 AUDIT = Gauge(
     "audit_violations",
     "Known violations of an audit rule; 0 is good",

@@ -99,7 +99,7 @@ class Session:
                 _required_text(data["payment_status"]),
                 _amount(data.get("amount_total")),
                 currency.upper() if currency else None,
-                _text(data.get("payment_intent")),
+                object_id(data.get("payment_intent")),
                 (_text(details.get("email")) or "")[:800] or None,
                 _text(data.get("url")),
                 _text((data.get("metadata") or {}).get("order_id")),
@@ -110,12 +110,16 @@ class Session:
 
 @dataclass(slots=True)
 class Refund:
-    """A refund at Stripe; `refund_id` is our id, from its metadata."""
+    """A refund at Stripe; `refund_id` is our id, from its metadata.
+
+    `failure_reason` is Stripe's word for why it failed; null unless Stripe gives one.
+    """
 
     id: str
     status: str
     amount_minor: int
     refund_id: str | None
+    failure_reason: str | None = None
 
 
 @dataclass(slots=True)
@@ -130,6 +134,40 @@ class PaymentIntent:
     order_id: str | None
     received_minor: int
     currency: str
+
+
+@dataclass(slots=True)
+class Dispute:
+    """A dispute in Stripe's words; the amount in minor units of `currency` (upper case)."""
+
+    id: str
+    payment_intent: str | None
+    amount_minor: int
+    currency: str
+    reason: str
+    status: str
+
+    @classmethod
+    def read(cls, data: Mapping[str, Any]) -> Self:
+        """From the JSON of an event. Raises StripeUnknown if it is not a dispute."""
+        try:
+            amount, currency = _amount(data["amount"]), _required_text(data["currency"]).upper()
+            dispute_id, reason, status = _text(data["id"]), _word(data["reason"]), _word(data["status"])
+            if amount is None or not re.fullmatch("[A-Z]{3}", currency) or not (dispute_id and reason and status):
+                raise TypeError
+            return cls(dispute_id, object_id(data.get("payment_intent")), amount, currency, reason, status)
+        except (KeyError, TypeError, AttributeError):
+            raise StripeUnknown("not a dispute") from None
+
+
+def object_id(value: object) -> str | None:
+    """The id of an object that Stripe names, by its id or expanded; None for anything else."""
+    return (_text(value.get("id")) if isinstance(value, Mapping) else _text(value)) or None
+
+
+def _word(value: object) -> str | None:
+    """One of Stripe's words, of at most 100 characters; None for anything else."""
+    return (_text(value) or "")[:100] or None
 
 
 def _text(value: object) -> str | None:
@@ -421,7 +459,9 @@ def _refund(data: Mapping[str, Any]) -> Refund:
         refund_id, amount = _text((data.get("metadata") or {}).get("refund_id")), _amount(data["amount"])
         if amount is None:
             raise TypeError
-        return Refund(_required_text(data["id"]), _required_text(data["status"]), amount, refund_id)
+        # A null status is Stripe's for a refund that it has not decided yet.
+        status = _required_text(data["status"]) if data["status"] is not None else "pending"
+        return Refund(_required_text(data["id"]), status, amount, refund_id, _word(data.get("failure_reason")))
     except (KeyError, TypeError, AttributeError):
         raise StripeUnknown("not a refund") from None
 

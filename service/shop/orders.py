@@ -14,6 +14,7 @@ from service.shop.money import Currency
 
 OrderStatus = Literal["PENDING_PAYMENT", "PAID", "FULFILLED", "CANCELLED"]
 PaymentStatus = Literal["INITIATED", "PROCESSING", "SUCCEEDED", "FAILED", "EXPIRED", "REFUND_PENDING", "REFUNDED"]
+RefundStatus = Literal["REQUESTED", "PENDING", "SUCCEEDED", "FAILED"]
 
 
 @dataclass(slots=True)
@@ -25,6 +26,7 @@ class OrderRow:
     """
 
     id: UUID
+    number: int
     cart_id: UUID
     status: OrderStatus
     total_minor: int
@@ -58,6 +60,57 @@ class OrderLine:
 
 
 @dataclass(slots=True)
+class RefundRow:
+    """A refund of an order; money in minor units. `failure_reason` is Stripe's word, `reason` is the staff's."""
+
+    id: UUID
+    amount_minor: int
+    status: RefundStatus
+    created_at: datetime
+    failure_reason: str | None
+    reason: str | None
+    currency: Currency
+
+
+@dataclass(slots=True)
+class RefundItem:
+    """Units of a line that a refund is for."""
+
+    product_id: int
+    quantity: int
+
+
+@dataclass(slots=True)
+class OrderRefund:
+    """A refund as customers see it; `items` is empty for a refund by amount."""
+
+    id: UUID
+    amount_minor: int
+    currency: Currency
+    status: RefundStatus
+    created_at: datetime
+    failure_reason: str | None
+    items: Sequence[RefundItem]
+
+
+@dataclass(slots=True)
+class StaffOrderRefund(OrderRefund):
+    """A refund as staff see it."""
+
+    reason: str | None
+
+
+@dataclass(slots=True)
+class Dispute:
+    """A dispute of a payment of an order, in Stripe's words; money in minor units."""
+
+    id: str
+    status: str
+    reason: str
+    amount_minor: int
+
+
+@dataclass(slots=True)
 class Payment:
     """A payment as clients see it; money in minor units."""
 
@@ -73,6 +126,7 @@ class Order:
     """An order as clients see it; `checkout_url` is null once it cannot be paid."""
 
     id: UUID
+    number: int
     cart_id: UUID
     status: OrderStatus
     total_minor: int
@@ -84,6 +138,8 @@ class Order:
     cancelled_at: datetime | None
     items: Sequence[OrderLine]
     payment: Payment
+    refunds: Sequence[StaffOrderRefund | OrderRefund]
+    disputes: Sequence[Dispute]
     checkout_url: str | None
 
 
@@ -128,6 +184,8 @@ class EventRow:
 
 READ_ORDER = statement("orders/read_order", OrderRow)
 LIST_ITEMS = statement("orders/list_items", OrderLine)
+LIST_REFUNDS = statement("orders/list_refunds", RefundRow)
+LIST_DISPUTES = statement("orders/list_disputes", Dispute)
 LIST_ORDERS = statement("orders/list_orders", ListedOrder)
 LIST_ORDERS_BY_STATUS = statement("orders/list_orders_by_status", ListedOrder)
 LIST_EVENTS = statement("orders/list_events", EventRow)
@@ -141,18 +199,30 @@ async def read(reader: Connection, order_id: UUID) -> OrderRow:
     return order
 
 
-async def get_order(resources: Resources, order_id: UUID) -> Order:
-    """An order with its lines and payment, read on a connection of its own."""
+async def get_order(resources: Resources, order_id: UUID, *, for_staff: bool = False) -> Order:
+    """`view` on a connection of its own."""
     async with connection(resources.pool) as reader:
-        return await view(reader, order_id)
+        return await view(reader, order_id, for_staff=for_staff)
 
 
-async def view(reader: Connection, order_id: UUID) -> Order:
-    """An order with its lines and payment, as this connection sees it."""
+async def view(reader: Connection, order_id: UUID, *, for_staff: bool = False) -> Order:
+    """An order with its lines, payment, refunds and disputes, as this connection sees it.
+
+    `for_staff`: with the reasons that staff gave for refunds.
+    """
     row = await read(reader, order_id)
     items = await LIST_ITEMS.all(reader, order_id=order_id)
+    refunds: list[StaffOrderRefund | OrderRefund] = []
+    disputes: list[Dispute] = []
+    if row.status != "PENDING_PAYMENT":
+        rows = await LIST_REFUNDS.all(reader, order_id=order_id, order_currency=row.currency)
+        refunds = [_refund(refund, for_staff=for_staff) for refund in rows]
+        disputes = await LIST_DISPUTES.all(
+            reader, order_id=order_id, stripe_payment_intent_id=row.stripe_payment_intent_id
+        )
     return Order(
         row.id,
+        row.number,
         row.cart_id,
         row.status,
         row.total_minor,
@@ -164,8 +234,17 @@ async def view(reader: Connection, order_id: UUID) -> Order:
         row.cancelled_at,
         items,
         Payment(row.payment_id, row.payment_status, row.stripe_session_id, row.amount_minor, row.refunded_minor),
+        refunds,
+        disputes,
         row.checkout_url,
     )
+
+
+def _refund(row: RefundRow, *, for_staff: bool) -> StaffOrderRefund | OrderRefund:
+    own = (row.id, row.amount_minor, row.currency, row.status, row.created_at)
+    if for_staff:
+        return StaffOrderRefund(*own, row.failure_reason, [], row.reason)
+    return OrderRefund(*own, row.failure_reason, [])
 
 
 async def list_orders(resources: Resources, *, status: OrderStatus | None, before_number: int, limit: int) -> OrderPage:

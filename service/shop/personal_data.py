@@ -46,6 +46,7 @@ EVENT: Members = {
 # The members of an order, and of a checkout's response. The others become null, so that a client can still read it.
 RESPONSE: Members = {
     "id": {},
+    "number": {},
     "order_id": {},
     "cart_id": {},
     "status": {},
@@ -58,6 +59,16 @@ RESPONSE: Members = {
     "cancelled_at": {},
     "items": {"product_id": {}, "name": {}, "quantity": {}, "unit_price_minor": {}, "line_total_minor": {}},
     "payment": {"id": {}, "status": {}, "stripe_session_id": {}, "amount_minor": {}, "refunded_minor": {}},
+    "refunds": {
+        "id": {},
+        "amount_minor": {},
+        "currency": {},
+        "status": {},
+        "created_at": {},
+        "failure_reason": {},
+        "items": {"product_id": {}, "quantity": {}},
+    },
+    "disputes": {"id": {}, "status": {}, "reason": {}, "amount_minor": {}},
 }
 
 

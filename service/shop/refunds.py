@@ -4,7 +4,7 @@ A refund is stored as a row before Stripe is asked for it. `settle` takes the ro
 `_balance` then derives the status of the payment and of its order.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from uuid import NAMESPACE_URL, UUID, uuid5
@@ -13,10 +13,11 @@ from service.errors import ShopError, invalid
 from service.infra import stripe
 from service.infra.db import Connection, connection
 from service.infra.ids import new_id
+from service.infra.metrics import REFUNDS_FAILED
 from service.infra.resources import Resources
 from service.infra.sql import statement
 from service.infra.stripe import PaymentIntent, StripeRefused, StripeUnknown
-from service.shop import orders, transitions
+from service.shop import orders, stuck, transitions
 from service.shop.idempotency import IdempotencyKey, StoredResponse, run_once
 from service.shop.orders import Order
 from service.shop.transitions import AfterCommit, LockedOrder
@@ -31,6 +32,10 @@ STATUSES = {
 }
 
 
+# The failure reason of a refund that is not made, because people paid the money back in another way.
+SETTLED_ELSEWHERE = "settled_elsewhere"
+
+
 @dataclass(slots=True)
 class Refund:
     """A refund of an order, in minor units of its currency; `due` unless it waits for another attempt."""
@@ -42,6 +47,7 @@ class Refund:
     restock: bool
     status: str
     stripe_refund_id: str | None
+    failure_reason: str | None
     due: bool
 
 
@@ -54,20 +60,31 @@ class UnmatchedPayment:
 
 
 @dataclass(slots=True)
+class SettledPayment:
+    """A payment that does not match its order, once its refunds have covered it, or no longer do."""
+
+    stripe_payment_intent_id: str
+    amount_minor: int
+    currency: str
+    refunded: bool
+
+
+@dataclass(slots=True)
 class StripeState:
     """Stripe's state of an order's refunds: those it lists, each with its payment intent, and those it refused.
 
-    `unanswered` is the last error of a refund that may or may not have been made.
+    A refund that Stripe refused comes with the reason. `unanswered` is the last error of a refund that may or may not
+    have been made.
     """
 
     listed: list[tuple[str, stripe.Refund]]
-    refused: list[Refund] = field(default_factory=list)
+    refused: list[tuple[Refund, str]] = field(default_factory=list)
     unanswered: StripeUnknown | None = None
 
 
 ADD_UNMATCHED = statement("refunds/add_unmatched")
 LIST_UNMATCHED = statement("refunds/list_unmatched", UnmatchedPayment)
-SETTLE_UNMATCHED = statement("refunds/settle_unmatched")
+SETTLE_UNMATCHED = statement("refunds/settle_unmatched", SettledPayment)
 LIST_REFUNDS = statement("refunds/list_refunds", Refund)
 ADD_REFUND = statement("refunds/add_refund")
 RECORD_REFUND = statement("refunds/record_refund")
@@ -82,7 +99,13 @@ async def find_order(reader: Connection, payment_intent: str) -> UUID | None:
 
 
 async def refund(
-    resources: Resources, key: IdempotencyKey | None, order_id: UUID, *, amount_minor: int | None, restock: bool
+    resources: Resources,
+    key: IdempotencyKey | None,
+    order_id: UUID,
+    *,
+    amount_minor: int | None,
+    restock: bool,
+    reason: str | None,
 ) -> StoredResponse:
     """200 with the Order once the refund is decided. The worker makes it at Stripe, so it may still be pending.
 
@@ -90,16 +113,18 @@ async def refund(
     """
 
     async def decide(tx: Connection) -> Order:
-        await request(tx, order_id, amount_minor, restock)
-        return await orders.view(tx, order_id)
+        await request(tx, order_id, amount_minor=amount_minor, restock=restock, reason=reason)
+        return await orders.view(tx, order_id, for_staff=True)
 
     response = await run_once(resources.pool, key, 200, decide, order_id=order_id)
     await resources.queue.settle_refunds(order_id)
     return response
 
 
-async def request(tx: Connection, order_id: UUID, amount_minor: int | None, restock: bool) -> None:
-    """Decide a refund for staff: of `amount_minor`, or of everything that is left.
+async def request(
+    tx: Connection, order_id: UUID, *, amount_minor: int | None, restock: bool, reason: str | None
+) -> None:
+    """Decide a refund for staff, who may say why: of `amount_minor`, or of everything that is left.
 
     Raises `order_not_refundable` with the refundable amount when less is left, and `invalid` for a restock with a
     partial refund.
@@ -121,6 +146,7 @@ async def request(tx: Connection, order_id: UUID, amount_minor: int | None, rest
         amount_minor=amount,
         cause="staff",
         restock=restock,
+        reason=reason,
         wait_seconds=0.0,
     )
     await transitions.add_note(tx, order, f"refund of {amount} requested")
@@ -140,6 +166,7 @@ async def add_late_payment(
         amount_minor=amount_minor,
         cause="late_money",
         restock=False,
+        reason=None,
         wait_seconds=0.0,
     )
     settle_later(after, order.id)
@@ -155,8 +182,27 @@ async def add_unmatched(tx: Connection, after: AfterCommit, order: LockedOrder, 
         amount_minor=intent.received_minor,
         currency=intent.currency,
     )
+    if added:
+        await _list_unmatched(tx, after, order, intent.id, (intent.received_minor, intent.currency))
     settle_later(after, order.id)
     return added == 1
+
+
+async def _list_unmatched(
+    tx: Connection, after: AfterCommit, order: LockedOrder, payment_intent: str, captured: tuple[int, str]
+) -> None:
+    amount, currency = captured
+    await stuck.add(
+        tx,
+        after,
+        "unmatched_payment",
+        payment_intent,
+        order_id=order.id,
+        reason=f"{amount} {currency} was paid for an order of {order.total_minor} {order.currency}",
+        payment_intent=payment_intent,
+        captured_minor=amount,
+        currency=currency,
+    )
 
 
 def settle_later(after: AfterCommit, order_id: UUID) -> None:
@@ -170,6 +216,7 @@ async def settle(resources: Resources, order_id: UUID) -> None:
         order = await orders.read(reader, order_id)
         rows = await LIST_REFUNDS.all(reader, order_id=order_id)
         unmatched = await LIST_UNMATCHED.all(reader, order_id=order_id)
+        resolved = await stuck.resolved_ids(reader, order_id)
     intents = {row.stripe_payment_intent_id for row in rows} | {row.stripe_payment_intent_id for row in unmatched}
     if order.stripe_payment_intent_id is not None:
         intents.add(order.stripe_payment_intent_id)
@@ -181,7 +228,16 @@ async def settle(resources: Resources, order_id: UUID) -> None:
             for listed in await resources.stripe.refunds_of(intent, order_id=order_id)
         ]
     )
-    await _create_due(resources, order_id, rows, state)
+    settled = _settled_elsewhere(rows, resolved)
+    stopped = [
+        row
+        for row in rows
+        if row.stripe_payment_intent_id in settled
+        # A refund that staff decide for a live order is made all the same.
+        and (order.status == "CANCELLED" or row.stripe_payment_intent_id != order.stripe_payment_intent_id)
+    ]
+    await _create_due(resources, order_id, [row for row in rows if row not in stopped], state)
+    state.refused += [(row, SETTLED_ELSEWHERE) for row in stopped if row.status == "REQUESTED"]
     decided = await transitions.run_transition(resources, partial(_record, order_id=order_id, state=state))
     if state.unanswered:
         raise state.unanswered
@@ -200,8 +256,8 @@ async def _create_due(resources: Resources, order_id: UUID, rows: Sequence[Refun
             try:
                 made = await resources.stripe.create_refund(intent, row.amount_minor, metadata, key, order_id=order_id)
                 state.listed.append((intent, made))
-            except StripeRefused:
-                state.refused.append(row)
+            except StripeRefused as refused:
+                state.refused.append((row, refused.code or "refused"))
             except StripeUnknown as unknown:
                 if not unknown.replayed:
                     # The other refunds are still made and recorded.
@@ -213,17 +269,18 @@ async def _create_due(resources: Resources, order_id: UUID, rows: Sequence[Refun
                 if own := [(intent, listed) for listed in newer if listed.refund_id == str(row.id)]:
                     state.listed += own
                 else:
-                    state.refused.append(row)
+                    state.refused.append((row, "unknown"))
 
 
 async def _record(tx: Connection, after: AfterCommit, *, order_id: UUID, state: StripeState) -> bool:
     """Record what Stripe says; True when a refund was decided that can be made at once."""
     order = await transitions.lock(tx, order_id)
-    for row in state.refused:
-        if await FAIL_REFUND.run(tx, refund_id=row.id):
-            await transitions.add_note(tx, order, f"Stripe refused a refund of {row.amount_minor}")
-    ids = {str(row.id): row.id for row in await LIST_REFUNDS.all(tx, order_id=order_id)}
+    before = {row.id: row for row in await LIST_REFUNDS.all(tx, order_id=order_id)}
+    for row, reason in state.refused:
+        await FAIL_REFUND.run(tx, refund_id=row.id, failure_reason=reason)
+    ids = {str(refund_id): refund_id for refund_id in before}
     for intent, listed in state.listed:
+        status = STATUSES.get(listed.status, "PENDING")
         await RECORD_REFUND.run(
             tx,
             # A refund made in the dashboard gets an id derived from Stripe's, the same each time it is listed.
@@ -231,12 +288,63 @@ async def _record(tx: Connection, after: AfterCommit, *, order_id: UUID, state: 
             order_id=order_id,
             stripe_payment_intent_id=intent,
             amount_minor=listed.amount_minor,
-            status=STATUSES.get(listed.status, "PENDING"),
+            status=status,
             stripe_refund_id=listed.id,
+            failure_reason=(listed.failure_reason or listed.status) if status == "FAILED" else None,
         )
+    await _report_failures(tx, after, order, before)
     decided = await _balance(tx, after, order)
-    await SETTLE_UNMATCHED.run(tx, order_id=order_id)
+    for payment in await SETTLE_UNMATCHED.all(tx, order_id=order_id):
+        if payment.refunded:
+            await stuck.end(tx, "unmatched_payment", [payment.stripe_payment_intent_id])
+        else:
+            captured = (payment.amount_minor, payment.currency)
+            await _list_unmatched(tx, after, order, payment.stripe_payment_intent_id, captured)
     return decided
+
+
+async def _report_failures(
+    tx: Connection, after: AfterCommit, order: LockedOrder, before: Mapping[UUID, Refund]
+) -> None:
+    """Note and count the refunds that have failed since `before`, and list those that no later refund replaces."""
+    rows = await LIST_REFUNDS.all(tx, order_id=order.id)
+    for row in rows:
+        status_before = before[row.id].status if row.id in before else None
+        if row.status != "FAILED" or status_before == "FAILED" or row.failure_reason == SETTLED_ELSEWHERE:
+            continue
+        named = f"{row.id} ({row.stripe_refund_id})" if row.stripe_refund_id else str(row.id)
+        await transitions.add_note(tx, order, f"refund {named} of {row.amount_minor} failed: {row.failure_reason}")
+        after.add(_count_failure)
+    closed = [str(row.id) for row in rows if row.id in before and row.status != before[row.id].status]
+    if closed:
+        await stuck.end(tx, "refund_open", closed)
+    for number, row in enumerate(rows):
+        if row.status != "FAILED" or row.failure_reason == SETTLED_ELSEWHERE:
+            continue
+        later = [r for r in rows[number + 1 :] if r.stripe_payment_intent_id == row.stripe_payment_intent_id]
+        # The failure of a repeated refund takes the place of the first one; its success ends the matter.
+        if sum(r.amount_minor for r in later if r.status in ("SUCCEEDED", "FAILED")) >= row.amount_minor:
+            await stuck.end(tx, "refund_failed", [str(row.id)])
+            continue
+        await stuck.add(
+            tx,
+            after,
+            "refund_failed",
+            str(row.id),
+            order_id=order.id,
+            reason=f"a refund of {row.amount_minor} failed: {row.failure_reason}",
+            stripe_refund_id=row.stripe_refund_id,
+            payment_intent=row.stripe_payment_intent_id,
+        )
+
+
+def _settled_elsewhere(rows: Sequence[Refund], resolved: Collection[str]) -> set[str]:
+    """The payments of which people have resolved the payment itself or one of its refunds."""
+    return {*resolved, *(row.stripe_payment_intent_id for row in rows if str(row.id) in resolved)}
+
+
+async def _count_failure(_: Resources) -> None:
+    REFUNDS_FAILED.inc()
 
 
 async def _balance(tx: Connection, after: AfterCommit, order: LockedOrder) -> bool:
@@ -284,6 +392,9 @@ async def _decide_owed(tx: Connection, order: LockedOrder, rows: Sequence[Refund
     decided = False
     if order.status == "CANCELLED" and order.stripe_payment_intent_id is not None:
         owed[order.stripe_payment_intent_id] = order.captured_minor
+    if owed:
+        for intent in _settled_elsewhere(rows, await stuck.resolved_ids(tx, order.id)):
+            owed.pop(intent, None)
     failures = sum(row.status == "FAILED" for row in rows)
     for intent, amount in owed.items():
         left = amount - sum(_refunded_and_pending(intent, rows))
@@ -305,6 +416,7 @@ async def _decide_owed(tx: Connection, order: LockedOrder, rows: Sequence[Refund
             amount_minor=left,
             cause="staff" if has_late_refund else "late_money",
             restock=False,
+            reason=None,
             wait_seconds=wait_seconds,
         )
         text = f"refund of {left} decided" if first else "a refund failed: it is tried again"

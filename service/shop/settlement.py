@@ -4,7 +4,6 @@ Webhooks, expiry, checkout, the recheck and reconcile all end here, so the same 
 `apply_session` decides by the session alone, inside a transaction. `settle_session` may ask Stripe for more.
 """
 
-import logging
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -17,15 +16,13 @@ from service.infra.logs import cause
 from service.infra.resources import Resources
 from service.infra.sql import statement
 from service.infra.stripe import PaymentIntent, Session, StripeRefused, StripeUnknown
-from service.shop import payment_session, refunds, transitions
+from service.shop import payment_session, refunds, stuck, transitions
 from service.shop.transitions import AfterCommit, LockedOrder
 
 # A bank transfer may take days. The sweep asks for it at this interval, in case the event about its end is lost.
 RECHECK_SECONDS = 600.0
 SESSION_EXPIRED = "payment session expired"
 MISMATCH = "Stripe has a payment of another amount or currency for it"
-
-logger = logging.getLogger(__name__)
 
 MARK_PROCESSING = statement("settlement/mark_processing", UUID)
 CART_HAS_LIVE_ORDER = statement("settlement/cart_has_live_order", bool)
@@ -169,14 +166,9 @@ async def _refund_unmatched(resources: Resources, order_id: UUID, session: Sessi
     if session.payment_intent is not None:
         with suppress(StripeRefused):
             intent = await resources.stripe.retrieve_payment_intent(session.payment_intent, order_id=order_id)
-    outcome = await transitions.run_transition(
+    return await transitions.run_transition(
         resources, partial(_apply_unmatched, order_id=order_id, session=session, intent=intent)
     )
-    if outcome in ("mismatch", "unmatched_refunded"):
-        captured = {"captured_minor": intent.received_minor, "currency": intent.currency} if intent else {}
-        names = {"order_id": str(order_id), "stripe_session_id": session.id, "payment_intent": session.payment_intent}
-        logger.warning("payment does not match its order", extra={**names, **captured, "outcome": outcome})
-    return outcome
 
 
 async def _apply_unmatched(
@@ -184,13 +176,13 @@ async def _apply_unmatched(
 ) -> str:
     order = await transitions.lock(tx, order_id)
     if intent is None or not intent.received_minor or intent.order_id not in (None, str(order_id)):
-        return "mismatch"
+        return await _list_mismatch(tx, after, order, session, intent)
     if (intent.received_minor, intent.currency) == (order.total_minor, order.currency):
         # The captured amount is the order's total; the session's own total does not matter.
         matching = replace(session, amount_total=order.total_minor, currency=order.currency)
         return await apply_session(tx, after, order_id, matching)
     if await refunds.find_order(tx, intent.id) not in (None, order_id):
-        return "mismatch"
+        return await _list_mismatch(tx, after, order, session, intent)
     if not await refunds.add_unmatched(tx, after, order, intent):
         return "unchanged"
     if not order.captured:
@@ -206,6 +198,29 @@ async def _apply_unmatched(
         )
         assert recorded, "an order without a captured payment can record one"
     return "unmatched_refunded"
+
+
+async def _list_mismatch(
+    tx: Connection, after: AfterCommit, order: LockedOrder, session: Session, intent: PaymentIntent | None
+) -> str:
+    """List a paid session of which nothing can be refunded here; returns `mismatch`."""
+    if intent is None:
+        why = "Stripe names no payment" if session.payment_intent is None else "Stripe does not know its payment"
+    elif not intent.received_minor:
+        why = "its payment captured nothing"
+    else:
+        why = "its payment is another order's"
+    await stuck.add(
+        tx,
+        after,
+        "unmatched_payment",
+        session.payment_intent or session.id,
+        order_id=order.id,
+        reason=f"Stripe says {session.payment_status} of a session of {order.total_minor} {order.currency}, but {why}",
+        stripe_session_id=session.id,
+        payment_intent=session.payment_intent,
+    )
+    return "mismatch"
 
 
 async def fetch_session(resources: Resources, stripe_session_id: str, order_id: UUID | None) -> tuple[Session, bool]:

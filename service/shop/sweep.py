@@ -14,7 +14,7 @@ from service.infra.metrics import SWEPT
 from service.infra.resources import Resources
 from service.infra.sql import statement
 from service.infra.stripe import StripeRefused, StripeUnknown
-from service.shop import expiry, fulfilment, refunds, webhooks
+from service.shop import expiry, fulfilment, refunds, stuck, webhooks
 
 BATCH = 100
 # How many repairs run at a time. Each may wait for Stripe, and a slow Stripe must not occupy every connection.
@@ -36,6 +36,14 @@ class DueOrder:
 
 
 @dataclass(slots=True)
+class DueRefund:
+    """A due refund."""
+
+    id: UUID
+    order_id: UUID
+
+
+@dataclass(slots=True)
 class Repair:
     """What to do for one due row, and the row's name in the log."""
 
@@ -45,22 +53,21 @@ class Repair:
 
 CLAIM_ORDERS = statement("sweep/claim_orders", DueOrder)
 CLAIM_EVENTS = statement("sweep/claim_events", str)
-CLAIM_REFUNDS = statement("sweep/claim_refunds", UUID)
+CLAIM_REFUNDS = statement("sweep/claim_refunds", DueRefund)
 CLAIM_UNMATCHED = statement("sweep/claim_unmatched", UUID)
 
 
 async def sweep(resources: Resources) -> int:
-    """Repair everything that is due now, batch by batch. Returns the number of repairs."""
+    """Repair everything that is due now, batch by batch, and list what stays stuck. Returns the number of repairs."""
     cause.set("job sweep")
     count = 0
     while True:
         async with connection(resources.pool) as claimer:
             orders = await CLAIM_ORDERS.all(claimer, limit=BATCH)
             events = await CLAIM_EVENTS.all(claimer, limit=BATCH)
-            refunding = {
-                *await CLAIM_REFUNDS.all(claimer, limit=BATCH),
-                *await CLAIM_UNMATCHED.all(claimer, limit=BATCH),
-            }
+            due_refunds = await CLAIM_REFUNDS.all(claimer, limit=BATCH)
+            unmatched = await CLAIM_UNMATCHED.all(claimer, limit=BATCH)
+        refunding = {*(refund.order_id for refund in due_refunds), *unmatched}
         SWEPT.labels("orders").inc(len(orders))
         SWEPT.labels("events").inc(len(events))
         SWEPT.labels("refunds").inc(len(refunding))
@@ -76,8 +83,10 @@ async def sweep(resources: Resources) -> int:
         await _run_all(repairs)
         if closed:
             await _cancel(resources, closed)
+        await stuck.list_open(resources, refund_ids=[refund.id for refund in due_refunds], event_ids=events)
         count += len(repairs)
-        if max(len(orders), len(events), len(refunding)) < BATCH:
+        if max(len(orders), len(events), len(due_refunds), len(unmatched)) < BATCH:
+            await stuck.set_gauge(resources)
             return count
 
 

@@ -7,6 +7,7 @@ runs, then asks Stripe for the current state.
 import re
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -18,10 +19,10 @@ from service.infra.logs import cause
 from service.infra.metrics import EVENTS
 from service.infra.resources import Resources
 from service.infra.sql import statement
-from service.infra.stripe import Session, StripeRefused, StripeUnknown, signature_verifies
+from service.infra.stripe import Dispute, Session, StripeRefused, StripeUnknown, object_id, signature_verifies
 from service.infra.transactions import run_transaction
 from service.settings import Settings
-from service.shop import personal_data, refunds, settlement, transitions
+from service.shop import disputes, personal_data, refunds, settlement, stuck, transitions
 from service.shop.transitions import AfterCommit
 
 
@@ -51,8 +52,10 @@ SESSION_EVENTS = {
 EVENT_TYPES = (
     *sorted(SESSION_EVENTS),
     "charge.refunded",
+    # Below the API version 2024-10-28 this is the only event about a refund that fails.
+    "charge.refund.updated",
     *(f"refund.{what}" for what in ("created", "failed", "updated")),
-    *(f"charge.dispute.{what}" for what in ("closed", "created", "funds_reinstated", "funds_withdrawn", "updated")),
+    *(f"{disputes.PREFIX}{what}" for what in ("closed", "created", "funds_reinstated", "funds_withdrawn", "updated")),
 )
 
 
@@ -166,17 +169,28 @@ async def apply_event(tx: Connection, after: AfterCommit, settings: Settings, pa
         failed = kind == "checkout.session.async_payment_failed"
         outcome = await settlement.apply_session(tx, after, order_id, session, failed=failed)
         return EventOutcome(outcome, order_id, outcome not in ("mismatch", "order_not_found"))
-    if kind.startswith("refund.") or kind == "charge.refunded":
+    if kind.startswith("refund.") or kind in ("charge.refunded", "charge.refund.updated"):
         order_id = await _order_paid_by(tx, data)
         if order_id is not None:
             refunds.settle_later(after, order_id)
         return EventOutcome("refund_to_settle", order_id, handled=False)
-    if kind.startswith("charge.dispute."):
-        order_id = await _order_paid_by(tx, data)
-        if order_id is not None:
-            await transitions.add_note_once(tx, await transitions.lock(tx, order_id), f"Stripe reports {kind}")
-        return EventOutcome("recorded", order_id)
+    if kind.startswith(disputes.PREFIX):
+        return await _record_dispute(tx, after, payload)
     return EventOutcome("ignored")
+
+
+async def _record_dispute(tx: Connection, after: AfterCommit, payload: dict[str, Any]) -> EventOutcome:
+    """Record a dispute; while its payment is unknown, a job asks Stripe for its order."""
+    try:
+        dispute = Dispute.read(payload["data"]["object"])
+    except StripeUnknown:
+        return EventOutcome("unreadable", handled=False)
+    if dispute.payment_intent is None:
+        # All our payments have one.
+        return EventOutcome("not_ours")
+    order_id = await refunds.find_order(tx, dispute.payment_intent)
+    await disputes.record(tx, after, payload, dispute, order_id=order_id)
+    return EventOutcome("recorded", order_id, handled=order_id is not None)
 
 
 async def process_stored_event(resources: Resources, event_id: str) -> str:
@@ -198,14 +212,21 @@ async def process_stored_event(resources: Resources, event_id: str) -> str:
 
     result = await transitions.run_transition(resources, apply)
     if not result.handled:
-        data = event.payload["data"]["object"]
         if event.type in SESSION_EVENTS:
-            result = await _settle_by_stripe(resources, str(data.get("id")), result)
+            result = await _settle_by_stripe(resources, str(event.payload["data"]["object"].get("id")), result)
         else:
-            result = await _settle_refund(resources, event)
-        await run_transaction(resources.pool, lambda tx: _finish(tx, event, result))
+            result = await _settle_charge(resources, event, result)
+        await transitions.run_transition(resources, partial(_finish_unhandled, event=event, result=result))
     EVENTS.labels(result.outcome).inc()
     return result.outcome
+
+
+async def _finish_unhandled(tx: Connection, after: AfterCommit, *, event: Event, result: EventOutcome) -> None:
+    await _finish(tx, event, result)
+    await stuck.end(tx, "event_unhandled", [event.id])
+    if result.outcome == "unreadable":
+        reason = f"{event.type} has an unknown form, and Stripe has nothing to compare it with"
+        await stuck.add(tx, after, "event_unhandled", event.id, order_id=result.order_id, reason=reason)
 
 
 async def replay_event(resources: Resources, event_id: str) -> str:
@@ -232,34 +253,54 @@ async def _settle_by_stripe(resources: Resources, stripe_session_id: str, result
     return EventOutcome(await settlement.settle_session(resources, order_id, session, failed=failed), order_id)
 
 
-async def _settle_refund(resources: Resources, event: Event) -> EventOutcome:
-    intent_id = event.payload["data"]["object"].get("payment_intent")
-    if not isinstance(intent_id, str):
-        return EventOutcome("not_ours")
+async def _settle_charge(resources: Resources, event: Event, result: EventOutcome) -> EventOutcome:
+    """Apply an event about a refund or dispute whose order it does not show; the payment is settled first."""
+    data = event.payload["data"]["object"]
+    intent_id = object_id(data.get("payment_intent"))
+    if intent_id is None or result.outcome == "unreadable":
+        return EventOutcome("not_ours" if intent_id is None else "unreadable")
     async with connection(resources.pool) as reader:
         order_id = await refunds.find_order(reader, intent_id)
     if order_id is None:
-        # The refund was reported before the payment, so the payment is settled first.
-        try:
-            intent = await resources.stripe.retrieve_payment_intent(intent_id)
-        except StripeRefused:
-            return EventOutcome("not_ours")
-        order_id = settlement.uuid_or_none(intent.order_id)
+        order_id = await _settle_payment_of(resources, event, intent_id, result)
+    try:
+        if event.type.startswith(disputes.PREFIX):
+            return await transitions.run_transition(resources, partial(_link_dispute, event=event, order_id=order_id))
         if order_id is None:
             return EventOutcome("not_ours")
-        # An order with an unhandled event is not fulfilled, so the event gets its order before that is paid.
-        unhandled = EventOutcome("refund_to_settle", order_id, handled=False)
-        await run_transaction(resources.pool, lambda tx: _finish(tx, event, unhandled))
-        async for session in resources.stripe.sessions_since(0, order_id=order_id, payment_intent=intent_id):
-            await settlement.settle_session(resources, order_id, session)
-    try:
         await refunds.settle(resources, order_id)
     except ShopError as error:
         if error.code != "not_found":
             raise
-        # The order belongs to another shop on the same Stripe account.
+        # The order belongs to another shop on the same Stripe account, or was placed after the backup in use.
         return EventOutcome("order_not_found", order_id)
     return EventOutcome("applied", order_id)
+
+
+async def _settle_payment_of(resources: Resources, event: Event, intent_id: str, result: EventOutcome) -> UUID | None:
+    """Settle a payment that was not known when its refund or dispute was reported. Its order; None if not ours."""
+    try:
+        intent = await resources.stripe.retrieve_payment_intent(intent_id)
+    except StripeRefused:
+        return None
+    order_id = settlement.uuid_or_none(intent.order_id)
+    if order_id is None:
+        return None
+    # An order with an unhandled event is not fulfilled, so the event gets its order before that is paid.
+    unhandled = EventOutcome(result.outcome, order_id, handled=False)
+    await run_transaction(resources.pool, lambda tx: _finish(tx, event, unhandled))
+    async for session in resources.stripe.sessions_since(0, order_id=order_id, payment_intent=intent_id):
+        await settlement.settle_session(resources, order_id, session)
+    return order_id
+
+
+async def _link_dispute(tx: Connection, after: AfterCommit, *, event: Event, order_id: UUID | None) -> EventOutcome:
+    dispute = Dispute.read(event.payload["data"]["object"])
+    if order_id is None:
+        await disputes.forget(tx, dispute)
+        return EventOutcome("not_ours")
+    await disputes.record(tx, after, event.payload, dispute, order_id=order_id)
+    return EventOutcome("recorded", order_id)
 
 
 async def _finish(tx: Connection, event: Event, result: EventOutcome) -> None:
@@ -281,5 +322,5 @@ def _order_named_by(payload: dict[str, Any]) -> UUID | None:
 
 
 async def _order_paid_by(tx: Connection, data: dict[str, Any]) -> UUID | None:
-    intent = data.get("payment_intent")
-    return await refunds.find_order(tx, intent) if isinstance(intent, str) else None
+    intent = object_id(data.get("payment_intent"))
+    return None if intent is None else await refunds.find_order(tx, intent)

@@ -97,6 +97,11 @@ WHERE
             -- audit/unmatched_payments_are_refunded checks a captured amount other than the order's.
             AND payments.captured_minor IS NULL
             AND coalesce(refund_total.decided_minor, 0) < payments.amount_minor
+            -- People paid the customer back in another way.
+            AND NOT EXISTS (
+                SELECT FROM stuck_items
+                WHERE stuck_items.order_id = orders.id AND stuck_items.resolved
+            )
         )
     )
 UNION ALL
@@ -105,7 +110,15 @@ SELECT
     'payment ' || stripe_payment_intent_id || ': ' || captured_minor || ' captured, ' || coalesce(owed_minor, 0)
     || ' owed, refunds of ' || decided_minor || ' decided' AS detail
 FROM refunded_payment
-WHERE decided_minor < owed_minor OR bounded_minor > captured_minor
+WHERE
+    bounded_minor > captured_minor
+    OR (
+        decided_minor < owed_minor
+        AND NOT EXISTS (
+            SELECT FROM stuck_items
+            WHERE stuck_items.order_id = refunded_payment.order_id AND stuck_items.resolved
+        )
+    )
 ORDER BY
     subject,
     detail;

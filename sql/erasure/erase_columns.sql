@@ -5,10 +5,10 @@
 -- callers  service.shop.erasure._erase
 -- param    $1 order_ids uuid[]
 -- returns  one
--- locks    orders NO KEY UPDATE; payments, order_events NO KEY UPDATE in no order; to commit
--- waits    on payments for a request that claims one; 55P03 after lock_timeout -> busy; erasure/lock_orders has locked
---          the orders
--- index    orders_pkey, payments_one_per_order, order_events_pkey
+-- locks    orders NO KEY UPDATE; payments, order_events, refunds NO KEY UPDATE in no order; to commit
+-- waits    on payments, refunds for a request or a sweep that claims one; 55P03 after lock_timeout -> busy;
+--          erasure/lock_orders has locked the orders
+-- index    orders_pkey, payments_one_per_order, order_events_pkey, refunds_by_order
 -- rows     1
 -- guards   none
 WITH erased_order AS (
@@ -41,6 +41,12 @@ erased_event AS (
         order_id = any($1)
         AND (starts_with(cause, 'request ') OR note NOT IN ('erased', 'personal data erased'))
     RETURNING order_id
+),
+
+erased_refund AS (
+    UPDATE refunds
+    SET reason = NULL
+    WHERE order_id = any($1) AND reason IS NOT NULL
 )
 
 SELECT

@@ -11,6 +11,7 @@
 -- guards   none
 SELECT
     orders.id,
+    orders.number,
     orders.cart_id,
     orders.status,
     orders.total_minor,

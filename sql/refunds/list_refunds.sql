@@ -2,7 +2,7 @@
 -- due: a requested refund may be sent to Stripe, because its time has come or the sweep has claimed it.
 --
 -- callers  service.shop.refunds.request, service.shop.refunds.settle, service.shop.refunds._record,
---          service.shop.refunds._balance
+--          service.shop.refunds._report_failures, service.shop.refunds._balance
 -- param    $1 order_id uuid
 -- returns  many by created_at, id; none = no refund
 -- locks    none
@@ -18,6 +18,7 @@ SELECT
     restock,
     status,
     stripe_refund_id,
+    failure_reason,
     coalesce(attempts > 0 OR next_attempt_at <= now(), false) AS due
 FROM refunds
 WHERE order_id = $1

@@ -8,6 +8,7 @@
 -- param    $4 amount_minor bigint
 -- param    $5 status text
 -- param    $6 stripe_refund_id text
+-- param    $7 failure_reason text null
 -- returns  none
 -- locks    orders KEY SHARE; refunds UPDATE; new refunds; to commit
 -- waits    on refunds for the sweep that claims it; 55P03 after lock_timeout -> busy; transitions/lock_order has locked
@@ -16,13 +17,15 @@
 -- rows     0..1
 -- guards   none
 INSERT INTO refunds (
-    id, order_id, stripe_payment_intent_id, amount_minor, cause, status, stripe_refund_id, next_attempt_at
+    id, order_id, stripe_payment_intent_id, amount_minor, cause, status, stripe_refund_id, failure_reason,
+    next_attempt_at
 )
-VALUES ($1, $2, $3, $4, 'stripe', $5, $6, CASE WHEN $5 = 'PENDING' THEN now() + interval '1 minute' END)
+VALUES ($1, $2, $3, $4, 'stripe', $5, $6, $7, CASE WHEN $5 = 'PENDING' THEN now() + interval '1 minute' END)
 ON CONFLICT (id) DO UPDATE
     SET
         status = excluded.status,
         stripe_refund_id = excluded.stripe_refund_id,
+        failure_reason = excluded.failure_reason,
         next_attempt_at = CASE
             WHEN excluded.status = 'PENDING' THEN greatest(refunds.next_attempt_at, excluded.next_attempt_at)
         END,

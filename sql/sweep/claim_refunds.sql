@@ -24,4 +24,6 @@ SET
 -- By place: a row that has changed since this statement began has another one, and waits for the next sweep. By key,
 -- its old version would be updated, which can deadlock beside a foreign key's KEY SHARE.
 WHERE ctid = any(array(SELECT ctid FROM due))
-RETURNING order_id;
+RETURNING
+    id,
+    order_id;

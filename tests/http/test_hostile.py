@@ -47,6 +47,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "POST /carts/{cart}/checkout": {},
     "POST /orders/{order}/cancel": {},
     "POST /orders/{order}/refund": {},
+    "POST /stuck/{kind}/{id}/resolve": {"reason": "paid back by bank transfer"},
 }
 
 # Bodies that are not JSON in UTF-8.
@@ -176,6 +177,9 @@ WRONG: dict[str, dict[str, list[str]]] = {
     "POST /carts/{cart}/checkout": {"expected_total_minor": [*INTEGERS, *LARGE, LARGEST]},
     # A pending order has nothing to refund, so valid requests are refused for that reason.
     "POST /orders/{order}/refund": {"amount_minor": [*IDS, *LARGE, LARGEST], "restock": BOOLEANS + NO_NULL},
+    "POST /stuck/{kind}/{id}/resolve": {
+        "reason": [t for t in STRINGS if t not in (f'"{TOO_LONG}"', '"\\u200b"')] + NO_NULL
+    },
 }
 # Texts with a special meaning to other programs; here they are names.
 WORDS = [
@@ -227,6 +231,9 @@ QUERIES = [
     *(f"/orders?limit={limit}" for limit in [*NO_LIMITS, "0", "101"]),
     *(f"/orders?after_id={after}" for after in [*NO_LIMITS, "0"]),
     *(f"/orders?status={status}" for status in ["", *"c4nary paid PAID%00 PAID,CANCELLED %ff".split()]),
+    *(f"/stuck?limit={limit}" for limit in [*NO_LIMITS, "0", "101"]),
+    *(f"/stuck?after_id={after}" for after in NO_LIMITS),
+    *(f"/stuck?kind={kind}" for kind in ["", *"c4nary REFUND_OPEN refund_open%00 %ff".split()]),
     *("/products?category=a%00", "/products?category=" + TOO_LONG, "/products?limit=1&limit=c4nary"),
 ]
 # Categories that do not exist.
@@ -451,6 +458,8 @@ async def ids(shop: Shop) -> dict[str, str]:
         "product": tent["id"],
         "cart": await shop.create_cart((tent["id"], 1)),
         "order": placed["order_id"],
+        "kind": "refund_failed",
+        "id": "re_1",
     }
 
 

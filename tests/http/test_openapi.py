@@ -88,6 +88,8 @@ def test_every_call_is_described(document: Document) -> None:
         "POST /products/{product_id}/stock",
         "GET /orders",
         "POST /orders/{order_id}/refund",
+        "GET /stuck",
+        "POST /stuck/{kind}/{id}/resolve",
     }
     assert ("header", "If-Match") in {(p["in"], p["name"]) for p in calls["PATCH /products/{product_id}"]["parameters"]}
     assert "304" in calls["GET /products/{product_id}"]["responses"]
@@ -215,6 +217,8 @@ NOT_DONE = {
     "POST /webhooks/stripe": 400,
     # The order of the examples is cancelled.
     "POST /orders/{order_id}/refund": 409,
+    # Nothing is stuck.
+    "POST /stuck/{kind}/{id}/resolve": 404,
 }
 
 

@@ -48,7 +48,10 @@ async def some_of_everything(shop: Shop, stripe: StripeStandin, name: str) -> di
     paid, pending = [await shop.checked_out_cart((tent["id"], 2)) for _ in range(2)]
     stripe.pay(paid["payment"]["stripe_session_id"])
     await shop.wait_for_order(paid["order_id"], "PAID")
+    dispute = stripe.dispute(stripe.session(paid["payment"]["stripe_session_id"])["payment_intent"])
     return {
+        "kind": ["dispute_open"],
+        "id": [dispute["id"]],
         "category_id": [used["id"], unused["id"]],
         "slug": [used["slug"], "another"],
         "product_id": [tent["id"]],

@@ -260,18 +260,64 @@ class TestWithAnAccount:
 # Disputes
 
 
-async def test_a_dispute_is_recorded_in_the_timeline(shop: Shop, stripe: StripeStandin, resources: Resources) -> None:
+@pytest.mark.parametrize("order", ["in order", "reversed", "before its payment"])
+async def test_a_dispute_is_recorded_whatever_the_order_of_its_events(
+    shop: Shop, stripe: StripeStandin, webhooks_dropped: None, resources: Resources, order: str
+) -> None:
+    """A dispute is created, its funds are withdrawn, and it is lost. The order shows its last state, with a note each.
+
+    While the dispute waits for an answer it is listed. One that comes before its payment gets its order later.
+    """
     placed_order = await shop.checked_out_cart()
+    order_id = placed_order["order_id"]
     session = stripe.pay(placed_order["payment"]["stripe_session_id"])
-    await shop.wait_for_order(placed_order["order_id"], "PAID")
-    stripe.set_webhooks(drop=True)
-    stripe.dispute(session["payment_intent"])
+    paid = last_event(stripe, COMPLETED)
+    dispute_id = stripe.dispute(session["payment_intent"])["id"]
+    stripe.advance_clock(60)
+    stripe.set_dispute(dispute_id, "lost")
+    kinds = [f"charge.dispute.{what}" for what in ("created", "funds_withdrawn", "closed")]
+    events = [last_event(stripe, kind) for kind in kinds]
+    early = order == "before its payment"
+    if not early:
+        assert await deliver(shop, paid) == "applied"
+
+    for event in reversed(events) if order == "reversed" else events:
+        assert await deliver(shop, event) == "recorded"
+        if order == "in order" and event is events[0]:
+            (item,) = (await shop.call("GET", "/stuck?kind=dispute_open", 200))["items"]
+            assert (item["id"], item["order_id"]) == (dispute_id, order_id)
+    if early:
+        assert await deliver(shop, paid) == "applied"
+    expected = {"id": dispute_id, "status": "lost", "reason": "fraudulent", "amount_minor": 1250}
+    assert (await shop.get_order(order_id))["disputes"] == [expected]
+    await sweep.sweep(resources)
+
+    assert (await shop.get_order(order_id))["disputes"] == [expected]
+    timeline = (await shop.call("GET", f"/orders/{order_id}/timeline", 200))["items"]
+    notes = [line["note"] for line in timeline if line["note"] and line["note"].startswith("dispute")]
+    end = f"{dispute_id} of 1250 EUR, fraudulent"
+    assert sorted(notes) == [
+        f"dispute closed: {end}, lost",
+        f"dispute created: {end}, needs_response",
+        f"dispute funds withdrawn: {end}, needs_response",
+    ]
+    assert (await shop.call("GET", "/stuck", 200))["items"] == []
+    await assert_ledgers_agree(resources, stripe)
+
+
+async def test_disputes_of_other_applications_are_not_kept(
+    shop: Shop, stripe: StripeStandin, webhooks_dropped: None, resources: Resources, database: asyncpg.Connection
+) -> None:
+    placed_order = await shop.checked_out_cart()
+    intent = stripe.pay(placed_order["payment"]["stripe_session_id"])["payment_intent"]
+    stripe.dispute(intent)
+    stripe.intent(intent)["metadata"] = {}
 
     assert await deliver(shop, last_event(stripe, "charge.dispute.created")) == "recorded"
+    await sweep.sweep(resources)
 
-    timeline = (await shop.call("GET", f"/orders/{placed_order['order_id']}/timeline", 200))["items"]
-    assert timeline[-1]["note"] == "Stripe reports charge.dispute.created"
-    await assert_ledgers_agree(resources, stripe)
+    assert await database.fetchval("SELECT count(*) FROM disputes") == 0
+    assert (await event_outcomes(database))[-1] == ("not_ours", True)
 
 
 # Failures and replays

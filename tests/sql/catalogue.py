@@ -207,6 +207,28 @@ def tables(products: int) -> list[dict[str, str]]:
                     CASE WHEN number % 20000 = 0 THEN now() + interval '1 hour' END AS next_attempt_at
                 FROM orders
                 WHERE number > 10 AND number % 200 = 0""",
+            "disputes": """
+                SELECT
+                    'dp_' || id AS stripe_dispute_id,
+                    'pi_' || id AS stripe_payment_intent_id,
+                    id AS order_id,
+                    2500 AS amount_minor,
+                    'EUR' AS currency,
+                    'fraudulent' AS reason,
+                    'lost' AS status,
+                    created_at AS reported_at
+                FROM orders
+                WHERE number > 10 AND number % 200 = 0""",
+            # The list itself is short.
+            "stuck_items": """
+                SELECT
+                    'refund_failed' AS kind,
+                    id::text AS id,
+                    id AS order_id,
+                    'declined' AS reason,
+                    CASE WHEN number > 200 THEN created_at END AS ended_at
+                FROM orders
+                WHERE number > 10 AND number % 200 = 0""",
         },
     ]
 

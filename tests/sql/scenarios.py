@@ -128,6 +128,27 @@ INSERT INTO refunds (id, order_id, stripe_payment_intent_id, amount_minor, cause
 VALUES ('{FULFILLED}', '{PAID}', 'pi_2', 50, 'stripe', 'SUCCEEDED', 're_2'),
     ('{CANCELLED}', '{PAID}', 'pi_1', 50, 'stripe', 'SUCCEEDED', 're_3');
 
+INSERT INTO disputes (
+    stripe_dispute_id, stripe_payment_intent_id, order_id, amount_minor, currency, reason, status, reported_at
+)
+VALUES
+    ('dp_1', 'pi_{PAID}', '{PAID}', 2940, 'EUR', 'fraudulent', 'needs_response', '2020-01-01'),
+    ('dp_3', 'pi_other', NULL, 50, 'EUR', 'general', 'lost', '2020-01-01'),
+    ('dp_2', 'pi_other', NULL, 50, 'EUR', 'general', 'lost', '2020-01-01');
+INSERT INTO stuck_items (kind, id, order_id, reason)
+VALUES
+    ('dispute_open', 'dp_3', NULL, 'needs_response'),
+    ('dispute_open', 'dp_1', '{PAID}', 'needs_response'),
+    ('refund_failed', '{PENDING}', '{LATE}', 'declined'),
+    ('refund_open', '{LATE}', '{LATE}', 'pending');
+INSERT INTO stuck_items (kind, id, order_id, reason, ended_at, resolved)
+VALUES
+    ('unmatched_payment', 'pi_x', '{LATE}', 'less', now(), true),
+    ('refund_failed', 're_1', '{LATE}', 'declined', now(), true),
+    ('unmatched_payment', 'pi_1', '{PAID}', 'less', now(), false);
+
+UPDATE refunds SET reason = 'a scratch' WHERE order_id = '{PAID}';
+
 INSERT INTO stripe_events (id, type, payload, received_at, next_attempt_at)
 VALUES
     ('evt_1', 'charge.refunded', '{{}}', now() + interval '1 day', now()),
@@ -361,6 +382,15 @@ SCENARIOS = {
         run(before="UPDATE pg_index SET indisvalid = false WHERE indrelid = 'stripe_events'::regclass"), none=run()
     ),
     "transitions/add_note": does(run(PENDING, "PENDING_PAYMENT", "x", "a note"), predecessor=(PENDING,)),
+    "disputes/delete_dispute": does(run("dp_2"), none=run("dp_1")),
+    "disputes/link_order": does(run("pi_other", PAID), none=run("pi_x", PAID)),
+    "disputes/record_dispute": does(
+        run("dp_x", "pi_x", LATE, 50, "EUR", "general", "needs_response", SOON),
+        run("dp_1", "pi_x", None, 50, "EUR", "general", "lost", SOON),
+        none=run("dp_1", "pi_x", None, 50, "EUR", "general", "lost", LONG_AGO),
+    ),
+    "orders/list_disputes": does(run(PAID, None), run(PAID, "pi_other"), none=run(NEW, None)),
+    "orders/list_refunds": does(run(LATE, "EUR"), none=run(NEW, "EUR")),
     "orders/list_events": does(run(PAID), none=run(NEW)),
     "orders/list_items": does(run(PAID), none=run(NEW)),
     "orders/list_orders": does(run(LAST, 10), none=run(0, 10)),
@@ -428,19 +458,19 @@ SCENARIOS = {
     "reconcile/move_position": does(run("events", SOON), none=run("events", LONG_AGO)),
     "reconcile/read_position": does(run("events")),
     "refunds/add_refund": does(
-        run(NEW, PAID, f"pi_{PAID}", 50, "staff", False, 0.0),
-        none=run(NEW, LATE, f"pi_{LATE}", 50, "late_money", False, 0.0),
+        run(NEW, PAID, f"pi_{PAID}", 50, "staff", False, "x", 0.0),
+        none=run(NEW, LATE, f"pi_{LATE}", 50, "late_money", False, None, 0.0),
         predecessor=(PAID,),
     ),
     "refunds/add_unmatched": does(run("pi_x", LATE, 50, "EUR"), none=run("pi_1", LATE, 50, "EUR"), predecessor=(LATE,)),
-    "refunds/fail_refund": does(run(LATE), none=run(PENDING), predecessor=(LATE,)),
+    "refunds/fail_refund": does(run(LATE, "x"), none=run(PENDING, "x"), predecessor=(LATE,)),
     "refunds/find_order": does(run(f"pi_{PAID}"), none=run("pi_x")),
     "refunds/list_refunds": does(run(LATE), none=run(NEW)),
     "refunds/list_unmatched": does(run(PAID), none=run(NEW)),
     "refunds/record_refund": does(
-        run(NEW, LATE, f"pi_{LATE}", 50, "SUCCEEDED", "re_x"),
-        run(LATE, LATE, f"pi_{LATE}", 50, "SUCCEEDED", "re_x"),
-        none=run(PENDING, LATE, f"pi_{LATE}", 50, "SUCCEEDED", "re_1"),
+        run(NEW, LATE, f"pi_{LATE}", 50, "SUCCEEDED", "re_x", None),
+        run(LATE, LATE, f"pi_{LATE}", 50, "SUCCEEDED", "re_x", None),
+        none=run(PENDING, LATE, f"pi_{LATE}", 50, "SUCCEEDED", "re_1", None),
         predecessor=(LATE,),
     ),
     "refunds/set_balance": does(
@@ -460,6 +490,25 @@ SCENARIOS = {
         },
     ),
     "seed/has_products": does(run()),
+    "stuck/add_item": does(
+        run("refund_failed", "x", LATE, "x"),
+        run("unmatched_payment", "pi_1", PAID, "x"),
+        none=run("unmatched_payment", "pi_x", LATE, "x"),
+    ),
+    "stuck/count_items": does(run(), none=run(before="UPDATE stuck_items SET ended_at = now()")),
+    "stuck/end_items": does(run("dispute_open", ["dp_1", "dp_3"]), none=run("dispute_open", ["dp_x"])),
+    "stuck/find_item": does(run("dispute_open", "dp_1"), none=run("unmatched_payment", "pi_x")),
+    "stuck/find_open_refunds": does(
+        run([LATE, PAID], before="UPDATE refunds SET created_at = '2000-01-01'"), none=run([LATE, PENDING])
+    ),
+    "stuck/find_unhandled_events": does(
+        run(["evt_1", "evt_2"], before="UPDATE stripe_events SET received_at = '2000-01-01'"),
+        none=run(["evt_1", "evt_old"]),
+    ),
+    "stuck/list_items": does(run(0, 10), none=run(LAST, 10)),
+    "stuck/list_items_of_kind": does(run("dispute_open", 0, 10), none=run("event_unhandled", 0, 10)),
+    "stuck/list_resolved": does(run(LATE), none=run(PAID)),
+    "stuck/resolve_item": does(run("dispute_open", "dp_1"), none=run("dispute_open", "dp_x")),
     "sweep/claim_events": does(
         run(10), none=run(10, before="UPDATE stripe_events SET next_attempt_at = 'infinity' WHERE handled_at IS NULL")
     ),

@@ -48,6 +48,8 @@ INSERT INTO stock_movements (product_id, delta, reason, order_id, hold) VALUES (
 INSERT INTO stock_movements (product_id, delta, reason) VALUES (1, 10, 'initial stock');
 INSERT INTO stripe_events (id, type, payload, next_attempt_at) VALUES ('evt_1', 'charge.refunded', '{{}}', now());
 INSERT INTO idempotency_keys (id, request_digest) VALUES (sha256('key'), sha256('body'));
+INSERT INTO disputes VALUES ('dp_1', 'pi_2', {TWO}, 1250, 'EUR', 'fraudulent', 'lost', now());
+INSERT INTO stuck_items (kind, id, order_id, reason) VALUES ('dispute_open', 'dp_1', {TWO}, 'needs_response');
 """
 
 # Keys that an UPDATE cannot set are tested by an INSERT.
@@ -202,6 +204,25 @@ INVALID_ROWS = [
         "unmatched_payments_attempts_not_negative",
         f"INSERT INTO unmatched_payments VALUES ('pi_9', {TWO}, 1, 'EUR', now(), now(), -1)",
     ),
+    ("refunds_reason_length", "UPDATE refunds SET reason = ''"),
+    ("refunds_failure_reason_form", f"UPDATE refunds SET failure_reason = 'declined' WHERE id = {TWO}"),
+    ("refunds_failure_reason_form", f"UPDATE refunds SET failure_reason = '' WHERE id = {ONE}"),
+    ("disputes_pkey", "INSERT INTO disputes SELECT * FROM disputes"),
+    ("disputes_order_fkey", f"UPDATE disputes SET order_id = {NONE}"),
+    ("disputes_amount_not_negative", "UPDATE disputes SET amount_minor = -1"),
+    ("disputes_currency_form", "UPDATE disputes SET currency = 'eur'"),
+    ("disputes_reason_length", "UPDATE disputes SET reason = ''"),
+    ("disputes_status_length", "UPDATE disputes SET status = repeat('x', 101)"),
+    ("stuck_items_pkey", "INSERT INTO stuck_items (kind, id, reason) VALUES ('dispute_open', 'dp_1', 'x')"),
+    (
+        "stuck_items_number_unique",
+        f"INSERT INTO stuck_items (number, kind, id, reason) {OWN_ID} SELECT number, kind, 'x', 'x' FROM stuck_items",
+    ),
+    ("stuck_items_order_fkey", f"UPDATE stuck_items SET order_id = {NONE}"),
+    ("stuck_items_kind_known", "UPDATE stuck_items SET kind = 'mood'"),
+    ("stuck_items_id_length", "UPDATE stuck_items SET id = ''"),
+    ("stuck_items_reason_length", "UPDATE stuck_items SET reason = ''"),
+    ("stuck_items_resolved_has_ended", "UPDATE stuck_items SET resolved = true"),
     ("order_events_order_fkey", f"UPDATE order_events SET order_id = {NONE}"),
     ("order_events_path_legal", "UPDATE order_events SET from_status = 'FULFILLED', to_status = 'PAID'"),
     ("order_events_status_known", "UPDATE order_events SET from_status = 'LOST', to_status = 'LOST'"),
@@ -381,7 +402,7 @@ GUARDS = {
     "fail_refund: status": (
         f"UPDATE refunds SET status = 'SUCCEEDED', stripe_refund_id = 're_2', {ENDS} WHERE id = {TWO}",
         "refunds/fail_refund",
-        (SECOND,),
+        (SECOND, "x"),
         TABLES,
     ),
     "reserve: currency": (

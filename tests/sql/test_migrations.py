@@ -197,6 +197,10 @@ FILL = {
         INSERT INTO audit_balances (product_id, units) SELECT id, stock FROM products;
         INSERT INTO audit_violations (rule, subject, detail) VALUES ('audit/x', 'order 1', 'wrong');
         INSERT INTO audit_passes (rule, changes_at) VALUES ('audit/x', now())""",
+    "0034.disputes": """
+        INSERT INTO disputes SELECT 'dp_' || id, 'pi_' || id, id, 1, 'EUR', 'general', 'lost', now() FROM orders""",
+    "0035.stuck_items": """
+        INSERT INTO stuck_items (kind, id, order_id, reason) SELECT 'refund_failed', id, id, 'declined' FROM orders""",
     "0006.idempotency_keys": """
         INSERT INTO idempotency_keys (id, request_digest, order_id)
         SELECT sha256(id::text::bytea), sha256('body'), id FROM orders""",

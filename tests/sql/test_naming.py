@@ -35,7 +35,8 @@ VALUES_BY_PARAMETER = {
     ("catalog/update_category", 2): "euros",
     ("seed/add_category", 1): "euros",
     ("refunds/add_refund", 4): "staff",
-    ("refunds/record_refund", 4): "SUCCEEDED",
+    ("refunds/record_refund", 4): "FAILED",
+    ("stuck/add_item", 0): "refund_open",
     ("settlement/replace_cart", 2): uuid4(),
     ("transitions/add_note", 1): "PAID",
 }

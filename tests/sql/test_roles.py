@@ -22,6 +22,11 @@ ALL = "*"
 READ = {"SELECT": ALL}
 HISTORY = {**READ, "INSERT": "order_id from_status to_status cause note"}
 LEDGER = {**READ, "INSERT": "product_id delta reason order_id hold"}
+DISPUTES = {
+    **READ,
+    "INSERT": "stripe_dispute_id stripe_payment_intent_id order_id amount_minor currency reason status reported_at",
+    "UPDATE": "order_id amount_minor currency reason status reported_at",
+}
 NOTHING: dict[str, str] = {}
 
 # Role -> table -> verb -> columns. No role may TRUNCATE; the right to DELETE includes LOCK TABLE.
@@ -52,9 +57,15 @@ ALLOWED = {
         },
         "refunds": {
             **READ,
-            "INSERT": "id order_id stripe_payment_intent_id amount_minor cause restock next_attempt_at",
+            "INSERT": "id order_id stripe_payment_intent_id amount_minor cause restock reason next_attempt_at",
         },
         "unmatched_payments": {**READ, "INSERT": "stripe_payment_intent_id order_id amount_minor currency"},
+        "disputes": DISPUTES,
+        "stuck_items": {
+            **READ,
+            "INSERT": "kind id order_id reason",
+            "UPDATE": "number order_id reason since ended_at resolved",
+        },
         "stripe_events": {
             **READ,
             "INSERT": "id type payload outcome order_id handled_at next_attempt_at",
@@ -95,14 +106,20 @@ ALLOWED = {
         },
         "refunds": {
             **READ,
-            "INSERT": "id order_id stripe_payment_intent_id amount_minor cause restock status stripe_refund_id"
-            " next_attempt_at",
-            "UPDATE": "status stripe_refund_id next_attempt_at attempts updated_at",
+            "INSERT": "id order_id stripe_payment_intent_id amount_minor cause restock reason status stripe_refund_id"
+            " failure_reason next_attempt_at",
+            "UPDATE": "status stripe_refund_id failure_reason next_attempt_at attempts updated_at",
         },
         "unmatched_payments": {
             **READ,
             "INSERT": "stripe_payment_intent_id order_id amount_minor currency",
             "UPDATE": "next_attempt_at attempts",
+        },
+        "disputes": {**DISPUTES, "DELETE": ALL},
+        "stuck_items": {
+            **READ,
+            "INSERT": "kind id order_id reason",
+            "UPDATE": "number order_id reason since ended_at",
         },
         "stripe_events": {
             **READ,
@@ -133,6 +150,10 @@ ALLOWED["readonly"] = {table: READ for table in ALLOWED["app"]} | {
     },
     "stripe_events": {"SELECT": "id type received_at order_id outcome handled_at next_attempt_at attempts"},
     "idempotency_keys": {"SELECT": "id request_digest order_id status location created_at"},
+    "refunds": {
+        "SELECT": "id order_id stripe_payment_intent_id amount_minor cause restock status stripe_refund_id"
+        " failure_reason created_at updated_at next_attempt_at attempts"
+    },
 }
 ALLOWED["eraser"] = dict.fromkeys(ALLOWED["app"], NOTHING) | {
     "orders": {
@@ -148,7 +169,7 @@ ALLOWED["eraser"] = dict.fromkeys(ALLOWED["app"], NOTHING) | {
         "SELECT": "order_id stripe_payment_intent_id session_parameters checkout_url",
         "UPDATE": "session_parameters checkout_url",
     },
-    "refunds": {"SELECT": "order_id stripe_payment_intent_id"},
+    "refunds": {"SELECT": "order_id stripe_payment_intent_id reason", "UPDATE": "reason"},
     "unmatched_payments": {"SELECT": "order_id stripe_payment_intent_id"},
     "stripe_events": {"SELECT": "id order_id outcome payload", "UPDATE": "payload"},
     "idempotency_keys": {"SELECT": "id order_id answer", "UPDATE": "answer"},
@@ -204,6 +225,10 @@ WORKERS = {
     "refunds/fail_refund",
     "refunds/record_refund",
     "refunds/settle_unmatched",
+    "disputes/delete_dispute",
+    "stuck/count_items",
+    "stuck/find_open_refunds",
+    "stuck/find_unhandled_events",
     *files("audit"),
     *files("audit_state"),
     *files("reconcile"),
@@ -224,9 +249,15 @@ APPS = {
     "idempotency/store_key",
     "health/is_migrated",
     "health/list_timely_loops",
+    "orders/list_disputes",
     "orders/list_items",
+    "orders/list_refunds",
     "orders/list_orders",
     "orders/list_orders_by_status",
+    "stuck/find_item",
+    "stuck/list_items",
+    "stuck/list_items_of_kind",
+    "stuck/resolve_item",
     "webhooks/record_event",
     *files("cart"),
     *files("catalog"),

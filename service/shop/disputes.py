@@ -1,0 +1,62 @@
+"""Disputes: payments that customers contest at their bank. Stripe reports them by events, in any order."""
+
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from service.infra.db import Connection
+from service.infra.sql import statement
+from service.infra.stripe import Dispute
+from service.shop import stuck, transitions
+from service.shop.transitions import AfterCommit
+
+PREFIX = "charge.dispute."
+
+RECORD_DISPUTE = statement("disputes/record_dispute", str)
+LINK_ORDER = statement("disputes/link_order")
+DELETE_DISPUTE = statement("disputes/delete_dispute")
+
+
+async def record(
+    tx: Connection, after: AfterCommit, event: dict[str, Any], dispute: Dispute, *, order_id: UUID | None
+) -> None:
+    """Record what an event says of a dispute, and note it on its order once that is known. Repeating changes nothing.
+
+    A dispute that waits for the shop's answer is listed as stuck.
+    """
+    assert dispute.payment_intent is not None
+    order = None if order_id is None else await transitions.lock(tx, order_id)
+    status = await RECORD_DISPUTE.one_or_none(
+        tx,
+        stripe_dispute_id=dispute.id,
+        stripe_payment_intent_id=dispute.payment_intent,
+        order_id=order_id,
+        amount_minor=dispute.amount_minor,
+        currency=dispute.currency,
+        reason=dispute.reason,
+        status=dispute.status,
+        reported_at=_created(event),
+    )
+    words = f"{dispute.id} of {dispute.amount_minor} {dispute.currency}, {dispute.reason}, {dispute.status}"
+    if order is not None:
+        await LINK_ORDER.run(tx, stripe_payment_intent_id=dispute.payment_intent, order_id=order.id)
+        what = event["type"].removeprefix(PREFIX).replace("_", " ")
+        await transitions.add_note_once(tx, order, f"dispute {what}: {words}")
+    if status is not None and not status.endswith("needs_response"):
+        await stuck.end(tx, "dispute_open", [dispute.id])
+    elif status is not None and order is not None:
+        await stuck.add(tx, after, "dispute_open", dispute.id, order_id=order_id, reason=f"dispute {words}")
+
+
+async def forget(tx: Connection, dispute: Dispute) -> None:
+    """Delete a dispute of another application on the same Stripe account."""
+    await DELETE_DISPUTE.run(tx, stripe_dispute_id=dispute.id)
+    await stuck.end(tx, "dispute_open", [dispute.id])
+
+
+def _created(event: dict[str, Any]) -> datetime:
+    """When Stripe created an event. Without a time it counts as the oldest."""
+    created = event.get("created")
+    if type(created) is not int or not 0 <= created < 2**32:
+        created = 0
+    return datetime.fromtimestamp(created, UTC)

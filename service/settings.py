@@ -108,6 +108,8 @@ class Settings(BaseModel):
     sweep_seconds: float = Field(default=10, gt=0, le=DAY)
     reconcile_seconds: float = Field(default=300, gt=0, le=DAY)
     cart_days: int = Field(default=30, ge=1, le=3650)
+    # How long a payment that takes days may keep its units.
+    processing_days: int = Field(default=21, ge=1, le=365)
     # Longer than the 30 days in which Stripe may send an event again.
     event_days: int = Field(default=90, ge=31, le=3650)
     metrics_host: str = "127.0.0.1"

@@ -86,10 +86,13 @@ async def get_timeline(order_id: OrderId, resources: ResourcesDep, is_staff: IsS
     "/orders/{order_id}/cancel",
     response_model=orders.Order,
     responses=problems("order_not_cancellable", "checkout_in_progress", "payment_unavailable", "payment_misconfigured"),
+    openapi_extra=OPTIONAL_STAFF,
 )
-async def cancel_order(order_id: OrderId, resources: ResourcesDep, key: SharedKey, _: NoBody) -> Response:
-    """Cancel a pending order. Repeating the call changes nothing."""
-    return responses.stored(await expiry.cancel(resources, key, order_id))
+async def cancel_order(
+    order_id: OrderId, resources: ResourcesDep, is_staff: IsStaff, key: SharedKey, _: NoBody
+) -> Response:
+    """Cancel a pending order; only staff also one whose payment is in progress. Repeating the call changes nothing."""
+    return responses.stored(await expiry.cancel(resources, key, order_id, by_staff=is_staff))
 
 
 @staff_router.post("/orders/{order_id}/refund", response_model=orders.Order, responses=problems("order_not_refundable"))

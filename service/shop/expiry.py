@@ -1,6 +1,7 @@
 """Ending unpaid orders, when the hold ends or the customer cancels. Stripe is asked before an order is cancelled."""
 
 from collections.abc import Mapping
+from datetime import timedelta
 from functools import partial
 from uuid import UUID
 
@@ -52,8 +53,12 @@ async def cancel_closed(resources: Resources, closed: Mapping[UUID, str]) -> Non
     await transitions.run_transition(resources, partial(_cancel_closed, closed=closed))
 
 
-async def cancel(resources: Resources, key: IdempotencyKey | None, order_id: UUID) -> StoredResponse:
-    """Cancel a pending order for its customer; 200 with the Order, even if it was cancelled before.
+async def cancel(
+    resources: Resources, key: IdempotencyKey | None, order_id: UUID, *, by_staff: bool = False
+) -> StoredResponse:
+    """Cancel a pending order; 200 with the Order, even if it was cancelled before.
+
+    Only staff end a payment that is in progress. Money that still comes is a late payment.
 
     Raises `order_not_cancellable` for an order that is paid or being paid, and what `expire` raises.
     """
@@ -63,6 +68,8 @@ async def cancel(resources: Resources, key: IdempotencyKey | None, order_id: UUI
         order = await orders.read(reader, order_id)
     if order.status == "PENDING_PAYMENT" and order.payment_status != "PROCESSING":
         await _end(resources, order)
+    elif order.status == "PENDING_PAYMENT" and by_staff:
+        await _end_processing(resources, order, "payment in progress ended by staff")
     return await run_once(resources.pool, key, 200, lambda tx: _read_cancelled(tx, order_id), order_id=order_id)
 
 
@@ -118,8 +125,20 @@ async def _cancel_unchanged(resources: Resources, order: OrderRow, note: str | N
 
 
 async def _recheck(resources: Resources, order: OrderRow) -> None:
-    """Ask Stripe about a payment that takes days, in case the event about its end was lost."""
+    """Ask Stripe about a payment that takes days, in case its last event was lost; end it after PROCESSING_DAYS.
+
+    Raises as `expire` does.
+    """
     assert order.stripe_session_id is not None
+    days = resources.settings.processing_days
+    if order.age >= timedelta(days=days):
+        try:
+            await _end_processing(resources, order, f"not paid within {days} days")
+        except ShopError as error:
+            if error.code not in payment_session.NO_ANSWER or order.age < timedelta(days=days + 1):
+                raise
+            await _cancel_unchanged(resources, order, "Stripe did not answer")
+        return
     try:
         session, failed = await settlement.fetch_session(resources, order.stripe_session_id, order.id)
     except StripeRefused as refused:
@@ -132,3 +151,22 @@ async def _recheck(resources: Resources, order: OrderRow) -> None:
     outcome = await settlement.settle_session(resources, order.id, session, failed=failed)
     if outcome == "mismatch" and order.hold_expired:
         await _cancel_unchanged(resources, order, settlement.MISMATCH)
+
+
+async def _end_processing(resources: Resources, order: OrderRow, note: str) -> None:
+    """Cancel an order whose payment is in progress, unless Stripe says that it has been paid meanwhile.
+
+    Its payment becomes FAILED. Raises one of `payment_session.NO_ANSWER` without an answer from Stripe.
+    """
+    assert order.stripe_session_id is not None
+    try:
+        session, failed = await settlement.fetch_session(resources, order.stripe_session_id, order.id)
+        if session.status == "open":
+            session = await resources.stripe.expire_session(session.id, order_id=order.id)
+        await settlement.settle_session(resources, order.id, session, failed=failed)
+    except StripeRefused:
+        # Stripe knows no such session or payment, so nothing can come of it.
+        pass
+    except StripeUnknown as unknown:
+        raise payment_session.payment_unavailable(unknown) from unknown
+    await _cancel_unchanged(resources, order, note)

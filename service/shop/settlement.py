@@ -53,6 +53,9 @@ async def apply_session(
     elif session.status == "expired":
         ended = unpaid_status(order)
         await transitions.cancel(tx, after, [order], payment_status=ended, note=SESSION_EXPIRED)
+    elif session.status == "complete" and session.payment_status != "unpaid":
+        # No order totals 0, so `no_payment_required` pays none; nor does a word that we do not know.
+        return "mismatch"
     elif session.status != "complete" or not await MARK_PROCESSING.one_or_none(
         tx,
         order_id=order_id,
@@ -66,11 +69,11 @@ async def apply_session(
 
 async def _apply_paid_session(tx: Connection, after: AfterCommit, order: LockedOrder, session: Session) -> str:
     intent = session.payment_intent
-    if order.captured and (intent is None or order.stripe_payment_intent_id in (None, intent)):
-        return "unchanged"
     if intent is None:
-        # Without its payment intent it could never be refunded.
-        return "mismatch"
+        # A payment without an intent could never be refunded. An event may lack it; Stripe's own answer decides.
+        return "unchanged" if order.captured and order.stripe_session_id == session.id else "mismatch"
+    if order.captured and order.stripe_payment_intent_id in (None, intent):
+        return "unchanged"
     if await refunds.find_order(tx, intent) not in (None, order.id):
         # The payment has already paid another order.
         return "mismatch"
@@ -104,8 +107,7 @@ async def apply_late_payment(tx: Connection, after: AfterCommit, order: LockedOr
                 after.add(lambda resources: resources.cache.invalidate())
             return "applied"
     intent = session.payment_intent
-    if intent is None:
-        return "mismatch"
+    assert intent is not None
     recorded = await RECORD_LATE_PAYMENT.one_or_none(
         tx,
         order_id=order.id,
@@ -149,6 +151,8 @@ async def settle_session(resources: Resources, order_id: UUID, session: Session,
     outcome = await transitions.run_transition(
         resources, partial(apply_session, order_id=order_id, session=session, failed=failed)
     )
+    if outcome == "order_not_found" and session.payment_status == "paid":
+        await transitions.run_transition(resources, partial(_list_orphan, order_id=order_id, session=session))
     if outcome != "mismatch":
         return outcome
     try:
@@ -179,7 +183,13 @@ async def _apply_unmatched(
         return await _list_mismatch(tx, after, order, session, intent)
     if (intent.received_minor, intent.currency) == (order.total_minor, order.currency):
         # The captured amount is the order's total; the session's own total does not matter.
-        matching = replace(session, amount_total=order.total_minor, currency=order.currency)
+        matching = replace(
+            session,
+            payment_status="paid",
+            payment_intent=intent.id,
+            amount_total=order.total_minor,
+            currency=order.currency,
+        )
         return await apply_session(tx, after, order_id, matching)
     if await refunds.find_order(tx, intent.id) not in (None, order_id):
         return await _list_mismatch(tx, after, order, session, intent)
@@ -223,12 +233,31 @@ async def _list_mismatch(
     return "mismatch"
 
 
+async def _list_orphan(tx: Connection, after: AfterCommit, *, order_id: UUID, session: Session) -> None:
+    """List a paid session that names an order which is not in our tables."""
+    await stuck.add(
+        tx,
+        after,
+        "unmatched_payment",
+        session.payment_intent or session.id,
+        order_id=None,
+        reason=f"{session.amount_total} {session.currency} was paid for order {order_id}, which does not exist",
+        stripe_session_id=session.id,
+        payment_intent=session.payment_intent,
+    )
+
+
 async def fetch_session(resources: Resources, stripe_session_id: str, order_id: UUID | None) -> tuple[Session, bool]:
     """The session as Stripe has it now, and whether its payment has permanently failed."""
     session = await resources.stripe.retrieve_session(stripe_session_id, order_id=order_id)
     if session.status != "complete" or session.payment_status == "paid" or session.payment_intent is None:
         return session, False
     intent = await resources.stripe.retrieve_payment_intent(session.payment_intent, order_id=order_id)
+    if intent.status == "succeeded":
+        # The money is there, though the session does not say so.
+        return replace(
+            session, payment_status="paid", amount_total=intent.received_minor, currency=intent.currency
+        ), False
     return session, intent.status in ("requires_payment_method", "canceled")
 
 

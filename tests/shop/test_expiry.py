@@ -166,7 +166,6 @@ async def test_a_payment_in_progress_keeps_its_units(
         await sweep.sweep(resources)
         order = await shop.get_order(placed_order["order_id"])
         assert (order["status"], order["payment"]["status"]) == ("PENDING_PAYMENT", "PROCESSING")
-    assert (await shop.call("POST", f"/orders/{order['id']}/cancel", 409))["code"] == "order_not_cancellable"
     assert await shop.get_stock(product["id"]) == 0
     timeline = (await shop.call("GET", f"/orders/{order['id']}/timeline", 200))["items"]
     assert [e["note"] for e in timeline] == [None, "payment processing"]
@@ -358,6 +357,87 @@ async def test_an_order_whose_session_can_no_longer_be_created_is_cancelled(
     assert list(stripe.sessions) == []
     assert await shop.get_stock(product["id"]) == 1
     await assert_ledgers_agree(resources, stripe)
+
+
+class TestWithStaff:
+    """With an ADMIN_TOKEN, only staff end a payment that is in progress."""
+
+    @pytest.fixture
+    def changed_settings(self) -> dict[str, str]:
+        return {"ADMIN_TOKEN": "token", "PROCESSING_DAYS": "14"}
+
+    @pytest.mark.parametrize("how", ["staff", "days", "days without Stripe"])
+    @pytest.mark.parametrize("late", [True, False])
+    async def test_a_payment_in_progress_is_ended(
+        self,
+        shop: Shop,
+        stripe: StripeStandin,
+        resources: Resources,
+        database: asyncpg.Connection,
+        how: str,
+        late: bool,
+    ) -> None:
+        """Its units return to stock, its payment is FAILED, and what comes later is a late payment."""
+        stripe.set_webhooks(drop=True)
+        shop.http.headers["Authorization"] = "Bearer token"
+        product = await shop.create_product(stock=1)
+        del shop.http.headers["Authorization"]
+        placed_order = await shop.checked_out_cart((product["id"], 1))
+        order_id, session_id = placed_order["order_id"], placed_order["payment"]["stripe_session_id"]
+        stripe.pay(session_id, later=True)
+        await end_hold(database, order_id)
+        await sweep.sweep(resources)
+        path = f"/orders/{order_id}/cancel"
+        assert (await shop.call("POST", path, 409))["code"] == "order_not_cancellable"
+
+        if how == "staff":
+            stripe.set_faults(DROP_EVERY_CALL)
+            staff = {"Authorization": "Bearer token"}
+            assert (await shop.call("POST", path, 503, **staff))["code"] == "payment_unavailable"
+            stripe.set_faults([])
+            await shop.call("POST", path, 200, **staff)
+        else:
+            if how == "days without Stripe":
+                stripe.set_faults(DROP_EVERY_CALL)
+            for days, hours, status in ((13, 23, "PENDING_PAYMENT"), (15 if "without" in how else 14, 0, "CANCELLED")):
+                await database.execute(
+                    "UPDATE orders SET created_at = now() - make_interval(days => $1, hours => $2),"
+                    " next_attempt_at = now()",
+                    days,
+                    hours,
+                )
+                await sweep.sweep(resources)
+                assert (await shop.get_order(order_id))["status"] == status
+            stripe.set_faults([])
+
+        assert await shop.get_order_state(order_id) == ("CANCELLED", "FAILED", 0)
+        assert await shop.get_stock(product["id"]) == 1
+        stripe.settle(session_id, succeed=late)
+        kind = f"checkout.session.async_payment_{'succeeded' if late else 'failed'}"
+        assert await deliver(shop, last_event(stripe, kind)) == ("applied" if late else "unchanged")
+        expected = ("PAID", "SUCCEEDED", 0) if late else ("CANCELLED", "FAILED", 0)
+        assert await shop.get_order_state(order_id) == expected
+        await assert_ledgers_agree(resources, stripe)
+
+    async def test_staff_cannot_cancel_what_was_paid_meanwhile(
+        self, shop: Shop, stripe: StripeStandin, resources: Resources, database: asyncpg.Connection
+    ) -> None:
+        stripe.set_webhooks(drop=True)
+        staff = {"Authorization": "Bearer token"}
+        product = await shop.call(
+            "POST", "/products", 201, {"name": "Tent", "price_minor": 1250, "currency": "EUR", "stock": 1}, **staff
+        )
+        placed_order = await shop.checked_out_cart((product["id"], 1))
+        session_id = placed_order["payment"]["stripe_session_id"]
+        stripe.pay(session_id, later=True)
+        await end_hold(database, placed_order["order_id"])
+        await sweep.sweep(resources)
+        stripe.settle(session_id)
+
+        answer = await shop.call("POST", f"/orders/{placed_order['order_id']}/cancel", 409, **staff)
+
+        assert answer["code"] == "order_not_cancellable"
+        assert await shop.get_order_state(placed_order["order_id"]) == ("PAID", "SUCCEEDED", 0)
 
 
 # The customer cancels

@@ -13,6 +13,7 @@ from service.dev.stripe_standin import StripeStandin
 from service.infra.resources import Resources
 from service.shop import sweep, webhooks
 from tests.client import Shop
+from tests.database import end_hold, make_everything_due
 from tests.stripe_events import count_events, deliver, event_outcomes, last_event, make_event
 from tests.stripe_ledger import assert_ledgers_agree
 
@@ -242,3 +243,60 @@ async def test_a_payment_of_one_paid_order_is_not_refunded_for_another(
 
     assert list(stripe.refunds) == []
     await assert_ledgers_agree(resources, stripe)
+
+
+# Shapes that we do not get today
+
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "no intent": {"payment_intent": None},
+    "an expanded intent": {"payment_intent": "expanded"},
+    "an unknown intent": {"payment_intent": "pi_unknown", "amount_total": 1},
+    "no payment required": {"payment_status": "no_payment_required", "payment_intent": None, "amount_total": 0},
+    "a new word": {"payment_status": "perhaps"},
+}
+
+
+@pytest.mark.parametrize("learn", ["by event", "by the end of the hold"])
+@pytest.mark.parametrize("shape", SHAPES)
+async def test_a_session_of_an_odd_shape_is_paid_refundable_or_listed(
+    shop: Shop,
+    stripe: StripeStandin,
+    webhooks_dropped: None,
+    resources: Resources,
+    database: asyncpg.Connection,
+    shape: str,
+    learn: str,
+) -> None:
+    """Goal: such an order is neither in progress for ever, nor paid without a payment that can be refunded."""
+    placed_order = await shop.checked_out_cart()
+    order_id, session_id = placed_order["order_id"], placed_order["payment"]["stripe_session_id"]
+    session = stripe.pay(session_id)
+    if shape == "an expanded intent":
+        stripe.expand_intent(session_id)
+    else:
+        stripe.show(session_id, **SHAPES[shape])
+
+    if learn == "by event":
+        event = make_event(COMPLETED, {**session, **SHAPES[shape]})
+        if shape == "an expanded intent":
+            event["data"]["object"]["payment_intent"] = dict(stripe.intent(session["payment_intent"]))
+        await deliver(shop, event)
+        for _ in range(2):
+            await make_everything_due(database)
+            await sweep.sweep(resources)
+    await end_hold(database, order_id)
+    await sweep.sweep(resources)
+
+    order = await shop.get_order(order_id)
+    listed = (await shop.call("GET", "/stuck", 200))["items"]
+    if shape == "an expanded intent":
+        assert order["status"] in ("PAID", "FULFILLED")
+        assert await database.fetchval("SELECT stripe_payment_intent_id FROM payments") == session["payment_intent"]
+        assert listed == []
+    elif shape == "a new word":
+        # Its payment intent shows that the whole amount was captured.
+        assert order["status"] in ("PAID", "FULFILLED")
+    else:
+        assert (order["status"], order["payment"]["status"]) == ("CANCELLED", "EXPIRED")
+        assert [(item["kind"], item["order_id"]) for item in listed] == [("unmatched_payment", order_id)]

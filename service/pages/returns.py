@@ -12,10 +12,17 @@ from service.http.fields import parse_uuid
 from service.http.requests import ResourcesDep
 from service.infra.resources import Resources
 from service.pages import layout
-from service.shop import money, orders
+from service.shop import confirmation, money, orders
 from service.shop.orders import Order
 
 router = APIRouter()
+
+REFUND_WORDS = {
+    "REQUESTED": "on its way",
+    "PENDING": "on its way",
+    "SUCCEEDED": "done",
+    "FAILED": "it failed, and the shop knows",
+}
 
 
 class ReturnQuery(BaseModel):
@@ -44,32 +51,43 @@ async def _page(resources: Resources, order_id: str, neutral_title: str) -> Resp
         if error.code != "not_found":
             raise
         return layout.page(neutral_title, "<p>You can close this page, or go back to the shop.</p>")
-    title, text, refresh = _state(order)
+    pending = order.status == "PENDING_PAYMENT" and order.payment.status == "INITIATED"
+    session = await confirmation.session_state(resources, order) if pending else "unknown"
+    title, text, refresh = _state(order, session)
     lines = "".join(
         f"<tr><td>{escape(line.name)}</td><td>{line.quantity} ×</td>"
         f"<td>{money.readable(line.line_total_minor, order.currency)}</td></tr>"
         for line in order.items
     )
+    refunds = "".join(
+        f"<p>Refund of {money.readable(refund.amount_minor, refund.currency)}: {REFUND_WORDS[refund.status]}</p>"
+        for refund in order.refunds
+    )
     body = (
-        f"<p>{text}</p><table>{lines}<tr><th>Total</th><th></th>"
+        f"<p>{text}</p>{refunds}<table>{lines}<tr><th>Total</th><th></th>"
         f"<th>{money.readable(order.total_minor, order.currency)}</th></tr></table>"
         f"<p class=small>Order {order.id} · {order.status.replace('_', ' ').lower()}</p>"
     )
     return layout.page(title, body, refresh_seconds=3 if refresh else None)
 
 
-def _state(order: Order) -> tuple[str, str, bool]:
-    """The page's title, its sentence, and whether the page reloads."""
+def _state(order: Order, session: confirmation.State) -> tuple[str, str, bool]:
+    """The page's title, its sentence, and whether the page reloads. `session`: what Stripe says of a pending order."""
     if order.payment.status == "REFUNDED":
         return "Your payment was refunded", "The full amount is on its way back to you.", False
     if order.payment.status == "REFUND_PENDING":
         return "Your payment is being refunded", "You will get back the full amount.", False
     if order.status in ("PAID", "FULFILLED"):
         return "Thank you, your order is paid", "We have your payment and are taking care of the rest.", False
+    if order.status == "CANCELLED" and order.payment.status == "FAILED":
+        return "Your payment failed", "You have not paid anything. The articles are back in your cart.", False
     if order.status == "CANCELLED":
         return "This order was cancelled", "Nothing is due. The articles are back in your cart.", False
     if order.payment.status == "PROCESSING":
         return "Your payment is on its way", "Your bank takes a while; your articles are kept for you.", False
+    if session != "open":
+        # The customer may have paid: Stripe's report is on its way. A second payment must not be offered now.
+        return "We are confirming your payment", "This takes a few seconds. Your articles are kept for you.", True
     until = f"{order.expires_at:%H:%M} UTC"
     pay_link = f' <a href="{escape(order.checkout_url)}">Pay now</a>' if order.checkout_url else ""
     return "Waiting for your payment", f"Your articles are kept for you until {until}.{pay_link}", True

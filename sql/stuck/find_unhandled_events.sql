@@ -13,4 +13,5 @@ SELECT
     order_id,
     type
 FROM stripe_events
-WHERE id = any($1) AND handled_at IS NULL AND received_at < now() - interval '1 day';
+-- With IS NULL the planner would also read the index of all unhandled events.
+WHERE id = any($1) AND coalesce(handled_at, 'infinity') = 'infinity' AND received_at < now() - interval '1 day';

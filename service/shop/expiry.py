@@ -1,7 +1,6 @@
 """Ending unpaid orders, when the hold ends or the customer cancels. Stripe is asked before an order is cancelled."""
 
 from collections.abc import Mapping
-from datetime import timedelta
 from functools import partial
 from uuid import UUID
 
@@ -14,6 +13,8 @@ from service.shop import orders, payment_session, settlement, transitions
 from service.shop.idempotency import IdempotencyKey, StoredResponse, find_stored_response, run_once
 from service.shop.orders import Order, OrderRow
 from service.shop.transitions import AfterCommit
+
+DAY = 86_400
 
 
 async def expire(resources: Resources, order_id: UUID) -> None:
@@ -131,11 +132,11 @@ async def _recheck(resources: Resources, order: OrderRow) -> None:
     """
     assert order.stripe_session_id is not None
     days = resources.settings.processing_days
-    if order.age >= timedelta(days=days):
+    if order.age_seconds >= days * DAY:
         try:
             await _end_processing(resources, order, f"not paid within {days} days")
         except ShopError as error:
-            if error.code not in payment_session.NO_ANSWER or order.age < timedelta(days=days + 1):
+            if error.code not in payment_session.NO_ANSWER or order.age_seconds < (days + 1) * DAY:
                 raise
             await _cancel_unchanged(resources, order, "Stripe did not answer")
         return

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
@@ -45,7 +45,7 @@ class OrderRow:
     stripe_payment_intent_id: str | None
     checkout_url: str | None
     hold_expired: bool
-    age: timedelta
+    age_seconds: int
     stripe_deadline_passed: bool
 
 

@@ -31,7 +31,7 @@ SELECT
     CASE WHEN orders.status = 'PENDING_PAYMENT' AND payments.status = 'INITIATED' THEN payments.checkout_url END
         AS checkout_url,
     orders.expires_at <= now() AS hold_expired,
-    now() - orders.created_at AS age,
+    extract(EPOCH FROM now() - orders.created_at)::bigint AS age_seconds,
     payments.session_expires_at + interval '10 minutes' < now() AS stripe_deadline_passed
 FROM orders
 INNER JOIN payments ON orders.id = payments.order_id

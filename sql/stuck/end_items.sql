@@ -4,7 +4,7 @@
 -- param    $1 kind text
 -- param    $2 ids text[]
 -- returns  none
--- locks    stuck_items NO KEY UPDATE by kind, id; to commit
+-- locks    stuck_items NO KEY UPDATE in no order; to commit
 -- waits    on stuck_items for a transaction that lists, ends or resolves the same; 55P03 after lock_timeout -> busy
 -- index    stuck_items_open
 -- rows     0..n, usually 0

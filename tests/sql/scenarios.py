@@ -147,7 +147,9 @@ VALUES
     ('refund_failed', 're_1', '{LATE}', 'declined', now(), true),
     ('unmatched_payment', 'pi_1', '{PAID}', 'less', now(), false);
 
-UPDATE refunds SET reason = 'a scratch' WHERE order_id = '{PAID}';
+UPDATE refunds SET reason = 'a scratch' WHERE id = '{CANCELLED}';
+UPDATE refunds SET reason = 'a scratch' WHERE id = '{FULFILLED}';
+UPDATE refunds SET reason = 'a scratch' WHERE id = '{PAID}';
 
 INSERT INTO stripe_events (id, type, payload, received_at, next_attempt_at)
 VALUES

@@ -6,7 +6,7 @@
 -- returns  many by subject, detail; none = all is well
 -- locks    none
 -- waits    none
--- index    refunds_by_order, orders_pkey, payments_one_per_order, unmatched_payments_pkey
+-- index    refunds_by_order, orders_pkey, payments_one_per_order, stuck_items_by_order, unmatched_payments_pkey
 -- rows     0..n, usually 0
 -- guards   none
 WITH refund AS (

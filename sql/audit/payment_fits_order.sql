@@ -6,10 +6,16 @@
 -- returns  many by subject, detail; none = all is well
 -- locks    none
 -- waits    none
--- index    refunds_by_order, orders_pkey, payments_one_per_order, stuck_items_by_order, unmatched_payments_pkey
+-- index    stuck_items_by_order, refunds_by_order, orders_pkey, payments_one_per_order, unmatched_payments_pkey
 -- rows     0..n, usually 0
 -- guards   none
-WITH refund AS (
+WITH settled AS MATERIALIZED (
+    SELECT order_id
+    FROM stuck_items
+    WHERE order_id = any($1) AND resolved
+),
+
+refund AS (
     SELECT
         order_id,
         stripe_payment_intent_id,
@@ -98,10 +104,7 @@ WHERE
             AND payments.captured_minor IS NULL
             AND coalesce(refund_total.decided_minor, 0) < payments.amount_minor
             -- People paid the customer back in another way.
-            AND NOT EXISTS (
-                SELECT FROM stuck_items
-                WHERE stuck_items.order_id = orders.id AND stuck_items.resolved
-            )
+            AND NOT EXISTS (SELECT FROM settled WHERE settled.order_id = orders.id)
         )
     )
 UNION ALL
@@ -114,10 +117,7 @@ WHERE
     bounded_minor > captured_minor
     OR (
         decided_minor < owed_minor
-        AND NOT EXISTS (
-            SELECT FROM stuck_items
-            WHERE stuck_items.order_id = refunded_payment.order_id AND stuck_items.resolved
-        )
+        AND NOT EXISTS (SELECT FROM settled WHERE settled.order_id = refunded_payment.order_id)
     )
 ORDER BY
     subject,

@@ -26,6 +26,8 @@ BATCH = 200
 WINDOW = 1000
 # Movements that one statement adds up.
 LEDGER_BATCH = 5000
+# Ids that a run remembers as checked.
+MOST_REMEMBERED = 100_000
 # The time between two runs.
 SECONDS = 300.0
 # A rule that takes longer goes on at the next run. The others have a time of their own.
@@ -297,9 +299,11 @@ async def _check_rule(pool: Pool, rule: Many[Violation], changes: Changes) -> No
             await _check_ids(pool, rule, batch, known)
         if rule.name == STOCK_RULE and changes.final:
             await _fold_balances(pool, changes.ends.movement_id)
+        # An order has rows in several sources and windows. All of them can be read by now, so one check suffices.
+        checked: set[Any] = set()
         for source in SOURCES[rule.name]:
             read = _read_refunds if source == "refunds" else partial(_read_window, source)
-            await _check_source(pool, rule, source, changes, read, known)
+            await _check_source(pool, rule, source, changes, read, known, checked)
     if changes.final:
         await record_pass(pool, rule.name, changes.ends.at, full=False)
 
@@ -311,14 +315,17 @@ async def _check_source(
     changes: Changes,
     read: Callable[[Pool, str, int, Ends], Awaitable[tuple[list[Any], int]]],
     known: set[str],
+    checked: set[Any],
 ) -> None:
     """Check what has changed in one source since its position, and move the position if that is safe."""
     async with connection(pool) as reader:
         position = await READ_POSITION.one(reader, rule=rule.name, source=source)
     while True:
         ids, reached = await read(pool, _scope(rule), position, changes.ends)
-        for batch in _batches(ids):
+        for batch in _batches([each for each in ids if each not in checked]):
             await _check_ids(pool, rule, batch, known)
+        if len(checked) < MOST_REMEMBERED:
+            checked.update(ids)
         if reached <= position:
             return
         if changes.final:

@@ -1,6 +1,6 @@
 -- Wider bounds of prices and totals: each currency has limits of its own, which the service knows.
 --
--- depends: 0022.readiness
+-- depends: 0028.comments_and_storage
 -- phase: expand
 -- lock: ACCESS EXCLUSIVE on products and orders, briefly: rows are not read
 -- undo: reads both tables; fails, and changes nothing, while a price or a total is outside the old bounds

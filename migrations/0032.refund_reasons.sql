@@ -1,6 +1,6 @@
 -- Why staff refunded, and why a refund failed.
 --
--- depends: 0022.readiness
+-- depends: 0031.amounts_by_currency_valid
 -- phase: expand
 -- lock: ACCESS EXCLUSIVE on refunds, briefly: the columns have no default, and old rows are not read
 -- undo: drops the columns with their texts

@@ -1,6 +1,6 @@
 -- Slugs and names in the form that the service accepts; the cart that replaces one; limits of free holds.
 --
--- depends: 0022.readiness
+-- depends: 0035.stuck_items
 -- phase: expand
 -- lock: ACCESS EXCLUSIVE on categories, products, carts and orders, briefly: old texts are read and corrected before
 -- undo: drops the constraints, the columns and the measurement of holds

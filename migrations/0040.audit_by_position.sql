@@ -1,6 +1,6 @@
 -- What the audit remembers between two runs, and the claims by which one worker at a time runs a task.
 --
--- depends: 0038.texts_and_limits_valid
+-- depends: 0039.orders_pending_by_network
 -- phase: expand
 -- lock: ACCESS EXCLUSIVE on worker_heartbeats; SHARE UPDATE EXCLUSIVE on worker_heartbeats; both briefly
 -- undo: drops the positions and the violations found: the audit then begins with the first order again

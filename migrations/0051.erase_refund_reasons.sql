@@ -1,6 +1,6 @@
 -- What staff wrote about a refund is erased with the order.
 --
--- depends: 0032.refund_reasons 0045.erasure
+-- depends: 0049.stripe_events_without_order
 -- phase: expand
 -- lock: none
 -- undo: revokes the right, so that erasing fails

@@ -80,3 +80,12 @@ END
 $$;
 
 COMMENT ON COLUMN carts.replaced_by IS 'The new cart of its lines, once a late payment gave it its order''s; else null';
+COMMENT ON COLUMN products.max_per_order IS 'The most units in one line; null for the setting MAX_PER_ORDER.';
+COMMENT ON COLUMN orders.client_network IS
+'A keyed digest of the client''s /48, while an IPv6 client''s pending orders are limited; else null.';
+COMMENT ON TABLE hold_pressure IS 'Which products are mostly in unpaid holds: one row, which the worker replaces.';
+COMMENT ON COLUMN hold_pressure.id IS 'Always true, so that there is one row.';
+COMMENT ON COLUMN hold_pressure.measured_at IS 'When it was measured.';
+COMMENT ON COLUMN hold_pressure.product_ids IS 'Products with more units in unpaid holds than in stock.';
+COMMENT ON COLUMN hold_pressure.units_on_hold_ratio IS
+'Units in unpaid holds, as a part of these and the units in stock, of products with such holds.';

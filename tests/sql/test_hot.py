@@ -21,6 +21,11 @@ NOT_HOT = {
     "checkout/close_cart": {"carts"},
     # An erased order is no longer found by its e-mail.
     "erasure/erase_columns": {"orders"},
+    # A dispute is found by its order, and a stuck item is listed while it is open.
+    "disputes/link_order": {"disputes"},
+    "stuck/add_item": {"stuck_items"},
+    "stuck/end_items": {"stuck_items"},
+    "stuck/resolve_item": {"stuck_items"},
     # The ids of a payment at Stripe are unique.
     "payment_session/attach_session": {"payments"},
     "settlement/mark_processing": {"payments", "orders"},

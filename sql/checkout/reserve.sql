@@ -30,23 +30,8 @@
 -- rows     0..1
 -- guards   orders_one_live_per_cart -> cart_not_open, never orders_total_range -> amount_out_of_range, never
 --          products_stock_not_negative -> insufficient_stock, never stock_movements_once -> busy
-WITH line AS MATERIALIZED (
-    SELECT
-        products.id AS product_id,
-        products.name,
-        products.price_minor,
-        products.currency,
-        products.active,
-        products.stock,
-        products.max_per_order,
-        cart_items.quantity
-    FROM cart_items
-    INNER JOIN products ON cart_items.product_id = products.id
-    WHERE cart_items.cart_id = $2
-),
-
--- The client is locked, so this statement sees all its pending orders.
-client_order AS MATERIALIZED (
+WITH client_order AS MATERIALIZED (
+    -- The client is locked, so this statement sees all its pending orders.
     SELECT id
     FROM orders
     WHERE client = $10 AND status = 'PENDING_PAYMENT'
@@ -61,6 +46,23 @@ unpaid AS MATERIALIZED (
     GROUP BY order_items.product_id
 ),
 
+line AS MATERIALIZED (
+    SELECT
+        products.id AS product_id,
+        products.name,
+        products.price_minor,
+        products.currency,
+        products.active,
+        products.stock,
+        products.max_per_order,
+        cart_items.quantity,
+        coalesce(unpaid.units, 0) AS unpaid_units
+    FROM cart_items
+    INNER JOIN products ON cart_items.product_id = products.id
+    LEFT JOIN unpaid ON products.id = unpaid.product_id
+    WHERE cart_items.cart_id = $2
+),
+
 total AS MATERIALIZED (
     SELECT
         sum(price_minor * quantity)::bigint AS total_minor,
@@ -72,9 +74,8 @@ total AS MATERIALIZED (
                 'unit_amount', price_minor,
                 'product_data', jsonb_build_object('name', name)
             )
-        ) ORDER BY line.product_id) AS line_items
+        ) ORDER BY product_id) AS line_items
     FROM line
-    LEFT JOIN unpaid ON line.product_id = unpaid.product_id
     HAVING
         -- The caller has locked the products of so many lines. It needs no lock for one line.
         count(*) = $14::integer
@@ -91,11 +92,6 @@ total AS MATERIALIZED (
                 WHERE client_network = $15 AND status = 'PENDING_PAYMENT'
             ) < 10 * $16::integer
         )
-        -- From the client's second pending order on, its units stay within half of these and the units in stock.
-        AND (
-            NOT EXISTS (SELECT FROM client_order)
-            OR bool_and(2 * (coalesce(unpaid.units, 0) + quantity) <= coalesce(unpaid.units, 0) + stock)
-        )
 ),
 
 reserved AS (
@@ -109,6 +105,11 @@ reserved AS (
         products.id = line.product_id
         AND products.stock >= line.quantity
         AND line.quantity <= coalesce(products.max_per_order, $17)
+        -- From the client's second pending order on, its units stay within half of these and the units in stock.
+        AND (
+            NOT EXISTS (SELECT FROM client_order)
+            OR 2 * (line.unpaid_units + line.quantity) <= line.unpaid_units + products.stock
+        )
         AND (products.name, products.price_minor, products.currency, products.active)
         = (line.name, line.price_minor, line.currency, line.active)
     RETURNING products.stock

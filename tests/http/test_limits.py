@@ -358,3 +358,24 @@ class TestPendingOrders:
         refused = await order(1, tent, ONE)
         assert is_problem(refused, 409, "quantity_limited")
         assert refused.json()["allowed"] == 0
+
+    async def test_leave_half_of_the_units_that_are_left_after_a_wait(
+        self, shop: Shop, database: asyncpg.Connection
+    ) -> None:
+        """One of ten tents is the client's, so it may have four more; while it waits, somebody buys five."""
+        tent = (await shop.create_product())["id"]
+        carts = [await shop.create_cart((tent, units)) for units in (1, 4)]
+
+        async def check_out(cart: str) -> Any:
+            return await shop.http.post(f"/carts/{cart}/checkout", headers=ONE)
+
+        assert (await check_out(carts[0])).status_code == 201
+        async with database.transaction():
+            await database.execute("UPDATE products SET stock = stock - 5 WHERE id = $1", tent)
+            waiting = asyncio.create_task(check_out(carts[1]))
+            await wait_for_blocked(database)
+        refused = await waiting
+
+        assert is_problem(refused, 409, "quantity_limited")
+        assert refused.json()["allowed"] == 1
+        assert await database.fetchval("SELECT stock FROM products WHERE id = $1", tent) == 4

@@ -176,7 +176,7 @@ MUTANTS = [
         "reserve: locked products",
         "service/shop/checkout.py",
         "line_count = len(await LOCK_PRODUCTS.all(tx, cart_id=cart_id))",
-        "line_count = len(product_ids)",
+        "line_count = len(closed.product_ids)",
         AHEAD,
     ),
     Mutant(
@@ -409,9 +409,23 @@ MUTANTS = [
     Mutant(
         "limit: half of a product's units",
         RESERVE,
-        "<= coalesce(unpaid.units, 0) + stock)",
-        "<= 2 * (coalesce(unpaid.units, 0) + stock))",
+        "<= line.unpaid_units + products.stock",
+        "<= 2 * (line.unpaid_units + products.stock)",
         at("http/test_limits", "TestPendingOrders::test_leave_half_of_the_units_to_others"),
+    ),
+    Mutant(
+        "limit: half of a product's units after a wait",
+        RESERVE,
+        "<= line.unpaid_units + products.stock",
+        "<= line.unpaid_units + line.stock",
+        at("http/test_limits", "TestPendingOrders::test_leave_half_of_the_units_that_are_left_after_a_wait"),
+    ),
+    Mutant(
+        "limit: units in one line after a wait",
+        RESERVE,
+        "AND line.quantity <= coalesce(products.max_per_order, $17)",
+        "",
+        WAITED,
     ),
     Mutant(
         "limit: units of a product in one line",

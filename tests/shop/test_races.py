@@ -168,6 +168,7 @@ async def test_a_line_added_during_a_checkout_is_in_the_order_or_refused(
         ("price_minor = 1", None, "amount_out_of_range"),
         ("active = false", None, "product_inactive"),
         ("stock = 1", None, "insufficient_stock"),
+        ("max_per_order = 1", None, "quantity_limited"),
     ],
 )
 async def test_a_checkout_uses_the_product_as_changed_while_it_waited(

@@ -18,7 +18,7 @@ async def assert_ledgers_agree(
     its lines.
     """
     violations = {rule: rows for rule, rows in (await audit(resources.pool)).items() if rows}
-    assert not violations
+    assert not violations, str(violations)
     orders = await on(resources.pool).fetch(
         "SELECT o.id, o.status, p.status AS payment, p.refunded_minor, p.stripe_payment_intent_id AS intent"
         " FROM orders o JOIN payments p ON o.id = p.order_id"

@@ -90,7 +90,7 @@ async def test_readiness_shows_a_late_task_of_a_worker_that_still_lives(
         await wait_for_state(shop, "late: sweep")
         await wait_for_state(shop, "ok")
 
-        stripe.set_faults([{"action": "status", "path": "/v1/checkout/sessions"}])
+        stripe.set_faults([{"action": "status", "path": "/v1/events"}])
         await wait_for_state(shop, "late: reconcile")
         assert b'worker_repairer_timestamp_seconds{repairer="delete_expired"} 1' in exposition()
     await wait_for_state(shop, "not seen")

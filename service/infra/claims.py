@@ -4,10 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from service.errors import ShopError
 from service.infra.db import Pool, connection
+from service.infra.ids import new_id
 from service.infra.sql import statement
 
 # A run that was killed blocks the next one for this long.
@@ -28,7 +29,7 @@ async def claimed(
     The lease is extended until the run ends. If that fails for LEASE_SECONDS, the run ends with a TimeoutError, since
     another one may have begun.
     """
-    run_id = uuid4()
+    run_id = new_id()
     deadline = asyncio.get_running_loop().time() + wait_seconds
     while not await _claim(pool, task, run_id, pause_seconds):
         if asyncio.get_running_loop().time() >= deadline:

@@ -9,10 +9,10 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
-from uuid import uuid4
 
 import stripe as sdk
 
+from service.infra.ids import new_id
 from service.infra.stripe import Session, Stripe, StripeFailed, StripeRefused
 from service.settings import Settings
 from service.shop.webhooks import EVENT_TYPES
@@ -59,7 +59,7 @@ async def check(stripe: Stripe, settings: Settings) -> Report:
     restricted = "restricted" if settings.stripe_api_key.startswith("rk_") else "secret"
     report = Report(f"{restricted}, {'live' if settings.live else 'test'} mode", settings.stripe_account or "unknown")
     # Ids that Stripe cannot have.
-    nothing, no_intent = uuid4().hex, f"pi_{uuid4().hex}"
+    nothing, no_intent = new_id().hex, f"pi_{new_id().hex}"
 
     async def ask(call: str, ask_stripe: Callable[[], Awaitable[Any]]) -> Any:
         try:

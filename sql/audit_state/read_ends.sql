@@ -9,7 +9,8 @@
 -- rows     1
 -- guards   none
 SELECT
-    order_events_id_seq.last_value AS event_id,
-    stock_movements_id_seq.last_value AS movement_id,
+    -- A sequence that was never used already has 1 as its last value.
+    CASE WHEN order_events_id_seq.is_called THEN order_events_id_seq.last_value ELSE 0 END AS event_id,
+    CASE WHEN stock_movements_id_seq.is_called THEN stock_movements_id_seq.last_value ELSE 0 END AS movement_id,
     now() AS at
 FROM order_events_id_seq, stock_movements_id_seq;

@@ -7,10 +7,9 @@
 -- locks    none
 -- waits    none
 -- index    worker_heartbeats_pkey
--- rows     0..5 by LIMIT, usually 5
+-- rows     0..n, usually 6
 -- guards   none
 SELECT loop
 FROM worker_heartbeats
 WHERE loop = any($1) AND due_at >= now()
-ORDER BY loop
-LIMIT 5;
+ORDER BY loop;

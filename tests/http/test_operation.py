@@ -21,7 +21,7 @@ from service.infra.health import PERIODIC_TASKS
 from service.infra.metrics import exposition
 from service.infra.statements import files
 from service.settings import Settings
-from service.shop import settlement, webhooks
+from service.shop import settlement, stuck, webhooks
 from tests.client import Shop, eventually, is_problem
 
 
@@ -135,6 +135,8 @@ async def test_requests_cannot_add_time_series(shop: Shop) -> None:
         "what": {"orders", "events", "refunds"},
         "repairer": {*PERIODIC_TASKS},
         "query": {*files("audit")},
+        "pass": {"changes", "full"},
+        "kind": {*stuck.KINDS},
     }
 
     def series() -> set[str]:
@@ -217,10 +219,10 @@ async def test_the_pages_show_the_orders_true_state(
         assert "25.00 EUR" in answer.text
         return answer.text
 
-    for where in ("success", "cancel"):
-        pending = Links(await page(placed[0], where))
+    for where, order in zip(("success", "cancel"), placed, strict=True):
+        pending = Links(await page(order, where))
         assert pending.title == "Waiting for your payment"
-        assert pending.found == [placed[0]["checkout_url"]]
+        assert pending.found == [order["checkout_url"]]
     stripe.pay(placed[0]["payment"]["stripe_session_id"])
     await shop.wait_for_order(placed[0]["order_id"], "FULFILLED")
     await shop.call("POST", f"/orders/{placed[1]['order_id']}/cancel", 200)

@@ -44,12 +44,14 @@ BOUNDS = bounds(
 async def some_of_everything(shop: Shop, stripe: StripeStandin, name: str) -> dict[str, list[Any]]:
     """What there is, by the name of the parameter or member that takes it."""
     used, unused = [await shop.call("POST", "/categories", 201, {"name": f"{name} {n}"}) for n in "12"]
-    tent = await shop.create_product(category_id=used["id"], stock=9000)
+    tent = await shop.create_product(category_id=used["id"], stock=9000, max_per_order=9999)
     paid, pending = [await shop.checked_out_cart((tent["id"], 2)) for _ in range(2)]
     stripe.pay(paid["payment"]["stripe_session_id"])
     await shop.wait_for_order(paid["order_id"], "PAID")
     dispute = stripe.dispute(stripe.session(paid["payment"]["stripe_session_id"])["payment_intent"])
     return {
+        "amount_minor": [1],
+        "restock": [False],
         "kind": ["dispute_open"],
         "id": [dispute["id"]],
         "category_id": [used["id"], unused["id"]],

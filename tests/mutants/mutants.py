@@ -634,8 +634,8 @@ MUTANTS = [
     Mutant(
         "settle: a payment without a payment intent",
         "service/shop/settlement.py",
-        "if intent is None:\n        # Without its payment intent",
-        "if False:\n        # Without its payment intent",
+        "if intent is None:\n        # A payment without an intent",
+        "if False:\n        # A payment without an intent",
         at("shop/test_settlement", "test_an_event_that_does_not_match_is_stored_and_stripe_is_asked"),
     ),
     Mutant(

@@ -70,6 +70,16 @@ async def test_a_violation_stays_known_until_it_is_gone(
     assert second
 
 
+async def test_the_first_rows_of_a_new_shop_are_counted(shop: Shop, resources: Resources) -> None:
+    """A sequence that was never used has the same last value as one that was used once."""
+    assert await found(resources) == {}
+
+    await shop.checked_out_cart()
+
+    assert await found(resources) == {}
+    assert not any((await audit_all(resources.pool)).values())
+
+
 @pytest.mark.parametrize("source", ["order_events", "stock_movements"])
 async def test_a_row_that_is_committed_after_a_newer_one_is_not_missed(
     shop: Shop, resources: Resources, database: asyncpg.Connection, database_url: str, source: str

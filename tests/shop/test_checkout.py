@@ -574,7 +574,11 @@ async def test_a_cancel_without_an_answer_from_stripe_leaves_no_claim(shop: Shop
 
 
 async def test_a_conclusion_about_an_older_attempt_changes_nothing(
-    shop: Shop, stripe: StripeStandin, api_resources: Resources, database: asyncpg.Connection
+    shop: Shop,
+    stripe: StripeStandin,
+    api_resources: Resources,
+    resources: Resources,
+    database: asyncpg.Connection,
 ) -> None:
     """A cancel and a refused creation act when the cart already has a newer session, which can be paid.
 
@@ -596,7 +600,7 @@ async def test_a_conclusion_about_an_older_attempt_changes_nothing(
     await checkout.cancel_refused(api_resources, UUID(order_id), attempt=1, reason="status 400")
     assert (await shop.get_order(order_id))["status"] == "PENDING_PAYMENT"
     assert [session["id"] for session in open_sessions(stripe)] == [placed_order["payment"]["stripe_session_id"]]
-    await assert_ledgers_agree(api_resources, stripe)
+    await assert_ledgers_agree(resources, stripe)
 
 
 async def test_a_refusal_of_an_attempt_with_a_session_changes_nothing(shop: Shop, api_resources: Resources) -> None:

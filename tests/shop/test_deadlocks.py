@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -45,7 +46,9 @@ class Scene:
         pool = on(self.resources.pool)
         for product_id in (self.product_id, *self.more_ids):
             # Gives the cart its currency.
-            assert await cart.OPEN_FOR_PRODUCT.one_or_none(pool, cart_id=cart_id, product_id=product_id)
+            assert await cart.OPEN_FOR_PRODUCT.one_or_none(
+                pool, cart_id=cart_id, product_id=product_id, max_per_order=100
+            )
             await cart.SET_LINE.run(pool, cart_id=cart_id, product_id=product_id, quantity=1)
         return cart_id
 
@@ -127,10 +130,10 @@ async def scenes(template: str, servers: tuple[str, str]) -> AsyncIterator[Calla
 
 
 @pytest.mark.asyncio(loop_scope="module")
-@pytest.mark.parametrize("line", [cart.ADD_LINE, cart.SET_LINE], ids=["add", "set"])
+@pytest.mark.parametrize("fill", ["add", "set"])
 @pytest.mark.parametrize(("first", "second", "third"), list(product(CHANGES, repeat=3)))
 async def test_four_sessions_do_not_deadlock(
-    scenes: Callable[[], Awaitable[Scene]], line: object, first: str, second: str, third: str
+    scenes: Callable[[], Awaitable[Scene]], fill: str, first: str, second: str, third: str
 ) -> None:
     scene = await scenes()
     changes = [await CHANGES[name](scene) for name in (first, second, third)]
@@ -139,8 +142,14 @@ async def test_four_sessions_do_not_deadlock(
     await cart.CREATE_CART.run(on(scene.resources.pool), cart_id=cart_id)
 
     await cart_session.execute("BEGIN")
-    assert await cart.OPEN_FOR_PRODUCT.one_or_none(cart_session, cart_id=cart_id, product_id=scene.product_id)
-    await line.run(cart_session, cart_id=cart_id, product_id=scene.product_id, quantity=1)  # type: ignore[attr-defined]
+    assert await cart.OPEN_FOR_PRODUCT.one_or_none(
+        cart_session, cart_id=cart_id, product_id=scene.product_id, max_per_order=100
+    )
+    line: dict[str, Any] = {"cart_id": cart_id, "product_id": scene.product_id, "quantity": 1}
+    if fill == "add":
+        assert await cart.ADD_LINE.one_or_none(cart_session, **line, max_per_order=100)
+    else:
+        await cart.SET_LINE.run(cart_session, **line)
     for session in sessions:
         await session.execute("BEGIN")
     await changes[0](sessions[0])

@@ -98,9 +98,9 @@ async def restock(scene: Scene) -> Change:
 
 
 async def edit(scene: Scene) -> Change:
-    unchanged = dict.fromkeys(("version", "description", "price_minor", "category_id", "active"))
+    unchanged = dict.fromkeys(("version", "description", "price_minor", "category_id", "active", "max_per_order"))
     return lambda tx: catalog.UPDATE_PRODUCT.one_or_none(
-        tx, product_id=scene.product_id, name="Tent", set_category=False, **unchanged
+        tx, product_id=scene.product_id, name="Tent", set_category=False, set_max_per_order=False, **unchanged
     )
 
 

@@ -1,5 +1,5 @@
 -- stuck/add_item: list what no repairer can finish; again, if it had left the list by itself.
--- What people have resolved stays resolved.
+-- What people have resolved stays resolved. A dispute that then needs another answer of the shop is listed again.
 --
 -- callers  service.shop.stuck.add
 -- param    $1 kind text
@@ -21,6 +21,9 @@ ON CONFLICT (kind, id) DO UPDATE
         order_id = excluded.order_id,
         reason = excluded.reason,
         since = now(),
-        ended_at = NULL
-    WHERE stuck_items.ended_at IS NOT NULL AND NOT stuck_items.resolved
+        ended_at = NULL,
+        resolved = false
+    WHERE
+    stuck_items.ended_at IS NOT NULL
+    AND (NOT stuck_items.resolved OR ($1 = 'dispute_open' AND stuck_items.reason <> excluded.reason))
 RETURNING id;

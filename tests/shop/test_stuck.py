@@ -12,6 +12,7 @@ from service.dev.stripe_standin import StripeStandin
 from service.infra.metrics import exposition
 from service.infra.resources import Resources
 from service.shop import refunds, stuck, sweep
+from service.shop.audit import audit
 from tests.client import Shop
 from tests.database import make_everything_due
 from tests.shop.test_refunds import create_fulfilled_order, create_late_payment, remove_stock, request_refund
@@ -234,6 +235,64 @@ async def test_a_refund_that_is_open_for_a_day_is_listed_until_stripe_decides_it
 
     next(iter(stripe.refunds))["status"] = "succeeded"
     await refunds.settle(resources, UUID(order_id))
+    assert await list_stuck(shop) == []
+
+
+async def test_what_people_settled_elsewhere_leaves_the_audit(
+    shop: Shop, stripe: StripeStandin, resources: Resources, database: asyncpg.Connection
+) -> None:
+    """Goal: an open refund and an unhandled event that people settled are overdue no more; others still are."""
+    order_id, _ = await create_fulfilled_order(shop, stripe, resources)
+    stripe.refund_status = "pending"
+    for _ in range(2):
+        await request_refund(shop, order_id, amount_minor=500)
+        await deliver(shop, make_event("refund.updated", {"id": "re_1", "payment_intent": "pi_unknown"}))
+    await refunds.settle(resources, UUID(order_id))
+    await database.execute("UPDATE refunds SET created_at = now() - interval '25 hours', next_attempt_at = now()")
+    await database.execute(
+        "UPDATE stripe_events SET received_at = now() - interval '25 hours' WHERE handled_at IS NULL"
+    )
+    refund_ids = await database.fetch("SELECT id FROM refunds ORDER BY id")
+    event_ids = await database.fetch("SELECT id FROM stripe_events WHERE handled_at IS NULL ORDER BY id")
+    await stuck.list_open(
+        resources, refund_ids=[row["id"] for row in refund_ids], event_ids=[e["id"] for e in event_ids]
+    )
+
+    overdue = [violation.subject for violation in (await audit(resources.pool))["audit/nothing_is_overdue"]]
+    assert len(overdue) == 4
+    for kind, item_id in (("refund_open", refund_ids[0]["id"]), ("event_unhandled", event_ids[0]["id"])):
+        await shop.call("POST", f"/stuck/{kind}/{item_id}/resolve", 200, {"reason": "Stripe's support did it"})
+
+    overdue = [violation.subject for violation in (await audit(resources.pool))["audit/nothing_is_overdue"]]
+    assert overdue == [f"event {event_ids[1]['id']}", f"refund {refund_ids[1]['id']}"]
+
+
+# Disputes
+
+
+async def test_a_dispute_that_needs_another_answer_is_listed_again(
+    shop: Shop, stripe: StripeStandin, resources: Resources, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Goal: an inquiry that people answered becomes a chargeback, which has another deadline and is not silent."""
+    order_id, intent = await create_fulfilled_order(shop, stripe, resources)
+    dispute = stripe.dispute(intent, status="warning_needs_response")
+    inquiry = last_event(stripe, "charge.dispute.created")
+    await deliver(shop, inquiry)
+    path = f"/stuck/dispute_open/{dispute['id']}/resolve"
+    await shop.call("POST", path, 200, {"reason": "answered in the dashboard"})
+    await deliver(shop, {**inquiry, "id": "evt_again"})
+    assert await list_stuck(shop) == []
+
+    stripe.set_dispute(dispute["id"], "needs_response")
+    chargeback = last_event(stripe, "charge.dispute.updated")
+    await deliver(shop, {**chargeback, "created": inquiry["created"] + 1})
+
+    (item,) = await list_stuck(shop)
+    assert (item["kind"], item["id"], item["order_id"]) == ("dispute_open", dispute["id"], order_id)
+    assert item["reason"].endswith(" needs_response")
+    assert len(warnings(caplog, "dispute_open")) == 2
+    await shop.call("POST", path, 200, {"reason": "answered in the dashboard"})
+    await deliver(shop, {**chargeback, "id": "evt_again too", "created": inquiry["created"] + 1})
     assert await list_stuck(shop) == []
 
 

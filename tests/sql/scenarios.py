@@ -495,6 +495,13 @@ SCENARIOS = {
     "stuck/add_item": does(
         run("refund_failed", "x", LATE, "x"),
         run("unmatched_payment", "pi_1", PAID, "x"),
+        run(
+            "dispute_open",
+            "dp_1",
+            PAID,
+            "x",
+            before="UPDATE stuck_items SET ended_at = now(), resolved = true WHERE id = 'dp_1'",
+        ),
         none=run("unmatched_payment", "pi_x", LATE, "x"),
     ),
     "stuck/count_items": does(run(), none=run(before="UPDATE stuck_items SET ended_at = now()")),

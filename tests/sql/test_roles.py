@@ -119,7 +119,7 @@ ALLOWED = {
         "stuck_items": {
             **READ,
             "INSERT": "kind id order_id reason",
-            "UPDATE": "number order_id reason since ended_at",
+            "UPDATE": "number order_id reason since ended_at resolved",
         },
         "stripe_events": {
             **READ,

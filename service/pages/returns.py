@@ -25,6 +25,12 @@ REFUND_WORDS = {
 }
 
 
+# A bank transfer that staff no longer wait for may still arrive.
+FAILED = (
+    "The articles are back in your cart. Should money of yours still arrive, you get the articles or the money back."
+)
+
+
 class ReturnQuery(BaseModel):
     """What Stripe sends the customer back with; any text is accepted, and unknown parameters are ignored."""
 
@@ -80,7 +86,7 @@ def _state(order: Order, session: confirmation.State) -> tuple[str, str, bool]:
     if order.status in ("PAID", "FULFILLED"):
         return "Thank you, your order is paid", "We have your payment and are taking care of the rest.", False
     if order.status == "CANCELLED" and order.payment.status == "FAILED":
-        return "Your payment failed", "You have not paid anything. The articles are back in your cart.", False
+        return "Your payment failed", FAILED, False
     if order.status == "CANCELLED":
         return "This order was cancelled", "Nothing is due. The articles are back in your cart.", False
     if order.payment.status == "PROCESSING":

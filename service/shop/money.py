@@ -85,8 +85,12 @@ def total_out_of_range(total_minor: int, currency: str) -> ShopError | None:
     )
 
 
+# Of the currencies that are not sold: Stripe may capture a payment of any currency, and its refund is shown.
+_OTHER_DECIMALS = {**dict.fromkeys(("BHD", "JOD", "KWD", "OMR", "TND"), 3), "MGA": 0}
+
+
 def readable(amount_minor: int, currency: str) -> str:
-    """An amount as text, for example `12.50 EUR`."""
-    decimals = CURRENCIES[currency].decimals
+    """An amount in Stripe's minor units as text, for example `12.50 EUR`."""
+    decimals = CURRENCIES[currency].decimals if currency in CURRENCIES else _OTHER_DECIMALS.get(currency, 2)
     whole, rest = divmod(amount_minor, 10**decimals)
     return f"{whole}.{rest:0{decimals}d} {currency}" if decimals else f"{whole} {currency}"

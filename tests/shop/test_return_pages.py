@@ -67,7 +67,9 @@ async def test_a_failed_payment_and_refunds_are_shown(
     stripe.pay(failed["payment"]["stripe_session_id"], later=True)
     stripe.settle(failed["payment"]["stripe_session_id"], succeed=False)
     await deliver(shop, last_event(stripe, "checkout.session.async_payment_failed"))
-    assert "Your payment failed" in await read(shop, failed["order_id"])
+    text = await read(shop, failed["order_id"])
+    assert "Your payment failed" in text
+    assert "You have not paid" not in text
 
     order_id, _ = await create_fulfilled_order(shop, stripe, resources)
     await request_refund(shop, order_id, amount_minor=500)
@@ -75,3 +77,22 @@ async def test_a_failed_payment_and_refunds_are_shown(
     await make_everything_due(database)
     await sweep.sweep(resources)
     assert "Refund of 5.00 EUR: done" in (await read(shop, order_id)).replace("\xa0", " ")
+
+
+@pytest.mark.parametrize(
+    ("currency", "amount"), [("kwd", "1.250 KWD"), ("isk", "12.50 ISK"), ("mga", "1250 MGA"), ("usd", "12.50 USD")]
+)
+async def test_a_refund_in_a_currency_that_is_not_sold_is_shown(
+    shop: Shop, stripe: StripeStandin, resources: Resources, currency: str, amount: str
+) -> None:
+    placed_order = await shop.checked_out_cart()
+    session = stripe.session(placed_order["payment"]["stripe_session_id"])
+    session["currency"] = currency
+    stripe.pay(session["id"])
+    await deliver(shop, last_event(stripe, "checkout.session.completed"))
+    for _ in range(2):
+        await sweep.sweep(resources)
+
+    for page in ("success", "cancel"):
+        text = await read(shop, placed_order["order_id"], page)
+        assert f"Refund of {amount}" in text.replace("\xa0", " ")

@@ -31,6 +31,7 @@ _PAUSE, _LONGEST_PAUSE = 0.2, 2.0
 # Characters of JSON that PostgreSQL cannot store.
 _NOT_STORABLE = re.compile("[\0\ud800-\udfff]")
 _LOGGABLE = re.compile(r"[\w-]{1,100}", re.ASCII)
+_ID = re.compile(r"[\w-]{1,255}", re.ASCII)
 _UNIX_TIME = re.compile("[0-9]{1,12}")
 _SIGNATURE = re.compile("[0-9a-f]{64}")
 
@@ -94,7 +95,7 @@ class Session:
         try:
             currency, details = _text(data.get("currency")), data.get("customer_details") or {}
             return cls(
-                _required_text(data["id"]),
+                _id(data["id"]),
                 _required_text(data["status"]),
                 _required_text(data["payment_status"]),
                 _amount(data.get("amount_total")),
@@ -152,17 +153,18 @@ class Dispute:
         """From the JSON of an event. Raises StripeUnknown if it is not a dispute."""
         try:
             amount, currency = _amount(data["amount"]), _required_text(data["currency"]).upper()
-            dispute_id, reason, status = _text(data["id"]), _word(data["reason"]), _word(data["status"])
-            if amount is None or not re.fullmatch("[A-Z]{3}", currency) or not (dispute_id and reason and status):
+            reason, status = _word(data["reason"]), _word(data["status"])
+            if amount is None or not re.fullmatch("[A-Z]{3}", currency) or not (reason and status):
                 raise TypeError
-            return cls(dispute_id, object_id(data.get("payment_intent")), amount, currency, reason, status)
+            return cls(_id(data["id"]), object_id(data.get("payment_intent")), amount, currency, reason, status)
         except (KeyError, TypeError, AttributeError):
             raise StripeUnknown("not a dispute") from None
 
 
 def object_id(value: object) -> str | None:
     """The id of an object that Stripe names, by its id or expanded; None for anything else."""
-    return (_text(value.get("id")) if isinstance(value, Mapping) else _text(value)) or None
+    text = _text(value.get("id") if isinstance(value, Mapping) else value)
+    return text if text and _ID.fullmatch(text) else None
 
 
 def _word(value: object) -> str | None:
@@ -182,6 +184,14 @@ def _text(value: object) -> str | None:
 def _required_text(value: object) -> str:
     """A text. Raises TypeError for another type."""
     text = _text(value)
+    if text is None:
+        raise TypeError
+    return text
+
+
+def _id(value: object) -> str:
+    """An id that can be stored, and named in a path. Raises TypeError for anything else."""
+    text = object_id(value)
     if text is None:
         raise TypeError
     return text

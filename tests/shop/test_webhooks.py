@@ -320,6 +320,28 @@ async def test_disputes_of_other_applications_are_not_kept(
     assert (await event_outcomes(database))[-1] == ("not_ours", True)
 
 
+@pytest.mark.parametrize("odd_id", ["x" * 256, "du_\x01", "du/1", "", None, 7])
+async def test_an_event_about_an_odd_id_is_stored_and_listed(
+    shop: Shop, stripe: StripeStandin, webhooks_dropped: None, resources: Resources, odd_id: object
+) -> None:
+    """Such ids fit no column, or nobody could name them to resolve the item."""
+    placed_order = await shop.checked_out_cart()
+    session = stripe.pay(placed_order["payment"]["stripe_session_id"])
+    await deliver(shop, make_event(COMPLETED, session))
+    stripe.dispute(session["payment_intent"])
+    dispute = last_event(stripe, "charge.dispute.created")["data"]["object"]
+
+    for event in (make_event("charge.dispute.created", dispute, id=odd_id), make_event(COMPLETED, session, id=odd_id)):
+        assert await deliver(shop, event) == "unreadable"
+    await deliver(shop, make_event(COMPLETED, session, payment_intent=odd_id))
+    await sweep.sweep(resources)
+
+    items = (await shop.call("GET", "/stuck", 200))["items"]
+    assert [item["kind"] for item in items] == ["event_unhandled"] * 2
+    for item in items:
+        await shop.call("POST", f"/stuck/event_unhandled/{item['id']}/resolve", 200, {"reason": "seen"})
+
+
 # Failures and replays
 
 BREAK = "ALTER TABLE orders ADD CONSTRAINT {} CHECK (status <> 'PAID') NOT VALID"

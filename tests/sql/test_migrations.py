@@ -41,10 +41,10 @@ ALONE = [name for name in NAMES if "\n-- transactional: false\n" in TEXTS[name]]
 
 
 def statements(text: str) -> list[str]:
-    """A file's statements without its comments; a dollar-quoted block stays whole."""
+    """A file's statements without its comments; a quoted text or block stays whole."""
     bare = re.sub(r"^ *--.*\n", "", text, flags=re.MULTILINE)
-    # Every second part is dollar-quoted.
-    parts = re.split(r"(\$\$.*?\$\$)", bare, flags=re.DOTALL)
+    # Every second part is quoted.
+    parts = re.split(r"(\$\$.*?\$\$|'[^']*')", bare, flags=re.DOTALL)
     joined = "".join(part.replace(";", ";\0") if number % 2 == 0 else part for number, part in enumerate(parts))
     return [" ".join(statement.split()) for statement in joined.split("\0") if statement.strip()]
 
@@ -220,7 +220,8 @@ UNION ALL
 -- Of yoyo's tables too: readiness reads which migrations were applied.
 SELECT 'grant', relname || '.' || attname, acl::text
 FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid, aclexplode(attacl) AS acl
-WHERE relnamespace = 'public'::regnamespace
+-- Before PostgreSQL 18 a dropped column keeps its grants.
+WHERE relnamespace = 'public'::regnamespace AND NOT attisdropped
 UNION ALL
 SELECT 'grant', nspname, acl::text
 FROM pg_namespace, aclexplode(coalesce(nspacl, acldefault('n', nspowner))) AS acl WHERE nspname = 'public'

@@ -96,17 +96,25 @@ def _seed(options: argparse.Namespace) -> int:
 
 def _audit(options: argparse.Namespace) -> int:
     from service.infra.claims import LEASE_SECONDS, claimed
+    from service.infra.stripe import Stripe
     from service.shop import audit
 
     async def check() -> audit.Report:
+        settings = Settings.load()
         # Read-only too: a standby can be audited, as commerce_readonly.
-        async with aclosing(Pool(Settings.load(), "commerce-audit", read_only=True)) as pool:
+        async with aclosing(Pool(settings, "commerce-audit", read_only=True)) as pool:
             if options.read_only:
                 return audit.Report(await audit.audit(pool))
             async with claimed(pool, "audit", wait_seconds=2 * LEASE_SECONDS) as is_ours:
                 if not is_ours:
                     raise ShopError("busy", "Another process is auditing.")
-                return await (audit.check_all(pool) if options.full else audit.check_changes(pool))
+                if not options.full:
+                    return await audit.check_changes(pool)
+                stripe = Stripe(settings)
+                try:
+                    return await audit.check_all(pool, stripe)
+                finally:
+                    await stripe.close()
 
     report = asyncio.run(check())
     for rule, violations in report.violations.items():
@@ -244,7 +252,9 @@ def _parser() -> argparse.ArgumentParser:
     seed = command("seed", _seed, "Load demo products into an empty catalogue.")
     seed.add_argument("--products", type=_positive, default=300, metavar="N", help="how many (default 300)")
     audit = command("audit", _audit, "Check the rules of money and stock; exit status 1 when one is violated.")
-    audit.add_argument("--full", action="store_true", help="check everything, not only what has changed; takes long")
+    audit.add_argument(
+        "--full", action="store_true", help="check everything, also with Stripe, not only what has changed; takes long"
+    )
     audit.add_argument(
         "--read-only", action="store_true", help="check everything, also on a standby, and store nothing"
     )

@@ -148,13 +148,13 @@ async def _check_known(resources: Resources) -> int:
     """Settle and compare again some of the sessions that differed before. Returns how many orders changed."""
     known = await audit.known_sessions(resources.pool)
     settled = 0
-    for session_id in random.sample(known, min(RECHECKS, len(known))):
-        try:
-            session = await resources.stripe.retrieve_session(session_id)
-        except StripeRefused:
-            # It is gone at Stripe, and the difference stays.
-            continue
-        settled += await _settle(resources, [session])
+    for order_id, session_id in random.sample(known, min(RECHECKS, len(known))):
+        session = await audit.retrieve_session(resources.stripe, order_id, session_id)
+        if settlement.order_id_of(session) == order_id:
+            settled += await _settle(resources, [session])
+        else:
+            # It is not at Stripe, or another order's. The difference ends with our payment.
+            await audit.check_sessions(resources.pool, [(order_id, session)])
         await asyncio.sleep(SECONDS_BETWEEN_PAGES)
     return settled
 

@@ -1,8 +1,9 @@
 -- audit/captured_is_paid_at_stripe: of these sessions, as Stripe lists them, the paid ones are captured here, and no
 -- order is captured of which Stripe lists only unpaid ones.
--- Reconcile runs it for each page of Stripe's list. Orders that are not ours are not looked at.
+-- Reconcile runs it for each page of Stripe's list, and a full audit for each order's session. Orders that are not ours
+-- are left out.
 --
--- callers  service.shop.audit.export_results, service.shop.audit._rules, service.shop.audit.check_sessions
+-- callers  service.shop.audit.export_results, service.shop.audit._rules, service.shop.audit._stripe_rule
 -- param    $1 order_ids uuid[]
 -- param    $2 session_ids text[]
 -- param    $3 payment_intents text[]
@@ -25,9 +26,9 @@ WITH listed AS MATERIALIZED (
 )
 
 SELECT
-    'session ' || listed.session_id AS subject,
-    CASE WHEN listed.paid THEN 'paid' ELSE 'not paid' END || ' at Stripe, order ' || listed.order_id
-    || ' has the payment ' || coalesce(payments.stripe_payment_intent_id, 'none') || ' ' || payments.status AS detail
+    'order ' || listed.order_id || ' ' || listed.session_id AS subject,
+    CASE WHEN listed.paid THEN 'paid' ELSE 'not paid' END || ' at Stripe, the order has the payment '
+    || coalesce(payments.stripe_payment_intent_id, 'none') || ' ' || payments.status AS detail
 FROM listed
 INNER JOIN payments ON listed.order_id = payments.order_id
 WHERE

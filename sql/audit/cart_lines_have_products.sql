@@ -1,7 +1,7 @@
 -- audit/cart_lines_have_products: every line of these carts names a product that exists.
 -- No foreign key enforces it: its lock on the product would let checkouts deadlock (checkout/reserve).
 --
--- callers  service.shop.audit.export_results, service.shop.audit._rules, service.shop.audit.check_sessions
+-- callers  service.shop.audit.export_results, service.shop.audit._rules, service.shop.audit._stripe_rule
 -- param    $1 cart_ids uuid[]
 -- returns  many by subject; none = all is well
 -- locks    none

@@ -1,6 +1,6 @@
 -- audit/carts_match_orders: each of these carts is CHECKED_OUT exactly while it has a live order.
 --
--- callers  service.shop.audit.export_results, service.shop.audit._rules, service.shop.audit.check_sessions
+-- callers  service.shop.audit.export_results, service.shop.audit._rules, service.shop.audit._stripe_rule
 -- param    $1 cart_ids uuid[]
 -- returns  many by subject; none = all is well
 -- locks    none

@@ -2,7 +2,7 @@
 -- The constraint order_events_path_legal keeps each step legal. The unique index stock_movements_once keeps stock
 -- from being released twice.
 --
--- callers  service.shop.audit.export_results, service.shop.audit._rules, service.shop.audit.check_sessions
+-- callers  service.shop.audit.export_results, service.shop.audit._rules, service.shop.audit._stripe_rule
 -- param    $1 order_ids uuid[]
 -- returns  many by subject, detail; none = all is well
 -- locks    none

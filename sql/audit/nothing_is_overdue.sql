@@ -2,7 +2,7 @@
 -- No refund is open for a day. What people settled elsewhere is left out.
 -- While Stripe is unreachable, pending orders past their hold are expected here.
 --
--- callers  service.shop.audit.export_results, service.shop.audit._rules, service.shop.audit.check_sessions
+-- callers  service.shop.audit.export_results, service.shop.audit._rules, service.shop.audit._stripe_rule
 -- returns  many by subject; none = all is well
 -- locks    none
 -- waits    none

@@ -1,7 +1,7 @@
 -- audit/order_lines_add_up: each of these orders has lines, in its currency, and their sum is its total.
 -- A line has no currency of its own: nobody but the owner may change the one of its product.
 --
--- callers  service.shop.audit.export_results, service.shop.audit._rules, service.shop.audit.check_sessions
+-- callers  service.shop.audit.export_results, service.shop.audit._rules, service.shop.audit._stripe_rule
 -- param    $1 order_ids uuid[]
 -- returns  many by subject; none = all is well
 -- locks    none

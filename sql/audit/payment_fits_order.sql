@@ -1,7 +1,7 @@
 -- audit/payment_fits_order: each of these orders has captured exactly its total, or keeps no money once cancelled.
 -- Every refund that is owed has been decided, for each payment. Refunds never exceed what was captured.
 --
--- callers  service.shop.audit.export_results, service.shop.audit._rules, service.shop.audit.check_sessions
+-- callers  service.shop.audit.export_results, service.shop.audit._rules, service.shop.audit._stripe_rule
 -- param    $1 order_ids uuid[]
 -- returns  many by subject, detail; none = all is well
 -- locks    none

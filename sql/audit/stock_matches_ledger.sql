@@ -1,7 +1,7 @@
 -- audit/stock_matches_ledger: the stock of each of these products is the sum of its ledger.
 -- The sum is the balance, which the audit has added up before, and the movements since its position.
 --
--- callers  service.shop.audit.export_results, service.shop.audit._rules, service.shop.audit.check_sessions
+-- callers  service.shop.audit.export_results, service.shop.audit._rules, service.shop.audit._stripe_rule
 -- param    $1 product_ids bigint[]
 -- returns  many by subject; none = all is well
 -- locks    none

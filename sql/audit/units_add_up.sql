@@ -1,7 +1,7 @@
 -- audit/units_add_up: units received = units in stock + units on hold + units sold, for these orders.
 -- For each order line: the units taken and not returned are its quantity, or 0 once it is cancelled or restocked.
 --
--- callers  service.shop.audit.export_results, service.shop.audit._rules, service.shop.audit.check_sessions
+-- callers  service.shop.audit.export_results, service.shop.audit._rules, service.shop.audit._stripe_rule
 -- param    $1 order_ids uuid[]
 -- returns  many by subject, detail; none = all is well
 -- locks    none

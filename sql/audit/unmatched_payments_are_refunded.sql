@@ -1,7 +1,7 @@
 -- audit/unmatched_payments_are_refunded: every payment that matches no order is refunded in full.
 -- A payment is listed until Stripe shows its refunds as succeeded.
 --
--- callers  service.shop.audit.export_results, service.shop.audit._rules, service.shop.audit.check_sessions
+-- callers  service.shop.audit.export_results, service.shop.audit._rules, service.shop.audit._stripe_rule
 -- returns  many by stripe_payment_intent_id; none = all is well
 -- locks    none
 -- waits    none

@@ -1,6 +1,6 @@
 -- audit_state/move_position: record how far a rule has read a source, unless another process has moved the position.
 --
--- callers  service.shop.audit._check_source
+-- callers  service.shop.audit._move_position
 -- param    $1 rule text
 -- param    $2 source text
 -- param    $3 from_position bigint

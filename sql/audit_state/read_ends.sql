@@ -1,7 +1,7 @@
 -- audit_state/read_ends: the newest numbers of events and movements, and the current time.
 -- A later statement reads the running transactions: one that drew a number before is among them, or has ended.
 --
--- callers  service.shop.audit._read_changes, service.shop.audit._check_whole
+-- callers  service.shop.audit._read_changes, service.shop.audit._check_payments, service.shop.audit._check_whole
 -- returns  one
 -- locks    none
 -- waits    none

@@ -1,6 +1,7 @@
 -- audit_state/read_position: how far a rule has read a source.
 --
--- callers  service.shop.audit._check_source, service.shop.audit._fold_balances, service.shop.audit._set_balances
+-- callers  service.shop.audit._check_source, service.shop.audit._fold_balances, service.shop.audit._check_payments,
+--          service.shop.audit._set_balances
 -- param    $1 rule text
 -- param    $2 source text
 -- returns  one

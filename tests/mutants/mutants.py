@@ -52,6 +52,7 @@ CANCELLED_MEANWHILE = at("shop/test_checkout", "test_an_order_cancelled_during_s
 CLAIM = at("sql/test_constraints", "test_a_claim_skips_locked_rows")
 NEWER_FIRST = at("shop/test_audit", "test_a_row_that_is_committed_after_a_newer_one_is_not_missed")
 KNOWN = at("shop/test_audit", "test_a_violation_stays_known_until_it_is_gone")
+MARKED_PAID = at("shop/test_reconcile", "test_a_full_audit_finds_an_order_that_a_later_event_marked_paid")
 BROKEN_OFF = at("shop/test_reconcile", "test_a_list_of_events_that_breaks_off_is_fetched_again")
 FORGOTTEN = at("shop/test_idempotency", "test_a_stored_checkout_is_forgotten_once_its_order_is_cancelled")
 HOLDS = at("sql/test_constraints", "test_a_transition_locks_its_cart_order_and_payment")
@@ -702,7 +703,42 @@ MUTANTS = [
         "",
         at("shop/test_reconcile", "test_a_session_that_is_paid_at_stripe_and_not_here_is_a_difference"),
     ),
+    Mutant(
+        "reconcile: a difference that is not at Stripe ends",
+        "service/shop/reconcile.py",
+        "            await audit.check_sessions(resources.pool, [(order_id, session)])\n",
+        "            pass\n",
+        MARKED_PAID,
+    ),
     # Audit
+    Mutant(
+        "audit: another order's session has not paid this one",
+        AUDIT,
+        'session if session.order_id == str(order_id) else replace(session, payment_status="unpaid")',
+        "session",
+        MARKED_PAID,
+    ),
+    Mutant(
+        "audit: a session that is not at Stripe is not paid",
+        AUDIT,
+        '"status": "expired", "payment_status": "unpaid"',
+        '"status": "expired", "payment_status": "paid"',
+        MARKED_PAID,
+    ),
+    Mutant(
+        "audit: the comparison with Stripe goes on",
+        AUDIT,
+        '"orders", from_position=position, to_position=order.number)',
+        '"others", from_position=position, to_position=order.number)',
+        at("shop/test_reconcile", "test_a_full_audit_asks_stripe_slowly_and_goes_on_where_it_was_stopped"),
+    ),
+    Mutant(
+        "audit: each run gets further",
+        AUDIT,
+        "reached > position > first and",
+        "reached > position and",
+        at("shop/test_audit", "test_a_rule_that_needs_more_time_goes_on_at_the_next_run"),
+    ),
     Mutant("audit: older transactions end first", AUDIT, "now.oldest >= started.next", "True", NEWER_FIRST),
     Mutant(
         "audit: positions stay while one runs",

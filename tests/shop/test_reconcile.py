@@ -11,7 +11,7 @@ from service.dev.stripe_standin import StripeStandin
 from service.infra.resources import Resources
 from service.infra.stripe import StripeUnknown
 from service.infra.transactions import run_transaction
-from service.shop import fulfilment, reconcile, sweep, transitions
+from service.shop import audit, fulfilment, reconcile, sweep, transitions
 from service.shop.audit import STRIPE_RULE
 from tests.client import Shop
 from tests.queries import on
@@ -85,8 +85,10 @@ async def test_reconcile_reads_all_pages_and_goes_past_failures(
 
 
 async def test_the_paid_session_of_an_order_counts_beside_unpaid_ones(
-    shop: Shop, stripe: StripeStandin, resources: Resources
+    shop: Shop, stripe: StripeStandin, resources: Resources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Without the calls for known differences, which would settle the order too.
+    monkeypatch.setattr(reconcile, "RECHECKS", 0)
     placed_order = await shop.checked_out_cart()
     session = stripe.pay(placed_order["payment"]["stripe_session_id"])
     unpaid = {**session, "status": "expired", "payment_status": "unpaid", "payment_intent": None}
@@ -156,8 +158,13 @@ async def test_a_run_costs_what_is_new(
 # Captured here and paid at Stripe
 
 
+def difference(placed: dict[str, Any], session: dict[str, Any]) -> str:
+    """The subject of a violation."""
+    return f"order {placed['order_id']} {session['id']}"
+
+
 async def differences(resources: Resources, database: asyncpg.Connection) -> list[str]:
-    """The sessions that differ from our payments, after another run."""
+    """The orders and sessions that differ from our payments, after another run."""
     await reconcile.reconcile(resources)
     return [
         row["subject"]
@@ -179,9 +186,9 @@ async def test_an_order_paid_by_an_event_of_another_account_is_a_difference(
 
     end_sessions(stripe)
 
-    assert await differences(resources, database) == [f"session {session['id']}"]
+    assert await differences(resources, database) == [difference(forged, session)]
     # It stays known, and is checked again.
-    assert await differences(resources, database) == [f"session {session['id']}"]
+    assert await differences(resources, database) == [difference(forged, session)]
     await database.execute("UPDATE payments SET status = 'EXPIRED' WHERE order_id = $1", UUID(forged["order_id"]))
     assert await differences(resources, database) == []
 
@@ -195,7 +202,7 @@ async def test_a_session_that_is_paid_at_stripe_and_not_here_is_a_difference(
     await database.execute("ALTER TABLE orders ADD CONSTRAINT orders_check CHECK (status <> 'PAID') NOT VALID")
     end_sessions(stripe)
 
-    assert await differences(resources, database) == [f"session {session['id']}"]
+    assert await differences(resources, database) == [difference(placed, session)]
 
     await database.execute("ALTER TABLE orders DROP CONSTRAINT orders_check")
     assert await differences(resources, database) == []
@@ -215,6 +222,128 @@ async def test_an_order_that_its_second_session_paid_is_no_difference(
     stripe.sessions._positions.update({"cs_first": 0, session["id"]: 1})
 
     assert await differences(resources, database) == []
+
+
+# Everything, by a full audit
+
+
+async def full_audit(resources: Resources) -> list[str]:
+    """The orders and sessions that differ from our payments, after a full audit without failures."""
+    report = await audit.check_all(resources.pool, resources.stripe)
+    assert report.failures == {}
+    return [violation.subject for violation in report.violations[STRIPE_RULE]]
+
+
+def record_calls(resources: Resources, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The paths of all calls from now on. During a call all connections are idle."""
+    calls: list[str] = []
+    call, idle = resources.stripe._reply, len(resources.pool._idle)
+
+    async def counted(method: str, path: str, parameters: dict[str, Any]) -> dict[str, Any]:
+        assert len(resources.pool._idle) == idle, "a connection waits for Stripe"
+        calls.append(path)
+        return await call(method, path, parameters)
+
+    monkeypatch.setattr(resources.stripe, "_reply", counted)
+    return calls
+
+
+@pytest.mark.parametrize("session_of", ["the order", "another account", "another order"])
+async def test_a_full_audit_finds_an_order_that_a_later_event_marked_paid(
+    shop: Shop, stripe: StripeStandin, resources: Resources, database: asyncpg.Connection, session_of: str
+) -> None:
+    """Reconcile has read the order's session as unpaid before a forged event comes: it reads it no more."""
+    paid, forged = [await shop.checked_out_cart() for _ in range(2)]
+    stripe.pay(paid["payment"]["stripe_session_id"])
+    session = stripe.session(forged["payment"]["stripe_session_id"])
+    stripe.expire_session(session["id"])
+    end_sessions(stripe)
+    assert await differences(resources, database) == []
+    event = {**session, "status": "complete", "payment_status": "paid", "payment_intent": "pi_forged"}
+    if session_of == "another account":
+        event["id"] = "cs_of_another_account"
+    elif session_of == "another order":
+        event["id"] = "cs_of_another_order"
+        metadata = {"order_id": str(UUID(int=1))}
+        stripe.sessions.save({**event, "metadata": metadata, "created": session["created"] - DAY})
+    await deliver(shop, make_event(COMPLETED, event))
+    await shop.wait_for_order(forged["order_id"], "PAID", "SUCCEEDED")
+    assert await differences(resources, database) == []
+
+    assert await full_audit(resources) == [difference(forged, event)]
+
+    # It stays known until the payment is no longer captured here.
+    assert await differences(resources, database) == [difference(forged, event)]
+    assert await full_audit(resources) == [difference(forged, event)]
+    await database.execute("UPDATE payments SET status = 'EXPIRED' WHERE order_id = $1", UUID(forged["order_id"]))
+    assert await differences(resources, database) == []
+
+
+async def test_a_full_audit_finds_a_payment_that_was_not_recorded(
+    shop: Shop, stripe: StripeStandin, resources: Resources, database: asyncpg.Connection
+) -> None:
+    """A session that was paid after reconcile has read it, and whose event was lost. Reconcile settles it then."""
+    placed = await shop.checked_out_cart()
+    session = stripe.session(placed["payment"]["stripe_session_id"])
+    stripe.expire_session(session["id"])
+    end_sessions(stripe)
+    assert await differences(resources, database) == []
+    await shop.wait_for_order(placed["order_id"], "CANCELLED", "EXPIRED")
+    (stored,) = stripe.sessions
+    stored |= {"status": "complete", "payment_status": "paid", "payment_intent": "pi_later"}
+
+    assert await full_audit(resources) == [difference(placed, session)]
+
+    assert await differences(resources, database) == []
+    assert (await shop.get_order(placed["order_id"]))["payment"]["status"] == "SUCCEEDED"
+
+
+async def test_a_full_audit_asks_stripe_slowly_and_goes_on_where_it_was_stopped(
+    shop: Shop,
+    stripe: StripeStandin,
+    resources: Resources,
+    database: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nine orders, one still pending, in statements of 100: Stripe is silent for a moment, then until the run fails."""
+    product = await shop.create_product(stock=20)
+    orders = [await shop.checked_out_cart((product["id"], 1)) for _ in range(9)]
+    sessions = [order["payment"]["stripe_session_id"] for order in orders]
+    for session_id in sessions[:-1]:
+        stripe.pay(session_id)
+    end_sessions(stripe)
+    for session in list(stripe.sessions)[-1:]:
+        session["created"] += 7200
+    assert await differences(resources, database) == []
+    calls = record_calls(resources, monkeypatch)
+    paths = [f"checkout/sessions/{session_id}" for session_id in sessions[:-1]]
+
+    stripe.set_faults(
+        [
+            {"action": "delay", "seconds": 0, "path": "/v1/checkout/sessions", "times": 3},
+            {"action": "status", "status": 429, "path": "/v1/checkout/sessions", "times": 1},
+            {"action": "status", "status": 500, "path": "/v1/checkout/sessions", "times": 1},
+            {"action": "delay", "seconds": 0, "path": "/v1/checkout/sessions", "times": 1},
+            {"action": "status", "status": 403, "path": "/v1/checkout/sessions"},
+        ]
+    )
+    begun = time.monotonic()
+    report = await audit.check_all(resources.pool, resources.stripe)
+    assert "403" in report.failures[STRIPE_RULE]
+    # The limit is retried inside of the call.
+    assert calls == [*paths[:3], paths[3], paths[3], paths[4]]
+    assert time.monotonic() - begun > 1.0 + 4 * 0.2
+
+    stripe.set_faults([])
+    calls.clear()
+    begun = time.monotonic()
+    assert await full_audit(resources) == []
+    assert calls == paths[4:]
+    assert time.monotonic() - begun > len(calls) / 5
+
+    calls.clear()
+    assert await full_audit(resources) == []
+    assert calls == paths, "the next pass begins with the first order"
 
 
 # Events

@@ -261,6 +261,7 @@ SCENARIOS = {
     "audit_state/list_products": does(run(0), none=run(LAST)),
     "audit_state/list_products_by_movements": does(run(0, 10), none=run(LAST, LAST)),
     "audit_state/list_results": does(run(["audit/x", "audit/y"]), none=run([])),
+    "audit_state/list_sessions": does(run(0), none=run(LAST)),
     "audit_state/list_violations": does(run("audit/x"), none=run("audit/y")),
     "audit_state/move_position": does(
         run("audit/x", "order_events", 0, 1),

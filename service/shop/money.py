@@ -62,6 +62,8 @@ def _check_sold(currency: str) -> str:
 
 
 Currency = Annotated[str, AfterValidator(_check_sold), Field(json_schema_extra={"enum": sorted(CURRENCIES)})]
+# Also those that the shop does not sell in.
+AnyCurrency = Annotated[str, Field(pattern="^[A-Z]{3}$")]
 
 
 def check_price(price_minor: int, currency: str) -> None:

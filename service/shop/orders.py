@@ -10,7 +10,7 @@ from service.errors import not_found
 from service.infra.db import Connection, connection
 from service.infra.resources import Resources
 from service.infra.sql import statement
-from service.shop.money import Currency
+from service.shop.money import AnyCurrency, Currency
 
 OrderStatus = Literal["PENDING_PAYMENT", "PAID", "FULFILLED", "CANCELLED"]
 PaymentStatus = Literal["INITIATED", "PROCESSING", "SUCCEEDED", "FAILED", "EXPIRED", "REFUND_PENDING", "REFUNDED"]
@@ -87,7 +87,8 @@ class OrderRefund:
 
     id: UUID
     amount_minor: int
-    currency: Currency
+    # A payment that matches no order may have any currency.
+    currency: AnyCurrency
     status: RefundStatus
     created_at: datetime
     failure_reason: str | None

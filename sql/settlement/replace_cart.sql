@@ -61,7 +61,7 @@ removed AS (
 UPDATE carts
 SET
     currency = (SELECT currency FROM orders WHERE id = $2),
-    replaced_by = (SELECT id FROM new_cart),
+    replaced_by = coalesce((SELECT id FROM new_cart), carts.replaced_by),
     updated_at = now()
 FROM changed
 WHERE carts.id = changed.id

@@ -138,6 +138,20 @@ async def test_a_late_payment_gets_its_cart_back_and_other_lines_move_to_a_new_c
             await shop.check_out(new_cart["id"])
         await assert_ledgers_agree(resources, stripe)
 
+
+async def test_a_cart_without_lines_to_move_keeps_its_first_replacement(
+    shop: Shop, stripe: StripeStandin, database: asyncpg.Connection
+) -> None:
+    tent, first = await shop.create_product(stock=50), await shop.create_cart()
+    order_id, late_event = await create_late_payment(shop, stripe, (tent["id"], 1))
+    cart_id = (await shop.get_order(order_id))["cart_id"]
+    await database.execute("UPDATE carts SET replaced_by = $1 WHERE id = $2", UUID(first), UUID(cart_id))
+    await shop.call("DELETE", f"/carts/{cart_id}/items/{tent['id']}", 200)
+
+    assert await deliver(shop, late_event) == "applied"
+
+    assert (await shop.call("GET", f"/carts/{cart_id}", 200))["replaced_by"] == first
+
     # An abandoned cart is deleted, and no longer named.
     order_id, late_event = await create_late_payment(shop, stripe, *ordered)
     cart_id = (await shop.get_order(order_id))["cart_id"]

@@ -138,6 +138,15 @@ async def test_a_late_payment_gets_its_cart_back_and_other_lines_move_to_a_new_c
             await shop.check_out(new_cart["id"])
         await assert_ledgers_agree(resources, stripe)
 
+    # An abandoned cart is deleted, and no longer named.
+    order_id, late_event = await create_late_payment(shop, stripe, *ordered)
+    cart_id = (await shop.get_order(order_id))["cart_id"]
+    await shop.add_item(cart_id, sock["id"])
+    await deliver(shop, late_event)
+    await database.execute("UPDATE carts SET created_at = '2000-01-01', updated_at = '2000-01-01'")
+    await retention.delete_expired(resources)
+    assert (await shop.call("GET", f"/carts/{cart_id}", 200))["replaced_by"] is None
+
 
 async def test_a_cart_without_lines_to_move_keeps_its_first_replacement(
     shop: Shop, stripe: StripeStandin, database: asyncpg.Connection
@@ -151,15 +160,6 @@ async def test_a_cart_without_lines_to_move_keeps_its_first_replacement(
     assert await deliver(shop, late_event) == "applied"
 
     assert (await shop.call("GET", f"/carts/{cart_id}", 200))["replaced_by"] == first
-
-    # An abandoned cart is deleted, and no longer named.
-    order_id, late_event = await create_late_payment(shop, stripe, *ordered)
-    cart_id = (await shop.get_order(order_id))["cart_id"]
-    await shop.add_item(cart_id, sock["id"])
-    await deliver(shop, late_event)
-    await database.execute("UPDATE carts SET created_at = '2000-01-01', updated_at = '2000-01-01'")
-    await retention.delete_expired(resources)
-    assert (await shop.call("GET", f"/carts/{cart_id}", 200))["replaced_by"] is None
 
 
 @pytest.mark.parametrize("why", ["one line is short", "the cart has a new order"])

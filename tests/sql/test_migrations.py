@@ -363,6 +363,27 @@ async def test_the_retention_table_has_every_table(database: asyncpg.Connection)
     assert set(re.findall(r"\w+", first_cells)) == set(await contents(database)), "sql/README.md, section Retention"
 
 
+async def test_the_list_of_what_may_be_stored_has_every_column(database: asyncpg.Connection) -> None:
+    """A first cell names columns as `table.column`, `column` of the same table; `table.*`; or columns of any table."""
+    section = (SQL / "README.md").read_text().partition("\n## What may be stored\n")[2].partition("\n## ")[0]
+    listed: set[str] = set()
+    for cell in re.findall(r"^\| ([^|]*`.+?) \|", section, re.MULTILINE):
+        table = "*"
+        for name in re.findall(r"`([\w.*]+)`", cell):
+            table, column = name.split(".") if "." in name else (table, name)
+            listed.add(f"{table}.{column}")
+    columns = await database.fetch(
+        "SELECT table_name, column_name FROM information_schema.columns"
+        " WHERE table_schema = 'public' AND table_name !~ 'yoyo'"
+    )
+    missing = [
+        f"{table}.{column}"
+        for table, column in columns
+        if not listed & {f"{table}.{column}", f"{table}.*", f"*.{column}"}
+    ]
+    assert missing == [], "sql/README.md, section What may be stored"
+
+
 async def test_every_table_and_column_has_a_comment(database: asyncpg.Connection) -> None:
     missing = await database.fetch("""
         SELECT relname || coalesce('.' || attname, '')

@@ -149,6 +149,13 @@ class Tables:
         self.connection.execute(ORDERS, parameters | {"expires": expires, "done": done, "lines": lines})
         return first
 
+    def close_carts(self) -> None:
+        """Close the carts of pending orders, for reservations without checkout/close_cart."""
+        self.connection.execute(
+            "UPDATE carts SET status = 'CHECKED_OUT' FROM orders"
+            " WHERE orders.cart_id = carts.id AND orders.status = 'PENDING_PAYMENT' AND carts.status = 'OPEN'"
+        )
+
     def settle(self) -> None:
         """Vacuum, analyze and checkpoint now, so that the server does not do so during a measurement."""
         self.connection.execute("VACUUM ANALYZE")

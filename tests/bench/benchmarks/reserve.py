@@ -81,6 +81,7 @@ def over_http(stage: Stage) -> Measured:
             for name, script in (("eight round trips", EIGHT), ("one statement", one))
         },
     )
+    tables.close_carts()
     stage.audit(url)
     figures = [
         Figure(f"FastAPI + asyncpg, {name}" if name.startswith("one") else name, "/s", [load.rate for load in rounds])
@@ -108,6 +109,7 @@ def at_a_distance(stage: Stage) -> Measured:
         )
         trips = alternately(stage.rounds, {"far": partial(_round_trip, far), "near": partial(_round_trip, url)})
         commits = [_commit(url) for _ in range(stage.rounds)]
+    tables.close_carts()
     stage.audit(url)
     eight_rates, our_rates, one_rates = ([load.rate for load in rounds] for rounds in loads.values())
     # A hot row is unlocked when its COMMIT is on disk: at best one round trip after the lock.

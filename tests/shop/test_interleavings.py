@@ -185,7 +185,9 @@ async def cancel(resources: Resources, scene: Scene) -> str:
 
 async def refund(resources: Resources, scene: Scene) -> str:
     assert scene.order
-    return str((await refunds.refund(resources, None, scene.order, amount_minor=None, restock=False)).status)
+    return str(
+        (await refunds.refund(resources, None, scene.order, amount_minor=None, restock=False, reason=None)).status
+    )
 
 
 async def settle(resources: Resources, scene: Scene) -> str:
@@ -344,7 +346,7 @@ class Stage:
             if "settle" in names or (scene.payment and not pending):
                 await receive(self.resources, make_event(COMPLETED, self.stripe.session(session_id)))
             if "settle" in names:
-                await refunds.refund(self.resources, None, scene.order, amount_minor=None, restock=False)
+                await refunds.refund(self.resources, None, scene.order, amount_minor=None, restock=False, reason=None)
             if "expire" in names:
                 await end_hold(self.database, str(scene.order))
         if "duplicate" in names:

@@ -23,6 +23,8 @@ CREATE TABLE disputes (
     created_at timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT disputes_pkey PRIMARY KEY (stripe_dispute_id),
     CONSTRAINT disputes_order_fkey FOREIGN KEY (order_id) REFERENCES orders (id),
+    CONSTRAINT disputes_id_length CHECK (char_length(stripe_dispute_id) BETWEEN 1 AND 255),
+    CONSTRAINT disputes_payment_intent_length CHECK (char_length(stripe_payment_intent_id) BETWEEN 1 AND 255),
     CONSTRAINT disputes_amount_not_negative CHECK (amount_minor >= 0),
     CONSTRAINT disputes_currency_form CHECK (currency ~ '^[A-Z]{3}$'),
     CONSTRAINT disputes_reason_length CHECK (char_length(reason) BETWEEN 1 AND 100),

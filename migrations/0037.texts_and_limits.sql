@@ -54,6 +54,8 @@ CREATE TABLE hold_pressure (
     units_on_hold_ratio double precision NOT NULL DEFAULT 0,
     CONSTRAINT hold_pressure_pkey PRIMARY KEY (id),
     CONSTRAINT hold_pressure_one_row CHECK (id),
+    -- An endless time would be the last measurement for ever.
+    CONSTRAINT hold_pressure_time_ends CHECK (measured_at < 'infinity'),
     CONSTRAINT hold_pressure_ratio_range CHECK (units_on_hold_ratio BETWEEN 0 AND 1)
 );
 INSERT INTO hold_pressure DEFAULT VALUES;

@@ -14,6 +14,8 @@ CREATE TABLE audit_positions (
     -- Of order_events and stock_movements an id; of refunds a time in microseconds since 1970.
     position bigint NOT NULL DEFAULT 0,
     CONSTRAINT audit_positions_pkey PRIMARY KEY (rule, source),
+    CONSTRAINT audit_positions_rule_length CHECK (char_length(rule) BETWEEN 1 AND 100),
+    CONSTRAINT audit_positions_source_length CHECK (char_length(source) BETWEEN 1 AND 100),
     CONSTRAINT audit_positions_not_negative CHECK (position >= 0)
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE audit_positions IS 'How far each audit rule has read what changes.';
@@ -39,6 +41,7 @@ CREATE TABLE audit_violations (
     detail text NOT NULL,
     since timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT audit_violations_pkey PRIMARY KEY (rule, subject, detail),
+    CONSTRAINT audit_violations_rule_length CHECK (char_length(rule) BETWEEN 1 AND 100),
     CONSTRAINT audit_violations_subject_length CHECK (char_length(subject) BETWEEN 1 AND 300),
     CONSTRAINT audit_violations_detail_length CHECK (char_length(detail) BETWEEN 1 AND 500)
 );
@@ -52,7 +55,8 @@ CREATE TABLE audit_passes (
     rule text NOT NULL,
     changes_at timestamptz,
     full_at timestamptz,
-    CONSTRAINT audit_passes_pkey PRIMARY KEY (rule)
+    CONSTRAINT audit_passes_pkey PRIMARY KEY (rule),
+    CONSTRAINT audit_passes_rule_length CHECK (char_length(rule) BETWEEN 1 AND 100)
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE audit_passes IS 'When each audit rule has been checked.';
 COMMENT ON COLUMN audit_passes.rule IS 'The rule.';

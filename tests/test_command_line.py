@@ -219,6 +219,12 @@ BROKEN = {
         "INSERT INTO unmatched_payments (stripe_payment_intent_id, order_id, amount_minor, currency)"
         " SELECT 'pi_1', id, 1190, 'EUR' FROM orders",
     ),
+    "another amount, and no longer due": (
+        "payment_fits_order",
+        "order {order}",
+        "INSERT INTO unmatched_payments (stripe_payment_intent_id, order_id, amount_minor, currency, next_attempt_at)"
+        " SELECT 'pi_1', id, 1190, 'EUR', NULL FROM orders",
+    ),
     "no payment intent": (
         "payment_fits_order",
         "order {order}",

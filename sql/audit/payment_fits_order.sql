@@ -6,13 +6,23 @@
 -- returns  many by subject, detail; none = all is well
 -- locks    none
 -- waits    none
--- index    stuck_items_by_order, refunds_by_order, orders_pkey, payments_one_per_order, unmatched_payments_pkey
+-- index    stuck_items_by_order, refunds_by_order, orders_pkey, payments_one_per_order, unmatched_payments_by_order
 -- rows     0..n, usually 0
 -- guards   none
 WITH settled AS MATERIALIZED (
     SELECT order_id
     FROM stuck_items
     WHERE order_id = any($1) AND resolved
+),
+
+unmatched AS MATERIALIZED (
+    SELECT
+        order_id,
+        stripe_payment_intent_id,
+        amount_minor,
+        next_attempt_at
+    FROM unmatched_payments
+    WHERE order_id = any($1)
 ),
 
 refund AS (
@@ -52,7 +62,7 @@ refunded_payment AS (
         refund_total.bounded_minor,
         refund_total.owed_minor,
         coalesce(
-            unmatched_payments.amount_minor,
+            unmatched.amount_minor,
             payments.captured_minor,
             payments.amount_minor,
             -- A second payment of the order: its first decision names the amount.
@@ -64,8 +74,8 @@ refunded_payment AS (
         ON
             refund_total.order_id = payments.order_id
             AND refund_total.stripe_payment_intent_id = payments.stripe_payment_intent_id
-    LEFT JOIN unmatched_payments
-        ON refund_total.stripe_payment_intent_id = unmatched_payments.stripe_payment_intent_id
+    LEFT JOIN unmatched
+        ON refund_total.stripe_payment_intent_id = unmatched.stripe_payment_intent_id
 )
 
 SELECT
@@ -119,6 +129,20 @@ WHERE
         decided_minor < owed_minor
         AND NOT EXISTS (SELECT FROM settled WHERE settled.order_id = refunded_payment.order_id)
     )
+UNION ALL
+SELECT
+    'order ' || unmatched.order_id AS subject,
+    'unmatched payment ' || unmatched.stripe_payment_intent_id || ': ' || unmatched.amount_minor
+    || ' captured, ' || coalesce(refund_total.succeeded_minor, 0) || ' refunded, and not due' AS detail
+FROM unmatched
+LEFT JOIN refund_total
+    ON
+        unmatched.order_id = refund_total.order_id
+        AND unmatched.stripe_payment_intent_id = refund_total.stripe_payment_intent_id
+WHERE
+    unmatched.next_attempt_at IS NULL
+    AND coalesce(refund_total.succeeded_minor, 0) < unmatched.amount_minor
+    AND NOT EXISTS (SELECT FROM settled WHERE settled.order_id = unmatched.order_id)
 ORDER BY
     subject,
     detail;

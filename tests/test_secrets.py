@@ -142,7 +142,7 @@ async def test_no_secret_leaks_from_calls_that_succeed_or_fail(
             # An unexpected error: PostgreSQL's message contains the row.
             await database.execute("ALTER TABLE orders ADD CONSTRAINT broken CHECK (email IS NULL) NOT VALID")
             stripe.pay(broken["payment"]["stripe_session_id"], email=EMAIL)
-            await eventually(lambda: _logged(service, "unhandled error", "session failed and was deferred"))
+            await eventually(lambda: _logged(service, "unhandled error", "repair failed and was deferred"))
             stripe.set_faults([{"action": "status", "status": 401}])
             await shop.check_out(carts[2], 503, **key)
             stripe.set_faults([])

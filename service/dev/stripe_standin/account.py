@@ -60,14 +60,14 @@ class Account(Refunds):
             raise ApiError(400, f"A dispute's reason is one of {', '.join(REASONS)}.", param="reason")
         if status not in ("needs_response", "warning_needs_response"):
             raise ApiError(400, "A dispute begins as needs_response or warning_needs_response.", param="status")
-        charge = self._charge(intent["latest_charge"])
+        charge = self.find_charge(intent["latest_charge"])
         if amount is not None and not 1 <= amount <= charge["amount"]:
             raise ApiError(400, "At most the amount of the charge can be disputed.", param="amount")
         charge["disputed"] = True
         self.charges.save(charge)
         dispute = new_dispute(charge, amount or charge["amount"], reason=reason, status=status, now=self.now())
         self.disputes.save(dispute)
-        self._emit("charge.dispute.created", dispute)
+        self.emit("charge.dispute.created", dispute)
         if status == "needs_response":
             self._withdraw(dispute)
         return self.public(dispute)
@@ -86,20 +86,20 @@ class Account(Refunds):
             dispute["evidence_details"] = {**dispute["evidence_details"], **submitted}
         self.disputes.save(dispute)
         if status in CLOSED:
-            self._emit("charge.dispute.closed", dispute)
+            self.emit("charge.dispute.closed", dispute)
         else:
-            self._emit("charge.dispute.updated", dispute, before)
+            self.emit("charge.dispute.updated", dispute, before)
         if status == "needs_response":
             self._withdraw(dispute)
         if status == "won":
             self._move(dispute, dispute["amount"], fee=0)
-            self._emit("charge.dispute.funds_reinstated", dispute)
+            self.emit("charge.dispute.funds_reinstated", dispute)
         return self.public(dispute)
 
     def _withdraw(self, dispute: Json) -> None:
         dispute["is_charge_refundable"] = False
         self._move(dispute, -dispute["amount"], fee=DISPUTE_FEE)
-        self._emit("charge.dispute.funds_withdrawn", dispute)
+        self.emit("charge.dispute.funds_withdrawn", dispute)
 
     def _move(self, dispute: Json, amount: int, *, fee: int) -> None:
         transaction = dispute_transaction(dispute, amount, fee, self.now())
@@ -113,7 +113,7 @@ class Account(Refunds):
     def create_refund(self, form: Parameters) -> Json:
         """A refund. One of the whole payment ends an inquiry about it."""
         refund = super().create_refund(form)
-        charge = self._charge(refund["charge"])
+        charge = self.find_charge(refund["charge"])
         for dispute in self.disputes:
             if charge["refunded"] and dispute["charge"] == charge["id"] and dispute["status"].startswith("warning_n"):
                 self.set_dispute(dispute["id"], "warning_closed")

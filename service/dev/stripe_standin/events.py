@@ -76,7 +76,7 @@ class Events:
         self._deliver(event)
         return event
 
-    def _emit(self, kind: str, subject: Json, before: Json | None = None) -> None:
+    def emit(self, kind: str, subject: Json, before: Json | None = None) -> None:
         """Record an event about a stored object; `before` is the object before the change that the event reports."""
         after = self.public(subject)
         previous = None

@@ -93,8 +93,8 @@ class Payments(Events):
                 "next_action": None,
             }
             self.intents.save(intent)
-            self._emit("payment_intent.canceled", intent)
-        self._emit("checkout.session.expired", session)
+            self.emit("payment_intent.canceled", intent)
+        self.emit("checkout.session.expired", session)
         return self.public(session)
 
     def expand_intent(self, session_id: str) -> Json:
@@ -115,7 +115,7 @@ class Payments(Events):
     def _intent_of(self, session: Json) -> Json:
         return self.intent(session["payment_intent"])
 
-    def _charge(self, charge_id: str) -> Json:
+    def find_charge(self, charge_id: str) -> Json:
         charge = self.charges.get(charge_id)
         if charge is None:
             raise missing_object("charge", charge_id, "charge")
@@ -166,7 +166,7 @@ class Payments(Events):
         else:
             self._complete(session, method, kind)
         self.sessions.save(session)
-        self._emit("checkout.session.completed", session)
+        self.emit("checkout.session.completed", session)
         return self.public(session)
 
     def _complete(self, session: Json, method: str, kind: str) -> None:
@@ -175,13 +175,13 @@ class Payments(Events):
             intent = self._begin_attempt(session, method)
             intent |= {"status": "requires_action", "next_action": next_action_of(session, int(session["_settles_at"]))}
             self.intents.save(intent)
-            self._emit("payment_intent.requires_action", intent)
+            self.emit("payment_intent.requires_action", intent)
             return
         secured = session["payment_intent"] and self._intent_of(session)["status"] == "requires_action"
         intent = self._begin_attempt(session, method)
         charge = self._new_charge(session, intent, authenticated=bool(secured))
         self._conclude(intent, charge, "succeeded" if kind == "paid" else "processing")
-        self._emit(f"payment_intent.{intent['status']}", intent)
+        self.emit(f"payment_intent.{intent['status']}", intent)
 
     def require_action(self, session_id: str) -> Json:
         """The customer's bank asks for 3-D Secure. The session stays open until `pay` or `decline`."""
@@ -190,7 +190,7 @@ class Payments(Events):
         intent |= {"status": "requires_action", "next_action": next_action_of(session, None)}
         self.intents.save(intent)
         self.sessions.save(session)
-        self._emit("payment_intent.requires_action", intent)
+        self.emit("payment_intent.requires_action", intent)
         return self.public(session)
 
     def decline(self, session_id: str) -> Json:
@@ -204,7 +204,7 @@ class Payments(Events):
             charge = self._new_charge(session, intent)
             self._conclude(intent, charge, "requires_payment_method", "card_declined")
         self.sessions.save(session)
-        self._emit("payment_intent.payment_failed", intent)
+        self.emit("payment_intent.payment_failed", intent)
         return self.public(session)
 
     def settle(self, session_id: str, succeed: bool = True) -> Json:
@@ -221,18 +221,18 @@ class Payments(Events):
         voucher = intent["status"] == "requires_action"
         if succeed:
             session["payment_status"] = "paid"
-            charge = self._new_charge(session, intent) if voucher else self._charge(intent["latest_charge"])
+            charge = self._new_charge(session, intent) if voucher else self.find_charge(intent["latest_charge"])
             self._conclude(intent, charge, "succeeded")
         elif voucher:
             self._conclude(intent, None, "requires_payment_method", "payment_intent_payment_attempt_expired")
         else:
             self._conclude(
-                intent, self._charge(intent["latest_charge"]), "requires_payment_method", "insufficient_funds"
+                intent, self.find_charge(intent["latest_charge"]), "requires_payment_method", "insufficient_funds"
             )
         self.sessions.save(session)
         outcome = "succeeded" if succeed else "payment_failed"
-        self._emit(f"payment_intent.{outcome}", intent)
-        self._emit(f"checkout.session.async_payment_{'succeeded' if succeed else 'failed'}", session)
+        self.emit(f"payment_intent.{outcome}", intent)
+        self.emit(f"checkout.session.async_payment_{'succeeded' if succeed else 'failed'}", session)
         return self.public(session)
 
     def _begin_attempt(self, session: Json, method: str) -> Json:

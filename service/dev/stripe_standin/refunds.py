@@ -72,12 +72,12 @@ class Refunds(Payments):
         )
         refund |= refund_extras(self.refund_status, failure_reason="unknown", now=self.now())
         self.refunds.save(refund)
-        self._emit("refund.created", refund)
+        self.emit("refund.created", refund)
         if refund["status"] == "failed":
-            self._emit("refund.failed", refund)
+            self.emit("refund.failed", refund)
         elif refund["status"] != "canceled":
             before = self._add_refunded(charge, refund["amount"])
-            self._emit("charge.refunded", charge, before)
+            self.emit("charge.refunded", charge, before)
         return self.public(refund)
 
     def _charge_to_refund(self, form: Parameters) -> Json:
@@ -93,7 +93,7 @@ class Refunds(Payments):
         if charge_id is None:
             message = "One of the following params should be provided for this request: payment_intent or charge."
             raise ApiError(400, message, code="parameter_missing", param="payment_intent")
-        charge = self._charge(charge_id)
+        charge = self.find_charge(charge_id)
         if charge["status"] != "succeeded":
             intent_id = charge["payment_intent"]
             message = f"This PaymentIntent ({intent_id}) does not have a successful charge to refund."
@@ -132,11 +132,11 @@ class Refunds(Payments):
         }
         self.refunds.save(refund)
         if status in ("failed", "canceled"):
-            self._add_refunded(self._charge(refund["charge"]), -refund["amount"])
-        self._emit("refund.updated", refund, before)
-        self._emit("charge.refund.updated", refund, before)
+            self._add_refunded(self.find_charge(refund["charge"]), -refund["amount"])
+        self.emit("refund.updated", refund, before)
+        self.emit("charge.refund.updated", refund, before)
         if status == "failed":
-            self._emit("refund.failed", refund)
+            self.emit("refund.failed", refund)
         return self.public(refund)
 
 

@@ -202,6 +202,11 @@ def _amount(value: object) -> int | None:
     return value if type(value) is int and 0 <= value < 2**63 else None
 
 
+async def pause_between_pages() -> None:
+    """Wait before the next of many calls, so that requests of customers find room in Stripe's rate limit."""
+    await asyncio.sleep(SECONDS_BETWEEN_PAGES)
+
+
 class Stripe:
     """Calls to Stripe. Each takes at most `stripe_timeout_seconds`; only the callers know whether a retry is safe.
 
@@ -336,7 +341,7 @@ class Stripe:
             if after is None:
                 return
             parameters["starting_after"] = after
-            await asyncio.sleep(SECONDS_BETWEEN_PAGES)
+            await pause_between_pages()
 
     async def _call(
         self,

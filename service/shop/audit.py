@@ -20,7 +20,7 @@ from service.infra.db import Pool, connection
 from service.infra.metrics import AUDIT, AUDIT_FAILURES, AUDIT_PASSES
 from service.infra.sql import statement
 from service.infra.statements import Many, files
-from service.infra.stripe import SECONDS_BETWEEN_PAGES, Session, Stripe, StripeRefused, StripeUnknown
+from service.infra.stripe import Session, Stripe, StripeRefused, StripeUnknown, pause_between_pages
 
 # Ids that one statement checks. With a hundred lines an order it still takes less than 0.1 s.
 BATCH = 200
@@ -484,7 +484,7 @@ async def _check_payments(pool: Pool, stripe: Stripe, clock: "_Clock") -> None:
                 # At once: a payment that comes between the call and the comparison would be a difference.
                 session = await _retrieve_patiently(stripe, order.order_id, order.stripe_session_id)
                 await check_sessions(pool, [(order.order_id, session)])
-                await asyncio.sleep(SECONDS_BETWEEN_PAGES)
+                await pause_between_pages()
                 await clock.check_changes_when_due(pool)
             await _move_position(pool, STRIPE_RULE, "orders", from_position=position, to_position=order.number)
             position = order.number

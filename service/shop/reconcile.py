@@ -4,7 +4,6 @@ A list is read once, so that a run costs what is new. Events are read up to the 
 can no longer change, after its end; until then it is a pending order here, whose expiry asks Stripe.
 """
 
-import asyncio
 import logging
 import random
 import time
@@ -19,7 +18,7 @@ from service.infra.db import connection
 from service.infra.logs import cause
 from service.infra.resources import Resources
 from service.infra.sql import statement
-from service.infra.stripe import CLOCK_SKEW_SECONDS, SECONDS_BETWEEN_PAGES, Session, StripeRefused
+from service.infra.stripe import CLOCK_SKEW_SECONDS, Session, StripeRefused, pause_between_pages
 from service.infra.transactions import run_transaction
 from service.shop import audit, settlement, webhooks
 
@@ -89,7 +88,7 @@ async def settle_sessions(resources: Resources) -> int:
         settled += await _settle(resources, page)
         await _move_position(resources, "sessions", until)
         since = until
-        await asyncio.sleep(SECONDS_BETWEEN_PAGES)
+        await pause_between_pages()
     settled += await _check_known(resources)
     await audit.record_pass(resources.pool, audit.STRIPE_RULE, datetime.now(UTC), full=False)
     return settled
@@ -137,7 +136,7 @@ async def _compare(resources: Resources, sessions: list[Session], by_order: dict
             compared.append(await resources.stripe.retrieve_session(session_id))
         except StripeRefused:
             continue
-        await asyncio.sleep(SECONDS_BETWEEN_PAGES)
+        await pause_between_pages()
     named = [(settlement.order_id_of(session), session) for session in compared]
     await audit.check_sessions(
         resources.pool, [(order_id, session) for order_id, session in named if order_id is not None]
@@ -155,7 +154,7 @@ async def _check_known(resources: Resources) -> int:
         else:
             # It is not at Stripe, or another order's. The difference ends with our payment.
             await audit.check_sessions(resources.pool, [(order_id, session)])
-        await asyncio.sleep(SECONDS_BETWEEN_PAGES)
+        await pause_between_pages()
     return settled
 
 
@@ -186,7 +185,7 @@ async def fetch_events(resources: Resources) -> int:
                 page = {}
         stored += await _store_missed(resources, page)
         await _move_position(resources, "events", newest if is_last else until)
-        await asyncio.sleep(SECONDS_BETWEEN_PAGES)
+        await pause_between_pages()
         if is_last:
             return stored
         since = until

@@ -144,6 +144,7 @@ async def test_a_run_costs_what_is_new(
         return await call(method, path, parameters)
 
     monkeypatch.setattr(resources.stripe, "_reply", counted)
+    monkeypatch.setattr("service.infra.stripe.SECONDS_BETWEEN_PAGES", 0.2)
     begun = time.monotonic()
 
     await reconcile.reconcile(resources)
@@ -327,6 +328,7 @@ async def test_a_full_audit_asks_stripe_slowly_and_goes_on_where_it_was_stopped(
             {"action": "status", "status": 403, "path": "/v1/checkout/sessions"},
         ]
     )
+    monkeypatch.setattr("service.infra.stripe.SECONDS_BETWEEN_PAGES", 0.2)
     begun = time.monotonic()
     report = await audit.check_all(resources.pool, resources.stripe)
     assert "403" in report.failures[STRIPE_RULE]

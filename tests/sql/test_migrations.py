@@ -468,7 +468,7 @@ async def test_roles_created_later_get_their_grants(database: asyncpg.Connection
 
 BUILDING = (
     "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-    " AND query LIKE '%CREATE INDEX CONCURRENTLY%'"
+    " AND query ~ 'CREATE (UNIQUE )?INDEX CONCURRENTLY'"
 )
 
 

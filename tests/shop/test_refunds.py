@@ -746,6 +746,7 @@ async def test_an_older_list_of_refunds_does_not_undo_a_newer_one(
     async def record(status: str) -> str:
         refund = {"refund_id": row["id"], "order_id": UUID(order_id), "stripe_payment_intent_id": intent}
         refund |= {"amount_minor": 1250, "status": status, "stripe_refund_id": row["stripe_refund_id"]}
+        refund |= {"failure_reason": "declined" if status == "FAILED" else None}
         await run_transaction(resources.pool, lambda tx: refunds.RECORD_REFUND.run(tx, **refund))
         return str(await database.fetchval("SELECT status FROM refunds"))
 

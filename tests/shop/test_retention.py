@@ -3,7 +3,7 @@
 import asyncio
 from datetime import timedelta
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import asyncpg
 import pytest
@@ -16,7 +16,7 @@ from service.shop import retention, sweep
 from service.worker import work
 from tests.client import Shop, eventually
 from tests.database import end_hold, make_everything_due, wait_for_blocked
-from tests.stripe_events import deliver, make_event
+from tests.stripe_events import deliver, last_event, make_event
 from tests.stripe_ledger import assert_ledgers_agree
 
 # The columns that an event can change, without those that each check of an order writes.
@@ -303,10 +303,11 @@ async def test_a_new_event_about_the_same_dispute_adds_a_note(
     placed_order = await shop.checked_out_cart()
     session = stripe.pay(placed_order["payment"]["stripe_session_id"])
     await deliver(shop, make_event("checkout.session.completed", session))
-    stripe.dispute(session["payment_intent"])
-    event = make_event("charge.dispute.created", {"id": "dp_1", "payment_intent": session["payment_intent"]})
+    dispute = stripe.dispute(session["payment_intent"])
+    stripe.set_dispute(dispute["id"], "under_review")
+    opened, updated = [last_event(stripe, f"charge.dispute.{what}") for what in ("created", "updated")]
 
-    for delivery in (event, event, {**event, "id": f"evt_{uuid4().hex}"}):
+    for delivery in (opened, opened, updated):
         await database.execute("DELETE FROM stripe_events")
         await deliver(shop, delivery)
 

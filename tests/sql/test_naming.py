@@ -79,7 +79,7 @@ async def test_pg_stat_activity_names_each_process_its_role_and_its_statement(
         "worker": worker_settings.database_url,
         "replay evt_1": worker_settings.database_url,
         "seed": settings.database_url,
-        "audit": login(database_url, "readonly"),
+        "audit --read-only": login(database_url, "readonly"),
         "erase 1": login(database_url, "eraser"),
         "migrate": settings.database_url,
     }
@@ -93,7 +93,7 @@ async def test_pg_stat_activity_names_each_process_its_role_and_its_statement(
         ("commerce_app", "commerce-seed", "seed/has_products"),
         ("commerce_eraser", "commerce-erase", "erasure/find_by_number"),
         ("commerce_owner", "commerce-migrate", None),
-        ("commerce_readonly", "commerce-audit", "audit/cart_lines_have_products"),
+        ("commerce_readonly", "commerce-audit", "audit/nothing_is_overdue"),
         ("commerce_worker", "commerce-replay", "webhooks/read_event"),
         ("commerce_worker", "commerce-worker", "sweep/claim_orders"),
     }

@@ -5,7 +5,7 @@
 -- returns  many in no order; none = all were decided
 -- locks    none
 -- waits    none
--- index    refunds_pkey
+-- index    refunds_open, refunds_pkey
 -- rows     0..100 by service.shop.sweep.BATCH, usually 0
 -- guards   none
 SELECT

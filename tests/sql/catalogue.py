@@ -222,7 +222,7 @@ def tables(products: int) -> list[dict[str, str]]:
             # The list itself is short.
             "stuck_items": """
                 SELECT
-                    'refund_failed' AS kind,
+                    CASE WHEN number % 400 = 0 THEN 'dispute_open' ELSE 'refund_failed' END AS kind,
                     id::text AS id,
                     id AS order_id,
                     'declined' AS reason,

@@ -95,8 +95,8 @@ async def test_prices_and_totals_are_within_the_limits_of_their_currency(
 
 async def test_the_largest_cart_of_the_largest_prices_is_refused(shop: Shop, database: asyncpg.Connection) -> None:
     await database.execute(
-        "INSERT INTO products (name, price_minor, currency, stock)"
-        " SELECT 'Palace', 999999999999, 'IDR', 9999 FROM generate_series(1, 100);"
+        "INSERT INTO products (name, price_minor, currency, stock, max_per_order)"
+        " SELECT 'Palace', 999999999999, 'IDR', 9999, 9999 FROM generate_series(1, 100);"
         " INSERT INTO stock_movements (product_id, delta, reason) SELECT id, stock, 'initial stock' FROM products"
     )
     cart = await shop.create_cart((1, 9_999))

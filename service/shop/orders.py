@@ -70,7 +70,7 @@ class RefundRow:
     created_at: datetime
     failure_reason: str | None
     reason: str | None
-    currency: Currency
+    currency: AnyCurrency
 
 
 @dataclass(slots=True)

@@ -46,7 +46,7 @@ ORDER BY attnum DESC LIMIT 1"""
 
 # Rows of the first table are locked only under the lock of the row of the second that they belong to.
 BELONGS_TO = {"cart_items": "carts"}
-# Only one process at a time writes these, by the claim of its task.
+# One audit at a time writes these, by its claim. Only reconcile may write beside it: the run that loses is repeated.
 ALONE = {"audit_violations"}
 
 Rows = dict[tuple[str, str], str]  # a table and a row's key -> the strength of the lock

@@ -16,11 +16,12 @@ from functools import partial
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from service.infra.db import Pool, connection
+from service.infra.db import Connection, Pool, connection
 from service.infra.metrics import AUDIT, AUDIT_FAILURES, AUDIT_PASSES
 from service.infra.sql import statement
 from service.infra.statements import Many, files
 from service.infra.stripe import Session, Stripe, StripeRefused, StripeUnknown, pause_between_pages
+from service.infra.transactions import run_transaction
 
 # Ids that one statement checks. With a hundred lines an order it still takes less than 0.1 s.
 BATCH = 200
@@ -146,6 +147,7 @@ LIST_PRODUCTS_BY_MOVEMENTS = statement("audit_state/list_products_by_movements",
 LIST_ORDERS_BY_REFUNDS = statement("audit_state/list_orders_by_refunds", ChangedRefund)
 FOLD_BALANCES = statement("audit_state/fold_balances", int)
 LIST_VIOLATIONS = statement("audit_state/list_violations", Violation)
+LOCK_RULE = statement("audit_state/lock_rule")
 STORE_VIOLATIONS = statement("audit_state/store_violations")
 RECORD_PASS = statement("audit_state/record_pass")
 LIST_RESULTS = statement("audit_state/list_results", Result)
@@ -240,9 +242,8 @@ async def _check_each(
             AUDIT_FAILURES.labels(rule.name).inc()
             logger.exception("audit rule failed", extra={"rule": rule.name})
             report.failures[rule.name] = f"{type(error).__name__} {error}".strip()
-    async with connection(pool) as reader:
-        for name in dict.fromkeys((*(rule.name for rule in rules), STRIPE_RULE)):
-            report.violations[name] = await LIST_VIOLATIONS.all(reader, rule=name)
+    for name in dict.fromkeys((*(rule.name for rule in rules), STRIPE_RULE)):
+        report.violations[name] = await _list_known(pool, name)
     return report
 
 
@@ -288,16 +289,29 @@ async def _check_ids(pool: Pool, rule: Many[Violation], ids: Sequence[Any] | Non
         await store(pool, rule.name, checked, violations)
 
 
+async def _list_known(pool: Pool, rule: str) -> list[Violation]:
+    """The known violations of a rule, by subject and detail."""
+    known = [Violation("", "")]
+    while True:
+        async with connection(pool) as reader:
+            page = await LIST_VIOLATIONS.all(
+                reader, rule=rule, after_subject=known[-1].subject, after_detail=known[-1].detail
+            )
+        known += page
+        if not page:
+            return known[1:]
+
+
 async def store(pool: Pool, rule: str, checked: list[str] | None, violations: Sequence[Violation]) -> None:
     """Store what is wrong with the subjects that were checked, all if None; what is no longer wrong is forgotten."""
-    async with connection(pool) as writer:
-        await STORE_VIOLATIONS.run(
-            writer,
-            rule=rule,
-            checked=checked,
-            subjects=[violation.subject for violation in violations],
-            details=[violation.detail for violation in violations],
-        )
+    subjects = [violation.subject for violation in violations]
+    details = [violation.detail for violation in violations]
+
+    async def write(tx: Connection) -> None:
+        await LOCK_RULE.run(tx, rule=rule)
+        await STORE_VIOLATIONS.run(tx, rule=rule, checked=checked, subjects=subjects, details=details)
+
+    await run_transaction(pool, write, idempotent=True)
 
 
 # What has changed
@@ -329,8 +343,7 @@ async def _read_changes(pool: Pool) -> Changes:
 
 async def _check_rule(pool: Pool, rule: Many[Violation], changes: Changes) -> None:
     """Check the subjects that violated a rule before, then those that have changed."""
-    async with connection(pool) as reader:
-        known = {violation.subject for violation in await LIST_VIOLATIONS.all(reader, rule=rule.name)}
+    known = {violation.subject for violation in await _list_known(pool, rule.name)}
     scope = _scope(rule)
     if not scope:
         await _check_ids(pool, rule, None, known)
@@ -461,9 +474,7 @@ async def check_sessions(pool: Pool, sessions: Sequence[tuple[UUID, Session]]) -
 
 async def known_sessions(pool: Pool) -> list[tuple[UUID, str]]:
     """The sessions of which it is known that they differ from our payments, each with its order."""
-    async with connection(pool) as reader:
-        violations = await LIST_VIOLATIONS.all(reader, rule=STRIPE_RULE)
-    words = [violation.subject.split(" ", 2) for violation in violations]
+    words = [violation.subject.split(" ", 2) for violation in await _list_known(pool, STRIPE_RULE)]
     return [(UUID(order_id), session_id) for _, order_id, session_id in words]
 
 
@@ -538,7 +549,7 @@ class _Clock:
 async def _check_whole(pool: Pool, rule: Many[Violation], clock: _Clock) -> None:
     async with connection(pool) as reader:
         at = (await READ_ENDS.one(reader)).at
-        known = {violation.subject for violation in await LIST_VIOLATIONS.all(reader, rule=rule.name)}
+    known = {violation.subject for violation in await _list_known(pool, rule.name)}
     async for ids in _everything(pool, _scope(rule)):
         started = time.monotonic()
         if rule.name == STOCK_RULE and ids:

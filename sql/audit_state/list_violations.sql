@@ -1,9 +1,10 @@
--- audit_state/list_violations: the known violations of a rule.
+-- audit_state/list_violations: a page of the known violations of a rule.
 --
--- callers  service.shop.audit._check_each, service.shop.audit._check_rule, service.shop.audit.known_sessions,
---          service.shop.audit._check_whole
+-- callers  service.shop.audit._list_known
 -- param    $1 rule text
--- returns  many by subject, detail; none = none is known
+-- param    $2 after_subject text
+-- param    $3 after_detail text
+-- returns  many by subject, detail; none = no more is known
 -- locks    none
 -- waits    none
 -- index    audit_violations_pkey
@@ -13,7 +14,7 @@ SELECT
     subject,
     detail
 FROM audit_violations
-WHERE rule = $1
+WHERE rule = $1 AND (subject, detail) > ($2, $3)
 ORDER BY
     subject,
     detail

@@ -8,7 +8,7 @@
 -- param    $4 details text[]
 -- returns  none
 -- locks    audit_violations UPDATE in no order; new audit_violations; to commit
--- waits    on audit_violations for another audit; 55P03 after lock_timeout -> busy
+-- waits    for nothing: audit_state/lock_rule has locked the rule
 -- index    audit_violations_pkey
 -- rows     0..n, usually 0
 -- guards   none

@@ -69,6 +69,17 @@ async def test_a_violation_stays_known_until_it_is_gone(
     assert second
 
 
+async def test_all_known_violations_are_checked_again(resources: Resources, database: asyncpg.Connection) -> None:
+    """More of them than a statement lists; none is true any more."""
+    await database.execute(
+        "INSERT INTO audit_violations (rule, subject, detail)"
+        " SELECT 'audit/payment_fits_order', 'order ' || gen_random_uuid(), 'wrong' FROM generate_series(1, 1001)"
+    )
+
+    assert await found(resources) == {}
+    assert await database.fetchval("SELECT count(*) FROM audit_violations") == 0
+
+
 async def test_the_first_rows_of_a_new_shop_are_counted(shop: Shop, resources: Resources) -> None:
     """A sequence that was never used has the same last value as one that was used once."""
     assert await found(resources) == {}

@@ -262,7 +262,8 @@ SCENARIOS = {
     "audit_state/list_products_by_movements": does(run(0, 10), none=run(LAST, LAST)),
     "audit_state/list_results": does(run(["audit/x", "audit/y"]), none=run([])),
     "audit_state/list_sessions": does(run(0), none=run(LAST)),
-    "audit_state/list_violations": does(run("audit/x"), none=run("audit/y")),
+    "audit_state/list_violations": does(run("audit/x", "", ""), none=run("audit/x", "order 2", "wrong")),
+    "audit_state/lock_rule": does(run("audit/x"), run("audit/y")),
     "audit_state/move_position": does(
         run("audit/x", "order_events", 0, 1),
         run(STOCK_RULE, "balances", 0, 1),
@@ -284,6 +285,7 @@ SCENARIOS = {
         run("audit/x", ["order 1"], ["order 1"], ["new"]),
         run("audit/x", None, ["order 1"], ["new"]),
         none=run("audit/y", ["order 1"], [], []),
+        predecessor=("audit/x",),
     ),
     "audit_state/sum_ledger": does(run(0, 0, MUG, LAST), none=run(LAST, LAST, LAST, LAST)),
     "cart/add_line": does(

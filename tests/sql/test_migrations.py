@@ -421,6 +421,19 @@ async def test_captured_amounts_can_be_rolled_back_and_migrated_again(
     assert await migrate(owner) == [name for name in NAMES if name >= "0019"]
 
 
+async def test_old_slugs_that_differ_only_in_their_normal_form_stay_apart(
+    database: asyncpg.Connection, database_url: str
+) -> None:
+    composed, decomposed, other = "caf\u00e9", "cafe\u0301", "e\u0301"
+    await back_to(database_url, "0037.texts_and_limits")
+    for number, slug in enumerate((composed, decomposed, other), 1):
+        insert = "INSERT INTO categories (id, slug, name) OVERRIDING SYSTEM VALUE VALUES ($1, $2, 'x')"
+        await database.execute(insert, number, slug)
+    assert await migrate(login(database_url, "owner"))
+    slugs = [row["slug"] for row in await database.fetch("SELECT slug FROM categories ORDER BY id")]
+    assert slugs == [composed, f"{composed}-2", "\u00e9"]
+
+
 async def test_all_rollbacks_leave_an_empty_database(database: asyncpg.Connection, database_url: str) -> None:
     owner = login(database_url, "owner")
     for name in reversed(NAMES):

@@ -25,10 +25,8 @@ REFUND_WORDS = {
 }
 
 
-# A bank transfer that staff no longer wait for may still arrive.
-FAILED = (
-    "The articles are back in your cart. Should money of yours still arrive, you get the articles or the money back."
-)
+# A bank transfer may arrive later, and a payment that matches no order waits for staff.
+CANCELLED = "The articles are back in your cart. Should money of yours arrive, you get the articles or the money back."
 
 
 class ReturnQuery(BaseModel):
@@ -86,9 +84,9 @@ def _state(order: Order, session: confirmation.State) -> tuple[str, str, bool]:
     if order.status in ("PAID", "FULFILLED"):
         return "Thank you, your order is paid", "We have your payment and are taking care of the rest.", False
     if order.status == "CANCELLED" and order.payment.status == "FAILED":
-        return "Your payment failed", FAILED, False
+        return "Your payment failed", CANCELLED, False
     if order.status == "CANCELLED":
-        return "This order was cancelled", "Nothing is due. The articles are back in your cart.", False
+        return "This order was cancelled", CANCELLED, False
     if order.payment.status == "PROCESSING":
         return "Your payment is on its way", "Your bank takes a while; your articles are kept for you.", False
     if session != "open":

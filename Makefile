@@ -18,7 +18,7 @@ run: $(INSTALLED)  ## start everything: API on :8080, worker, PostgreSQL, Valkey
 	@exec $(BIN)/python -m service run $(if $(PORT),--port $(PORT))
 
 test: lint  ## lint, types and the whole test suite
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n auto --dist loadfile --no-loadscope-reorder
 
 bench: $(INSTALLED)  ## measure it against its peers, 15 minutes; some parts with NAME="list reserve"
 	@$(BIN)/python -m tests.bench $(NAME)

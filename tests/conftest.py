@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -44,7 +45,9 @@ TEMPLATE = "commerce_template"
 PASSWORD = "of_the_tests"
 
 POSTGRES, VALKEY = "postgres:18", "valkey/valkey:9"
-SERVERS = pytest.StashKey[list[str]]()
+# For a laptop: more processes would want more memory than time is saved.
+MOST_PROCESSES = 4
+SERVERS = pytest.StashKey[set[str]]()
 # The running servers, by their applications' URLs.
 SERVED: dict[str, "Server"] = {}
 # The cloned databases, by their servers' URLs.
@@ -84,40 +87,59 @@ def container(stack: ExitStack, image: str, port: int, environment: dict[str, st
 def servers(pytestconfig: pytest.Config) -> Iterator[tuple[str, str]]:
     """The URLs of PostgreSQL (as a superuser) and Redis."""
     database_url, redis_url = os.environ.get("TEST_DATABASE_URL"), os.environ.get("TEST_REDIS_URL")
-    used = pytestconfig.stash.setdefault(SERVERS, [])
+    used = pytestconfig.stash.setdefault(SERVERS, set())
     with ExitStack() as stack:
         in_docker = not (database_url and redis_url) and docker_has(POSTGRES, VALKEY)
         folder = stack.enter_context(scratch_folder())
         if database_url is not None:
-            used.append("PostgreSQL by TEST_DATABASE_URL")
+            used.add("PostgreSQL by TEST_DATABASE_URL")
         elif in_docker:
             environment = {"POSTGRES_PASSWORD": "tests", "POSTGRES_INITDB_ARGS": "--encoding=UTF8 --locale=C"}
             command = "postgres -c fsync=off -c max_connections=300"
             database_url = (
                 f"postgresql://postgres:tests@{container(stack, POSTGRES, 5432, environment, command)}/postgres"
             )
-            used.append(f"PostgreSQL in a container of {POSTGRES}")
+            used.add(f"PostgreSQL in a container of {POSTGRES}")
         else:
             options = {"max_connections": "300"}
             database_url = stack.enter_context(postgres(folder / "postgres", durable=False, options=options))
-            used.append("PostgreSQL embedded")
+            used.add("PostgreSQL embedded")
         if redis_url is not None:
-            used.append("Redis by TEST_REDIS_URL")
+            used.add("Redis by TEST_REDIS_URL")
         elif in_docker:
             # With the protected mode of some images, clients outside the container cannot connect.
             address = container(stack, VALKEY, 6379, {}, "valkey-server --protected-mode no")
             redis_url = f"redis://{address}/0"
-            used.append(f"Valkey in a container of {VALKEY}")
+            used.add(f"Valkey in a container of {VALKEY}")
         else:
             redis_url = stack.enter_context(valkey(folder / "valkey", durable=False))
-            used.append("Valkey embedded")
+            used.add("Valkey embedded")
         yield database_url, redis_url
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Processes for `-n auto`. Each has servers of its own, so named servers are for a single one."""
+    shared = {"TEST_DATABASE_URL", "TEST_REDIS_URL"} & os.environ.keys()
+    return 0 if shared else min(os.cpu_count() or 1, MOST_PROCESSES)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Remember what a process of `-n` has used and missed; it sent this when it ended."""
+    output = getattr(node, "workeroutput", {})
+    node.config.stash.setdefault(SERVERS, set()).update(output.get("servers", []))
+    MISSING.update(output.get("missing", []))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        output.update(servers=sorted(session.config.stash.get(SERVERS, set())), missing=sorted(MISSING))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Print the servers that were used, and the missing programs whose tests were skipped."""
-    if used := config.stash.get(SERVERS, []):
-        terminalreporter.write_line(f"on {', '.join(used)}")
+    if used := config.stash.get(SERVERS, set()):
+        terminalreporter.write_line(f"on {', '.join(sorted(used))}")
     if MISSING:
         terminalreporter.write_line(f"missing tools, whose tests were skipped: {', '.join(sorted(MISSING))}")
 

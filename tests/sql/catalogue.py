@@ -233,8 +233,8 @@ def tables(products: int) -> list[dict[str, str]]:
     ]
 
 
-# The true numbers of rows with one value. ANALYZE's sample seldom has two lines of one cart, so it guesses between 1 and
-# 1.5, and plans change with the guess.
+# The true numbers of rows with one value. ANALYZE's sample seldom has two lines of one cart, so it guesses between 1
+# and 1.5, and plans change with the guess.
 ROWS_OF_ONE = {"cart_items.cart_id": 1.5, "order_items.order_id": 1.5, "order_events.order_id": 2}
 SETTINGS = {
     # No foreign key triggers. No waiting for WAL: the tables are unlogged as well.

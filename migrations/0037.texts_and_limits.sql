@@ -10,13 +10,16 @@ SET LOCAL statement_timeout = '60s';
 
 -- Older code accepted a few slugs in another normal form, and control characters in names.
 -- Where two slugs would become equal, their ids tell them apart.
-UPDATE categories SET slug = CASE
-    WHEN EXISTS (
-        SELECT FROM categories AS other
-        WHERE normalize(other.slug) = normalize(categories.slug) AND other.id <> categories.id
-    ) THEN rtrim(left(normalize(slug), 180), '-') || '-' || id
-    ELSE normalize(slug)
-END
+UPDATE categories
+SET
+    slug = CASE
+        WHEN EXISTS (
+            SELECT
+            FROM categories AS other
+            WHERE normalize(other.slug) = normalize(categories.slug) AND other.id <> categories.id
+        ) THEN rtrim(left(normalize(slug), 180), '-') || '-' || id
+        ELSE normalize(slug)
+    END
 WHERE slug IS NOT NORMALIZED;
 UPDATE categories SET name = regexp_replace(name, '[\u0001-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069]', ' ', 'g')
 WHERE name ~ '[\u0001-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069]';

@@ -225,9 +225,10 @@ async def cloned(template: str) -> AsyncIterator[str]:
 
 @pytest.fixture(autouse=True, scope="session")
 def no_pauses() -> Iterator[None]:
-    """Jobs ask the stand-in without the pauses that Stripe's rate limit needs."""
+    """Jobs ask the stand-in without the pauses that Stripe's rate limit needs, and audits leave no time to others."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("service.infra.stripe.SECONDS_BETWEEN_PAGES", 0.0)
+        patch.setattr("service.shop.audit.PAUSE", 0.0)
         yield
 
 

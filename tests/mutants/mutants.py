@@ -712,6 +712,13 @@ MUTANTS = [
     ),
     # Audit
     Mutant(
+        "audit: one process at a time stores violations of a rule",
+        AUDIT,
+        "        await LOCK_RULE.run(tx, rule=rule)\n",
+        "",
+        at("shop/test_audit", "test_two_processes_store_violations_of_a_rule_in_turn"),
+    ),
+    Mutant(
         "audit: another order's session has not paid this one",
         AUDIT,
         'session if session.order_id == str(order_id) else replace(session, payment_status="unpaid")',

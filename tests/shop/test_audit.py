@@ -17,6 +17,7 @@ from service.shop import audit
 from service.shop.audit import SOURCES, STOCK_RULE, STRIPE_RULE, check_all, check_changes
 from service.shop.audit import audit as audit_all
 from tests.client import Shop
+from tests.database import wait_for_blocked
 from tests.queries import on
 
 EVENT = "INSERT INTO order_events (order_id, from_status, to_status, cause) SELECT id, status, status, 'x' FROM orders"
@@ -78,6 +79,29 @@ async def test_all_known_violations_are_checked_again(resources: Resources, data
 
     assert await found(resources) == {}
     assert await database.fetchval("SELECT count(*) FROM audit_violations") == 0
+
+
+async def test_an_audit_leaves_time_to_the_shop(resources: Resources, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After each batch it waits for a multiple of the time that the batch took: here, for minutes."""
+    monkeypatch.setattr(audit, "PAUSE", 1e6)
+
+    for check in (check_changes(resources.pool), check_all(resources.pool, resources.stripe)):
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(check, 1)
+
+
+async def test_two_processes_store_violations_of_a_rule_in_turn(
+    resources: Resources, database: asyncpg.Connection
+) -> None:
+    """Together they could insert and delete the same rows in different orders, and deadlock."""
+    wrong = [audit.Violation("order 1", "wrong")]
+    async with database.transaction():
+        await database.execute("INSERT INTO audit_passes (rule) VALUES ('audit/x')")
+        storing = asyncio.create_task(audit.store(resources.pool, "audit/x", None, wrong))
+        await wait_for_blocked(database)
+    await storing
+
+    assert await database.fetchval("SELECT subject FROM audit_violations") == "order 1"
 
 
 async def test_the_first_rows_of_a_new_shop_are_counted(shop: Shop, resources: Resources) -> None:

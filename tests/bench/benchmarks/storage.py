@@ -2,6 +2,7 @@
 
 import uvloop
 
+from tests.bench.benchmarks.audit import catch_up
 from tests.bench.benchmarks.scale import add_history, purchases
 from tests.bench.client import Customers, with_customers
 from tests.bench.figures import Figure, Goal, Measured
@@ -28,6 +29,7 @@ def of_a_purchase(stage: Stage) -> Measured:
     url, tables = stage.database("storage", PRODUCTS, history=0)
     if tables.orders == 0:
         add_history(tables, stage.orders, LINES)
+        catch_up(tables)
     with stage.shop(url, worker=True) as shop:
         uvloop.run(with_customers(shop, url, PRODUCTS, lambda customers: _buy(customers, WARMING)))
         rounds = [_round(shop, url, tables) for _ in range(stage.rounds)]

@@ -35,7 +35,10 @@ class Member(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """One error code: the texts of its documentation, and the seconds after which a retry may succeed, if any."""
+    """One error code: the texts of its documentation, and the seconds after which a retry may succeed, if any.
+
+    The member `retry_after_seconds` of a problem replaces these seconds.
+    """
 
     status: int
     title: str
@@ -152,8 +155,16 @@ KINDS: dict[str, Kind] = {
         409,
         "Checkout in progress",
         "Another request is creating or closing the order's payment session.",
-        "Send the request again.",
-        2,
+        "Send the request again after `retry_after_seconds`.",
+        1,
+        members={
+            "retry_after_seconds": Member(
+                int,
+                "The seconds until the other request's claim ends, rounded up. It may end earlier.",
+                45,
+                always=True,
+            )
+        },
     ),
     "order_not_cancellable": Kind(
         409,

@@ -46,7 +46,8 @@ def problem(error: ShopError) -> Response:
     }
     if error.code == "invalid":
         document.setdefault("errors", [{"pointer": "", "message": error.detail}])
-    headers = {} if kind.retry_after is None else {"Retry-After": str(kind.retry_after)}
+    retry_after = error.extra.get("retry_after_seconds", kind.retry_after)
+    headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
     if kind.status == 401:
         reason = ', error="invalid_token"' if error.code == "invalid_token" else ""
         headers["WWW-Authenticate"] = f'Bearer realm="staff"{reason}'

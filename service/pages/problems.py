@@ -18,6 +18,8 @@ async def explain_problem(code: str) -> Response:
         raise not_found("error code")
     kind = KINDS[code]
     retry = f" Try again after {kind.retry_after} s." if kind.retry_after else ""
+    if "retry_after_seconds" in kind.members:
+        retry = " Try again after the time that Retry-After says."
     members = "".join(
         f"<dt><code>{name}</code></dt><dd>{escape(member.meaning)}</dd>" for name, member in kind.members.items()
     )

@@ -329,8 +329,6 @@ async def resume_checkout(resources: Resources, key: IdempotencyKey | None, orde
         order = await orders.read(reader, order_id)
     if order.stripe_session_id is None and order.status == "PENDING_PAYMENT":
         claim = await payment_session.claim_session(resources, order_id)
-        if claim is None:
-            raise payment_session.in_progress()
         return await ensure_session(resources, key, order_id, claim, new=False)
     return await run_transaction(
         resources.pool, lambda tx: read_response(tx, key, order_id, status=200), idempotent=True
@@ -347,10 +345,7 @@ async def ensure_session(
         elif existing := await payment_session.resume(resources, order_id, claim):
             session = existing
         else:
-            next_claim = await payment_session.next_attempt(resources, order_id, claim)
-            if next_claim is None:
-                raise payment_session.in_progress()
-            claim = next_claim
+            claim = await payment_session.next_attempt(resources, order_id, claim)
             session = await payment_session.create(resources, order_id, claim)
     except StripeRefused as refused:
         await cancel_refused(resources, order_id, claim.attempt, str(refused))
@@ -376,7 +371,8 @@ async def ensure_session(
     if response is None:
         # The order has been cancelled, so the session must not be paid.
         await payment_session.close(resources, order_id, session.id)
-        raise payment_session.in_progress()
+        async with connection(resources.pool) as reader:
+            raise await payment_session.in_progress(reader, order_id)
     if hold_ends_at is not None:
         await resources.queue.expire_cart_later(order_id, max(timedelta(0), hold_ends_at - datetime.now(UTC)))
     return response

@@ -118,7 +118,7 @@ async def _cancel_unchanged(resources: Resources, order: OrderRow, note: str | N
         if locked.status != "PENDING_PAYMENT" or locked.payment_status != order.payment_status:
             return
         if (locked.attempt, locked.stripe_session_id) != (order.attempt, order.stripe_session_id):
-            raise payment_session.in_progress()
+            raise await payment_session.in_progress(tx, order.id)
         ended = settlement.unpaid_status(locked)
         await transitions.cancel(tx, after, [locked], payment_status=ended, note=note)
 

@@ -47,6 +47,7 @@ class Attached:
 NO_ANSWER = ("payment_unavailable", "payment_misconfigured")
 
 CLAIM_SESSION = statement("payment_session/claim_session", Claim)
+READ_CLAIM = statement("payment_session/read_claim", int)
 RELEASE_CLAIM = statement("payment_session/release_claim")
 START_ATTEMPT = statement("payment_session/start_attempt", Claim)
 ATTACH_SESSION = statement("payment_session/attach_session", Attached)
@@ -80,12 +81,18 @@ def claim_seconds(settings: Settings) -> float:
     return 4 * settings.stripe_timeout_seconds + 5
 
 
-async def claim_session(resources: Resources, order_id: UUID) -> Claim | None:
-    """Claim the creation of the session; None while another request has the claim, or if no session is needed."""
+async def claim_session(resources: Resources, order_id: UUID) -> Claim:
+    """Claim the creation of the session.
+
+    Raises `checkout_in_progress` while another request has the claim, or if no session is needed any more.
+    """
     async with connection(resources.pool) as writer:
-        return await CLAIM_SESSION.one_or_none(
+        claim = await CLAIM_SESSION.one_or_none(
             writer, order_id=order_id, claim_seconds=claim_seconds(resources.settings)
         )
+        if claim is None:
+            raise await in_progress(writer, order_id)
+    return claim
 
 
 async def release_claim(resources: Resources, order_id: UUID) -> None:
@@ -124,19 +131,26 @@ async def resume(resources: Resources, order_id: UUID, claim: Claim) -> Session 
     return await resources.stripe.retrieve_session(session.id, order_id=order_id)
 
 
-async def next_attempt(resources: Resources, order_id: UUID, claim: Claim) -> Claim | None:
-    """The claim on a new session after `resume` showed that this one does not exist; None when the order moved on."""
+async def next_attempt(resources: Resources, order_id: UUID, claim: Claim) -> Claim:
+    """The claim on a new session after `resume` showed that this one does not exist.
+
+    Raises `checkout_in_progress` when the order moved on.
+    """
     settings = resources.settings
-    return await run_transaction(
-        resources.pool,
-        lambda tx: START_ATTEMPT.one_or_none(
+
+    async def work(tx: Connection) -> Claim:
+        next_claim = await START_ATTEMPT.one_or_none(
             tx,
             order_id=order_id,
             attempt=claim.attempt,
             session_seconds=settings.session_seconds,
             claim_seconds=claim_seconds(settings),
-        ),
-    )
+        )
+        if next_claim is None:
+            raise await in_progress(tx, order_id)
+        return next_claim
+
+    return await run_transaction(resources.pool, work)
 
 
 async def attach(tx: Connection, order_id: UUID, session: Session) -> Attached | None:
@@ -156,8 +170,6 @@ async def close(resources: Resources, order_id: UUID, stripe_session_id: str | N
     try:
         if stripe_session_id is None:
             claim = await claim_session(resources, order_id)
-            if claim is None:
-                raise in_progress()
             session = await resume(resources, order_id, claim)
             if session is None or session.status != "open":
                 return session
@@ -172,9 +184,15 @@ async def close(resources: Resources, order_id: UUID, stripe_session_id: str | N
         raise payment_unavailable(unknown) from unknown
 
 
-def in_progress() -> ShopError:
-    """The 409 while another request creates the order's session."""
-    return ShopError("checkout_in_progress", "Another request is creating the payment session; try again.")
+async def in_progress(reader: Connection, order_id: UUID) -> ShopError:
+    """The 409 while another request creates or closes the order's session, with the rest of that request's claim."""
+    seconds = await READ_CLAIM.one_or_none(reader, order_id=order_id)
+    return ShopError(
+        "checkout_in_progress",
+        "Another request is creating or closing the payment session; try again.",
+        # Without a claim the other request has ended.
+        retry_after_seconds=seconds or 1,
+    )
 
 
 def payment_unavailable(failed: StripeFailed) -> ShopError:

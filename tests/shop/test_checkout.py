@@ -526,11 +526,17 @@ async def test_the_claim_of_a_dead_process_ends_by_itself(
     shop: Shop, stripe: StripeStandin, database: asyncpg.Connection
 ) -> None:
     cart, order_id, _ = await check_out_unanswered(shop, stripe, once("drop"))
-    await database.execute("UPDATE payments SET claimed_until = now() + interval '1 second' * 45")
+    await database.execute("UPDATE payments SET claimed_until = now() + interval '1 hour'")
 
-    assert (await expect_refusal(shop, cart, 409, "checkout_in_progress"))["retry_after"] > 0
+    for call in (f"/carts/{cart}/checkout", f"/orders/{order_id}/cancel"):
+        refused = await shop.http.post(call)
+        # The time left, rounded up, read a moment later.
+        seconds = refused.json()["retry_after_seconds"]
+        assert (refused.status_code, refused.json()["code"]) == (409, "checkout_in_progress")
+        assert 3500 < seconds <= 3600
+        assert refused.headers["retry-after"] == str(seconds)
 
-    await database.execute("UPDATE payments SET claimed_until = claimed_until - interval '1 second' * 45")
+    await database.execute("UPDATE payments SET claimed_until = claimed_until - interval '1 hour'")
     assert (await shop.check_out(cart, 200))["order_id"] == order_id
     assert len(open_sessions(stripe)) == 1
 
@@ -550,7 +556,8 @@ async def test_an_order_cancelled_during_session_creation_leaves_no_open_session
         order = await transitions.lock(database, UUID(order_id))
         await transitions.cancel(database, transitions.AfterCommit(), [order], payment_status="EXPIRED")
 
-    assert (await creating)["retry_after"] > 0
+    # Nobody has a claim to the cancelled order.
+    assert (await creating)["retry_after"] == (await creating)["retry_after_seconds"] == 1
     assert open_sessions(stripe) == []
     assert (await shop.get_order(order_id))["payment"]["stripe_session_id"] is None
     assert await shop.get_stock(tent) == 3

@@ -339,6 +339,10 @@ SCENARIOS = {
     "checkout/find_order": does(run(PENDING), run(OPEN), none=run(NEW)),
     "checkout/list_products": does(run(OPEN), none=run(EMPTY)),
     "payment_session/start_attempt": does(run(PENDING, 1, 1800, 60.0), none=run(PENDING, 2, 1800, 60.0)),
+    "payment_session/read_claim": does(
+        run(PENDING, before="UPDATE payments SET claimed_until = now() + interval '1 day' WHERE status = 'INITIATED'"),
+        none=run(PENDING),
+    ),
     "payment_session/release_claim": does(run(PENDING), none=run(PAID)),
     "checkout/lock_products": does(run(OPEN), none=run(EMPTY), predecessor=(OPEN, 7)),
     # One line: of several, another statement has locked the products.

@@ -60,7 +60,7 @@ lock: $(UV)  ## renew the locks: requirements.txt for the container image, requi
 	$(UV) pip compile $(LOCK) --output-file requirements.txt pyproject.toml
 	$(UV) pip compile $(LOCK) --extra dev --constraint requirements.txt --output-file requirements-dev.txt pyproject.toml
 
-audit-deps: $(INSTALLED)  ## check requirements.txt against known vulnerabilities
+audit-deps: $(INSTALLED) $(UV)  ## check requirements.txt against known vulnerabilities
 	@test -x .venv/audit/bin/pip-audit || { $(BIN)/python -m venv .venv/audit && .venv/audit/bin/pip install --quiet pip-audit; }
 	@# Strict: without it, a package that could not be looked up would pass. It prints a table of what it found.
 	@report=$$(.venv/audit/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements.txt \

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import logging
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from uuid import UUID
 import asyncpg
 import psycopg
 
+from service.dev import demo
 from service.errors import ShopError
 from service.infra.db import Pool
 from service.settings import Settings, UnsafeSettings, environment
@@ -32,6 +34,7 @@ def _serve(options: argparse.Namespace) -> int:
 
     settings = Settings.load()
     settings.refuse_unsafe()
+    settings.refuse_open_staff(options.host)
     # uvicorn stops on SIGTERM, then raises it again. Exit with status 0 instead, after the clean-up below.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with ExitStack() as stack:
@@ -85,10 +88,14 @@ def _migrate(options: argparse.Namespace) -> int:
 def _seed(options: argparse.Namespace) -> int:
     from service.dev.seed import seed
 
+    def show(loaded: int) -> None:
+        if loaded % 50_000 == 0:
+            print(f"{loaded} products so far", file=sys.stderr)
+
     async def load() -> int:
         settings = Settings.load()
         async with aclosing(Pool(settings, "commerce-seed")) as pool:
-            return await seed(pool, options.products, settings)
+            return await seed(pool, options.products, settings, show)
 
     print(f"{asyncio.run(load())} products loaded")
     return 0
@@ -101,6 +108,8 @@ def _audit(options: argparse.Namespace) -> int:
 
     async def check() -> audit.Report:
         settings = Settings.load()
+        if options.full:
+            settings.refuse_unsafe_calls()
         # Read-only too: a standby can be audited, as commerce_readonly.
         async with aclosing(Pool(settings, "commerce-audit", read_only=True)) as pool:
             if options.read_only:
@@ -162,8 +171,11 @@ def _replay(options: argparse.Namespace) -> int:
     from service.infra.stripe import StripeUnknown
     from service.shop import payment_session, webhooks
 
+    settings = Settings.load()
+    settings.refuse_unsafe_calls()
+
     async def replay() -> str:
-        async with open_resources(Settings.load(), "commerce-replay") as resources:
+        async with open_resources(settings, "commerce-replay") as resources:
             return await webhooks.replay_event(resources, options.event_id)
 
     try:
@@ -178,8 +190,7 @@ def _stripe_check(options: argparse.Namespace) -> int:
     from service.shop import stripe_check
 
     settings = Settings.load()
-    if not settings.stripe_api_key:
-        raise UnsafeSettings("STRIPE_API_KEY is not set.")
+    settings.refuse_unsafe_calls()
 
     async def check() -> stripe_check.Report:
         stripe = Stripe(settings)
@@ -212,11 +223,16 @@ def _standin(options: argparse.Namespace) -> int:
     return 0
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
+def _number(lowest: int, highest: int) -> Callable[[str], int]:
+    """A type of option: a whole number within these bounds."""
+
+    def parse(text: str) -> int:
+        # Not int(), which also takes underscores, spaces and the digits of other scripts.
+        if re.fullmatch("[0-9]{1,9}", text) and lowest <= int(text) <= highest:
+            return int(text)
+        raise argparse.ArgumentTypeError(f"must be a whole number from {lowest} to {highest}")
+
+    return parse
 
 
 def _subject(text: str) -> str | int | UUID:
@@ -241,16 +257,16 @@ def _parser() -> argparse.ArgumentParser:
         return parser
 
     serve = command("serve", _serve, "Serve the API.")
-    serve.add_argument("--workers", type=_positive, default=1, help="processes that share the port (default 1)")
+    serve.add_argument("--workers", type=_number(1, 256), default=1, help="processes that share the port (default 1)")
     run = command("run", _run, "Run everything; servers that the settings do not name are embedded.")
     for listening in (serve, run):
         listening.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
-        listening.add_argument("--port", type=int, default=8080, help="port to listen on (default 8080)")
+        listening.add_argument("--port", type=_number(1, 65_535), default=8080, help="port to listen on (default 8080)")
     command("worker", _worker, "Run the jobs and the periodic tasks.")
     migrate = command("migrate", _migrate, "Bring the database's schema up to date.")
     migrate.add_argument("--undo", action="store_true", help="undo the newest migration instead, and lose its data")
     seed = command("seed", _seed, "Load demo products into an empty catalogue.")
-    seed.add_argument("--products", type=_positive, default=300, metavar="N", help="how many (default 300)")
+    seed.add_argument("--products", type=_number(1, demo.MOST), default=300, metavar="N", help="how many (default 300)")
     audit = command("audit", _audit, "Check the rules of money and stock; exit status 1 when one is violated.")
     audit.add_argument(
         "--full", action="store_true", help="check everything, also with Stripe, not only what has changed; takes long"

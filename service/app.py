@@ -15,6 +15,7 @@ from service.http.server.limits import ConcurrencyLimitMiddleware, RateLimitMidd
 from service.http.server.middleware import EXPOSED, RequestContextMiddleware, UnhandledErrorMiddleware
 from service.infra import logs
 from service.infra.clients import Clients
+from service.infra.parent import end_with_parent
 from service.infra.resources import open_resources
 from service.pages import docs, problems, returns
 from service.settings import Settings
@@ -39,6 +40,7 @@ class Service(FastAPI):
 
 def create_process_app() -> Service:
     """The application for a process of its own, with the settings of the environment. Raises UnsafeSettings."""
+    end_with_parent()
     settings = Settings.load()
     logs.configure(settings.log_level)
     app = create_app(settings)

@@ -4,7 +4,9 @@ import os
 import re
 from collections.abc import Mapping
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 from typing import Annotated, Self
+from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -22,12 +24,14 @@ def _comma_list(value: object) -> object:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
-def _networks(proxies: tuple[str, ...]) -> tuple[str, ...]:
-    for proxy in proxies:
+def _networks(proxies: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    if proxies == ("none",):
+        return ()
+    for proxy in proxies or ():
         try:
             network = ip_network(proxy)
         except ValueError:
-            raise ValueError("must be a list of addresses and networks, such as 10.0.0.0/8") from None
+            raise ValueError("must be a list of addresses and networks, such as 10.0.0.0/8, or none") from None
         if network.prefixlen == 0:
             raise ValueError("must not trust every address: any client could then choose its own address")
     return proxies
@@ -43,6 +47,30 @@ def _server_url(url: str) -> str:
     if not _ADDRESS.match(url):
         raise ValueError("is not a server's URL. In a password, write special characters as %2F and so on")
     return url
+
+
+def _web_url(url: str) -> str:
+    """Refuse what is no http or https URL of a host."""
+    try:
+        split = urlsplit(url)
+        valid = split.scheme in ("http", "https") and bool(split.hostname) and split.port != 0
+    except ValueError:
+        valid = False
+    if not valid or split.username is not None:
+        raise ValueError("must be a URL that begins with http:// or https:// and a host, without a login")
+    return url
+
+
+def _proxy_url(url: str) -> str:
+    """A proxy's URL; without a scheme it is http's, as for other programs."""
+    url = url if "://" in url else f"http://{url}"
+    try:
+        split = urlsplit(url)
+        if split.scheme in ("http", "https") and split.hostname and split.port != 0:
+            return url
+    except ValueError:
+        pass
+    raise ValueError("must be the URL of an HTTP proxy, such as http://proxy.internal:3128")
 
 
 # The payment methods that Stripe can leave out of a session, as the SDK lists them.
@@ -64,7 +92,13 @@ def _payment_methods(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
+# Stripe's prefix and its random part.
+_WEBHOOK_SECRET = re.compile(r"whsec_[A-Za-z0-9+/=_-]{24,}")
+
+_LIVE = "A key that does not begin with sk_test_ or rk_test_ counts as a live Stripe key. With it, "
+
 ServerUrl = Annotated[str, AfterValidator(_server_url)]
+WebUrl = Annotated[str, AfterValidator(_web_url)]
 CommaList = Annotated[tuple[str, ...], BeforeValidator(_comma_list)]
 
 
@@ -77,34 +111,40 @@ class Settings(BaseModel):
     migrate_database_url: ServerUrl = Field(default="", pattern="^postgresql://", repr=False)
     redis_url: ServerUrl = Field(default="redis://127.0.0.1:6379/0", pattern="^(redis|rediss|unix)://", repr=False)
     db_pool_size: int = Field(default=10, ge=1, le=1000)
-    max_in_flight: int = Field(default=1024, ge=1)
+    max_in_flight: int = Field(default=1024, ge=1, le=100_000)
 
     # Only characters that are allowed in a header.
     stripe_api_key: str = Field(default="", pattern="^[!-~]*$", repr=False)
-    stripe_api_base: str = "https://api.stripe.com"
+    stripe_api_base: WebUrl = "https://api.stripe.com"
+    # For calls to Stripe, as other programs understand them.
+    https_proxy: Annotated[str, AfterValidator(_proxy_url)] = Field(default="", repr=False)
+    no_proxy: CommaList = ()
     stripe_timeout_seconds: float = Field(default=10, gt=0, le=60)
     # All secrets of a comma-separated list are accepted, so that a secret can be rotated.
     stripe_webhook_secret: CommaList = Field(default=(), repr=False)
     allow_insecure_webhook: bool = False
     # Events that name another connected account are ignored; if this is empty, events that name any account.
     stripe_account: str = ""
-    stripe_success_url: str = "http://localhost:8080/payments/success"
-    stripe_cancel_url: str = "http://localhost:8080/payments/cancel"
+    stripe_success_url: WebUrl = "http://localhost:8080/payments/success"
+    stripe_cancel_url: WebUrl = "http://localhost:8080/payments/cancel"
     # Never offered: vouchers, for example, hold the units for days.
     excluded_payment_methods: Annotated[CommaList, AfterValidator(_payment_methods)] = ()
 
-    admin_token: str = Field(default="", repr=False)
+    admin_token: str = Field(default="", min_length=32, pattern=r"^\S*$", repr=False)
+    # Whether the staff calls of a demo without an ADMIN_TOKEN may be open to other machines.
+    allow_open_staff: bool = False
     cors_origins: CommaList = ()
-    trusted_proxies: Annotated[CommaList, AfterValidator(_networks)] = ()
-    rate_limit_per_minute: int = Field(default=0, ge=0)
+    # None: not set. A live key needs it, and `none` is an empty list.
+    trusted_proxies: Annotated[CommaList | None, AfterValidator(_networks)] = None
+    rate_limit_per_minute: int = Field(default=0, ge=0, le=1_000_000)
     # 0: no limits of one client's pending orders and their units.
-    max_pending_per_client: int = Field(default=5, ge=0)
+    max_pending_per_client: int = Field(default=5, ge=0, le=1_000_000)
     # For products without a limit of their own.
     max_per_order: int = Field(default=100, ge=1, le=9_999)
 
-    hold_seconds: int = Field(default=1800, ge=1)
+    hold_seconds: int = Field(default=1800, ge=1, le=DAY)
     # Of new holds with a product whose units are mostly in unpaid holds; never longer than hold_seconds.
-    hold_pressure_seconds: int = Field(default=600, ge=1)
+    hold_pressure_seconds: int = Field(default=600, ge=1, le=DAY)
     sweep_seconds: float = Field(default=10, gt=0, le=DAY)
     reconcile_seconds: float = Field(default=300, gt=0, le=DAY)
     cart_days: int = Field(default=30, ge=1, le=3650)
@@ -120,10 +160,10 @@ class Settings(BaseModel):
     def load(cls, environ: Mapping[str, str | None] | None = None) -> Self:
         """Read the environment, and `.env` for what it does not set. An empty value counts as not set.
 
-        Raises UnsafeSettings with the name of every missing or invalid setting, but never with its value.
+        Any value may come from a file, by NAME_FILE. Raises UnsafeSettings with the name of every missing or invalid
+        setting, but never with its value.
         """
-        if environ is None:
-            environ = environment()
+        environ = environment() if environ is None else _with_files(environ)
         values = {name: environ[name.upper()] for name in cls.model_fields if environ.get(name.upper())}
         for name in ("database_url", "migrate_database_url"):
             if url := values.get(name):
@@ -136,29 +176,39 @@ class Settings(BaseModel):
 
     @property
     def live(self) -> bool:
-        """Whether the Stripe key moves real money."""
-        return self.stripe_api_key.startswith(("sk_live_", "rk_live_"))
+        """Whether the Stripe key may move real money: whether it is anything but a test key."""
+        return not self.stripe_api_key.startswith(("sk_test_", "rk_test_"))
+
+    @property
+    def stripe_proxy(self) -> str | None:
+        """The proxy for calls to Stripe: for https, and not for a host or domain in NO_PROXY."""
+        base = urlsplit(self.stripe_api_base)
+        domains = [name.lower().lstrip(".") for name in self.no_proxy]
+        bypassed = any(name == "*" or f".{base.hostname}".endswith(f".{name}") for name in domains)
+        return self.https_proxy if self.https_proxy and base.scheme == "https" and not bypassed else None
 
     @property
     def session_seconds(self) -> int:
         """How long a payment session lives. Stripe allows 30 minutes to 24 hours."""
         return max(self.hold_seconds, 1800) + SESSION_MARGIN_SECONDS
 
-    def refuse_unsafe(self) -> None:
-        """Raise UnsafeSettings if these settings could cost the shop money."""
+    def refuse_unsafe_calls(self) -> None:
+        """Raise UnsafeSettings if Stripe cannot be called, or if a live key could be read on the way."""
         if not self.stripe_api_key:
             raise UnsafeSettings("STRIPE_API_KEY is not set.")
+        if self.live and urlsplit(self.stripe_api_base).scheme != "https":
+            raise UnsafeSettings(f"{_LIVE}STRIPE_API_BASE must begin with https://.")
+
+    def refuse_unsafe(self) -> None:
+        """Raise UnsafeSettings if these settings could cost the shop money."""
+        self.refuse_unsafe_calls()
         if not self.stripe_webhook_secret and not self.allow_insecure_webhook:
             raise UnsafeSettings(
                 "STRIPE_WEBHOOK_SECRET is empty: anybody could report a payment. "
                 "Set it, or ALLOW_INSECURE_WEBHOOK=true for local testing."
             )
-        if self.live and self.allow_insecure_webhook:
-            raise UnsafeSettings("ALLOW_INSECURE_WEBHOOK is not allowed with a live Stripe key.")
-        if self.live and not self.admin_token:
-            raise UnsafeSettings(
-                "ADMIN_TOKEN is empty: staff calls would be open to everybody, with a live Stripe key."
-            )
+        if self.live:
+            self._refuse_unsafe_with_live_key()
         if self.metrics_port and not is_loopback(self.metrics_host) and not self.admin_token:
             raise UnsafeSettings(
                 "METRICS_HOST is not a loopback address, and ADMIN_TOKEN is empty: "
@@ -168,6 +218,32 @@ class Settings(BaseModel):
             raise UnsafeSettings(
                 f"HOLD_SECONDS is over {DAY - SESSION_MARGIN_SECONDS}: a Stripe session lives at most 24 hours "
                 f"and must outlive the hold by {SESSION_MARGIN_SECONDS} seconds."
+            )
+
+    def _refuse_unsafe_with_live_key(self) -> None:
+        if self.allow_insecure_webhook:
+            raise UnsafeSettings(f"{_LIVE}ALLOW_INSECURE_WEBHOOK is not allowed.")
+        if not all(map(_WEBHOOK_SECRET.fullmatch, self.stripe_webhook_secret)):
+            raise UnsafeSettings(
+                f"{_LIVE}each STRIPE_WEBHOOK_SECRET must be whsec_ and at least 24 characters of Stripe's."
+            )
+        if not self.admin_token:
+            raise UnsafeSettings(f"{_LIVE}ADMIN_TOKEN must be set: staff calls would be open to everybody.")
+        for name in ("stripe_success_url", "stripe_cancel_url"):
+            if urlsplit(getattr(self, name)).scheme != "https":
+                raise UnsafeSettings(f"{_LIVE}{name.upper()} must begin with https://.")
+        if self.trusted_proxies is None:
+            raise UnsafeSettings(
+                f"{_LIVE}TRUSTED_PROXIES must be set: the proxies in front of the service, or none. "
+                "All customers behind an unknown proxy would count as one client."
+            )
+
+    def refuse_open_staff(self, host: str) -> None:
+        """Raise UnsafeSettings if staff calls would be open to other machines on this address to listen on."""
+        if not (self.admin_token or self.allow_open_staff or is_loopback(host)):
+            raise UnsafeSettings(
+                f"ADMIN_TOKEN is empty, and --host {host} is not a loopback address: staff calls would be open to "
+                "everybody. Set ADMIN_TOKEN, or ALLOW_OPEN_STAFF=true for a demo."
             )
 
 
@@ -182,8 +258,37 @@ def is_loopback(host: str) -> bool:
 
 
 def environment() -> dict[str, str]:
-    """The environment, and `.env` for what it does not set, without empty values."""
-    return {name: value for name, value in (*dotenv_values(".env").items(), *os.environ.items()) if value}
+    """The environment, and `.env` for what it does not set, without empty values. Settings in files are read.
+
+    Raises UnsafeSettings if such a file cannot be read.
+    """
+    return {**_with_files(dotenv_values(".env")), **_with_files(os.environ)}
+
+
+def _with_files(environ: Mapping[str, str | None]) -> dict[str, str]:
+    """The values that are not empty; each setting NAME_FILE becomes NAME with the content of that file.
+
+    Raises UnsafeSettings if a file is empty or cannot be read, or if NAME is set too: a missing secret would count as
+    not set.
+    """
+    values = {name: value for name, value in environ.items() if value}
+    for name in ("HTTPS_PROXY", "NO_PROXY"):
+        # Many programs know these in lower case only.
+        if lower := values.pop(name.lower(), None):
+            values.setdefault(name, lower)
+    for name in map(str.upper, Settings.model_fields):
+        if (path := values.pop(f"{name}_FILE", None)) is None:
+            continue
+        if name in values:
+            raise UnsafeSettings(f"{name} and {name}_FILE are both set.")
+        try:
+            values[name] = Path(path).read_text(encoding="utf-8").strip()
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not a text in UTF-8"
+            raise UnsafeSettings(f"{name}_FILE: the file cannot be read: {reason}.") from None
+        if not values[name]:
+            raise UnsafeSettings(f"{name}_FILE: the file is empty.")
+    return values
 
 
 def plain_database_url(url: str) -> str:

@@ -11,6 +11,8 @@ import orjson
 
 T = TypeVar("T")
 
+# The fewest characters that are allowed.
+ADMIN_TOKEN = "token-of-the-staff-in-the-tests-"
 # For clients that speak no TLS: loading the system's certificates takes each client 50 ms.
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 

@@ -41,8 +41,8 @@ from tests.tools import MISSING
 
 WEBHOOK_SECRET = "whsec_of_the_tests"
 TEMPLATE = "commerce_template"
-# Of the service's roles. Roles belong to the whole server: existing ones get this password, too.
-PASSWORD = "of_the_tests"
+# Of the service's roles. Roles belong to the whole server: existing ones get these passwords, too.
+PASSWORDS = {role: f"of_{role}" for role in roles.ROLES}
 
 POSTGRES, VALKEY = "postgres:18", "valkey/valkey:9"
 # For a laptop: more processes would want more memory than time is saved.
@@ -195,7 +195,7 @@ def template(servers: tuple[str, str]) -> Iterator[str]:
 
     asyncio.run(create())
     url = with_database(servers[0], TEMPLATE)
-    roles.make_roles(url, PASSWORD)
+    roles.make_roles(url, PASSWORDS)
     asyncio.run(migrate(login(url, "owner")))
     CLONES[servers[0]] = Clones(servers[0])
     yield servers[0]
@@ -209,7 +209,7 @@ def with_database(url: str, database: str) -> str:
 
 def login(url: str, role: str) -> str:
     """The URL of the same database for a role: owner, app, worker or readonly."""
-    return roles.login(url, f"commerce_{role}", PASSWORD)
+    return roles.login(url, f"commerce_{role}", PASSWORDS[f"commerce_{role}"])
 
 
 @asynccontextmanager
@@ -360,6 +360,7 @@ def environ(settings: Settings, tmp_path: Path) -> dict[str, str]:
     own = {
         name.upper(): ",".join(value) if isinstance(value, tuple) else str(value)
         for name, value in settings.model_dump().items()
+        if value is not None
     }
     others = {name: value for name, value in os.environ.items() if name not in names}
     return {**others, **own, "TMPDIR": str(tmp_path / "tmp")}

@@ -23,9 +23,10 @@ from service.infra.resources import Resources
 from service.infra.statements import SQL, files
 from service.settings import Settings
 from service.shop.audit import STRIPE_RULE, audit, check_all, check_changes
-from tests.client import NO_TLS, Shop, eventually
+from tests.client import ADMIN_TOKEN, NO_TLS, Shop, eventually
 from tests.conftest import login
 from tests.database import psql, wait_for_blocked
+from tests.faults.stage import family
 
 COMMANDS = "run serve worker migrate seed audit erase review replay stripe-check standin".split()
 
@@ -99,7 +100,17 @@ async def test_every_command_has_help(environ: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", ["", "nope", "serve --workers 0", "seed --products -1", "replay", "erase", "erase -1"]
+    "arguments",
+    [
+        *("", "nope", "replay", "erase", "erase -1"),
+        *(f"serve --workers {number}" for number in ("0", "257", "two", "1_0")),
+        *(f"seed --products {number}" for number in ("-1", "1000001", "1e3")),
+        *(
+            f"{name} --port {number}"
+            for name in ("serve", "run", "standin")
+            for number in ("0", "-1", "65536", "80000", "99999", "http", "8_0", "9" * 5000)
+        ),
+    ],
 )
 async def test_what_makes_no_sense_is_a_usage_error(environ: dict[str, str], arguments: str) -> None:
     status, output, errors = await command(environ, *arguments.split())
@@ -111,6 +122,14 @@ async def test_refusals_are_one_line(environ: dict[str, str]) -> None:
     unsafe = {**environ, "STRIPE_WEBHOOK_SECRET": ""}
     nowhere = f"postgresql://nobody:x@127.0.0.1:{free_port()}/nothing"
     away = {**environ, "DATABASE_URL": nowhere, "MIGRATE_DATABASE_URL": nowhere}
+    without_key = {**environ, "STRIPE_API_KEY": ""}
+    unprotected = {**environ, "STRIPE_API_KEY": "sk_live_x", "STRIPE_API_BASE": "http://stripe.example"}
+    for given, why in ((without_key, "STRIPE_API_KEY is not set.\n"), (unprotected, "A key that does not begin")):
+        for status, output, errors in await asyncio.gather(
+            *(command(given, *name.split()) for name in ("replay evt_1", "audit --full", "stripe-check", "serve"))
+        ):
+            assert (status, output, errors.count("\n")) == (2, "", 1), errors
+            assert errors.startswith(f"Refusing to start: {why}")
     *answers, last = await asyncio.gather(
         *(command(unsafe, name) for name in ("serve", "worker")),
         *(command(away, *name.split()) for name in ("migrate", "audit", "seed", "replay evt_1")),
@@ -474,10 +493,34 @@ async def test_two_workers_answer_and_their_metrics_add_up(environ: dict[str, st
     assert left_in(environ) == []
 
 
+async def test_open_staff_calls_are_refused_off_loopback(environ: dict[str, str]) -> None:
+    status, output, errors = await command(environ, "serve", "--host", "0.0.0.0", "--port", str(free_port()))
+    assert (status, output, errors.count("\n")) == (2, "", 1), errors
+    assert "ADMIN_TOKEN is empty, and --host 0.0.0.0 is not a loopback address" in errors
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+async def test_workers_end_with_their_parent(environ: dict[str, str], number: signal.Signals) -> None:
+    port = free_port()
+    async with started(environ, "serve", "--workers", "2", "--port", str(port)) as process:
+        await answers(f"http://127.0.0.1:{port}", process)
+        workers = family(process.pid)
+        assert len(workers) >= 3
+
+        process.send_signal(number)
+
+        await eventually(lambda: _refuses(port))
+        await eventually(lambda: _ended(workers))
+
+
+async def _ended(processes: list[int]) -> bool:
+    return not any(family(process) for process in processes)
+
+
 async def test_one_process_shows_its_metrics_and_leaves_no_files(environ: dict[str, str]) -> None:
     port, metrics_port = free_port(), free_port()
     url = f"http://127.0.0.1:{port}"
-    environ = {**environ, "METRICS_PORT": str(metrics_port), "METRICS_HOST": "0.0.0.0", "ADMIN_TOKEN": "token"}
+    environ = {**environ, "METRICS_PORT": str(metrics_port), "METRICS_HOST": "0.0.0.0", "ADMIN_TOKEN": ADMIN_TOKEN}
     async with started(environ, "serve", "--port", str(port)) as process:
         await answers(url, process)
         assert left_in(environ) == []
@@ -485,7 +528,7 @@ async def test_one_process_shows_its_metrics_and_leaves_no_files(environ: dict[s
             assert (await client.get("/metrics")).status_code == 401
 
             async def counted() -> bool:
-                answer = await client.get("/metrics", headers={"Authorization": "Bearer token"})
+                answer = await client.get("/metrics", headers={"Authorization": f"Bearer {ADMIN_TOKEN}"})
                 assert answer.status_code == 200
                 return 'http_requests_total{method="GET",route="/health/ready",status="200"}' in answer.text
 

@@ -138,7 +138,7 @@ def test_the_readme_is_short() -> None:
 
 
 def test_the_readme_lists_every_call() -> None:
-    settings = Settings(database_url="postgresql://", stripe_api_key="x", stripe_webhook_secret=("x",))
+    settings = Settings(database_url="postgresql://", stripe_api_key="sk_test_x", stripe_webhook_secret=("x",))
     paths = create_app(settings).openapi()["paths"]
     calls = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
 

@@ -8,9 +8,19 @@ import pytest
 from stripe.params.checkout import SessionCreateParams
 
 from service.settings import PAYMENT_METHODS, Settings, UnsafeSettings, environment
+from tests.client import ADMIN_TOKEN
 
 SAFE = {"DATABASE_URL": "postgresql://db/shop", "STRIPE_API_KEY": "sk_test_x", "STRIPE_WEBHOOK_SECRET": "whsec_x"}
-LIVE = {"STRIPE_API_KEY": "sk_live_x", "ADMIN_TOKEN": "token"}
+LIVE = {
+    "STRIPE_API_KEY": "sk_live_x",
+    "STRIPE_WEBHOOK_SECRET": "whsec_" + 32 * "S",
+    "STRIPE_SUCCESS_URL": "https://shop.example/paid?session={CHECKOUT_SESSION_ID}",
+    "STRIPE_CANCEL_URL": "https://shop.example/cart",
+    "ADMIN_TOKEN": ADMIN_TOKEN,
+    "TRUSTED_PROXIES": "none",
+}
+# Keys that are not test keys, of any form.
+LIVE_KEYS = ("sk_live_x", "rk_live_x", "sk_prod_x", "sk_test", "SK_TEST_x", "pk_test_x", "ek_live_x", "x")
 
 
 def check(**changed: str) -> Settings:
@@ -29,8 +39,18 @@ def check(**changed: str) -> Settings:
         ({**LIVE, "ALLOW_INSECURE_WEBHOOK": "true"}, "ALLOW_INSECURE_WEBHOOK"),
         ({**LIVE, "ALLOW_INSECURE_WEBHOOK": "true", "STRIPE_WEBHOOK_SECRET": ""}, "ALLOW_INSECURE_WEBHOOK"),
         ({**LIVE, "STRIPE_API_KEY": "rk_live_x", "ALLOW_INSECURE_WEBHOOK": "1"}, "ALLOW_INSECURE_WEBHOOK"),
-        ({**LIVE, "ADMIN_TOKEN": ""}, "ADMIN_TOKEN"),
-        ({**LIVE, "STRIPE_API_KEY": "rk_live_x", "ADMIN_TOKEN": ""}, "ADMIN_TOKEN"),
+        *(({**LIVE, "STRIPE_API_KEY": key, "ADMIN_TOKEN": ""}, "ADMIN_TOKEN") for key in LIVE_KEYS),
+        *(
+            ({**LIVE, "STRIPE_WEBHOOK_SECRET": secret}, "STRIPE_WEBHOOK_SECRET")
+            for secret in ("a", "whsec_standin", "we_" + 32 * "S", "whsec_" + 23 * "S", f"whsec_{32 * 'S'},a")
+        ),
+        ({**LIVE, "STRIPE_API_BASE": "http://api.stripe.com"}, "STRIPE_API_BASE"),
+        ({**LIVE, "STRIPE_API_BASE": "http://127.0.0.1:12111"}, "STRIPE_API_BASE"),
+        ({**LIVE, "STRIPE_SUCCESS_URL": "http://shop.example/paid"}, "STRIPE_SUCCESS_URL"),
+        # The default is a page on localhost.
+        ({**LIVE, "STRIPE_SUCCESS_URL": ""}, "STRIPE_SUCCESS_URL"),
+        ({**LIVE, "STRIPE_CANCEL_URL": "http://shop.example/cart"}, "STRIPE_CANCEL_URL"),
+        ({**LIVE, "TRUSTED_PROXIES": ""}, "TRUSTED_PROXIES"),
         ({"HOLD_SECONDS": "86101"}, "HOLD_SECONDS"),
         *(
             ({"METRICS_PORT": "9100", "METRICS_HOST": host}, "METRICS_HOST")
@@ -50,12 +70,14 @@ def test_unsafe_combinations_are_refused(changed: dict[str, str], why: str) -> N
         {},
         LIVE,
         {**LIVE, "STRIPE_API_KEY": "rk_live_x"},
+        {**LIVE, "TRUSTED_PROXIES": "10.0.0.0/8"},
+        {**LIVE, "STRIPE_API_BASE": "HTTPS://stripe.proxy.example/"},
         {"STRIPE_WEBHOOK_SECRET": "", "ALLOW_INSECURE_WEBHOOK": "true"},
         {"ALLOW_INSECURE_WEBHOOK": "true"},
         {"HOLD_SECONDS": "86100"},
         {"METRICS_PORT": "9100"},
         *({"METRICS_PORT": "9100", "METRICS_HOST": host} for host in ("127.0.0.1", "127.9.9.9", "::1", "localhost")),
-        {"METRICS_PORT": "9100", "METRICS_HOST": "0.0.0.0", "ADMIN_TOKEN": "token"},
+        {"METRICS_PORT": "9100", "METRICS_HOST": "0.0.0.0", "ADMIN_TOKEN": ADMIN_TOKEN},
         {"METRICS_HOST": "0.0.0.0"},
     ],
 )
@@ -94,6 +116,26 @@ def test_safe_combinations_are_accepted(changed: dict[str, str]) -> None:
         ("METRICS_PORT", "65536"),
         ("ALLOW_INSECURE_WEBHOOK", "hidden"),
         ("LOG_LEVEL", "LOUD"),
+        ("ADMIN_TOKEN", "hidden"),
+        ("ADMIN_TOKEN", "hidden" + 25 * "x"),
+        ("ADMIN_TOKEN", "hidden " + 25 * "x"),
+        ("ADMIN_TOKEN", "hidden\n" + 25 * "x"),
+        ("TRUSTED_PROXIES", "none,10.0.0.0/8"),
+        ("TRUSTED_PROXIES", "hidden"),
+        ("ALLOW_OPEN_STAFF", "hidden"),
+        *(("HTTPS_PROXY", value) for value in ("socks5://hidden:1080", "http://u:hidden@", "http://h:hidden", "://")),
+        *(
+            (name, value)
+            for name in ("STRIPE_API_BASE", "STRIPE_SUCCESS_URL", "STRIPE_CANCEL_URL")
+            for value in (
+                "hidden",
+                "ftp://hidden",
+                "https:/hidden",
+                "https://",
+                "https://u:hidden@h/",
+                "http://h:hidden",
+            )
+        ),
         *(
             ("EXCLUDED_PAYMENT_METHODS", value)
             for value in ("hidden", "card,hidden", "Boleto", "boleto;oxxo", "card é")
@@ -104,6 +146,35 @@ def test_an_invalid_value_is_refused_by_name_without_the_value(name: str, value:
     with pytest.raises(UnsafeSettings, match=f"^{name}: ") as refused:
         check(**{name: value})
     assert "hidden" not in str(refused.value)
+
+
+NUMBERS = [name.upper() for name, field in Settings.model_fields.items() if field.annotation in (int, float)]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("value", ["-1", "1e400", "9" * 30, "nan", "inf", "0x10", "1,5", "seven"])
+def test_every_number_is_bounded(name: str, value: str) -> None:
+    with pytest.raises(UnsafeSettings, match=f"^{name}: "):
+        check(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("changed", "proxy"),
+    [
+        ({"HTTPS_PROXY": "http://u:p@proxy:3128"}, "http://u:p@proxy:3128"),
+        ({"https_proxy": "proxy:3128"}, "http://proxy:3128"),
+        ({"HTTPS_PROXY": "http://upper:1", "https_proxy": "http://lower:1"}, "http://upper:1"),
+        ({"HTTPS_PROXY": "http://proxy", "NO_PROXY": "example.com, other.example"}, "http://proxy"),
+        ({"HTTPS_PROXY": "http://proxy", "NO_PROXY": "other.example, .stripe.com"}, None),
+        ({"HTTPS_PROXY": "http://proxy", "no_proxy": "API.stripe.com"}, None),
+        ({"HTTPS_PROXY": "http://proxy", "NO_PROXY": "ipe.com"}, "http://proxy"),
+        ({"HTTPS_PROXY": "http://proxy", "NO_PROXY": "*"}, None),
+        ({"HTTPS_PROXY": "http://proxy", "STRIPE_API_BASE": "http://127.0.0.1:12111"}, None),
+        ({"NO_PROXY": "x"}, None),
+    ],
+)
+def test_the_proxy_for_stripe_is_found_as_by_other_programs(changed: dict[str, str], proxy: str | None) -> None:
+    assert check(**changed).stripe_proxy == proxy
 
 
 def test_all_mistakes_are_named_at_once() -> None:
@@ -154,19 +225,72 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
     for name in [name for name in os.environ if name.lower() in Settings.model_fields]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
-    lines = (
-        "# a comment\nDATABASE_URL=postgres://file/shop\nHOLD_SECONDS=60\nexport DB_POOL_SIZE='3'\nADMIN_TOKEN=a=b#c\n"
-    )
-    Path(".env").write_text(lines)
+    token = "a=b#c" + ADMIN_TOKEN
+    lines = ("# a comment", "DATABASE_URL=postgres://file/shop", "HOLD_SECONDS=60", "export DB_POOL_SIZE='3'")
+    Path(".env").write_text("\n".join((*lines, f"ADMIN_TOKEN={token}\n")))
     monkeypatch.setenv("HOLD_SECONDS", "90")
     monkeypatch.setenv("DB_POOL_SIZE", "")  # as good as not set
     settings = Settings.load()
     assert (settings.database_url, settings.hold_seconds) == ("postgresql://file/shop", 90)
-    assert (settings.db_pool_size, settings.admin_token) == (3, "a=b#c")
+    assert (settings.db_pool_size, settings.admin_token) == (3, token)
     assert environment()["HOLD_SECONDS"] == "90"
     Path(".env").unlink()
     with pytest.raises(UnsafeSettings, match=r"^DATABASE_URL: "):
         Settings.load()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "", "shop.internal", "::ffff:127.0.0.1"])
+def test_staff_calls_are_open_on_loopback_only(host: str) -> None:
+    with pytest.raises(UnsafeSettings, match="ADMIN_TOKEN"):
+        check().refuse_open_staff(host)
+
+    check(ADMIN_TOKEN=ADMIN_TOKEN).refuse_open_staff(host)
+    check(ALLOW_OPEN_STAFF="true").refuse_open_staff(host)
+    for loopback in ("127.0.0.1", "::1", "localhost"):
+        check().refuse_open_staff(loopback)
+
+
+@pytest.mark.parametrize("name", [name.upper() for name in Settings.model_fields])
+def test_every_setting_may_come_from_a_file(name: str, tmp_path: Path) -> None:
+    values = {**SAFE, **LIVE, "METRICS_HOST": "::1", "LOG_LEVEL": "ERROR", "MIGRATE_DATABASE_URL": "postgresql://m/x"}
+    values |= {"STRIPE_ACCOUNT": "acct_1", "CORS_ORIGINS": "https://a.example", "EXCLUDED_PAYMENT_METHODS": "boleto"}
+    values |= {"REDIS_URL": "redis://r/1", "STRIPE_API_BASE": "https://s.example", "METRICS_PORT": "9000"}
+    values |= {"HTTPS_PROXY": "http://proxy:1", "NO_PROXY": "s.example"}
+    value = values.pop(name, "60" if "SECONDS" in name else "true" if name.startswith("ALLOW") else "40")
+    (file := tmp_path / "value").write_text(f"{value}\n")
+
+    by_file = Settings.load({**values, f"{name}_FILE": str(file)})
+
+    assert by_file == Settings.load({**values, name: value})
+    assert by_file != Settings.load({"DATABASE_URL": "postgresql://other/shop", **values})
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    """A secret that is missing would count as not set, and open what it guards."""
+    for content in ("", " \n", "\xff".encode("latin-1")):
+        file = tmp_path / "hidden"
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+        with pytest.raises(UnsafeSettings, match=r"^ADMIN_TOKEN_FILE: ") as refused:
+            check(ADMIN_TOKEN_FILE=str(file))
+        assert "hidden" not in str(refused.value)
+    for missing in (tmp_path, tmp_path / "none"):
+        with pytest.raises(UnsafeSettings, match=r"^ADMIN_TOKEN_FILE: "):
+            check(ADMIN_TOKEN_FILE=str(missing))
+    with pytest.raises(UnsafeSettings, match=r"^ADMIN_TOKEN and ADMIN_TOKEN_FILE are both set"):
+        check(ADMIN_TOKEN=ADMIN_TOKEN, ADMIN_TOKEN_FILE=str(file))
+
+
+def test_a_file_in_dotenv_gives_way_to_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("port").write_text("9101")
+    Path(".env").write_text("METRICS_PORT_FILE=port\n")
+    monkeypatch.delenv("METRICS_PORT", raising=False)
+    assert environment()["METRICS_PORT"] == "9101"
+    assert "METRICS_PORT_FILE" not in environment()
+
+    monkeypatch.setenv("METRICS_PORT", "9102")
+
+    assert environment()["METRICS_PORT"] == "9102"
 
 
 def test_secrets_are_not_shown() -> None:
@@ -176,6 +300,6 @@ def test_secrets_are_not_shown() -> None:
         "REDIS_URL": "redis://:hidden@r/0",
         "STRIPE_API_KEY": "sk_test_hidden",
         "STRIPE_WEBHOOK_SECRET": "hidden",
-        "ADMIN_TOKEN": "hidden",
+        "ADMIN_TOKEN": "hidden" + 26 * "x",
     }
     assert "hidden" not in repr(check(**secret))

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from random import Random
 
 STRIDE = 49_999
+# There are no more combinations of words than this.
+MOST = 1_000_000
 
 # Per category: its kinds of product with a base price in minor units, their variants, and a sentence of description.
 SHELVES = {
@@ -83,7 +85,7 @@ class DemoProduct:
 
 
 def products(count: int) -> Iterator[DemoProduct]:
-    """The first `count` products, at most a million, with unique names; the same at every call."""
+    """The first `count` products, at most MOST, with unique names; the same at every call."""
     random = Random(2024)  # noqa: S311
     for number in range(count):
         row, shelf = divmod(number, len(CATEGORIES))

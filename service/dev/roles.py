@@ -1,5 +1,6 @@
 """The service's database roles, on a server of which we are the administrator."""
 
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 import psycopg
@@ -10,12 +11,12 @@ from service.infra.packaged import MIGRATIONS
 ROLES = ("commerce_owner", "commerce_app", "commerce_worker", "commerce_readonly", "commerce_eraser")
 
 
-def make_roles(administrator_url: str, password: str) -> None:
-    """Create the roles, all with one password, and grant them the database, by the script for administrators."""
+def make_roles(administrator_url: str, passwords: Mapping[str, str]) -> None:
+    """Create the roles, each with its password, and grant them the database, by the script for administrators."""
     with psycopg.connect(administrator_url) as connection:
         connection.execute((MIGRATIONS / "roles.psql").read_bytes())
         for role in ROLES:
-            connection.execute(SQL("ALTER ROLE {} PASSWORD {}").format(Identifier(role), Literal(password)))
+            connection.execute(SQL("ALTER ROLE {} PASSWORD {}").format(Identifier(role), Literal(passwords[role])))
 
 
 def login(url: str, role: str, password: str) -> str:

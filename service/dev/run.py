@@ -3,7 +3,6 @@
 import fcntl
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,12 +16,13 @@ from typing import Protocol
 
 from service.dev.processes import CannotRun, complete, spawn, stop, tail
 from service.dev.roles import ROLES, login, make_roles
-from service.dev.servers import data_folder, free_port, postgres, stored_secret, valkey
+from service.dev.servers import data_folder, kept_port, postgres, refuse_taken_port, stored_secret, valkey
 from service.settings import Settings, UnsafeSettings, environment
 
 Child = subprocess.Popen[bytes]
 SERVICE = (sys.executable, "-m", "service")
 READY_SECONDS = 60
+LAST_PORT = 65_535
 NEXT_STEPS = """
   curl '{api}/products?limit=3'
   curl -X POST {api}/carts
@@ -33,7 +33,7 @@ README.md goes on from there. Ctrl-C stops everything and keeps the data.
 class Server(Protocol):
     """`postgres` or `valkey`."""
 
-    def __call__(self, folder: Path, *, port: int) -> AbstractContextManager[str]: ...
+    def __call__(self, folder: Path, *, preferred_port: int) -> AbstractContextManager[str]: ...
 
 
 def run(host: str, port: int) -> int:
@@ -86,6 +86,8 @@ class Everything:
     environ: dict[str, str] = field(default_factory=environment)
     children: dict[int, tuple[str, Path]] = field(default_factory=dict)  # process id: name, log
     addresses: dict[str, str] = field(default_factory=dict)
+    # By command: the settings that it alone has.
+    logins: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def start(self) -> None:
         """Start every child and print the addresses. Raises CannotRun or UnsafeSettings."""
@@ -96,9 +98,8 @@ class Everything:
         local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
         api = f"http://{f'[{local}]' if ':' in local else local}:{self.port}"
         self.addresses |= {"API": api, "docs": f"{api}/docs"}
-        worker_environ: dict[str, str] = {}
         if "DATABASE_URL" not in self.environ:
-            worker_environ = self._embed_database()
+            self._embed_database()
         if "REDIS_URL" not in self.environ:
             self.environ["REDIS_URL"] = self._embed("Valkey", valkey, 16379)
         if not self.environ.keys() & {"STRIPE_API_KEY", "STRIPE_API_BASE"}:
@@ -109,15 +110,20 @@ class Everything:
             self.environ.setdefault(f"STRIPE_{outcome.upper()}_URL", f"{api}/payments/{outcome}")
         settings = Settings.load(self.environ)
         settings.refuse_unsafe()
+        settings.refuse_open_staff(self.host)
+        if settings.metrics_port == LAST_PORT:
+            raise UnsafeSettings("METRICS_PORT: 65534 at most, because the worker uses the next one.")
         for command in (("migrate",), ("seed", "--products", "300")):
-            complete([*SERVICE, *command], self._log(command[0]), environ=self.environ)
+            environ = {**self.environ, **self.logins.get(command[0], {})}
+            complete([*SERVICE, *command], self._log(command[0]), environ=environ)
         service: list[Child] = []
         self.stack.callback(lambda: stop(*service))  # both in parallel
         service.append(api_process := self._spawn("serve", "--host", self.host, "--port", str(self.port)))
+        environ = {**self.environ, **self.logins.get("worker", {})}
         if settings.metrics_port:
             # The API uses the port itself.
-            worker_environ["METRICS_PORT"] = str(settings.metrics_port + 1)
-        service.append(self._spawn("worker", environ={**self.environ, **worker_environ}))
+            environ["METRICS_PORT"] = str(settings.metrics_port + 1)
+        service.append(self._spawn("worker", environ=environ))
         self._await_answer(api_process, local, self.port, "/health/ready")
         self.addresses["data, logs"] = str(self.data)
         for name, address in self.addresses.items():
@@ -145,26 +151,30 @@ class Everything:
         print(os.getpid(), end="", file=lock, flush=True)
 
     def _embed(self, name: str, server: Server, port: int) -> str:
-        """Start a server, on `port` if that is free, and return its URL."""
+        """Start a server, the first time on `port` if that is free, and return its URL."""
         folder = self.data / name.lower()
-        url = self.stack.enter_context(server(folder, port=free_port(port)))
+        url = self.stack.enter_context(server(folder, preferred_port=port))
         self.children[int((folder / "pid").read_text())] = (name, folder / "log")
         self.addresses[name] = url
         return url
 
-    def _embed_database(self) -> dict[str, str]:
-        """Start PostgreSQL, with a role for each process. Returns the settings that only the worker has."""
+    def _embed_database(self) -> None:
+        """Start PostgreSQL, with a role and a password for each process; none can log in as another."""
         administrator_url = self._embed("PostgreSQL", postgres, 15432)
-        password = stored_secret(self.data / "roles_password")
-        make_roles(administrator_url, password)
-        urls = {role: login(administrator_url, role, password) for role in ROLES}
+        passwords = {role: stored_secret(self.data / f"{role}_password") for role in ROLES}
+        make_roles(administrator_url, passwords)
+        urls = {role: login(administrator_url, role, password) for role, password in passwords.items()}
         self.addresses["PostgreSQL"] = urls["commerce_owner"]
-        self.environ |= {"DATABASE_URL": urls["commerce_app"], "MIGRATE_DATABASE_URL": urls["commerce_owner"]}
-        return {"DATABASE_URL": urls["commerce_worker"]}
+        self.environ["DATABASE_URL"] = urls["commerce_app"]
+        self.logins = {
+            "migrate": {"MIGRATE_DATABASE_URL": urls["commerce_owner"]},
+            "worker": {"DATABASE_URL": urls["commerce_worker"]},
+        }
 
     def _embed_stripe(self, webhook_url: str) -> None:
         """Start the stand-in and point the service at it. Its data persist, like the orders that it has paid."""
-        port, database = free_port(12111), str(self.data / "stripe.sqlite3")
+        # Payment pages that are open, or stored in orders, have its address.
+        port, database = kept_port(self.data / "stripe_port", 12111), str(self.data / "stripe.sqlite3")
         secret = self.environ.setdefault("STRIPE_WEBHOOK_SECRET", stored_secret(self.data / "webhook_secret"))
         self.addresses["Stripe"] = f"http://127.0.0.1:{port} (a stand-in)"
         self.environ["STRIPE_API_BASE"] = f"http://127.0.0.1:{port}"
@@ -201,12 +211,3 @@ class Everything:
             time.sleep(0.05)
         name, log = self.children[process.pid]
         raise CannotRun(f"{name} is not ready after {READY_SECONDS} s: {answer}\n{tail(log)}")
-
-
-def refuse_taken_port(host: str, port: int) -> None:
-    """Raise CannotRun when the API cannot listen there."""
-    try:
-        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
-    except OSError as error:
-        reason = str(error.strerror).partition(" (")[0]
-        raise CannotRun(f"Cannot use port {port}: {reason}. Choose another: `make run PORT=8081`, or --port.") from None

@@ -1,9 +1,11 @@
 """Loading the demo: products, and the cart and order that the OpenAPI document's examples name."""
 
+from collections.abc import Callable, Iterator
+from itertools import dropwhile, islice
 from uuid import UUID
 
 from service.dev import demo
-from service.infra.db import Connection, Pool
+from service.infra.db import Connection, Pool, connection
 from service.infra.sql import statement
 from service.infra.transactions import run_transaction
 from service.settings import Settings
@@ -15,34 +17,48 @@ EXAMPLE_CART = UUID("00000000-0000-4000-8000-000000000001")
 EXAMPLE_ORDER = UUID("00000000-0000-4000-8000-000000000002")
 
 
-HAS_PRODUCTS = statement("seed/has_products", bool)
+FIND_NEWEST_PRODUCT = statement("seed/find_newest_product", str)
 ADD_CATEGORY = statement("seed/add_category", int)
 ADD_PRODUCTS = statement("seed/add_products")
 
 
-async def seed(pool: Pool, count: int, settings: Settings) -> int:
-    """Load `count` demo products into an empty catalogue, in one transaction. Returns the number loaded."""
+async def seed(pool: Pool, count: int, settings: Settings, show: Callable[[int], None] = lambda loaded: None) -> int:
+    """Load demo products up to `count` into an empty catalogue, or after those of a run that was stopped.
 
-    async def load(tx: Connection) -> int:
-        if await HAS_PRODUCTS.one(tx):
-            return 0
-        categories = {name: await ADD_CATEGORY.one(tx, name=name, slug=slug_of(name)) for name in demo.CATEGORIES}
-        products = list(demo.products(count))
-        for first in range(0, count, BATCH):
-            batch = products[first : first + BATCH]
-            await ADD_PRODUCTS.run(
-                tx,
-                names=[product.name for product in batch],
-                descriptions=[product.description for product in batch],
-                category_ids=[categories[product.category] for product in batch],
-                prices_minor=[product.price_minor for product in batch],
-                currencies=[product.currency for product in batch],
-                stocks=[product.stock for product in batch],
-            )
-        await _add_examples(tx, settings)
-        return count
+    Each batch is a transaction; then `show` gets the number of products loaded so far. Returns how many were loaded:
+    none, if the newest product is none of the first `count` or their last.
+    """
+    async with connection(pool) as reader:
+        newest = await FIND_NEWEST_PRODUCT.one_or_none(reader)
+    products: Iterator[demo.DemoProduct] = demo.products(count)
+    if newest is not None:
+        # The rest of them; nothing, if none has this name.
+        products = dropwhile(lambda product: product.name != newest, products)
+        next(products, None)
+    loaded, categories, is_new = 0, dict[str, int](), newest is None
 
-    return await run_transaction(pool, load)
+    async def load(tx: Connection) -> None:
+        if not categories:
+            for name in demo.CATEGORIES:
+                categories[name] = await ADD_CATEGORY.one(tx, name=name, slug=slug_of(name))
+        await ADD_PRODUCTS.run(
+            tx,
+            names=[product.name for product in batch],
+            descriptions=[product.description for product in batch],
+            category_ids=[categories[product.category] for product in batch],
+            prices_minor=[product.price_minor for product in batch],
+            currencies=[product.currency for product in batch],
+            stocks=[product.stock for product in batch],
+        )
+        if is_new and not loaded:
+            await _add_examples(tx, settings)
+
+    # Made before its transaction, which would otherwise be idle meanwhile.
+    while batch := list(islice(products, BATCH)):
+        await run_transaction(pool, load)
+        loaded += len(batch)
+        show(loaded)
+    return loaded
 
 
 async def _add_examples(tx: Connection, settings: Settings) -> None:

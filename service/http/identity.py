@@ -1,6 +1,8 @@
 """Who sends a request: staff, by their credential, or a client, by its address."""
 
+from ipaddress import ip_address
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
@@ -8,15 +10,31 @@ from fastapi.security import HTTPBearer
 from service.errors import ShopError
 from service.infra import credentials
 from service.infra.clients import Client, Clients
+from service.settings import Settings
 
 # For the OpenAPI document only; `is_staff` verifies the credential.
 _BEARER = HTTPBearer(scheme_name="staff", description="The ADMIN_TOKEN, where one is set.", auto_error=False)
 
 
 async def is_staff(request: Request) -> bool:
-    """Whether staff send the request; without an ADMIN_TOKEN, everybody is staff. `staff` is the guard."""
-    token: str = request.app.state.resources.settings.admin_token
-    return not token or credentials.is_staff(request.headers.get("authorization", ""), token)
+    """Whether staff send the request; `staff` is the guard.
+
+    Without an ADMIN_TOKEN, everybody is staff who calls this service by its address. A page of a stranger cannot: its
+    browser sends the name that the stranger's DNS server bound to this address.
+    """
+    settings: Settings = request.app.state.resources.settings
+    if settings.admin_token:
+        return credentials.is_staff(request.headers.get("authorization", ""), settings.admin_token)
+    return settings.allow_open_staff or _is_address(request.headers.get("host", ""))
+
+
+def _is_address(host: str) -> bool:
+    """Whether a Host is localhost or an IP address, with or without a port."""
+    try:
+        name = urlsplit(f"//{host}").hostname
+        return name == "localhost" or bool(ip_address(name or ""))
+    except ValueError:
+        return False
 
 
 IsStaff = Annotated[bool, Depends(is_staff)]

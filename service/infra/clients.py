@@ -1,12 +1,18 @@
 """The addresses of clients, also of those behind proxies that we trust."""
 
 import hmac
+import logging
+import time
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 
 from starlette.types import Scope
 
 from service.settings import Settings
+
+WARNING_SECONDS = 3600.0
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +27,10 @@ class Clients:
     """Identifies clients, so that they can be counted: by IPv4 address, or by the /64 of an IPv6 address."""
 
     def __init__(self, settings: Settings) -> None:
-        self._trusted = [ip_network(proxy) for proxy in settings.trusted_proxies]
+        self._trusted = [ip_network(proxy) for proxy in settings.trusted_proxies or ()]
         # Keyed: an unkeyed hash of an IPv4 address can be brute-forced.
         self._secret = settings.stripe_api_key.encode()
+        self._warn_at = 0.0
 
     def digest(self, scope: Scope, *, whole: bool = False) -> bytes | None:
         """16 bytes that stand for the client, or for its `whole` address; None when its address is unknown."""
@@ -57,7 +64,9 @@ class Clients:
             if name == b"x-forwarded-for"
             for hop in value.decode("latin-1").split(",")
         ]
-        while hops and (address is None or any(address in network for network in self._trusted)):
+        if hops and address is not None and not self._trusts(address):
+            self._warn(address)
+        while hops and (address is None or self._trusts(address)):
             previous = _parse(hops.pop())
             if previous is None:
                 break
@@ -65,6 +74,17 @@ class Clients:
         if isinstance(address, IPv6Address) and not whole:
             return str(IPv6Network((int(address), 64), strict=False))
         return None if address is None else str(address)
+
+    def _trusts(self, address: IPv4Address | IPv6Address) -> bool:
+        return any(address in network for network in self._trusted)
+
+    def _warn(self, peer: IPv4Address | IPv6Address) -> None:
+        """Warn once an hour that a hop is not believed: it may be a proxy that TRUSTED_PROXIES lacks."""
+        if time.monotonic() < self._warn_at:
+            return
+        self._warn_at = time.monotonic() + WARNING_SECONDS
+        # A public address may be a customer's, who forges the header.
+        logger.warning("x-forwarded-for is ignored", extra={"peer": str(peer) if peer.is_private else "public"})
 
 
 def _parse(hop: str) -> IPv4Address | IPv6Address | None:

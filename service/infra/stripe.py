@@ -223,7 +223,9 @@ class Stripe:
         self._client = stripe.StripeClient(
             settings.stripe_api_key,
             base_addresses={"api": settings.stripe_api_base.rstrip("/")},
-            http_client=stripe.AIOHTTPClient(timeout=settings.stripe_timeout_seconds, session=self._session),
+            http_client=stripe.AIOHTTPClient(
+                timeout=settings.stripe_timeout_seconds, session=self._session, proxy=settings.stripe_proxy
+            ),
             max_network_retries=0,
         )
 

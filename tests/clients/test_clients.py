@@ -16,7 +16,7 @@ from service.settings import Settings
 from tests.client import Shop
 from tests.tools import require_programs
 
-NEVER_SERVED = Settings(database_url="postgresql://", stripe_api_key="x", stripe_webhook_secret=("x",))
+NEVER_SERVED = Settings(database_url="postgresql://", stripe_api_key="sk_test_x", stripe_webhook_secret=("x",))
 PURCHASE = Path(__file__).with_name("purchase.py")
 
 

@@ -15,7 +15,7 @@ import sys
 from service.app import create_app
 from service.settings import Settings
 
-settings = Settings(database_url="postgresql://", stripe_api_key="x", stripe_webhook_secret=("x",))
+settings = Settings(database_url="postgresql://", stripe_api_key="sk_test_x", stripe_webhook_secret=("x",))
 with open(sys.argv[1], "w") as file:
     json.dump(create_app(settings).openapi(), file)
 PYTHON

@@ -6,20 +6,22 @@ import re
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import psycopg
 import pytest
 
+from service.dev.roles import ROLES, login
 from service.dev.servers import data_folder, free_port, scratch_folder
 from service.settings import Settings
 
-SETTINGS = ("DATABASE_URL", "REDIS_URL", "MIGRATE_DATABASE_URL", "STRIPE_", "ADMIN_TOKEN")
+SETTINGS = ("DATABASE_URL", "REDIS_URL", "MIGRATE_DATABASE_URL", "STRIPE_", "ADMIN_TOKEN", "METRICS_")
 
 
 @pytest.fixture
@@ -31,12 +33,12 @@ def project() -> Iterator[Path]:
 
 
 @contextmanager
-def running(project: Path, port: int) -> Iterator[subprocess.Popen[str]]:
+def running(project: Path, port: int, *options: str, **settings: str) -> Iterator[subprocess.Popen[str]]:
     """The command in a session of its own, killed if it still runs after the test."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "service", "run", "--port", str(port)],
+        [sys.executable, "-m", "service", "run", "--port", str(port), *options],
         cwd=project,
-        env={name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)},
+        env={**{name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)}, **settings},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -109,6 +111,100 @@ def test_a_taken_port_is_named(project: Path) -> None:
     assert (
         errors == f"Cannot use port {port}: Address already in use. Choose another: `make run PORT=8081`, or --port.\n"
     )
+
+
+def test_unsafe_settings_are_refused_in_a_line(project: Path) -> None:
+    servers = {"DATABASE_URL": "postgresql://h/x", "REDIS_URL": "redis://h", "STRIPE_API_KEY": "sk_test_x"}
+    for settings, options, why in (
+        ({}, ["--host", "0.0.0.0"], "ADMIN_TOKEN is empty, and --host 0.0.0.0 is not a loopback address"),
+        ({"METRICS_PORT": "65535"}, [], "METRICS_PORT: 65534 at most"),
+    ):
+        given = {**servers, "STRIPE_WEBHOOK_SECRET": "whsec_x", **settings}
+        with running(project, free_port(), *options, **given) as process:
+            _, errors = process.communicate(timeout=20)
+
+        assert process.returncode == 1
+        assert errors.startswith(why)
+        assert errors.count("\n") == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="inspects processes in /proc")
+def test_each_process_knows_its_own_login_only(project: Path) -> None:
+    """Every password is another; the API and the worker have neither the owner's nor the superuser's."""
+    data = data_folder(project)
+    with running(project, free_port()) as process:
+        printed = wait_for(process, "Ctrl-C")
+        files = [*data.glob("commerce_*_password"), *(data / name / "password" for name in ("postgresql", "valkey"))]
+        secrets = {file: file.read_text() for file in files}
+        environs = {
+            command(child)[0]: Path(f"/proc/{child}/environ").read_text()
+            for child in children(process)
+            if command(child)[0] in ("serve", "worker", "standin")
+        }
+        arguments = "".join(" ".join(command(child, 0)) for child in children(process))
+        private = [data / "stripe.sqlite3", data / "webhook_secret", data / "valkey" / "data" / "valkey.conf", *files]
+        modes = {stat.S_IMODE(file.stat().st_mode) for file in private}
+        refused = refused_logins(printed, data, secrets[data / "commerce_app_password"])
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=40)
+
+    assert len(set(secrets.values())) == len(ROLES) + 2
+    known = {
+        name: {file for file, secret in secrets.items() if secret in environ} for name, environ in environs.items()
+    }
+    of = {role: data / f"commerce_{role}_password" for role in ("app", "worker")}
+    assert known["serve"] == {of["app"], data / "valkey" / "password"}
+    assert known["worker"] == {of["worker"], data / "valkey" / "password"}
+    assert not any(secret in arguments for secret in secrets.values())
+    assert modes == {0o600}
+    assert refused == 2
+
+
+def command(pid: int, skip: int = 3) -> list[str]:
+    """A process's arguments after `python -m service`."""
+    return Path(f"/proc/{pid}/cmdline").read_text().split("\0")[skip:]
+
+
+def refused_logins(printed: str, data: Path, password: str) -> int:
+    """How many logins with the API's password fail: as the owner and as the superuser."""
+    url = re.search(r"postgresql://commerce_owner:\S+", printed)
+    assert url
+    refused = 0
+    for role in ("commerce_owner", "postgres"):
+        try:
+            psycopg.connect(login(url[0], role, password)).close()
+        except psycopg.OperationalError as error:
+            refused += "password authentication failed" in str(error)
+    return refused
+
+
+def test_ports_are_kept_even_if_they_were_taken_at_first(project: Path) -> None:
+    """Orders have the address of their payment page. Method: other programs have the usual ports at the first start."""
+    with ExitStack() as stack:
+        for port in (12111, 15432, 16379):
+            with suppress(OSError):  # taken already
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+        first = server_addresses(project)
+    assert not re.search(":(12111|15432|16379)", " ".join(first))
+
+    assert server_addresses(project) == first
+
+    file = data_folder(project) / "stripe_port"
+    port = int(file.read_text())
+    with socket.create_server(("127.0.0.1", port)), running(project, free_port()) as process:
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert errors.startswith(f"Cannot use port {port}: Address already in use. Stop what uses it.")
+    assert str(file) in errors
+
+
+def server_addresses(project: Path) -> list[str]:
+    """The addresses of the servers that one start prints."""
+    with running(project, free_port()) as process:
+        printed = wait_for(process, "Ctrl-C")
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=40)
+    return re.findall(r"^  (?:PostgreSQL|Valkey|Stripe) .*", printed, re.MULTILINE)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="inspects processes in /proc")

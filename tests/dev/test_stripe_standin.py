@@ -9,6 +9,7 @@ from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import stripe
 
@@ -64,6 +65,22 @@ async def wait_until_listening(port: int) -> None:
             else:
                 writer.close()
                 return
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        *((host, 200) for host in ("localhost:1", "127.0.0.1", "[::1]:1", "10.0.0.5:1", "pay.example", "stripe:1")),
+        *((host, 421) for host in ("evil.example:1", "127.0.0.1.evil.example", "localhost.evil.example", "", "[::1")),
+    ],
+)
+async def test_it_answers_its_own_hosts_only(host: str, status: int) -> None:
+    """Else a stranger's page could pay and read e-mails, by a name that it binds to this machine's address."""
+    standin = StripeStandin(public_url="https://pay.example/", hosts=["stripe"])
+    async with served(standin.app) as url, httpx.AsyncClient(base_url=url) as client:
+        for path in ("/_control/requests", "/v1/checkout/sessions"):
+            headers = {"Host": host, "Authorization": "Bearer sk_test_x"}
+            assert (await client.get(path, headers=headers)).status_code == status
 
 
 # Sessions

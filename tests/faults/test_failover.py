@@ -21,7 +21,7 @@ from service.infra.resources import Resources, open_resources
 from service.settings import Settings
 from service.worker import work
 from tests.client import Shop, eventually
-from tests.conftest import PASSWORD, WEBHOOK_SECRET, login, served
+from tests.conftest import PASSWORDS, WEBHOOK_SECRET, login, served
 from tests.faults.pair import Pair, pair
 from tests.faults.proxy import Proxy, anything
 
@@ -32,7 +32,7 @@ BUYERS = 4
 async def databases() -> AsyncIterator[Pair]:
     """A primary with our tables and its standby."""
     with scratch_folder() as folder, pair(folder) as both:
-        make_roles(both.urls["a"], PASSWORD)
+        make_roles(both.urls["a"], PASSWORDS)
         await migrate(login(both.urls["a"], "owner"))
         both.copy()
         yield both

@@ -7,7 +7,7 @@ from datetime import datetime
 import asyncpg
 import pytest
 
-from tests.client import Shop
+from tests.client import ADMIN_TOKEN, Shop
 from tests.database import wait_for_blocked
 
 TENT = {"name": "Tent", "price_minor": 1250, "currency": "EUR", "stock": 10}
@@ -210,10 +210,10 @@ class TestStaff:
 
     @pytest.fixture
     def changed_settings(self) -> dict[str, str]:
-        return {"ADMIN_TOKEN": "token"}
+        return {"ADMIN_TOKEN": ADMIN_TOKEN}
 
     async def test_an_inactive_product_is_shown_to_staff_only(self, shop: Shop) -> None:
-        staff = {"Authorization": "Bearer token"}
+        staff = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
         hidden, shown = [
             await shop.call(
                 "POST",

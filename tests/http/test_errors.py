@@ -13,7 +13,7 @@ from service.settings import Settings
 from tests.client import Shop, is_problem
 from tests.database import checksum_tables
 
-TOKEN = "s3cret-tökén"
+TOKEN = "s3cret-tökén-of-32-characters-…-"
 ORIGIN = "https://shop.example"
 JSON = {"Content-Type": "application/json"}
 PRODUCT = {"name": "Tent", "price_minor": 1250, "currency": "EUR", "stock": 10}
@@ -191,6 +191,27 @@ class TestStaff:
         for path in (f"/orders/{placed['order_id']}", f"/orders/{placed['order_id']}/timeline"):
             await shop.call("GET", path, 200)
         await shop.call("POST", f"/orders/{placed['order_id']}/cancel", 200)
+
+
+# Names that anybody's DNS server can bind to this machine's address, and hosts that it cannot.
+REBOUND = ("evil.example", "evil.example:8080", "localhost.evil.example", "127.0.0.1.evil.example", "127.1", "", "[::1")
+OWN = ("localhost:8080", "LOCALHOST", "127.0.0.1", "192.168.1.7:8080", "[::1]:8080", "[::1]")
+
+
+async def test_open_staff_calls_are_not_open_to_a_strangers_page(shop: Shop) -> None:
+    """Its browser sends the Host of a name that the stranger bound to this machine's address."""
+    product = await shop.create_product(active=False)
+    for host in REBOUND:
+        answer = await shop.http.get("/orders", headers={"Host": host})
+        assert is_problem(answer, 401, "unauthorized"), host
+        assert (await shop.http.get(f"/products/{product['id']}", headers={"Host": host})).status_code == 404
+    for host in OWN:
+        assert (await shop.http.get("/orders", headers={"Host": host})).status_code == 200, host
+
+
+@pytest.mark.parametrize("changed_settings", [{"ALLOW_OPEN_STAFF": "true"}])
+async def test_allowed_open_staff_calls_are_open_by_any_name(shop: Shop) -> None:
+    assert (await shop.http.get("/orders", headers={"Host": "demo.example"})).status_code == 200
 
 
 async def test_concurrent_calls_get_their_own_answers(shop: Shop) -> None:

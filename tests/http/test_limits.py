@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -24,7 +25,7 @@ from service.infra import rate_limit
 from service.infra.clients import Clients
 from service.infra.resources import Resources
 from service.settings import Settings
-from tests.client import Shop, is_problem
+from tests.client import ADMIN_TOKEN, Shop, is_problem
 from tests.conftest import served
 from tests.database import end_hold, wait_for_blocked
 from tests.stripe_events import deliver, make_event
@@ -94,7 +95,7 @@ async def test_by_default_nothing_is_limited_or_stored(
 class TestRequests:
     @pytest.fixture
     def changed_settings(self) -> dict[str, str]:
-        return {"RATE_LIMIT_PER_MINUTE": "5", "TRUSTED_PROXIES": "127.0.0.1", "ADMIN_TOKEN": "token"}
+        return {"RATE_LIMIT_PER_MINUTE": "5", "TRUSTED_PROXIES": "127.0.0.1", "ADMIN_TOKEN": ADMIN_TOKEN}
 
     async def test_are_limited_for_each_client(self, shop: Shop, settings: Settings) -> None:
         async with served(create_app(settings)) as second, httpx.AsyncClient(base_url=second) as elsewhere:
@@ -120,12 +121,32 @@ class TestRequests:
             await shop.http.get("/products", headers=ONE)
         wrong = {**ONE, "Authorization": "Bearer other"}
         assert is_problem(await shop.http.get("/orders", headers=wrong), 429, "rate_limited")
-        staff = {**ONE, "Authorization": "bearer token"}
+        staff = {**ONE, "Authorization": f"bearer {ADMIN_TOKEN}"}
         assert (await shop.http.get("/orders", headers=staff)).status_code == 200
         for path in ("/health/live", "/health/ready"):
             assert (await shop.http.get(path, headers=ONE)).status_code == 200
         assert is_problem(await shop.http.post("/webhooks/stripe", headers=ONE), 400, "invalid_signature")
         assert await deliver(shop, make_event("charge.captured", {})) == "ignored"
+
+
+def test_a_hop_that_is_not_believed_is_warned_of_once_an_hour(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be a proxy that TRUSTED_PROXIES lacks. A public address may be a customer's, so it is not logged."""
+    clients = Clients(Settings.load({"DATABASE_URL": "postgresql://db", "TRUSTED_PROXIES": "10.0.0.1"}))
+    forwarded = [(b"x-forwarded-for", b"192.0.2.1")]
+
+    def peers_logged(*peers: str) -> list[str]:
+        caplog.clear()
+        for peer in peers:
+            clients.address({"type": "http", "client": (peer, 1), "headers": forwarded})
+        return [vars(record)["peer"] for record in caplog.records]
+
+    assert peers_logged("10.0.0.1") == []
+    assert peers_logged("10.0.0.2", "10.0.0.3") == ["10.0.0.2"]
+    now = time.monotonic()
+    monkeypatch.setattr("service.infra.clients.time.monotonic", lambda: now + 3601)
+    assert peers_logged("8.8.8.8", "10.0.0.3") == ["public"]
 
 
 class TestRequestsWithoutProxies:

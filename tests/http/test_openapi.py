@@ -18,7 +18,7 @@ from service.shop import money
 from tests.client import Shop
 
 Document = dict[str, Any]
-NEVER_SERVED = Settings(database_url="postgresql://", stripe_api_key="x", stripe_webhook_secret=("x",))
+NEVER_SERVED = Settings(database_url="postgresql://", stripe_api_key="sk_test_x", stripe_webhook_secret=("x",))
 EDITS = ("PATCH", "DELETE")
 
 

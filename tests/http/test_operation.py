@@ -169,7 +169,7 @@ PARSED_METHODS = """
     REPORT MKACTIVITY CHECKOUT MERGE M-SEARCH NOTIFY SUBSCRIBE UNSUBSCRIBE PATCH PURGE MKCALENDAR LINK UNLINK SOURCE
 """.split()
 STATUSES = {"PENDING_PAYMENT", "PAID", "FULFILLED", "CANCELLED"}
-NEVER_SERVED = Settings(database_url="postgresql://", stripe_api_key="x", stripe_webhook_secret=("x",))
+NEVER_SERVED = Settings(database_url="postgresql://", stripe_api_key="sk_test_x", stripe_webhook_secret=("x",))
 
 
 async def test_the_documentation_loads_nothing_from_other_hosts(shop: Shop) -> None:

@@ -21,7 +21,7 @@ from service.http.server.bodies import MAX_BODIES, MAX_BODIES_PER_CLIENT, Arriva
 from service.http.server.limits import ConcurrencyLimitMiddleware
 from service.infra.clients import Clients
 from service.settings import Settings
-from tests.client import Shop, eventually, is_problem
+from tests.client import ADMIN_TOKEN, Shop, eventually, is_problem
 from tests.conftest import WEBHOOK_SECRET, served
 from tests.database import insert_carts, wait_for_blocked
 
@@ -165,7 +165,7 @@ class TestBodiesThatDoNotArrive:
 
     @pytest.fixture
     def changed_settings(self) -> dict[str, str]:
-        return {"MAX_IN_FLIGHT": "4", "ADMIN_TOKEN": "t0ken"}
+        return {"MAX_IN_FLIGHT": "4", "ADMIN_TOKEN": ADMIN_TOKEN}
 
     @pytest.fixture(autouse=True)
     def linger(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,7 +181,7 @@ class TestBodiesThatDoNotArrive:
             await eventually(all_counted)
             for number in range(20):
                 # From the same address, with the body in a later segment.
-                head, staff = {"Content-Type": "application/json"}, {"Authorization": "Bearer t0ken"}
+                head, staff = {"Content-Type": "application/json"}, {"Authorization": f"Bearer {ADMIN_TOKEN}"}
                 name = f"Category {number}".encode()
                 answer = await shop.http.post("/categories", content=_late(name), headers={**head, **staff})
                 assert answer.status_code == 201

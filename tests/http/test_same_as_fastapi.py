@@ -19,10 +19,10 @@ import service.app
 from service.app import Service, create_app
 from service.dev.stripe_standin.webhooks import signature
 from service.settings import Settings
+from tests.client import ADMIN_TOKEN
 from tests.conftest import WEBHOOK_SECRET, cloned, login
 
-TOKEN = "token-of-the-staff"
-STAFF = f"Bearer {TOKEN}"
+STAFF = f"Bearer {ADMIN_TOKEN}"
 JSON = {"Content-Type": "application/json"}
 NOBODY = "00000000-0000-4000-8000-000000000000"
 
@@ -219,7 +219,7 @@ IMPOSSIBLE_IDS = [
     "%00",
     "%ff",
 ]
-CREDENTIALS = ["", "Bearer", "Bearer guess", f"Basic {TOKEN}", TOKEN, f"bearer {TOKEN}"]
+CREDENTIALS = ["", "Bearer", "Bearer guess", f"Basic {ADMIN_TOKEN}", ADMIN_TOKEN, f"bearer {ADMIN_TOKEN}"]
 METHODS = ["HEAD", "PUT", "PATCH", "DELETE", "POST", "GET", "OPTIONS", "TRACE", "BREW"]
 
 
@@ -292,7 +292,7 @@ def by_fastapi(app: FastAPI) -> ASGIApp:
 
 @pytest.fixture
 def changed_settings() -> dict[str, str]:
-    return {"ADMIN_TOKEN": TOKEN, "MAX_PENDING_PER_CLIENT": "0"}
+    return {"ADMIN_TOKEN": ADMIN_TOKEN, "MAX_PENDING_PER_CLIENT": "0"}
 
 
 @pytest.fixture

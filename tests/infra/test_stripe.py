@@ -1,7 +1,9 @@
 """Each failed call to Stripe is logged once, with what an operator needs and without secrets."""
 
+import asyncio
 import json
 import logging
+from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
@@ -226,3 +228,31 @@ async def test_a_call_beyond_the_limit_is_logged(
 
     (failure,) = failures(caplog)
     assert (failure["path"], failure["error"]) == ("events/evt_7", "too many calls at once")
+
+
+async def test_calls_go_through_the_proxy_of_the_settings(caplog: pytest.LogCaptureFixture) -> None:
+    """Method: a proxy that refuses every tunnel, and the address of Stripe, which the test must not reach."""
+    asked: list[str] = []
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append((await reader.readuntil(b"\r\n\r\n")).decode())
+        writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    proxy = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    address = f"127.0.0.1:{proxy.sockets[0].getsockname()[1]}"
+    settings = {"DATABASE_URL": "postgresql://x/x", "STRIPE_API_KEY": KEY, "HTTPS_PROXY": f"http://u:c4nary@{address}"}
+    client = Stripe(Settings.load(settings))
+    try:
+        with pytest.raises(StripeUnknown):
+            await client.retrieve_session("cs_7", order_id=ORDER)
+    finally:
+        await client.close()
+        proxy.close()
+
+    (request,) = asked
+    assert request.startswith("CONNECT api.stripe.com:443 HTTP/1.1\r\n")
+    assert f"\r\nProxy-Authorization: Basic {b64encode(b'u:c4nary').decode()}\r\n" in request
+    assert KEY not in request
+    assert [failure["status"] for failure in failures(caplog)] == [None]

@@ -16,7 +16,7 @@ from service.dev.stripe_standin.replies import ApiError
 from service.errors import ShopError
 from service.infra.resources import Resources
 from service.shop import expiry, reconcile, sweep
-from tests.client import Shop, eventually
+from tests.client import ADMIN_TOKEN, Shop, eventually
 from tests.database import end_hold, make_everything_due
 from tests.queries import on
 from tests.stripe_events import deliver, end_sessions, last_event
@@ -364,7 +364,7 @@ class TestWithStaff:
 
     @pytest.fixture
     def changed_settings(self) -> dict[str, str]:
-        return {"ADMIN_TOKEN": "token", "PROCESSING_DAYS": "14"}
+        return {"ADMIN_TOKEN": ADMIN_TOKEN, "PROCESSING_DAYS": "14"}
 
     @pytest.mark.parametrize("how", ["staff", "days", "days without Stripe"])
     @pytest.mark.parametrize("late", [True, False])
@@ -379,7 +379,7 @@ class TestWithStaff:
     ) -> None:
         """Its units return to stock, its payment is FAILED, and what comes later is a late payment."""
         stripe.set_webhooks(drop=True)
-        shop.http.headers["Authorization"] = "Bearer token"
+        shop.http.headers["Authorization"] = f"Bearer {ADMIN_TOKEN}"
         product = await shop.create_product(stock=1)
         del shop.http.headers["Authorization"]
         placed_order = await shop.checked_out_cart((product["id"], 1))
@@ -392,7 +392,7 @@ class TestWithStaff:
 
         if how == "staff":
             stripe.set_faults(DROP_EVERY_CALL)
-            staff = {"Authorization": "Bearer token"}
+            staff = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
             assert (await shop.call("POST", path, 503, **staff))["code"] == "payment_unavailable"
             stripe.set_faults([])
             await shop.call("POST", path, 200, **staff)
@@ -423,7 +423,7 @@ class TestWithStaff:
         self, shop: Shop, stripe: StripeStandin, resources: Resources, database: asyncpg.Connection
     ) -> None:
         stripe.set_webhooks(drop=True)
-        staff = {"Authorization": "Bearer token"}
+        staff = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
         product = await shop.call(
             "POST", "/products", 201, {"name": "Tent", "price_minor": 1250, "currency": "EUR", "stock": 1}, **staff
         )

@@ -16,7 +16,7 @@ from service.infra.transactions import run_transaction
 from service.settings import Settings
 from service.shop import checkout, idempotency, retention, sweep
 from service.shop.idempotency import IdempotencyKey, StoredResponse
-from tests.client import Shop
+from tests.client import ADMIN_TOKEN, Shop
 from tests.database import end_hold, wait_for_blocked
 
 
@@ -179,7 +179,7 @@ class TestDifferentClients:
 
     @pytest.fixture
     def changed_settings(self) -> dict[str, str]:
-        return {"TRUSTED_PROXIES": "127.0.0.1", "ADMIN_TOKEN": "token"}
+        return {"TRUSTED_PROXIES": "127.0.0.1", "ADMIN_TOKEN": ADMIN_TOKEN}
 
     async def test_each_client_address_gets_its_own_cart(self, shop: Shop, database: asyncpg.Connection) -> None:
         carts: dict[str, str] = {}
@@ -214,7 +214,9 @@ class TestDifferentClients:
     ) -> None:
         body = b'{"name": "Tent", "price_minor": 1250, "currency": "EUR", "stock": 1}'
 
-        for number, authorization in enumerate(("Bearer token", "bearer token", "Bearer  token")):
+        for number, authorization in enumerate(
+            f"{scheme}{ADMIN_TOKEN}" for scheme in ("Bearer ", "bearer ", "Bearer  ")
+        ):
             answer = await send(shop, "/products", body, "1", Authorization=authorization)
             assert (answer.status_code, is_replay(answer)) == (201, number > 0)
         assert problem(await send(shop, "/products", body, "1", Authorization="Bearer other")) == (401, "invalid_token")

@@ -498,7 +498,7 @@ SCENARIOS = {
             "products_stock_not_negative": run(["Pot"], [""], [TENTS], [100], ["EUR"], [-1]),
         },
     ),
-    "seed/has_products": does(run()),
+    "seed/find_newest_product": does(run()),
     "stuck/add_item": does(
         run("refund_failed", "x", LATE, "x"),
         run("unmatched_payment", "pi_1", PAID, "x"),

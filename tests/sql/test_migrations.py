@@ -26,7 +26,7 @@ from service.infra.resources import Resources
 from service.infra.statements import SQL
 from service.settings import Settings
 from tests.client import Shop, eventually
-from tests.conftest import PASSWORD, cloned, login, with_database
+from tests.conftest import PASSWORDS, cloned, login, with_database
 from tests.database import psql, wait_for_blocked
 from tests.queries import on
 from tests.sql import catalogue
@@ -277,7 +277,7 @@ async def empty(template: str) -> AsyncIterator[str]:
     async with connected(template) as server:
         await server.execute(f"CREATE DATABASE {name}")
         try:
-            roles.make_roles(with_database(template, name), PASSWORD)
+            roles.make_roles(with_database(template, name), PASSWORDS)
             yield with_database(template, name)
         finally:
             await server.execute(f"DROP DATABASE {name} WITH (FORCE)")

@@ -90,7 +90,7 @@ async def test_pg_stat_activity_names_each_process_its_role_and_its_statement(
     }
     expected = {
         ("commerce_app", "commerce-api", "catalog/list_categories"),
-        ("commerce_app", "commerce-seed", "seed/has_products"),
+        ("commerce_app", "commerce-seed", "seed/find_newest_product"),
         ("commerce_eraser", "commerce-erase", "erasure/find_by_number"),
         ("commerce_owner", "commerce-migrate", None),
         ("commerce_readonly", "commerce-audit", "audit/nothing_is_overdue"),

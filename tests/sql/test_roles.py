@@ -15,7 +15,7 @@ from service.dev import roles
 from service.infra.db import LIMITS
 from service.infra.review import review
 from service.infra.statements import files
-from tests.conftest import PASSWORD, cloned, login
+from tests.conftest import PASSWORDS, cloned, login
 from tests.sql.conftest import shared
 
 ALL = "*"
@@ -281,7 +281,7 @@ def url(template: str) -> Iterator[str]:
     """The URL, for a superuser, of one database for all tests, which leave nothing in it."""
     with shared(template) as url:
         # A clone does not have the rights on the database itself. The script may run more than once.
-        roles.make_roles(url, PASSWORD)
+        roles.make_roles(url, PASSWORDS)
         yield url
 
 
@@ -457,10 +457,10 @@ async def test_no_role_has_attributes_or_memberships(url: str) -> None:
 async def test_another_role_cannot_connect(url: str) -> None:
     stranger = f"stranger_{uuid4().hex}"
     async with connected(url) as superuser:
-        await superuser.execute(f"CREATE ROLE {stranger} LOGIN PASSWORD '{PASSWORD}'")
+        await superuser.execute(f"CREATE ROLE {stranger} LOGIN PASSWORD 'x'")
         try:
             with pytest.raises(asyncpg.InsufficientPrivilegeError, match="permission denied for database"):
-                await asyncpg.connect(roles.login(url, stranger, PASSWORD))
+                await asyncpg.connect(roles.login(url, stranger, "x"))
         finally:
             await superuser.execute(f"DROP ROLE {stranger}")
     for role in ALLOWED:
@@ -473,7 +473,7 @@ async def test_tables_that_another_role_created_get_our_owner(template: str) -> 
         async with connected(url) as superuser:
             await superuser.execute("ALTER TABLE orders OWNER TO CURRENT_USER")
             await superuser.execute("ALTER SCHEMA public OWNER TO CURRENT_USER")
-        roles.make_roles(url, PASSWORD)
+        roles.make_roles(url, PASSWORDS)
         async with connected(url, "owner") as owner:
             await owner.execute("ALTER TABLE orders ADD COLUMN more integer")
             await owner.execute("CREATE TABLE mine ()")

@@ -11,7 +11,7 @@ It is a program of its own, `python -m service.dev.stripe_standin`, and imports 
     objects.py       new objects in Stripe's shapes        rendering.py     what an endpoint receives of an event
     money.py         currencies and their limits           rate_limit.py    requests a second
     faults.py        which calls fail, and how             store.py         dictionaries, written through to SQLite
-    replies.py       replies and errors in Stripe's words
+    replies.py       replies and errors in Stripe's words  hosts.py         which Host a call may name
 
 Error messages are the real API's where we know them, and our own elsewhere.
 """

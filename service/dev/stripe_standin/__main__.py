@@ -3,6 +3,7 @@
 import argparse
 import gc
 import os
+import re
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ def main(
         webhook_events=options.events or webhook_events,
         public_url=options.public_url,
         database=options.data,
+        hosts=options.host_name,
     )
     # All objects stay in memory, and a full collection walks them: rare ones keep latency even.
     gc.set_threshold(700, 10, 1000)
@@ -50,13 +52,22 @@ def main(
     )
 
 
+def _port(text: str) -> int:
+    if re.fullmatch("[0-9]{1,5}", text) and 1 <= int(text) <= 65_535:
+        return int(text)
+    raise argparse.ArgumentTypeError("must be a whole number from 1 to 65535")
+
+
 def _parser(program: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=program, description="Run the Stripe stand-in, which moves no money.")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
-    parser.add_argument("--port", type=int, default=12111, help="port to listen on (default 12111)")
+    parser.add_argument("--port", type=_port, default=12111, help="port to listen on (default 12111)")
     parser.add_argument("--webhook-url", help="where its events go (default: nowhere)")
     parser.add_argument("--events", nargs="+", help="event types to send, or patterns of them")
     parser.add_argument("--public-url", help="its address for browsers (default: the address of each call)")
+    parser.add_argument(
+        "--host-name", action="append", default=[], help="a name that calls may use besides localhost and addresses"
+    )
     parser.add_argument("--data", type=Path, help="SQLite file for its state (default: memory)")
     return parser
 

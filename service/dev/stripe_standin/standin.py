@@ -7,9 +7,12 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.requests import Request
+from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -17,6 +20,7 @@ from .account import Account
 from .api import Api
 from .control import control_routes
 from .faults import Faults
+from .hosts import is_own
 from .page import PaymentPage
 from .store import Store
 from .webhooks import Deliverer, Delivery
@@ -34,7 +38,7 @@ class StripeStandin(Account):
     `webhook_url` and `webhook_secret` can be set at any time; `webhook_events` are patterns of the event types sent
     there. `public_url` is the base of the payment pages for browsers; None uses the Host of the API call.
     `settle_seconds` is the delay of a bank transfer made on the page, None for never. `database` None keeps the state
-    in memory.
+    in memory. It answers calls by address, as localhost, by `public_url` and by `hosts`; see `hosts.is_own`.
     """
 
     def __init__(
@@ -46,6 +50,7 @@ class StripeStandin(Account):
         public_url: str | None = None,
         database: Path | None = None,
         settle_seconds: float | None = 10.0,
+        hosts: Sequence[str] = (),
     ) -> None:
         self.webhook_url = webhook_url
         self.webhook_secret = webhook_secret
@@ -77,7 +82,12 @@ class StripeStandin(Account):
             lifespan=self._lifespan,
         )
 
+        names = frozenset((*hosts, *((urlsplit(public_url).hostname or "",) if public_url else ())))
+
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "http" and not is_own(Headers(scope=scope).get("host", ""), names):
+                await PlainTextResponse("This server does not answer to that Host.", 421)(scope, receive, send)
+                return
             # Starlette would wrap `send`, which faults need unwrapped to drop the connection.
             target = api if scope["type"] == "http" and scope["path"].startswith("/v1/") else rest
             await target(scope, receive, send)

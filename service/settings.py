@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Self
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
+import psycopg
 from dotenv import dotenv_values
+from psycopg.conninfo import conninfo_to_dict
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 DAY = 86_400
@@ -37,9 +39,65 @@ def _networks(proxies: tuple[str, ...] | None) -> tuple[str, ...] | None:
     return proxies
 
 
+# What a database URL may say beside the login and the hosts: what both drivers can do, or what can be left to them.
+_DATABASE_PARAMETERS = frozenset(
+    (
+        "host port user password dbname passfile options target_session_attrs application_name "
+        "fallback_application_name client_encoding connect_timeout keepalives keepalives_idle keepalives_interval "
+        "keepalives_count tcp_user_timeout load_balance_hosts channel_binding gssencmode sslmode sslcert sslkey "
+        "sslrootcert sslcrl sslpassword ssl_min_protocol_version ssl_max_protocol_version sslnegotiation sslsni "
+        "sslcompression"
+    ).split()
+)
+_SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+_REDIS_PARAMETERS = {"db", "username", "password", "client_name"}
+_REDISS_PARAMETERS = _REDIS_PARAMETERS | {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs"}
+
+
+def _database_url(url: str) -> str:
+    """Refuse what one driver reads and the other does not: asyncpg serves, psycopg migrates."""
+    try:
+        parameters = conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        raise ValueError(
+            "has a parameter that PostgreSQL's clients do not know. Write a server's parameter as "
+            "options=-c%20name%3Dvalue"
+        ) from None
+    if unusable := sorted(parameters.keys() - _DATABASE_PARAMETERS):
+        raise ValueError(f"has parameters that the service cannot use: {', '.join(unusable)}")
+    hosts, ports = (str(parameters.get(name, "")).split(",") for name in ("host", "port"))
+    if len(ports) not in (1, len(hosts)) or not all(port == "" or _is_port(port) for port in ports):
+        raise ValueError("must have a port from 1 to 65535 for each host, or one for all, or none")
+    if parameters.get("sslmode", "prefer") not in _SSL_MODES:
+        raise ValueError(f"must have one of these as sslmode: {', '.join(_SSL_MODES)}")
+    return url
+
+
+def _redis_url(url: str) -> str:
+    """Refuse several hosts, and what the client would ignore or misread."""
+    split = urlsplit(url)
+    if "," in split.netloc.rpartition("@")[2]:
+        raise ValueError("must name one host. For a failover, move the host's name or put a proxy in front")
+    port = split.netloc.rpartition("@")[2].rpartition("]")[2].rpartition(":")[2]
+    parameters = dict(parse_qsl(split.query, keep_blank_values=True))
+    database = parameters.get("db", "" if split.scheme == "unix" else split.path.strip("/"))
+    if port.isdigit() and not _is_port(port):
+        raise ValueError("must have a port from 1 to 65535")
+    if not re.fullmatch("[0-9]*", database):
+        raise ValueError("must end with a database's number, such as /0")
+    usable = _REDISS_PARAMETERS if split.scheme == "rediss" else _REDIS_PARAMETERS
+    if not usable.issuperset(parameters):
+        raise ValueError(f"may have only these parameters: {', '.join(sorted(usable))}")
+    return url
+
+
+def _is_port(port: str) -> bool:
+    return bool(re.fullmatch("[0-9]{1,5}", port)) and 1 <= int(port) <= 65_535
+
+
 # A login and hosts. PostgreSQL may have several hosts; a socket has none.
 _HOST = r"(\[[^\[\]]+\]|[^\[\]:,@]*)(:[0-9]+)?"
-_ADDRESS = re.compile(rf"[^/?#]*://([^/?#\[\]]*@)?{_HOST}(,{_HOST})*([/?#]|$)")
+_ADDRESS = re.compile(rf"[^/?#]*://([^/?#\[\]@]*@)?{_HOST}(,{_HOST})*([/?#]|$)")
 
 
 def _server_url(url: str) -> str:
@@ -97,7 +155,8 @@ _WEBHOOK_SECRET = re.compile(r"whsec_[A-Za-z0-9+/=_-]{24,}")
 
 _LIVE = "A key that does not begin with sk_test_ or rk_test_ counts as a live Stripe key. With it, "
 
-ServerUrl = Annotated[str, AfterValidator(_server_url)]
+DatabaseUrl = Annotated[str, AfterValidator(_server_url), AfterValidator(_database_url)]
+RedisUrl = Annotated[str, AfterValidator(_server_url), AfterValidator(_redis_url)]
 WebUrl = Annotated[str, AfterValidator(_web_url)]
 CommaList = Annotated[tuple[str, ...], BeforeValidator(_comma_list)]
 
@@ -107,10 +166,12 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
-    database_url: ServerUrl = Field(pattern="^postgresql://", repr=False)
-    migrate_database_url: ServerUrl = Field(default="", pattern="^postgresql://", repr=False)
-    redis_url: ServerUrl = Field(default="redis://127.0.0.1:6379/0", pattern="^(redis|rediss|unix)://", repr=False)
+    database_url: DatabaseUrl = Field(pattern="^postgresql://", repr=False)
+    migrate_database_url: DatabaseUrl = Field(default="", pattern="^postgresql://", repr=False)
+    redis_url: RedisUrl = Field(default="redis://127.0.0.1:6379/0", pattern="^(redis|rediss|unix)://", repr=False)
     db_pool_size: int = Field(default=10, ge=1, le=1000)
+    # The default is more than there are statements: a connection prepares each only once. 0: none is kept prepared.
+    db_statement_cache_size: int = Field(default=200, ge=0, le=10_000)
     max_in_flight: int = Field(default=1024, ge=1, le=100_000)
 
     # Only characters that are allowed in a header.

@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import asyncpg
@@ -173,6 +174,36 @@ class TestMigrate:
         assert [(status, errors) for status, _, errors in results] == 2 * [(0, "")]
         assert sorted(output.splitlines()[0] for _, output, _ in results) == ["0001.catalog", "nothing to apply"]
         assert await database.fetchval("SELECT count(*) FROM idempotency_keys") == 0
+
+
+@pytest.mark.parametrize(
+    ("role", "arguments"),
+    [
+        ("app", ["migrate"]),
+        ("app", ["seed", "--products", "1"]),
+        ("worker", ["audit"]),
+        ("readonly", ["audit", "--read-only"]),
+        ("eraser", ["erase", "someone@example.com", "--dry-run"]),
+        ("worker", ["replay", "evt_1"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value[0],
+)
+async def test_a_command_uses_the_host_that_answers(
+    environ: dict[str, str], database_url: str, role: str, arguments: list[str]
+) -> None:
+    """Each URL names a host where nothing listens, then the server; the login has a character that URLs encode."""
+    closed, server = f"127.0.0.1:{free_port()}", urlsplit(database_url).netloc.rpartition("@")[2]
+    both = {
+        name: login(database_url, user).replace(server, f"{closed},{server}")
+        for name, user in (("DATABASE_URL", role), ("MIGRATE_DATABASE_URL", "owner"))
+    }
+    environ |= {name: url.replace("of_the_tests", "of%5Fthe%5Ftests") for name, url in both.items()}
+
+    status, _, errors = await command(environ, *arguments)
+
+    # There is nobody to erase, and no such event.
+    expected = {"erase": (1, "Nothing found"), "replay": (2, "not_found")}.get(arguments[0], (0, ""))
+    assert (status, errors[: len(expected[1])]) == expected, errors
 
 
 async def test_seed_fills_an_empty_catalogue_only(

@@ -96,6 +96,40 @@ def test_safe_combinations_are_accepted(changed: dict[str, str]) -> None:
         ("DATABASE_URL", "hidden"),
         ("MIGRATE_DATABASE_URL", "hidden://db/shop"),
         ("REDIS_URL", "http://hidden/0"),
+        *(
+            ("DATABASE_URL", f"postgresql://{rest}")
+            for rest in (
+                "u:hidden@a:0/shop",
+                "u:hidden@a:65536/shop",
+                "u:hidden@a:1,b:2/shop?port=1,2,3",
+                "u:hid@den@a/shop",
+                "a/hidden%zz",
+                "a/shop?hidden=hidden",
+                "a/shop?search_path=hidden",
+                "a/shop?service=hidden",
+                "a/shop?hostaddr=hidden",
+                "a/shop?sslmode=hidden",
+                "a/shop?application_name=hidden hidden",
+            )
+        ),
+        ("MIGRATE_DATABASE_URL", "postgresql://a/shop?search_path=hidden"),
+        *(
+            ("REDIS_URL", url)
+            for url in (
+                "redis://:hidden@a:6379,b:6379/0",
+                "rediss://:hidden@a,b/0",
+                "redis://:hidden@a:65536/0",
+                "redis://:hidden@a:0/0",
+                "redis://a/hidden",
+                "redis://a/0/1",
+                "redis://a?db=hidden",
+                "redis://a/0?hidden=1",
+                "redis://a/0?decode_responses=true",
+                "redis://a/0?max_connections=hidden",
+                "redis://a/0?ssl_cert_reqs=none",
+                "unix:///run/redis.sock?db=-1",
+            )
+        ),
         ("DB_POOL_SIZE", "0"),
         ("DB_POOL_SIZE", "hidden"),
         ("HOLD_SECONDS", "0"),
@@ -202,9 +236,36 @@ def test_a_database_url_names_no_driver(scheme: str) -> None:
     assert settings.database_url == settings.migrate_database_url == "postgresql" + rest
 
 
-@pytest.mark.parametrize("url", ["redis://r/0", "rediss://u:p@r:6380/1", "unix:///run/redis.sock"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://r/0",
+        "redis://r",
+        "redis://[::1]:6379/0",
+        "redis://r?db=2&client_name=shop",
+        "rediss://u:p@r:6380/1",
+        "rediss://r/0?ssl_cert_reqs=none",
+        "unix:///run/redis.sock",
+        "unix:///run/redis.sock?db=1",
+    ],
+)
 def test_a_redis_url_may_be(url: str) -> None:
     assert check(REDIS_URL=url).redis_url == url
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "u:p@a:5432,b:5433/shop",
+        "u:p@a,b/shop?port=5433",
+        "u:p@[::1]:5432,[::2]/shop?sslmode=verify-full&sslrootcert=/ca.pem",
+        "/shop?host=/run/postgresql",
+        "u:p@a/shop?sslmode=require&channel_binding=require&connect_timeout=5",
+        "u:p@a/shop?options=-c%20search_path%3Dshop&application_name=x&target_session_attrs=any",
+    ],
+)
+def test_a_database_url_may_be(rest: str) -> None:
+    assert check(DATABASE_URL=f"postgresql://{rest}").database_url == f"postgresql://{rest}"
 
 
 def test_defaults_are_those_of_the_contract() -> None:

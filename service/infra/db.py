@@ -1,16 +1,18 @@
 """The connections to PostgreSQL: opened when needed, kept for the next caller, dropped when they may be broken."""
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from math import inf
 from typing import Any, TypeAlias
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlencode
 
 import asyncpg
 import orjson
+from psycopg.conninfo import conninfo_to_dict
 
 from service.errors import LOGIN_SQLSTATES
 from service.infra.db_errors import CONNECTION_LOST, is_connection_loss, log_failure, shop_error, unavailable
@@ -41,7 +43,12 @@ LIMITS = {
     # Every statement has its indexes, so compiling it or starting workers only costs time.
     "jit": "off",
     "max_parallel_workers_per_gather": "0",
+    # Whatever the server, the database or the role says.
+    "default_transaction_isolation": "read committed",
+    "search_path": "public",
 }
+# What asyncpg reads from a URL only.
+_TLS = re.compile("ssl(mode|cert|key|rootcert|crl|password|_m(in|ax)_protocol_version)|passfile")
 
 
 @dataclass(slots=True)
@@ -63,23 +70,20 @@ class Pool:
     def __init__(
         self, settings: Settings, name: str, statement_seconds: int = STATEMENT_SECONDS, *, read_only: bool = False
     ) -> None:
-        # A URL for each host: asyncpg would let the first one use all of the time.
-        split = urlsplit(settings.database_url)
-        login, at, hosts = split.netloc.rpartition("@")
-        self.urls = [split._replace(netloc=f"{login}{at}{host}").geturl() for host in hosts.split(",")]
+        self.addresses = read_addresses(settings.database_url)
         # As many may wait as the API admits: refusing some of them here would cost more than refusing them there.
         size, max_waiting = settings.db_pool_size, settings.max_in_flight
         self.limiter = Limiter(size, max_waiting=max_waiting)
         self.transaction_limiter = Limiter(max(1, size - RESERVED_FOR_READS), max_waiting=max_waiting)
-        self._options = {
+        self._options: dict[str, Any] = {
             "command_timeout": statement_seconds + 1,
             "server_settings": {"application_name": name, **LIMITS, "statement_timeout": f"{statement_seconds}s"},
-            # More than there are statements, so that a connection prepares each only once.
-            "statement_cache_size": 200,
+            "statement_cache_size": settings.db_statement_cache_size,
             "max_cached_statement_lifetime": 0,
-            # commerce_readonly has default_transaction_read_only on: under it every server looks read-only.
-            "target_session_attrs": "any" if read_only else "read-write",
+            "target_session_attrs": "any",
         }
+        # commerce_readonly has default_transaction_read_only on: under it every server looks read-only.
+        self._must_write = not read_only
         # Least recently used first.
         self._idle: list[_Pooled] = []
         self._expired_at = self.unresponsive_until = 0.0
@@ -134,14 +138,14 @@ class Pool:
         if started < self.unresponsive_until:
             raise unavailable("unreachable")
         failures: list[Exception] = []
-        for url in list(self.urls):
+        for address in list(self.addresses):
             try:
-                connection = await _connect(url, CONNECT_SECONDS / len(self.urls), self._options)
+                connection = await self._connect(address)
             except (asyncpg.PostgresError, *CONNECTION_LOST) as error:
                 failures.append(error)
                 continue
             # The next connection tries this host first.
-            self.urls.sort(key=lambda other: other != url)
+            self.addresses.sort(key=lambda other: other != address)
             return _Pooled(connection, started, started)
         if any(isinstance(error, TimeoutError) for error in failures):
             self.unresponsive_until = time.monotonic() + REST_SECONDS
@@ -152,19 +156,43 @@ class Pool:
             raise unavailable("login_refused") from answer
         raise answer
 
+    async def _connect(self, address: dict[str, Any]) -> Connection:
+        settings = {**address["server_settings"], **self._options["server_settings"]}
+        async with asyncio.timeout(CONNECT_SECONDS / len(self.addresses)):
+            connection = await asyncpg.connect(**{**address, **self._options, "server_settings": settings})
+            try:
+                encode, decode = (lambda value: b"\x01" + orjson.dumps(value)), (lambda data: orjson.loads(data[1:]))
+                await connection.set_type_codec(
+                    "jsonb", schema="pg_catalog", format="binary", encoder=encode, decoder=decode
+                )
+                # Not by target_session_attrs: a pooler tells what its server said when it first connected.
+                if self._must_write and await connection.fetchval("SHOW transaction_read_only") == "on":
+                    raise asyncpg.ReadOnlySQLTransactionError("transaction_read_only is on")
+            except BaseException:
+                connection.terminate()
+                raise
+        return connection
 
-async def _connect(url: str, seconds: float, options: dict[str, Any]) -> Connection:
-    async with asyncio.timeout(seconds):
-        connection = await asyncpg.connect(url, **options)
-        try:
-            encode, decode = (lambda value: b"\x01" + orjson.dumps(value)), (lambda data: orjson.loads(data[1:]))
-            await connection.set_type_codec(
-                "jsonb", schema="pg_catalog", format="binary", encoder=encode, decoder=decode
-            )
-        except BaseException:
-            connection.terminate()
-            raise
-    return connection
+
+def read_addresses(database_url: str) -> list[dict[str, Any]]:
+    """asyncpg's arguments for each host of a URL. With all hosts in one call, the first would use all of the time.
+
+    libpq reads the URL, as it does for psycopg: then both drivers understand it in the same way.
+    """
+    parameters = {name: str(value) for name, value in conninfo_to_dict(database_url).items() if value != ""}
+    hosts, ports = (parameters.get(name, "").split(",") for name in ("host", "port"))
+    tls = {name: value for name, value in parameters.items() if _TLS.fullmatch(name)}
+    common: dict[str, Any] = {
+        "dsn": f"postgresql://?{urlencode(tls, quote_via=quote)}",
+        "user": parameters.get("user"),
+        "password": parameters.get("password"),
+        "database": parameters.get("dbname"),
+        "server_settings": {"options": parameters["options"]} if "options" in parameters else {},
+    }
+    return [
+        {**common, "host": host or None, "port": int(port) if port else None}
+        for host, port in zip(hosts, ports if len(ports) > 1 else ports * len(hosts), strict=True)
+    ]
 
 
 @asynccontextmanager

@@ -44,7 +44,7 @@ def shop_error(error: BaseException) -> ShopError:
             return error
         case asyncpg.IntegrityConstraintViolationError() if error.constraint_name in CONSTRAINTS:
             return ShopError(*CONSTRAINTS[error.constraint_name])
-        case asyncpg.ReadOnlySQLTransactionError() | asyncpg.TargetServerAttributeNotMatched():
+        case asyncpg.ReadOnlySQLTransactionError():
             return unavailable("read_only")
         case asyncpg.PostgresError() if SQLSTATES.get(error.sqlstate) == "unavailable":
             return unavailable("unreachable")

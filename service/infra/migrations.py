@@ -6,10 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 import psycopg
 import yoyo
+from psycopg.conninfo import conninfo_to_dict
 from yoyo.migrations import get_migration_hash, topological_sort
 
 from service.errors import ShopError
@@ -20,6 +21,8 @@ from service.infra.sql import statement
 ATTEMPTS = 5
 PAUSE_SECONDS = 0.5
 POLL_SECONDS = 0.1
+# For each host.
+CONNECT_SECONDS = 5
 
 
 LOCK_MIGRATIONS = statement("migrations/lock_migrations", bool)
@@ -46,6 +49,7 @@ def _run_alone(database_url: str, folder: Path, work: Callable[[Any, Any], list[
     migration_names(folder)
     # In the order of `depends`. Sorting also reads the files.
     migrations = list(topological_sort(yoyo.read_migrations(str(folder))))
+    _refuse_pooler(database_url)
     backend = yoyo.get_backend(_yoyo_url(database_url))
     try:
         # The lock belongs to the session that migrates, so both end together, even if the client was killed. Polling,
@@ -60,14 +64,28 @@ def _run_alone(database_url: str, folder: Path, work: Callable[[Any, Any], list[
         backend.connection.close()
 
 
+def _refuse_pooler(database_url: str) -> None:
+    """Raise `unavailable` if a pooler answers, which invents the id of the server's process.
+
+    The lock below belongs to a session. Through a pooler it would be another client's, and would never be released.
+    """
+    with psycopg.connect(database_url, target_session_attrs="read-write", connect_timeout=CONNECT_SECONDS) as session:
+        if session.execute("SELECT pg_backend_pid()").fetchone() != (session.info.backend_pid,):
+            raise ShopError("unavailable", "MIGRATE_DATABASE_URL leads to a pooler; name the server itself.")
+
+
 def _yoyo_url(database_url: str) -> str:
-    """The URL in yoyo's form, with a name for `pg_stat_activity`."""
-    url = urlsplit(database_url)
-    options = dict(parse_qsl(url.query))
-    options["application_name"] = "commerce-migrate"
+    """The URL in yoyo's form, with a name for `pg_stat_activity`.
+
+    Everything is a parameter, which yoyo passes on to libpq: its own parser knows one host only.
+    """
+    parameters = conninfo_to_dict(database_url) | {"connect_timeout": str(CONNECT_SECONDS)}
+    parameters["application_name"] = "commerce-migrate"
+    # Of several hosts, the one that takes writes.
+    parameters["target_session_attrs"] = "read-write"
     # The server then ends the statement of a killed client, which may wait for a lock or build an index.
-    options["options"] = f"{options.get('options', '')} -c client_connection_check_interval=1s".strip()
-    return url._replace(scheme="postgresql+psycopg", query=urlencode(options, quote_via=quote)).geturl()
+    parameters["options"] = f"{parameters.get('options', '')} -c client_connection_check_interval=1s".strip()
+    return f"postgresql+psycopg:///?{urlencode(parameters, quote_via=quote)}"
 
 
 def _apply(backend: Any, migrations: Any) -> list[str]:

@@ -4,13 +4,15 @@ The rights are listed here a second time, so that a superfluous grant fails like
 revoked once, to see that some statement needs it.
 """
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import asyncpg
 import pytest
 
+from service.app import STATEMENT_SECONDS
 from service.dev import roles
 from service.infra.db import LIMITS
 from service.infra.review import review
@@ -487,15 +489,40 @@ async def test_each_role_has_its_time_limits(url: str) -> None:
         "default_transaction_read_only",
     )
 
-    async def limits(role: str) -> list[str]:
-        async with connected(url, role) as connection:
-            return [await connection.fetchval("SELECT current_setting($1)", name) for name in names]
-
     ours = [LIMITS[name] for name in names[:3]]
-    assert await limits("app") == await limits("worker") == [*ours, "off"]
-    assert await limits("readonly") == ["5min", "2s", "1min", "on"]
-    assert await limits("eraser") == ["1min", "2s", "10s", "off"]
-    assert await limits("owner") == ["0", "2s", "0", "off"]
+    assert await settings_of("app", url, names) == [f"{STATEMENT_SECONDS}s", *ours[1:], "off"]
+    assert await settings_of("worker", url, names) == [*ours, "off"]
+    assert await settings_of("readonly", url, names) == ["5min", "2s", "1min", "on"]
+    assert await settings_of("eraser", url, names) == ["1min", "2s", "10s", "off"]
+    assert await settings_of("owner", url, names) == ["0", "2s", "0", "off"]
+
+
+async def test_a_role_has_the_settings_of_the_pool_even_if_the_database_has_others(template: str) -> None:
+    """A pooler drops the settings that the service sends when it connects."""
+    others = {
+        "timezone": "Asia/Tokyo",
+        "search_path": "pg_catalog",
+        "default_transaction_isolation": "serializable",
+        "jit": "on",
+        "max_parallel_workers_per_gather": "2",
+    }
+    async with cloned(template) as url:
+        async with connected(url) as superuser:
+            for setting, value in others.items():
+                await superuser.execute(f"ALTER DATABASE {urlsplit(url).path[1:]} SET {setting} = '{value}'")
+
+        sent = [setting for setting in LIMITS if setting != "statement_timeout"]
+        for role in ("app", "worker", "eraser"):
+            assert await settings_of(role, url, sent) == [LIMITS[setting] for setting in sent]
+        sent = ["timezone", "search_path", "default_transaction_isolation"]
+        for role in ("owner", "readonly"):
+            assert await settings_of(role, url, sent) == [LIMITS[setting] for setting in sent]
+
+
+async def settings_of(role: str, url: str, names: Iterable[str]) -> list[str]:
+    """The settings of a connection of this role that sends none."""
+    async with connected(url, role) as connection:
+        return [await connection.fetchval("SELECT current_setting($1)", name) for name in names]
 
 
 async def test_the_read_only_role_cannot_write_by_mistake(url: str) -> None:

@@ -1,5 +1,6 @@
 """The ASGI application: FastAPI's routes, our router that answers by them, and the middleware around it."""
 
+import asyncio
 import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,7 +14,7 @@ from service.http.responses import HANDLERS
 from service.http.routing import Router
 from service.http.server.limits import ConcurrencyLimitMiddleware, RateLimitMiddleware
 from service.http.server.middleware import EXPOSED, RequestContextMiddleware, UnhandledErrorMiddleware
-from service.infra import logs
+from service.infra import logs, startup
 from service.infra.clients import Clients
 from service.infra.parent import end_with_parent
 from service.infra.resources import open_resources
@@ -58,7 +59,13 @@ def create_app(settings: Settings) -> Service:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with open_resources(settings, "commerce-api", STATEMENT_SECONDS) as resources:
             app.state.resources = resources
-            yield
+            # Beside the requests: a server that does not answer must not delay them.
+            reporting = asyncio.create_task(startup.report(resources, "api"))
+            try:
+                yield
+            finally:
+                reporting.cancel()
+                await asyncio.gather(reporting, return_exceptions=True)
 
     app = Service(lifespan=lifespan, redirect_slashes=False, exception_handlers=HANDLERS, **openapi.APPLICATION)
     routers: dict[str, tuple[APIRouter, ...]] = {

@@ -13,7 +13,7 @@ import orjson
 from arq.worker import Function, Worker, func
 
 from service.errors import ShopError
-from service.infra import claims, health, logs, metrics
+from service.infra import claims, health, logs, metrics, startup
 from service.infra.logs import cause
 from service.infra.metrics import REPAIRED
 from service.infra.queue import QUEUE, open_redis
@@ -95,7 +95,8 @@ async def work(settings: Settings, stopping: asyncio.Event) -> None:
             seconds = task.seconds(settings)
             once = partial(_run_task, resources, name, task, seconds)
             loops.append(asyncio.create_task(_repeat(name, once, seconds, stopping)))
-        logger.info("worker started")
+        # Beside the tasks: a server that does not answer must not delay them.
+        loops.append(asyncio.create_task(startup.report(resources, "worker")))
         try:
             await stopping.wait()
             await asyncio.wait(loops, timeout=STOP_SECONDS)

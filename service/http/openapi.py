@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import TypeAdapter
 
+from service import __version__
 from service.errors import KINDS
 
 # document.json has the document's texts. Each call has a file with its examples.
@@ -14,7 +15,7 @@ _EXAMPLES = files("service.http") / "examples"
 _TEXTS: dict[str, Any] = json.loads((_EXAMPLES / "document.json").read_text())
 APPLICATION: dict[str, Any] = {
     **_TEXTS["application"],
-    "version": "0.1.0",
+    "version": __version__,
     "generate_unique_id_function": lambda route: route.name,
     # FastAPI's own pages load files from other hosts.
     **dict.fromkeys(("openapi_url", "docs_url", "redoc_url")),

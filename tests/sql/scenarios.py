@@ -378,6 +378,7 @@ SCENARIOS = {
         run(KEY, BODY, PENDING, 201, None, b"{}", before=f"UPDATE idempotency_keys SET order_id = '{PENDING}'"),
         none=run(KEY, BODY, None, 201, None, b"{}", before="UPDATE idempotency_keys SET status = 200, answer = ''"),
     ),
+    "health/describe_server": does(run()),
     "health/claim_task": does(run("sweep", NEW, 60.0, 5.0), none=run("nothing", NEW, 60.0, 5.0)),
     "health/release_task": does(run("audit", NEW), none=run("sweep", NEW)),
     "health/record_heartbeat": does(run("sweep", 5.0), none=run("nothing", 5.0)),

@@ -3,8 +3,10 @@
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -46,6 +48,40 @@ def test_both_locks_pin_the_same_versions() -> None:
     runtime, development = (pinned(lock) for lock in LOCKS)
 
     assert runtime.items() <= development.items()
+
+
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+
+
+def test_compose_gives_each_service_its_own_login_only() -> None:
+    mounted = {
+        name: [volume.partition(":")[0] for volume in service.get("volumes", []) if "logins" in volume]
+        for name, service in COMPOSE.items()
+    }
+
+    assert mounted == {
+        "api": ["app_logins"],
+        "worker": ["worker_logins"],
+        "migrate": ["owner_logins"],
+        "seed": ["app_logins"],
+        "erase": ["eraser_logins"],
+        "valkey": ["valkey_logins"],
+        "roles": [f"{name}_logins" for name in ("app", "eraser", "owner", "valkey", "worker")],
+        **{name: [] for name in ("stripe", "postgres")},
+    }
+    sockets = {name for name, service in COMPOSE.items() if "socket:" in str(service.get("volumes"))}
+    assert sockets == {"postgres", "roles"}
+    assert not re.search(r"PASSWORD:-|postgresql://\w+:\w", (ROOT / "compose.yaml").read_text())
+
+
+@pytest.mark.parametrize("name", COMPOSE)
+def test_compose_bounds_each_service(name: str) -> None:
+    service = COMPOSE[name]
+
+    assert {"mem_limit", "cpus", "pids_limit"} <= service.keys()
+    assert service["read_only"]
+    assert service["cap_drop"] == ["ALL"]
+    assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
 
 
 def test_compose_passes_every_setting_on() -> None:

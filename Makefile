@@ -9,7 +9,7 @@ LOCK := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --
 MIGRATIONS = $(filter-out %.rollback.sql,$(wildcard migrations/*.sql))
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench plans stubs mutants faults lint format review compat lock audit-deps clean
+.PHONY: help run test bench plans stubs mutants faults lint format review compat lock audit-deps sbom clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
@@ -65,7 +65,17 @@ audit-deps: $(INSTALLED) $(UV)  ## check requirements.txt against known vulnerab
 	@# Strict: without it, a package that could not be looked up would pass. It prints a table of what it found.
 	@report=$$(.venv/audit/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements.txt \
 		--progress-spinner off) && exit; \
-		echo "$${report:-Not audited: the advisory service did not answer.}"; exit 1
+		test -z "$$report" || { echo "$$report"; exit 1; }; \
+		echo "Not audited: the advisory service did not answer. The versions, and when each was published:"; \
+		$(BIN)/python -m tests.pins $(UV); exit 1
+
+sbom: $(INSTALLED)  ## write the image's software bill of materials, dist/sbom.json, from requirements.txt
+	@test -x .venv/sbom/bin/cyclonedx-py || \
+		{ $(BIN)/python -m venv .venv/sbom && .venv/sbom/bin/pip install --quiet 'cyclonedx-bom>=7,<8'; }
+	@mkdir -p dist
+	@PYTHONWARNINGS=ignore .venv/sbom/bin/cyclonedx-py requirements requirements.txt --pyproject pyproject.toml \
+		--output-reproducible --output-format JSON --output-file dist/sbom.json
+	@echo "dist/sbom.json: CycloneDX, `grep -c '"purl"' dist/sbom.json` packages"
 
 clean:  ## remove installed and cached files; the data stay
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -11,6 +11,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from service.settings import Settings
+from tests.pins import PIN, published
 
 ROOT = Path(__file__).parents[1]
 LOCKS = ("requirements.txt", "requirements-dev.txt")
@@ -48,6 +49,30 @@ def test_both_locks_pin_the_same_versions() -> None:
     runtime, development = (pinned(lock) for lock in LOCKS)
 
     assert runtime.items() <= development.items()
+
+
+def test_the_day_of_a_version_is_that_of_its_first_file() -> None:
+    """An index may tell no times; the project itself has no files."""
+    lock = """
+[[package]]
+name = "pins"
+version = "0"
+[[package]]
+name = "old"
+version = "1"
+sdist = { hash = "x", upload-time = "2026-07-02T17:11:55.501Z" }
+wheels = [{ hash = "x", upload-time = "2026-07-01T17:11:54.055Z" }]
+[[package]]
+name = "unknown"
+version = "2"
+sdist = { hash = "x" }
+"""
+
+    assert published(lock) == {"old 1": "2026-07-01", "unknown 2": ""}
+    found = {pin.partition(" ;")[0].replace("==", " ") for pin in PIN.findall((ROOT / "requirements.txt").read_text())}
+    assert {f"{canonicalize_name(name)} {version}" for name, version in map(str.split, found)} == {
+        f"{name} {version}" for name, version in pinned("requirements.txt").items()
+    }
 
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]

@@ -1038,7 +1038,7 @@ MUTANTS = [
         "migrations/0018.cart_items_without_product_fkey.sql",
         "ALTER TABLE cart_items DROP CONSTRAINT cart_items_product_fkey;",
         "",
-        at("shop/test_deadlocks", "test_four_sessions_do_not_deadlock[checkout-checkout-checkout-add]"),
+        at("sql/test_headers", "test_locks[cart/add_line]"),
     ),
     # Events of others, and inactive products
     Mutant(

@@ -32,11 +32,15 @@ PROGRAM = "python -m service" if Path(sys.argv[0]).name == "__main__.py" else "c
 def _serve(options: argparse.Namespace) -> int:
     import uvicorn
 
+    from service.http.server.connections import raise_file_limit
+
     settings = Settings.load()
     settings.refuse_unsafe()
     settings.refuse_open_staff(options.host)
     # uvicorn stops on SIGTERM, then raises it again. Exit with status 0 instead, after the clean-up below.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    # The workers inherit it.
+    raise_file_limit()
     with ExitStack() as stack:
         if options.workers > 1 and settings.metrics_port:
             # The processes share their metrics through this folder, and read its name when they import the metrics.

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -580,6 +581,25 @@ async def test_a_metrics_port_that_cannot_be_had_refuses_the_start(environ: dict
             assert (status, output, errors.count("\n")) == (2, "", 1), errors
             assert errors.startswith(f"Refusing to start: {setting}")
     assert left_in(environ) == []
+
+
+def limits_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/limits").read_text()
+
+
+async def test_serve_may_open_as_many_files_as_the_system_allows(environ: dict[str, str]) -> None:
+    few, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    port = free_port()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(few, 512), most))
+    try:
+        async with started(environ, "serve", "--workers", "2", "--port", str(port)) as process:
+            await answers(f"http://127.0.0.1:{port}", process)
+            limits = [limits_of(pid) for pid in family(process.pid)]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (few, most))
+    allowed = [re.search(r"^Max open files +(\d+) +(\d+) ", text, re.MULTILINE) for text in limits]
+    assert len(allowed) >= 3
+    assert {limit and limit.groups() for limit in allowed} == {(str(most), str(most))}
 
 
 async def test_serve_finishes_what_it_has_begun(environ: dict[str, str], database: asyncpg.Connection) -> None:

@@ -21,6 +21,7 @@ from starlette.convertors import StringConvertor
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
+from service.http.server.bodies import COMPLETE
 from service.http.server.reading import MISSING, BoundedRequest
 
 # Not documented by FastAPI: RouteContext, serialize_response, Dependant and its fields' `validate` (fastapi>=0.165).
@@ -41,7 +42,8 @@ class Router:
     """Pure ASGI: answers every HTTP request by a route of the application, or by its handler of HTTPException.
 
     It is stricter than FastAPI. Dependencies run before the body is read, and the body is bounded and strict JSON. A
-    path with a control character is 404, and no path is redirected.
+    route that has no body waits for the end of one that was sent, as it may be malformed. A path with a control
+    character is 404, and no path is redirected.
     """
 
     def __init__(self, app: FastAPI) -> None:
@@ -136,6 +138,8 @@ class _Route:
             arguments = step.arguments(request, path_params, results, errors)
             for body in step.bodies:
                 arguments[body.name] = body.validate(await request.content(), errors)
+            if step is self._steps[-1] and not step.reads_body and COMPLETE not in request.scope.get("extensions", ()):
+                await request.body()
             if errors and (len(errors) > errors_before or any(value is _FAILED for value in arguments.values())):
                 # Skip only this call, as FastAPI does: the response then names the errors of all.
                 results.append(_FAILED)
@@ -207,6 +211,8 @@ class _Step:
         self._headers = [_Parameter(field) for field in dependant.header_params]
         self.bodies = [_Parameter(field) for field in dependant.body_params]
         self._requests = [*filter(None, (dependant.request_param_name, dependant.http_connection_param_name))]
+        # A function that takes the request may read its body by itself.
+        self.reads_body = bool(self.bodies or self._requests)
 
     def arguments(
         self, request: BoundedRequest, path_params: dict[str, str], results: list[Any], errors: list[Any]

@@ -131,6 +131,37 @@ class TestOrigins:
         ):
             assert "access-control-allow-origin" not in answer.headers
 
+    async def test_every_answer_depends_on_the_origin(self, shop: Shop) -> None:
+        """Goal: no shared cache shows one origin's answer to another. Method: each kind of answer, with and without."""
+        product = await shop.create_product()
+        path = f"/products/{product['id']}"
+        tag = (await shop.http.get(path)).headers["etag"]
+        calls: list[tuple[str, str, dict[str, str], int]] = [
+            *5 * [("GET", "/products", {}, 200)],
+            ("HEAD", "/products", {}, 200),
+            ("GET", "/products?limit=1", {}, 200),
+            ("GET", path, {}, 200),
+            ("GET", path, {"If-None-Match": tag}, 304),
+            ("GET", "/products?limit=0", {}, 422),
+            ("GET", "/products/0", {}, 404),
+            ("POST", "/nope", {}, 404),
+            ("PUT", "/products", {}, 405),
+            ("POST", "/carts", {}, 201),
+            ("POST", "/webhooks/stripe", {}, 400),
+            ("GET", "/health/live", {}, 200),
+            ("GET", "/openapi.json", {}, 200),
+            ("GET", "/docs/static/swagger-ui.css", {}, 200),
+            ("GET", "/problems/invalid", {}, 200),
+        ]
+        for origin in (ORIGIN, "https://evil.example", None):
+            for method, target, headers, status in calls:
+                sent = headers | ({"Origin": origin} if origin else {})
+                answer = await shop.http.request(method, target, headers=sent)
+                assert answer.status_code == status, target
+                assert answer.headers.get_list("vary", split_commas=True).count("Origin") == 1, (target, origin)
+                allowed = answer.headers.get_list("access-control-allow-origin")
+                assert allowed == ([ORIGIN] if origin == ORIGIN else []), (target, origin)
+
 
 async def test_without_settings_no_origin_is_allowed(shop: Shop) -> None:
     answer = await shop.http.get("/products", headers={"Origin": ORIGIN})

@@ -398,6 +398,18 @@ def test_the_corpus_has_its_size() -> None:
     assert len(list(inputs())) >= 150
 
 
+async def test_a_call_without_a_body_waits_for_the_end_of_one(shop: Shop) -> None:
+    category = await shop.call("POST", "/categories", 201, {"name": "Tents"})
+    delete = f"DELETE /categories/{category['id']} HTTP/1.1\r\nHost: shop\r\n".encode()
+    for body in (b"Transfer-Encoding: chunked\r\n\r\n1\r\n{c4nary", b"Content-Length: 9\r\n\r\n{}"):
+        answer = await over_the_wire(shop, delete + body)
+        assert answer is None or refused(answer, 400)
+    assert await shop.call("GET", "/categories", 200) == {"items": [category], "next_cursor": None}
+    whole = await over_the_wire(shop, delete + b"Connection: close\r\nContent-Length: 2\r\n\r\n{}", end=False)
+    assert whole is not None
+    assert whole.status == 204
+
+
 @dataclass
 class Answer:
     """One that came over a connection of its own."""

@@ -1,5 +1,6 @@
 """Health, metrics, documentation and pages, beside the shop itself."""
 
+import asyncio
 import html
 import re
 from html.parser import HTMLParser
@@ -84,12 +85,13 @@ async def test_an_unmigrated_database_is_not_ready(shop: Shop, database: asyncpg
     assert (ready["postgresql"], ready["detail"]) == ("not_migrated", "PostgreSQL: not_migrated.")
 
 
-async def test_metrics_count_by_route(shop: Shop) -> None:
-    def counted(method: str, route: str, status: int) -> float:
-        text = exposition().decode()
-        line = f'http_requests_total{{method="{method}",route="{route}",status="{status}"}}'
-        return sum(float(found[len(line) :]) for found in text.splitlines() if found.startswith(line))
+def counted(method: str, route: str, status: int) -> float:
+    text = exposition().decode()
+    line = f'http_requests_total{{method="{method}",route="{route}",status="{status}"}}'
+    return sum(float(found[len(line) :]) for found in text.splitlines() if found.startswith(line))
 
+
+async def test_metrics_count_by_route(shop: Shop) -> None:
     calls = [
         ("GET", "/products/{product_id}", "/products/1", 404),
         ("GET", "/products/{product_id}", "/products/2", 404),
@@ -111,6 +113,15 @@ async def test_metrics_count_by_route(shop: Shop) -> None:
     await eventually(added)
     assert counted("HEAD", "/products/{product_id}", 404) == head + 1
     assert 'http_request_seconds_bucket{le="0.005",method="POST",route="/carts"}' in exposition().decode()
+
+
+async def test_metrics_count_what_the_parser_refuses(shop: Shop) -> None:
+    before = counted("other", "unknown", 400)
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(shop.url.rpartition(":")[2]))
+    writer.write(b"GET /c4nary HTTP/1.1\r\n\r\n")
+    assert (await asyncio.wait_for(reader.read(), 20)).startswith(b"HTTP/1.1 400 ")
+    writer.close()
+    assert counted("other", "unknown", 400) == before + 1
 
 
 async def test_the_public_port_has_no_metrics(shop: Shop) -> None:

@@ -160,6 +160,27 @@ async def test_a_body_that_has_ended_does_not_count() -> None:
     assert first.refused
 
 
+async def test_bytes_of_bodies_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "ARRIVING_LIMIT_PER_CLIENT", 100)
+    monkeypatch.setattr(bodies, "ARRIVING_LIMIT", 250)
+    arrivals = Arrivals()
+    first, second, third = (arrivals.begin(b"one", 0) for _ in range(3))
+    arrivals.grow(first, 60)
+    arrivals.grow(second, 40)
+    assert not first.refused
+    arrivals.grow(third, 50)
+    assert (first.refused, second.refused, arrivals.size) == (True, False, 90)
+    # What still arrives of it is not counted.
+    arrivals.grow(first, 1000)
+    others = [arrivals.begin(b"%d" % number, 0) for number in range(2)]
+    for other in others:
+        arrivals.grow(other, 90)
+    assert [arrival.refused for arrival in (second, third, *others)] == [True, False, False, False]
+    for arrival in (third, *others):
+        arrivals.end(arrival)
+    assert (arrivals.size, not arrivals._sizes, not arrivals._by_client) == (0, True, True)
+
+
 class TestBodiesThatDoNotArrive:
     """Take no place of a request, and give way to bodies that arrive."""
 
@@ -211,6 +232,20 @@ class TestBodiesThatDoNotArrive:
             last.write(b"GET /health/live HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n")
             await eventually(one_served)
             assert silent.answers[-1].result().startswith(b"HTTP/1.1 201")
+
+    async def test_are_limited_in_bytes(self, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(bodies, "ARRIVING_LIMIT_PER_CLIENT", 50_000)
+        async with Silent(shop.url) as silent:
+            for writer in await silent.open(3):
+                # `Silent` has announced two bytes; this request comes after them.
+                writer.write(b"{}" + SILENT.replace(b"Length: 2", b"Length: 60000") + 20_000 * b" ")
+
+            async def one_refused() -> bool:
+                return any(answer.done() for answer in silent.answers)
+
+            await eventually(one_refused)
+            assert [b'"code":"rate_limited"' in answer.result() for answer in silent.answers if answer.done()] == [True]
+            await shop.create_cart()
 
     async def test_do_not_delay_the_answer_of_a_guard(self, shop: Shop) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", int(shop.url.rpartition(":")[2]))

@@ -15,6 +15,9 @@ COMPLETE = "commerce.complete"
 # takes 20 kB and no time. Refusing it takes 0.5 ms, and its client connects again.
 MAX_BODIES = 2048
 MAX_BODIES_PER_CLIENT = 1024
+# Bytes of these bodies. They are above those of the webhooks, which have a budget of their own.
+ARRIVING_LIMIT = 24 * 1024 * 1024
+ARRIVING_LIMIT_PER_CLIENT = 6 * 1024 * 1024
 PENALTY_SECONDS = 10.0
 # A flooding connection is ignored for this long before it is closed, because its client would connect again at once.
 LINGER_SECONDS = 2.0
@@ -27,6 +30,7 @@ class Arrival:
 
     def __init__(self, client: Client, deadline: float) -> None:
         self.client = client
+        self.size = 0
         # Whether it was refused in favour of a newer one.
         self.refused = False
         self._deadline = deadline
@@ -56,29 +60,50 @@ class Arrivals:
 
     def __init__(self, limit: int = MAX_BODIES, limit_per_client: int = MAX_BODIES_PER_CLIENT) -> None:
         self.limit, self.limit_per_client = limit, limit_per_client
+        self.size = 0
         self._oldest_first: dict[Arrival, None] = {}
-        # The number of bodies by client; to count them for each new body would take long.
+        # The bodies of each client, and their bytes; to count them for each new body would take long.
         self._by_client: Counter[Client] = Counter()
+        self._sizes: Counter[Client] = Counter()
 
     def begin(self, client: Client, deadline: float) -> Arrival:
         """Add a body, and refuse the oldest if there are too many."""
         if self._by_client[client] >= self.limit_per_client:
-            oldest = next(arrival for arrival in self._oldest_first if arrival.client == client)
-            self._refuse(oldest, ShopError("rate_limited", "Too many bodies from this client are arriving."))
+            self._refuse_oldest_of(client)
         elif len(self._oldest_first) >= self.limit:
-            self._refuse(
-                next(iter(self._oldest_first)), ShopError("busy", "Too many request bodies are arriving; try again.")
-            )
+            self._refuse_oldest()
         arrival = Arrival(client, deadline)
         self._oldest_first[arrival] = None
         self._by_client[client] += 1
         return arrival
+
+    def grow(self, arrival: Arrival, size: int) -> None:
+        """Add bytes that have arrived, and refuse the oldest bodies if there are too many bytes."""
+        if arrival.refused:
+            return
+        arrival.size += size
+        self.size += size
+        self._sizes[arrival.client] += size
+        while self._sizes[arrival.client] > ARRIVING_LIMIT_PER_CLIENT:
+            self._refuse_oldest_of(arrival.client)
+        while self.size > ARRIVING_LIMIT:
+            self._refuse_oldest()
 
     def end(self, arrival: Arrival) -> None:
         """Remove a body that is complete, refused, or no longer read."""
         if arrival in self._oldest_first:
             del self._oldest_first[arrival]
             _subtract(self._by_client, arrival.client, 1)
+            _subtract(self._sizes, arrival.client, arrival.size)
+            self.size -= arrival.size
+
+    def _refuse_oldest_of(self, client: Client) -> None:
+        oldest = next(arrival for arrival in self._oldest_first if arrival.client == client)
+        self._refuse(oldest, ShopError("rate_limited", "Too many bodies from this client are arriving."))
+
+    def _refuse_oldest(self) -> None:
+        oldest = next(iter(self._oldest_first))
+        self._refuse(oldest, ShopError("busy", "Too many request bodies are arriving; try again."))
 
     def _refuse(self, arrival: Arrival, error: ShopError) -> None:
         self.end(arrival)

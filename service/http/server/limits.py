@@ -73,6 +73,8 @@ class ConcurrencyLimitMiddleware:
                     raise _full()
                 self.free -= 1
                 counted = True
+            else:
+                self.arrivals.grow(arrival, len(message["body"]))
             return message
 
         async def send_and_hang_up(message: Message) -> None:

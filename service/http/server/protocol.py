@@ -6,8 +6,9 @@ is listed in tests/http/server/test_uvicorn.py, which fails when uvicorn renames
 
 from asyncio import BaseTransport, TimerHandle
 from http import HTTPStatus
+from ipaddress import IPv6Network
 from math import inf
-from socket import SO_RCVBUF, SOL_SOCKET
+from socket import SO_RCVBUF, SO_SNDBUF, SOL_SOCKET
 from typing import Any, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
@@ -16,9 +17,10 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.errors import ShopError
 from service.http.responses import problem
-from service.http.server import bodies
+from service.http.server import bodies, heads
 from service.http.server.bodies import COMPLETE
-from service.http.server.middleware import new_request_id, with_standard_headers
+from service.http.server.connections import UNFINISHED_LIMIT, UNREAD_LIMIT, Bytes, Idle, max_connections
+from service.http.server.middleware import new_request_id, record_request, with_standard_headers
 
 # Bytes of a request line with its headers. uvicorn and its parser have no limit.
 HEAD_LIMIT = 32 * 1024
@@ -28,14 +30,23 @@ HEAD_SECONDS = 20.0
 READ_SECONDS = 30.0
 # Bytes of a connection that the kernel buffers until we read them. Linux would let this grow to megabytes.
 RECEIVE_BUFFER = 32 * 1024
+# Bytes of responses that the kernel buffers until the client reads them. Linux would let this grow to megabytes too.
+SEND_BUFFER = 128 * 1024
 # Requests of one connection that may wait while another is answered. uvicorn has no limit.
 PIPELINE_LIMIT = 16
 # Bytes of a body that are skipped after its response, before the connection is closed.
-UNREAD_LIMIT = 1024 * 1024
+SKIP_LIMIT = 1024 * 1024
+# Bytes of chunk extensions and trailers in a body, beyond those that a chunk needs for its size and its line ends.
+OVERHEAD_LIMIT = 16 * 1024
+CHUNK_OVERHEAD = 32
 
 
 class PipelineOverflow(Exception):
     """More than PIPELINE_LIMIT requests wait on one connection."""
+
+
+class AfterLast(Exception):
+    """Data comes after the last request of a connection."""
 
 
 class Cycle(RequestResponseCycle):
@@ -53,6 +64,9 @@ class Cycle(RequestResponseCycle):
             self.disconnected = True
         if message["type"] == "http.response.start" and not self.response_started:
             self._start = message
+            if self.waiting_for_100_continue:
+                # The client may send the body that it announced, or none: the next bytes would be ambiguous.
+                self.keep_alive = False
             return
         if self._start is not None and not self.response_started:
             if self._write_whole(self._start, message):
@@ -87,8 +101,15 @@ class Cycle(RequestResponseCycle):
 class Protocol(HttpToolsProtocol):
     """One connection."""
 
+    # Of all connections of this process.
+    idle = Idle()
+    unfinished, unread = Bytes(UNFINISHED_LIMIT), Bytes(UNREAD_LIMIT)
+
+    _address = ""
     _reads_head = _reads_body = False
-    _head_size = _unread = 0
+    _head_size = _overhead = _skipped = 0
+    # Whether all further data is skipped: after the last request, or a refused one.
+    _is_deaf = False
     # The deadline of the next head; inf between two heads. One timer serves all heads: checking a deadline that has
     # moved costs less than a new timer for each head.
     _head_due = inf
@@ -98,9 +119,18 @@ class Protocol(HttpToolsProtocol):
     _linger_timer: TimerHandle | None = None
 
     def connection_made(self, transport: BaseTransport) -> None:
-        """Start the deadline for the first request."""
-        transport.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_RCVBUF, RECEIVE_BUFFER)
+        """Start the deadline for the first request, and make room if there are too many connections."""
+        accepted = transport.get_extra_info("socket")
+        accepted.setsockopt(SOL_SOCKET, SO_RCVBUF, RECEIVE_BUFFER)
+        accepted.setsockopt(SOL_SOCKET, SO_SNDBUF, SEND_BUFFER)
         super().connection_made(cast(Any, transport))
+        # `pause_writing` is called for each byte that the kernel does not take.
+        self.transport.set_write_buffer_limits(high=0)
+        self._address = _network(self.client[0]) if self.client else ""
+        self.idle.add(self, self._address)
+        if len(self.connections) > max_connections():
+            # This one, if no other is idle.
+            self.idle.end_oldest()
         self._start_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -108,6 +138,9 @@ class Protocol(HttpToolsProtocol):
         for timer in (self._head_timer, self._read_timer, self._linger_timer):
             if timer is not None:
                 timer.cancel()
+        # uvicorn keeps it after a reset.
+        self._unset_keepalive_if_required()
+        self._forget()
         self.pipeline.clear()
         super().connection_lost(exc)
 
@@ -115,22 +148,28 @@ class Protocol(HttpToolsProtocol):
         """Give the client READ_SECONDS to read: until then its request counts as being handled."""
         super().pause_writing()
         self._read_timer = self.loop.call_later(READ_SECONDS, self.transport.abort)
+        self.unread.add(self, self.transport.get_write_buffer_size())
 
     def resume_writing(self) -> None:
         """The client reads again."""
         super().resume_writing()
+        self.unread.remove(self)
         if self._read_timer is not None:
             self._read_timer.cancel()
 
     def data_received(self, data: bytes) -> None:
         """Parse the data. Refuse malformed HTTP, and a head as soon as it is too large."""
-        if self._linger_timer is not None:
-            # uvicorn resumes reading after each response.
-            self.transport.pause_reading()
+        if self._is_deaf:
+            self._skipped += len(data)
+            if self._skipped > SKIP_LIMIT:
+                # Each time, because uvicorn resumes reading after each response.
+                self.transport.pause_reading()
             return
         self._unset_keepalive_if_required()
         if self._reads_head:
             self._head_size += len(data)
+        elif self._reads_body:
+            self._overhead += len(data)
         try:
             self._parse(data)
         except HttpParserError as error:
@@ -138,56 +177,94 @@ class Protocol(HttpToolsProtocol):
             refusal = error.__context__
             if isinstance(refusal, PipelineOverflow):
                 self._ignore()
+            elif isinstance(refusal, AfterLast):
+                self._is_deaf = True
             else:
                 malformed = ShopError("malformed", "This is not an HTTP request.")
                 self._refuse(refusal if isinstance(refusal, ShopError) else malformed)
         else:
-            if self._reads_head and self._head_size > HEAD_LIMIT:
-                self._refuse(_head_too_large())
+            if self._reads_head:
+                if self._head_size > HEAD_LIMIT:
+                    self._refuse(_head_too_large())
+                else:
+                    self.unfinished.add(self, len(data))
+            elif self._reads_body and self._overhead > OVERHEAD_LIMIT:
+                self._refuse(ShopError("body_too_large", "The chunk extensions and trailers are too large."))
         if self._idle and self._head_due == inf:
             self._start_deadline()
 
     def on_message_begin(self) -> None:
         """A head begins. The data that it came with is not counted, as it may contain the end of another request."""
+        if self.cycle is not None and not self.cycle.keep_alive:
+            raise AfterLast
         super().on_message_begin()
         self._reads_head, self._head_size = True, 0
 
     def on_headers_complete(self) -> None:
         """A head is complete. Errors raised here pass through the parser, like uvicorn's for a malformed address."""
-        self._head_size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        self._head_size = heads.measure(self.url, self.headers)
         if self._head_size > HEAD_LIMIT:
             raise _head_too_large()
-        if self.parser.get_method() == b"CONNECT":
+        method, version = self.parser.get_method(), self.parser.get_http_version()
+        if method == b"CONNECT":
             raise ShopError("method_not_allowed", "This server opens no tunnels.")
         if self.parser.should_upgrade():
             return
         if len(self.pipeline) == PIPELINE_LIMIT:
             raise PipelineOverflow
+        self.url = heads.check(method, self.url, version, self.headers)
+        if version == "1.0":
+            self.expect_100_continue = False
         self._reads_head, self._head_due = False, inf
+        self.idle.remove(self)
+        self.unfinished.remove(self)
         super().on_headers_complete()
         self.cycle.__class__ = Cycle
-        self._reads_body, self._unread = True, 0
+        self._reads_body, self._overhead, self._skipped = True, 0, 0
+        # The parser reports trailers as headers. Nothing of ours reads them, and they must not be taken for headers.
+        self.headers = []
 
     def on_body(self, body: bytes) -> None:
-        """A part of a body. After its response up to UNREAD_LIMIT bytes are skipped."""
+        """A part of a body. After its response up to SKIP_LIMIT bytes are skipped."""
+        self._overhead -= len(body)
+        # The client did not wait.
+        self.cycle.waiting_for_100_continue = False
         super().on_body(body)
         if self.cycle.response_complete:
-            self._unread += len(body)
-            if self._unread > UNREAD_LIMIT:
+            self._skipped += len(body)
+            if self._skipped > SKIP_LIMIT:
                 raise ShopError("body_too_large", "The rest of this body was not read.")
+
+    def on_chunk_header(self) -> None:
+        """A chunk begins."""
+        self._overhead -= CHUNK_OVERHEAD
 
     def on_message_complete(self) -> None:
         """A request is complete. For an upgrade the parser calls this before the body."""
         if not self.parser.should_upgrade():
             self._reads_body = False
+            self.cycle.waiting_for_100_continue = False
             cast(dict[str, Any], self.scope)["extensions"] = {COMPLETE: {}}
             super().on_message_complete()
+            if self.cycle.response_complete:
+                self._drop_request()
 
     def on_response_complete(self) -> None:
-        """Drop the body: uvicorn would keep it until the connection's next request."""
-        if self.cycle.response_complete:
-            self.cycle.body = bytearray()
+        """Drop the request, and count the connection as idle, unless another request waits."""
         super().on_response_complete()
+        if self.cycle.response_complete:
+            if self._reads_body:
+                self.cycle.body = bytearray()
+            elif self.cycle.keep_alive:
+                self._drop_request()
+            if not self.transport.is_closing():
+                self.idle.add(self, self._address)
+
+    def _drop_request(self) -> None:
+        """Drop the last request: uvicorn would keep it, a third of the connection's memory, until the next one."""
+        self.cycle = cast(Any, None)
+        if not self._reads_head:
+            self.scope = self.headers = cast(Any, None)
 
     def _parse(self, data: bytes) -> None:
         """Feed the parser, and ignore Upgrade headers, as RFC 9110, 7.8 allows: the body and the next request follow.
@@ -205,6 +282,11 @@ class Protocol(HttpToolsProtocol):
                 self.parser = HttpRequestParser(self)
                 self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
 
+    def end(self) -> None:
+        """Close the connection now, because others need its place."""
+        self._forget()
+        self.transport.abort()
+
     def shutdown(self) -> None:
         """Close the connection after its last response; at once if it is ignored."""
         if self._linger_timer is not None:
@@ -216,10 +298,16 @@ class Protocol(HttpToolsProtocol):
         """Drop the waiting requests, stop reading, and close the connection after LINGER_SECONDS."""
         self.pipeline.clear()
         self.transport.pause_reading()
+        self._linger()
+        self._skipped = SKIP_LIMIT
+
+    def _linger(self) -> None:
+        """Skip what arrives, and close the connection after LINGER_SECONDS."""
+        self._is_deaf, self._skipped = True, 0
         self._linger_timer = self.loop.call_later(bodies.LINGER_SECONDS, self.transport.close)
 
     def _refuse(self, error: ShopError) -> None:
-        """Close the connection; first respond, unless the client could take that for an earlier request's response."""
+        """End the connection; first respond, unless the client could take that for an earlier request's response."""
         if not (self.cycle.response_started or self.pipeline) if self._reads_body else self._idle:
             answer = problem(error)
             answer.headers["Connection"] = "close"
@@ -227,7 +315,17 @@ class Protocol(HttpToolsProtocol):
             status = HTTPStatus(answer.status_code)
             head = [f"HTTP/1.1 {status} {status.phrase}".encode(), *(b": ".join(header) for header in headers)]
             self.transport.write(b"\r\n".join([*head, b"", bytes(answer.body)]))
-        self.transport.close()
+            record_request("unknown", "unknown", answer.status_code, 0)
+            # To close at once would reset the connection of a client that still sends, and it would lose the response.
+            self.transport.write_eof()
+            self._linger()
+        else:
+            self.transport.close()
+
+    def _forget(self) -> None:
+        """Give up its places."""
+        for places in (self.idle, self.unfinished, self.unread):
+            places.remove(self)
 
     @property
     def _idle(self) -> bool:
@@ -245,6 +343,11 @@ class Protocol(HttpToolsProtocol):
             self.transport.close()
         elif self._head_due < inf:
             self._head_timer = self.loop.call_at(self._head_due, self._check_deadline)
+
+
+def _network(address: str) -> str:
+    """What stands for a client: its IPv4 address, or the /64 of its IPv6 address."""
+    return str(IPv6Network((address.partition("%")[0], 64), strict=False)) if ":" in address else address
 
 
 def _head_too_large() -> ShopError:

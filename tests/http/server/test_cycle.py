@@ -56,7 +56,7 @@ def make_cycle(
         access_log=False,
         default_headers=[(b"date", b"Sat, 28 Nov 2026 06:36:51 GMT")],
         message_event=asyncio.Event(),
-        expect_100_continue=True,
+        expect_100_continue=False,
         keep_alive=keep_alive,
         on_response=lambda: ended.append(None),
     )

@@ -14,11 +14,12 @@ from service.http.server.protocol import Cycle, Protocol
 
 ROOT = Path(__file__).parents[3]
 # What uvicorn's protocol sets on itself, and we read or change.
-ATTRIBUTES = {"cycle", "headers", "loop", "parser", "pipeline", "scope", "transport", "url"}
+ATTRIBUTES = {"client", "connections", "cycle", "expect_100_continue", "headers", "loop", "parser", "pipeline", "scope"}
+ATTRIBUTES |= {"transport", "url"}
 # Methods of uvicorn's protocol that we call but do not override.
 METHODS = {"_unset_keepalive_if_required"}
 # What uvicorn's cycle, a request with its response, sets on itself, and we read or change.
-CYCLE = {"body", "response_complete", "response_started"}
+CYCLE = {"body", "keep_alive", "response_complete", "response_started", "waiting_for_100_continue"}
 OWN_CYCLE = {"default_headers", "disconnected", "flow", "keep_alive", "message_event", "on_response"}
 OWN_CYCLE |= {"response_complete", "response_started", "scope", "transport", "waiting_for_100_continue"}
 
@@ -86,7 +87,19 @@ def test_a_method_that_we_override_takes_the_same_arguments(name: str) -> None:
 def test_each_override_exists_at_uvicorn() -> None:
     """A method that uvicorn no longer has would silently never be called."""
     ours = {name for name in own_names() if inspect.isfunction(getattr(Protocol, name, None))}
-    helpers = {"_parse", "_ignore", "_refuse", "_start_deadline", "_check_deadline"}
+    helpers = {
+        "_parse",
+        "_ignore",
+        "_linger",
+        "_refuse",
+        "_forget",
+        "_drop_request",
+        "end",
+        "_start_deadline",
+        "_check_deadline",
+    }
+    # The parser's, not uvicorn's.
+    helpers |= {"on_chunk_header"}
     assert {name for name in ours if not hasattr(HttpToolsProtocol, name)} == helpers
     assert list(inspect.signature(Cycle.send).parameters) == list(
         inspect.signature(RequestResponseCycle.send).parameters

@@ -16,7 +16,8 @@ from service.pages.layout import hash_source
 
 def serve(app: FastAPI) -> None:
     """Add /openapi.json and /docs; call this after all other routes were added."""
-    document = openapi.describe(app)
+    # Once: it is large, and anybody can ask for it.
+    document = bytes(responses.json(openapi.describe(app)).body)
     static = StaticFiles(directory=str(files("fastapi_swagger") / "resources"))
     names = script_file, style_file, icon_file = "swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png"
 
@@ -48,4 +49,4 @@ def serve(app: FastAPI) -> None:
 
     @app.get("/openapi.json", include_in_schema=False)
     async def openapi_document() -> Response:
-        return responses.json(document)
+        return Response(document, media_type="application/json")

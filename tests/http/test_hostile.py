@@ -25,7 +25,7 @@ from starlette.types import Receive, Scope, Send
 
 from service.dev.stripe_standin import StripeStandin
 from service.dev.stripe_standin.webhooks import signature
-from service.http.server.protocol import HEAD_LIMIT
+from service.http.server.heads import HEAD_LIMIT
 from tests.client import ADMIN_TOKEN, Shop, is_problem, is_problem_document
 from tests.conftest import WEBHOOK_SECRET, served
 from tests.database import checksum_tables

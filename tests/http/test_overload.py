@@ -5,6 +5,7 @@ import json
 import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from functools import partialmethod
 from typing import Any, Self
 from uuid import UUID
 
@@ -16,8 +17,9 @@ from starlette.types import Receive, Scope, Send
 
 from service.app import create_app
 from service.dev.stripe_standin import StripeStandin
-from service.http.server import bodies, protocol
-from service.http.server.bodies import MAX_BODIES, MAX_BODIES_PER_CLIENT, Arrivals
+from service.errors import ShopError
+from service.http.server import bodies, limits, protocol
+from service.http.server.bodies import MAX_BODIES, MAX_BODIES_PER_CLIENT, Arrival, Arrivals
 from service.http.server.limits import ConcurrencyLimitMiddleware
 from service.infra.clients import Clients
 from service.settings import Settings
@@ -181,6 +183,17 @@ async def test_bytes_of_bodies_are_limited(monkeypatch: pytest.MonkeyPatch) -> N
     assert (arrivals.size, not arrivals._sizes, not arrivals._by_client) == (0, True, True)
 
 
+async def test_a_refusal_keeps_no_body_in_memory() -> None:
+    """An error that was raised has a traceback, and that has the body in its frames."""
+    arrival = Arrivals().begin(b"client", 0)
+    errors = []
+    for _ in range(2):
+        with pytest.raises(ShopError) as raised:
+            await arrival.receive(asyncio.Event().wait)  # type: ignore[arg-type]
+        errors.append(raised.value)
+    assert errors[0] is not errors[1]
+
+
 class TestBodiesThatDoNotArrive:
     """Take no place of a request, and give way to bodies that arrive."""
 
@@ -233,6 +246,20 @@ class TestBodiesThatDoNotArrive:
             await eventually(one_served)
             assert silent.answers[-1].result().startswith(b"HTTP/1.1 201")
 
+    async def test_are_ignored_for_a_while_unless_there_are_many(
+        self, shop: Shop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(bodies, "LINGER_SECONDS", 3600)
+        monkeypatch.setattr(limits, "MAX_LINGERING", 2)
+        monkeypatch.setattr(Arrivals, "begin", partialmethod(_begin_and_refuse, Arrivals.begin))
+        async with Silent(shop.url) as silent:
+            await silent.open(5)
+
+            async def three_answered() -> bool:
+                return silent.codes() == {"busy": 3}
+
+            await eventually(three_answered)
+
     async def test_are_limited_in_bytes(self, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(bodies, "ARRIVING_LIMIT_PER_CLIENT", 50_000)
         async with Silent(shop.url) as silent:
@@ -264,6 +291,13 @@ class TestBodiesThatDoNotArrive:
         with pytest.raises(ConnectionError):
             await _pour(writer, 100_000_000)
         writer.close()
+
+
+def _begin_and_refuse(arrivals: Arrivals, begin: Callable[..., Arrival], client: bytes, deadline: float) -> Arrival:
+    arrival = begin(arrivals, client, deadline)
+    arrivals.end(arrival)
+    arrival.refuse("busy", "Refused.")
+    return arrival
 
 
 async def _pour(writer: asyncio.StreamWriter, size: int) -> None:

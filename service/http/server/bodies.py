@@ -21,6 +21,8 @@ ARRIVING_LIMIT_PER_CLIENT = 6 * 1024 * 1024
 PENALTY_SECONDS = 10.0
 # A flooding connection is ignored for this long before it is closed, because its client would connect again at once.
 LINGER_SECONDS = 2.0
+# At most so many wait for that. Each can hold a segment that has arrived, up to 64 KiB.
+MAX_LINGERING = 256
 
 Client = bytes | None
 
@@ -34,23 +36,24 @@ class Arrival:
         # Whether it was refused in favour of a newer one.
         self.refused = False
         self._deadline = deadline
-        self._refusal = ShopError("request_timeout", "The body did not arrive in time.")
+        # Code and detail. An error that was raised would keep the body, by its traceback.
+        self._refusal = "request_timeout", "The body did not arrive in time."
         self._timeout: asyncio.Timeout | None = None
 
     async def receive(self, receive: Receive) -> Message:
-        """The next part of the body. Raises `request_timeout`, or the error of `refuse`."""
+        """The next part of the body. Raises `request_timeout`, or the error that `refuse` got."""
         try:
             async with asyncio.timeout_at(self._deadline) as self._timeout:
                 return await receive()
         except TimeoutError:
-            raise self._refusal from None
+            raise ShopError(*self._refusal) from None
         finally:
             self._timeout = None
 
-    def refuse(self, error: ShopError) -> None:
-        """Stop waiting: `receive` raises `error`."""
+    def refuse(self, code: str, detail: str) -> None:
+        """Stop waiting: `receive` raises this error."""
         self.refused = True
-        self._refusal, self._deadline = error, 0
+        self._refusal, self._deadline = (code, detail), 0
         if self._timeout is not None:
             self._timeout.reschedule(0)
 
@@ -99,15 +102,13 @@ class Arrivals:
 
     def _refuse_oldest_of(self, client: Client) -> None:
         oldest = next(arrival for arrival in self._oldest_first if arrival.client == client)
-        self._refuse(oldest, ShopError("rate_limited", "Too many bodies from this client are arriving."))
+        self.end(oldest)
+        oldest.refuse("rate_limited", "Too many bodies from this client are arriving.")
 
     def _refuse_oldest(self) -> None:
         oldest = next(iter(self._oldest_first))
-        self._refuse(oldest, ShopError("busy", "Too many request bodies are arriving; try again."))
-
-    def _refuse(self, arrival: Arrival, error: ShopError) -> None:
-        self.end(arrival)
-        arrival.refuse(error)
+        self.end(oldest)
+        oldest.refuse("busy", "Too many request bodies are arriving; try again.")
 
 
 class ByteBudget:

@@ -12,7 +12,7 @@ MAX_IDLE_PER_ADDRESS = 4096
 # Bytes of heads that are still arriving. An honest head arrives at once, or within milliseconds.
 UNFINISHED_LIMIT = 8 * 1024 * 1024
 # Bytes of responses that the kernel does not take yet, because their clients do not read.
-UNREAD_LIMIT = 16 * 1024 * 1024
+UNREAD_LIMIT = 8 * 1024 * 1024
 # Open files that are kept for the pools, the listening socket and logs.
 SPARE_FILES = 128
 

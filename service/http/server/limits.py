@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.errors import ShopError
 from service.http.responses import problem
 from service.http.server import bodies
-from service.http.server.bodies import COMPLETE, Arrivals
+from service.http.server.bodies import COMPLETE, MAX_LINGERING, Arrivals
 from service.infra import rate_limit
 from service.infra.circuit_breaker import CircuitBreaker
 from service.infra.clients import Clients
@@ -38,6 +38,7 @@ class ConcurrencyLimitMiddleware:
         self.clients = clients
         self.client_seconds = client_seconds
         self.arrivals = Arrivals()
+        self.lingering = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer `busy` when no slot is free."""
@@ -79,9 +80,11 @@ class ConcurrencyLimitMiddleware:
 
         async def send_and_hang_up(message: Message) -> None:
             if message["type"] == "http.response.start" and not complete and message["status"] in HANG_UP:
-                if arrival.refused:
+                if arrival.refused and self.lingering < MAX_LINGERING:
+                    self.lingering += 1
                     # Random, so that connections which were refused together do not come back together.
                     await asyncio.sleep(random.uniform(1, 2) * bodies.LINGER_SECONDS)  # noqa: S311
+                    self.lingering -= 1
                 message["headers"] = [*message["headers"], (b"connection", b"close")]
             await send(message)
 

@@ -105,11 +105,12 @@ class RequestContextMiddleware:
         try:
             await self.app(scope, receive, send_with_id)
         except ClientDisconnect:
-            status = status or 499
+            pass
         finally:
             # The template, because each path with an id would become a time series.
             route = getattr(scope.get("route"), "path", "unknown")
-            record_request(method, route, status, time.perf_counter() - started)
+            # 499: the client left before the answer, or this process stopped.
+            record_request(method, route, status or 499, time.perf_counter() - started)
             cause.reset(token)
 
 

@@ -20,10 +20,9 @@ from service.http.responses import problem
 from service.http.server import bodies, heads
 from service.http.server.bodies import COMPLETE
 from service.http.server.connections import UNFINISHED_LIMIT, UNREAD_LIMIT, Bytes, Idle, max_connections
+from service.http.server.heads import HEAD_LIMIT
 from service.http.server.middleware import new_request_id, record_request, with_standard_headers
 
-# Bytes of a request line with its headers. uvicorn and its parser have no limit.
-HEAD_LIMIT = 32 * 1024
 # The time for a request line with its headers. Without it a slow client would keep a connection forever.
 HEAD_SECONDS = 20.0
 # The time in which a client must read a response, once the buffers on the way are full.
@@ -34,6 +33,8 @@ RECEIVE_BUFFER = 32 * 1024
 SEND_BUFFER = 128 * 1024
 # Requests of one connection that may wait while another is answered. uvicorn has no limit.
 PIPELINE_LIMIT = 16
+# Bytes of a body that are kept until the application reads them.
+BODY_BUFFER = 8 * 1024
 # Bytes of a body that are skipped after its response, before the connection is closed.
 SKIP_LIMIT = 1024 * 1024
 # Bytes of chunk extensions and trailers in a body, beyond those that a chunk needs for its size and its line ends.
@@ -59,8 +60,10 @@ class Cycle(RequestResponseCycle):
 
     async def send(self, message: Message) -> None:  # type: ignore[override]
         """Send a part of the response; the head waits for the body."""
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
         if self.transport.is_closing():
-            # uvloop's transport would raise.
+            # uvloop's transport would raise. uvicorn marks the connection's latest request only.
             self.disconnected = True
         if message["type"] == "http.response.start" and not self.response_started:
             self._start = message
@@ -86,7 +89,6 @@ class Cycle(RequestResponseCycle):
             or (lines.count(b"\r"), lines.count(b"\n")) != (len(headers) - 1, len(headers) - 1)
             or not self.keep_alive
             or self.disconnected
-            or self.flow.write_paused
         ):
             return False
         self.response_started = self.response_complete = True
@@ -185,7 +187,7 @@ class Protocol(HttpToolsProtocol):
         else:
             if self._reads_head:
                 if self._head_size > HEAD_LIMIT:
-                    self._refuse(_head_too_large())
+                    self._refuse(heads.too_large())
                 else:
                     self.unfinished.add(self, len(data))
             elif self._reads_body and self._overhead > OVERHEAD_LIMIT:
@@ -202,17 +204,14 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """A head is complete. Errors raised here pass through the parser, like uvicorn's for a malformed address."""
-        self._head_size = heads.measure(self.url, self.headers)
-        if self._head_size > HEAD_LIMIT:
-            raise _head_too_large()
         method, version = self.parser.get_method(), self.parser.get_http_version()
         if method == b"CONNECT":
             raise ShopError("method_not_allowed", "This server opens no tunnels.")
+        self.url = heads.check(method, self.url, version, self.headers)
         if self.parser.should_upgrade():
             return
         if len(self.pipeline) == PIPELINE_LIMIT:
             raise PipelineOverflow
-        self.url = heads.check(method, self.url, version, self.headers)
         if version == "1.0":
             self.expect_100_continue = False
         self._reads_head, self._head_due = False, inf
@@ -230,6 +229,9 @@ class Protocol(HttpToolsProtocol):
         # The client did not wait.
         self.cycle.waiting_for_100_continue = False
         super().on_body(body)
+        if len(self.cycle.body) > BODY_BUFFER:
+            # uvicorn allows 64 KiB. The application resumes it.
+            self.flow.pause_reading()
         if self.cycle.response_complete:
             self._skipped += len(body)
             if self._skipped > SKIP_LIMIT:
@@ -348,10 +350,6 @@ class Protocol(HttpToolsProtocol):
 def _network(address: str) -> str:
     """What stands for a client: its IPv4 address, or the /64 of its IPv6 address."""
     return str(IPv6Network((address.partition("%")[0], 64), strict=False)) if ":" in address else address
-
-
-def _head_too_large() -> ShopError:
-    return ShopError("headers_too_large", f"A request line and its headers may have at most {HEAD_LIMIT} bytes.")
 
 
 # uvicorn's options, for `serve` and the tests.

@@ -30,13 +30,14 @@ class PausedApp:
 
     def __init__(self) -> None:
         self.may_answer = asyncio.Event()
+        self.size = LARGE_SIZE
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
         if scope["path"] == "/slow":
             await self.may_answer.wait()
-        body = LARGE_SIZE * b"x" if scope["path"] == "/large" else b"ok"
+        body = self.size * b"x" if scope["path"] == "/large" else b"ok"
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
         await send({"type": "http.response.body", "body": body})
 
@@ -213,24 +214,56 @@ async def test_responses_that_are_not_read_have_a_limit_in_bytes(
     assert unread.used == 0
 
 
+async def test_a_response_behind_one_that_is_not_read_is_dropped(
+    url: str, connect: Connect, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(protocol, "READ_SECONDS", 0.05)
+    await connect(2 * LARGE + GET)
+
+    async def is_lost() -> bool:
+        return not SERVED[url].server_state.connections and not SERVED[url].server_state.tasks
+
+    await eventually(is_lost)
+    assert not caplog.records
+
+
+async def test_a_body_is_kept_in_small_parts_until_it_is_read(url: str, connect: Connect) -> None:
+    """Of an application that does not read it."""
+    head = SLOW.replace(b"GET", b"POST")[:-2] + b"Content-Length: 60000\r\n\r\n"
+    await connect(head + 9_000 * b"x", answer=False)
+    (connection,) = SERVED[url].server_state.connections
+
+    async def is_paused() -> bool:
+        return connection.flow.read_paused
+
+    await eventually(is_paused)
+    assert len(connection.cycle.body) == 9_000
+
+
 async def test_a_few_bytes_that_are_not_read_end_the_connection_too(
-    url: str, connect: Connect, monkeypatch: pytest.MonkeyPatch
+    app: PausedApp, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A response that the kernel takes except for less than uvicorn's high-water mark of 64 KiB."""
     monkeypatch.setattr(protocol, "READ_SECONDS", 0.05)
-    _, writer = await connect(GET)
-    (connection,) = SERVED[url].server_state.connections
-    sent = connection.transport.get_extra_info("socket")
-    sent.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-    writer.transport.pause_reading()
-    while not connection.transport.get_write_buffer_size():
-        connection.transport.write(1024 * b"x")
+    monkeypatch.setattr(protocol, "SEND_BUFFER", 4096)
+    app.size = 60_000
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", int(url.rpartition(":")[2])))
+        client.sendall(LARGE)
 
-    async def is_lost() -> bool:
-        return not SERVED[url].server_state.connections
+        async def is_paused() -> bool:
+            return any(connection.flow.write_paused for connection in SERVED[url].server_state.connections)
 
-    assert connection.transport.get_write_buffer_size() < 65_536
-    await eventually(is_lost)
+        async def is_lost() -> bool:
+            return not SERVED[url].server_state.connections
+
+        await eventually(is_paused)
+        (connection,) = SERVED[url].server_state.connections
+        # Not the end of an idle connection.
+        connection._unset_keepalive_if_required()
+        assert 0 < connection.transport.get_write_buffer_size() < 65_536
+        await eventually(is_lost)
 
 
 @pytest.mark.parametrize("sent", [b"", GET, GET[:20], GET + GET[:20]], ids=["nothing", "a request", "a head", "both"])

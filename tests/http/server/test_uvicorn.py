@@ -14,8 +14,8 @@ from service.http.server.protocol import Cycle, Protocol
 
 ROOT = Path(__file__).parents[3]
 # What uvicorn's protocol sets on itself, and we read or change.
-ATTRIBUTES = {"client", "connections", "cycle", "expect_100_continue", "headers", "loop", "parser", "pipeline", "scope"}
-ATTRIBUTES |= {"transport", "url"}
+ATTRIBUTES = {"client", "connections", "cycle", "expect_100_continue", "flow", "headers", "loop", "parser", "pipeline"}
+ATTRIBUTES |= {"scope", "transport", "url"}
 # Methods of uvicorn's protocol that we call but do not override.
 METHODS = {"_unset_keepalive_if_required"}
 # What uvicorn's cycle, a request with its response, sets on itself, and we read or change.

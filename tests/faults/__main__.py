@@ -98,7 +98,7 @@ async def main(arguments: list[str]) -> int:
         scenario, start = SCENARIOS[name], time.monotonic()
         print(f"{scenario.fault} …", flush=True)
         try:
-            async with staged() as stage:
+            async with staged(replicated=scenario.replicated) as stage:
                 outcome = await scenario.run(stage, **scenario.full | changes)
         except Exception:
             traceback.print_exc()

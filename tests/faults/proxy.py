@@ -87,13 +87,14 @@ class Link:
 
 
 class Proxy:
-    """Listens on a port of 127.0.0.1 and connects to the port `to`, which can be changed for new connections.
+    """Listens on a port of `host` and connects to the port `to` of 127.0.0.1, which can be changed for new connections.
 
     `passed` lists the points that were passed, `accepted` counts the connections.
     """
 
-    def __init__(self, port: int, names: Names) -> None:
+    def __init__(self, port: int, names: Names, *, host: str = "127.0.0.1", listen: int = 0) -> None:
         self.to = port
+        self._address = host, listen
         self._names = names
         self.passed: list[str] = []
         self.links: set[Link] = set()
@@ -102,7 +103,7 @@ class Proxy:
         self.trap: Trap | None = None
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._serve, *self._address)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 

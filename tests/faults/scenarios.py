@@ -22,7 +22,7 @@ import redis.asyncio
 from tests.client import eventually
 from tests.faults.attack import FLOODS
 from tests.faults.load import Json, Load, settle
-from tests.faults.proxy import Proxy, When, calls, statements
+from tests.faults.proxy import Proxy, When, anything, calls, statements
 from tests.faults.stage import SETTINGS, Stage
 from tests.queries import on
 
@@ -143,6 +143,72 @@ async def stripe(stage: Stage, seconds: float) -> Outcome:
         await stage.revive("standin")
         await trial.wait_for_recovery(time.monotonic())
     return trial.outcome
+
+
+async def fail_over(stage: Stage, times: int, *, demoted: bool) -> Outcome:
+    """The standby becomes the primary. The old one was killed, or it is `demoted` and keeps its connections.
+
+    The time counts from the promotion: to the first order of a new cart, and until one is paid and fulfilled.
+    """
+    pair, primary, standby, sales = stage.pair, "a", "b", []
+    async with under_load(stage, str(times)) as trial:
+        for _ in range(times):
+            await trial.load.wait_for_traffic()
+            await stage.in_thread(pair.demote if demoted else pair.kill, primary)
+            await stage.in_thread(pair.promote, standby)
+            start = time.monotonic()
+            await trial.load.place(await trial.load.cart(1))
+            sales.append(time.monotonic() - start)
+            await trial.wait_for_recovery(start)
+            if demoted:
+                await stage.in_thread(pair.stop, primary)
+            await stage.in_thread(pair.copy, standby, primary)
+            primary, standby = standby, primary
+    trial.outcome.note = f"sales again {min(sales):.2f} to {max(sales):.2f} s after the promotion"
+    return trial.outcome
+
+
+async def switch_valkey(stage: Stage, times: int) -> Outcome:
+    """The replica becomes the primary, behind one address. Every second time, the old one was killed."""
+    direct = stage.settings["REDIS_URL"]
+    await stage.start_another("valkey2")
+    async with (
+        Proxy(stage.ports["valkey"], anything) as proxy,
+        redis.asyncio.Redis(port=stage.ports["valkey"]) as first,
+        redis.asyncio.Redis(port=stage.ports["valkey2"]) as second,
+    ):
+        clients, primary, replica = {"valkey": first, "valkey2": second}, "valkey", "valkey2"
+        for name in ("api", "worker"):
+            await stage.restart(name, REDIS_URL=f"redis://127.0.0.1:{proxy.port}/0")
+        async with under_load(stage, str(times)) as trial:
+            for number in range(times):
+                await _follow(clients[replica], stage.ports[primary])
+                await trial.load.wait_for_traffic()
+                if killed := number % 2 == 1:
+                    stage.signal(primary, SIGKILL)
+                await clients[replica].replicaof("NO", "ONE")
+                if not killed:
+                    await clients[primary].replicaof("127.0.0.1", stage.ports[replica])
+                proxy.to = stage.ports[replica]
+                await trial.wait_for_recovery(time.monotonic())
+                if killed:
+                    await stage.revive(primary)
+                primary, replica = replica, primary
+        await first.replicaof("NO", "ONE")
+        for name in ("api", "worker"):
+            await stage.restart(name, REDIS_URL=direct)
+    await stage.stop("valkey2")
+    return trial.outcome
+
+
+async def _follow(replica: redis.asyncio.Redis, port: int) -> None:
+    """Make a Valkey the replica of another, and wait until it has its data."""
+    await replica.replicaof("127.0.0.1", port)
+
+    async def is_connected() -> bool:
+        return (await replica.info("replication")).get("master_link_status") == "up"
+
+    await eventually(is_connected)
 
 
 @asynccontextmanager
@@ -545,6 +611,8 @@ class Scenario:
     run: Callable[..., Awaitable[Outcome]]
     short: dict[str, Any] | None
     full: dict[str, Any]
+    # Whether it needs a stage with a primary and its standby.
+    replicated: bool = False
 
 
 immediate = partial(kill, name="postgres", number=SIGQUIT)
@@ -562,6 +630,21 @@ SCENARIOS = {
     "freeze-worker": Scenario("worker: frozen", partial(freeze, name="worker"), {"seconds": [1]}, {"seconds": FREEZES}),
     "freeze-postgres": Scenario("PostgreSQL: frozen", partial(freeze, name="postgres"), SIX, {"seconds": FREEZES}),
     "freeze-valkey": Scenario("Valkey: frozen", partial(freeze, name="valkey"), {"seconds": [1]}, {"seconds": FREEZES}),
+    "fail-over": Scenario(
+        "PostgreSQL: primary killed -9, standby promoted",
+        partial(fail_over, demoted=False),
+        {"times": 1},
+        {"times": 10},
+        replicated=True,
+    ),
+    "demote": Scenario(
+        "PostgreSQL: primary demoted, its connections alive, standby promoted",
+        partial(fail_over, demoted=True),
+        {"times": 1},
+        {"times": 10},
+        replicated=True,
+    ),
+    "switch-valkey": Scenario("Valkey: replica promoted", switch_valkey, {"times": 2}, {"times": 20}),
     "wipe": Scenario("Valkey: wiped", wipe, {"times": 1}, {"times": 20}),
     "cut": Scenario("connections to PostgreSQL: cut", cut, {"times": 50}, {"times": 2000}),
     "points": Scenario("API: kill -9 at each point of checkout and webhook", points, {"names": COMMITS}, {}),

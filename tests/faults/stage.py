@@ -22,6 +22,8 @@ from service.infra.migrations import migrate
 from service.infra.resources import Resources, open_resources
 from service.settings import Settings
 from tests.conftest import WEBHOOK_SECRET
+from tests.faults.pair import Pair
+from tests.faults.processes import family
 
 T = TypeVar("T")
 
@@ -40,20 +42,15 @@ SETTINGS = {
 }
 
 
-def family(pid: int) -> list[int]:
-    """The ids of a process and its children; none when it has ended."""
-    try:
-        return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
-    except FileNotFoundError:
-        return []
-
-
 class Stage:
-    """PostgreSQL (durable), Valkey, the Stripe stand-in, API and worker, each on a fixed port."""
+    """PostgreSQL (durable), Valkey, the Stripe stand-in, API and worker, each on a fixed port.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.ports = {name: free_port() for name in (*SERVERS, "standin", "api", "api2", "metrics")}
+    With `replicated`, PostgreSQL is `pair`: a primary and its standby, both named in the service's URL.
+    """
+
+    def __init__(self, folder: Path, *, replicated: bool = False) -> None:
+        self.folder, self._replicated = folder, replicated
+        self.ports = {name: free_port() for name in (*SERVERS, "valkey2", "standin", "api", "api2", "metrics")}
         self.api = f"http://127.0.0.1:{self.ports['api']}"
         self.standin = f"http://127.0.0.1:{self.ports['standin']}"
         self.settings = SETTINGS | {"STRIPE_API_BASE": self.standin}
@@ -67,10 +64,12 @@ class Stage:
     async def start(self) -> None:
         """Start everything, on an empty database."""
         for name in SERVERS:
-            await self._in_thread(self._start, name)
-        await migrate(self.settings["DATABASE_URL"])
+            await self.in_thread(self._start, name)
+        await migrate(self.database_url)
+        if self._replicated:
+            await self.in_thread(self.pair.copy)
         for name in ("standin", "api", "worker"):
-            await self._in_thread(self._start, name)
+            await self.in_thread(self._start, name)
         async with aiohttp.ClientSession() as client:
             deadline = time.monotonic() + 60
             while not await self._ready(client):
@@ -80,8 +79,10 @@ class Stage:
     async def end(self) -> None:
         """Stop everything, the service first."""
         for name in reversed(list(self._running)):
-            self.thaw(name)
-            await self._in_thread(self._running.pop(name).close)
+            # The servers of a pair are never frozen.
+            if name in self.pids:
+                self.thaw(name)
+            await self.in_thread(self._running.pop(name).close)
         self._thread.shutdown()
 
     def signal(self, name: str, number: Signals) -> None:
@@ -92,15 +93,15 @@ class Stage:
 
     async def revive(self, name: str) -> None:
         """Start a killed process again, as a supervisor would."""
-        await self._in_thread(self._revive, name)
+        await self.in_thread(self._revive, name)
 
     async def start_another(self, name: str) -> None:
-        """Start one more process, `api2` or `worker2`, which runs until `stop` or the end."""
-        await self._in_thread(self._start, name)
+        """Start one more process, `api2`, `worker2` or `valkey2`, which runs until `stop` or the end."""
+        await self.in_thread(self._start, name)
 
     async def stop(self, name: str) -> None:
         """Stop a process that `start_another` started."""
-        await self._in_thread(self._running.pop(name).close)
+        await self.in_thread(self._running.pop(name).close)
 
     async def restart(self, name: str, **settings: str) -> None:
         """Kill a process and start it again, with some settings changed."""
@@ -134,12 +135,8 @@ class Stage:
     @asynccontextmanager
     async def resources(self) -> AsyncIterator[Resources]:
         """The resources of a service process, connected to PostgreSQL without a proxy."""
-        url = f"postgresql://{self.settings['DATABASE_URL'].partition('://')[2]}"
-        port = url.rpartition(":")[2].partition("/")[0]
-        direct = url.replace(f":{port}/", f":{self.ports['postgres']}/")
-        async with open_resources(
-            Settings.load(self.settings | {"DATABASE_URL": direct}), "commerce-faults"
-        ) as resources:
+        settings = Settings.load(self.settings | {"DATABASE_URL": self.database_url})
+        async with open_resources(settings, "commerce-faults") as resources:
             yield resources
 
     async def _ready(self, client: aiohttp.ClientSession) -> bool:
@@ -149,17 +146,25 @@ class Stage:
         except aiohttp.ClientError:
             return False
 
-    async def _in_thread(self, work: Callable[..., T], *arguments: object) -> T:
+    async def in_thread(self, work: Callable[..., T], *arguments: object) -> T:
+        """Run what starts processes, or waits for them."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
 
     def _start(self, name: str) -> None:
         stack = self._running[name] = ExitStack()
-        if name in SERVERS:
+        if name == "postgres" and self._replicated:
+            self.pair = Pair(self.folder / "pair")
+            stack.callback(self.pair.end)
+            self.database_url = self.settings["DATABASE_URL"] = self.pair.hosts()
+            return
+        if name in (*SERVERS, "valkey2"):
             folder, port = self.folder / name, self.ports[name]
             if name == "postgres":
-                self.settings.setdefault("DATABASE_URL", stack.enter_context(servers.postgres(folder, port=port)))
+                self.database_url = stack.enter_context(servers.postgres(folder, port=port))
+                self.settings.setdefault("DATABASE_URL", self.database_url)
             else:
-                self.settings["REDIS_URL"] = stack.enter_context(servers.valkey(folder, port=port, durable=False))
+                url = stack.enter_context(servers.valkey(folder, port=port, durable=False))
+                self.settings.setdefault("REDIS_URL", url)
             self.pids[name] = int((folder / "pid").read_text())
             return
         self._starts += 1
@@ -191,13 +196,13 @@ class Stage:
 
 
 @asynccontextmanager
-async def staged() -> AsyncIterator[Stage]:
+async def staged(*, replicated: bool = False) -> AsyncIterator[Stage]:
     """A started stage, until the block ends."""
     # Each client has a connection, which is a file at both ends.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with scratch_folder() as folder:
-        stage = Stage(folder)
+        stage = Stage(folder, replicated=replicated)
         try:
             await stage.start()
             yield stage

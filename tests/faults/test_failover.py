@@ -1,7 +1,11 @@
 """Failover: PostgreSQL and Redis switch to their standbys, and sales go on at the new primary by themselves."""
 
 import asyncio
+import re
+import socket
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -10,6 +14,7 @@ import pytest
 import redis.asyncio
 
 from service.app import create_app
+from service.dev.processes import spawn, stop
 from service.dev.roles import make_roles
 from service.dev.servers import free_port, scratch_folder, valkey
 from service.dev.stripe_standin import StripeStandin
@@ -24,7 +29,9 @@ from tests.client import Shop, eventually
 from tests.conftest import PASSWORDS, WEBHOOK_SECRET, login, served
 from tests.faults.pair import Pair, pair
 from tests.faults.proxy import Proxy, anything
+from tests.tools import require_programs
 
+OPERATIONS = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
 BUYERS = 4
 
 
@@ -123,8 +130,7 @@ async def test_sales_go_on_at_the_other_host_after_a_switchover(
     databases: Pair, stripe: StripeStandin, redis_url: str
 ) -> None:
     """The URL names both hosts. The primary is stopped, the standby promoted, the old primary becomes its standby."""
-    a, b = (f"127.0.0.1:{databases.ports[name]}" for name in ("a", "b"))
-    two_hosts = login(databases.urls["a"], "app").replace(a, f"{a},{b}")
+    two_hosts = login(databases.hosts(), "app")
     async with served(create_app(settings_of(stripe, two_hosts, redis_url))) as url, Shop(url) as shop:
         sales = Sales(shop, (await shop.create_product(stock=1_000_000))["id"])
         await sales.wait_for_progress()
@@ -149,7 +155,7 @@ async def test_a_demoted_server_is_left_though_its_connections_stay_open(
             sales = Sales(shop, (await shop.create_product(stock=1_000_000))["id"])
             await sales.wait_for_progress()
 
-            databases.execute("a", "ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()")
+            databases.demote("a")
             await wait_for_readiness(shop, 503, "read_only")
             refused = (await shop.http.post("/carts")).json()
             assert (refused["code"], refused["postgresql"]) == ("unavailable", "read_only")
@@ -159,6 +165,106 @@ async def test_a_demoted_server_is_left_though_its_connections_stay_open(
             await sales.wait_for_progress()
 
             assert await readiness(shop) == (200, "ok")
+            await assert_all_stored(sales, databases.urls["b"])
+
+
+async def test_the_server_that_a_name_leads_to_now_is_used(
+    databases: Pair, stripe: StripeStandin, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The URL has a host's name, which moves to the promoted standby. The demoted primary keeps its connections."""
+    addresses, getaddrinfo = {"db.shop.test": "127.0.0.1"}, socket.getaddrinfo
+
+    def resolve(host: Any, *rest: Any, **named: Any) -> Any:
+        return getaddrinfo(addresses.get(host, host), *rest, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    async with (
+        Proxy(databases.ports["a"], anything) as first,
+        Proxy(databases.ports["b"], anything, host="127.0.0.2", listen=first.port),
+    ):
+        address = f"127.0.0.1:{databases.ports['a']}"
+        name = login(databases.urls["a"], "app").replace(address, f"db.shop.test:{first.port}")
+        async with served(create_app(settings_of(stripe, name, redis_url))) as url, Shop(url) as shop:
+            sales = Sales(shop, (await shop.create_product(stock=1_000_000))["id"])
+            await sales.wait_for_progress()
+
+            databases.demote("a")
+            await wait_for_readiness(shop, 503, "read_only")
+            databases.promote("b")
+            addresses["db.shop.test"] = "127.0.0.2"
+            await sales.wait_for_progress()
+
+            async def has_no_connections() -> bool:
+                return not first.links
+
+            await eventually(has_no_connections)
+            assert await readiness(shop) == (200, "ok")
+            await assert_all_stored(sales, databases.urls["b"])
+
+
+@asynccontextmanager
+async def health_check(url: str) -> AsyncIterator[int]:
+    """Patroni's check: 200 while this server takes writes, else 503. Its port."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        status = b"503 Service Unavailable"
+        with suppress(OSError, asyncpg.PostgresError):
+            server = await asyncpg.connect(url, timeout=1)
+            if await server.fetchval("SHOW transaction_read_only") == "off":
+                status = b"200 OK"
+            await server.close()
+        writer.write(b"HTTP/1.0 %b\r\n\r\n" % status)
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    yield server.sockets[0].getsockname()[1]
+    server.close()
+
+
+@asynccontextmanager
+async def haproxy(databases: Pair) -> AsyncIterator[int]:
+    """HAProxy in front of both servers, configured as docs/operations.md says; its port."""
+    (program,) = require_programs("haproxy")
+    lines, port = re.search(r"    defaults\n(    .*\n)+", OPERATIONS), free_port()
+    assert lines is not None
+    config = lines[0].replace("bind :5432", f"bind 127.0.0.1:{port}")
+    async with health_check(databases.urls["a"]) as a, health_check(databases.urls["b"]) as b:
+        for server, name, check in (("db1", "a", a), ("db2", "b", b)):
+            address = f"{server} 127.0.0.1:{databases.ports[name]} check port {check}"
+            config = config.replace(f"{server} {server}.internal:5432 check port 8008", address)
+        with scratch_folder() as folder:
+            (folder / "haproxy.cfg").write_text(config)
+            process = spawn([program, "-db", "-f", folder / "haproxy.cfg"], folder / "log")
+
+            async def knows_the_standby() -> bool:
+                return "Server postgresql/db2 is DOWN" in (folder / "log").read_text()
+
+            try:
+                # Before its first checks it takes both for primaries.
+                await eventually(knows_the_standby)
+                yield port
+            finally:
+                stop(process)
+
+
+@pytest.mark.parametrize("demoted", [False, True], ids=["killed", "demoted"])
+async def test_sales_go_on_behind_haproxy(
+    databases: Pair, stripe: StripeStandin, redis_url: str, demoted: bool
+) -> None:
+    """The URL names HAProxy, which finds the primary by its check."""
+    async with haproxy(databases) as port:
+        one = login(databases.urls["a"], "app").replace(f":{databases.ports['a']}/", f":{port}/")
+        async with served(create_app(settings_of(stripe, one, redis_url))) as url, Shop(url) as shop:
+            await wait_for_readiness(shop, 200, "ok")
+            sales = Sales(shop, (await shop.create_product(stock=1_000_000))["id"])
+            await sales.wait_for_progress()
+
+            await asyncio.to_thread(databases.demote if demoted else databases.kill, "a")
+            databases.promote("b")
+            await sales.wait_for_progress()
+
+            await wait_for_readiness(shop, 200, "ok")
             await assert_all_stored(sales, databases.urls["b"])
 
 
@@ -179,7 +285,7 @@ async def test_readers_leave_a_demoted_server(databases: Pair, stripe: StripeSta
         one = login(databases.urls["a"], "app").replace(f":{databases.ports['a']}/", f":{proxy.port}/")
         async with open_resources(settings_of(stripe, one, redis_url), "commerce-tests") as resources:
             assert await read_only_settings(resources) == ["off", "off", "off"]
-            databases.execute("a", "ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()")
+            databases.demote("a")
             databases.promote("b")
             proxy.to = databases.ports["b"]
 

@@ -17,7 +17,7 @@ from service.infra.circuit_breaker import CircuitBreaker
 from service.infra.queue import QUEUE, Queue, open_redis
 from service.infra.resources import Resources
 from service.settings import Settings
-from tests.faults.stage import family
+from tests.faults.processes import family
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """`python -m service …` as an operator starts it: processes of their own, on a real database."""
 
 import asyncio
+import contextlib
 import os
 import re
 import resource
@@ -541,8 +542,13 @@ async def test_workers_end_with_their_parent(environ: dict[str, str], number: si
 
         process.send_signal(number)
 
-        await eventually(lambda: _refuses(port))
-        await eventually(lambda: _ended(workers))
+        try:
+            await eventually(lambda: _refuses(port))
+            await eventually(lambda: _ended(workers))
+        finally:
+            # `started` stops them only while their parent runs.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 async def _ended(processes: list[int]) -> bool:

@@ -27,7 +27,7 @@ from service.infra.statements import SQL, files, split
 from service.settings import Settings
 from service.worker import work
 from tests.client import Shop
-from tests.conftest import PASSWORD, login, served
+from tests.conftest import PASSWORDS, login, served
 from tests.queries import on
 from tests.tools import require_programs
 
@@ -72,7 +72,7 @@ def pooler(request: pytest.FixtureRequest, database_url: str) -> Iterator[Pooler
         (folder / "pgbouncer.ini").write_text(
             "\n".join([f"[databases]\nshop = {target}\n[pgbouncer]", *(f"{k} = {v}" for k, v in values.items())])
         )
-        (folder / "userlist.txt").write_text("".join(f'"{role}" "{PASSWORD}"\n' for role in ROLES))
+        (folder / "userlist.txt").write_text("".join(f'"{role}" "{PASSWORDS[role]}"\n' for role in ROLES))
         for name in ("pgbouncer.ini", "userlist.txt"):
             (folder / name).chmod(0o644)
         log = folder / "log"

@@ -145,6 +145,8 @@ class Protocol(HttpToolsProtocol):
         self._forget()
         self.pipeline.clear()
         super().connection_lost(exc)
+        # The request refers to this object: only a full garbage collection would free the two.
+        self.cycle = cast(Any, None)
 
     def pause_writing(self) -> None:
         """Give the client READ_SECONDS to read: until then its request counts as being handled."""
@@ -254,7 +256,7 @@ class Protocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Drop the request, and count the connection as idle, unless another request waits."""
         super().on_response_complete()
-        if self.cycle.response_complete:
+        if self.cycle is not None and self.cycle.response_complete:
             if self._reads_body:
                 self.cycle.body = bytearray()
             elif self.cycle.keep_alive:

@@ -266,10 +266,18 @@ async def test_a_few_bytes_that_are_not_read_end_the_connection_too(
         await eventually(is_lost)
 
 
-@pytest.mark.parametrize("sent", [b"", GET, GET[:20], GET + GET[:20]], ids=["nothing", "a request", "a head", "both"])
-async def test_a_reset_frees_the_connection(url: str, sent: bytes) -> None:
-    """Goal: no timer keeps a connection in memory that its client has reset. Method: count uvicorn's connections."""
+@pytest.mark.parametrize(
+    "sent",
+    [b"", GET, GET[:20], GET + GET[:20], SLOW, b"POST" + SLOW[3:-2] + b"Content-Length: 9\r\n\r\n"],
+    ids=["nothing", "a request", "a head", "a request and a head", "a slow request", "a body"],
+)
+async def test_a_reset_frees_the_connection(app: PausedApp, url: str, sent: bytes) -> None:
+    """Goal: neither a timer nor the garbage collector has to free a connection that its client has reset.
+
+    Method: count uvicorn's connections, with the collector switched off.
+    """
     gc.collect()
+    gc.disable()
     before = _count_protocols()
     for _ in range(20):
         with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as client:
@@ -282,8 +290,9 @@ async def test_a_reset_frees_the_connection(url: str, sent: bytes) -> None:
         return not SERVED[url].server_state.connections
 
     await eventually(all_lost)
-    await asyncio.sleep(0)
-    gc.collect()
+    app.may_answer.set()
+    await asyncio.sleep(0.01)
+    gc.enable()
     assert _count_protocols() == before
 
 

@@ -107,6 +107,8 @@ class Attack:
             while not closed.done():
                 writer.write(b"a")
                 await asyncio.wait({closed}, timeout=1)
+            with suppress(OSError):
+                await closed
             await asyncio.sleep(random.uniform(3, 7))
 
         await asyncio.gather(*(self.repeat(use) for _ in range(connections)))

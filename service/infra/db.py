@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import ssl
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -182,7 +183,10 @@ def read_addresses(database_url: str) -> list[dict[str, Any]]:
     parameters = {name: str(value) for name, value in conninfo_to_dict(database_url).items() if value != ""}
     hosts, ports = (parameters.get(name, "").split(",") for name in ("host", "port"))
     tls = {name: value for name, value in parameters.items() if _TLS.fullmatch(name)}
+    # For libpq it means the system's certificates, for asyncpg a file's name.
+    system = tls.get("sslrootcert") == "system"
     common: dict[str, Any] = {
+        **({"ssl": ssl.create_default_context()} if system else {}),
         "dsn": f"postgresql://?{urlencode(tls, quote_via=quote)}",
         "user": parameters.get("user"),
         "password": parameters.get("password"),

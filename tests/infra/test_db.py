@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from signal import SIGCONT, SIGSTOP
 from urllib.parse import urlsplit
@@ -300,6 +301,12 @@ async def test_a_silent_host_leaves_time_for_the_next_one(settings: Settings) ->
             assert await run_transaction(pool, select_one) == 1
             # The next connection tries the host that answered first.
             assert pool.addresses[1]["port"] == port
+
+
+def test_a_server_can_be_verified_by_the_certificates_of_the_system() -> None:
+    (address,) = db.read_addresses("postgresql://db.shop.test/shop?sslmode=verify-full&sslrootcert=system")
+
+    assert (address["ssl"].verify_mode, address["ssl"].check_hostname) == (ssl.CERT_REQUIRED, True)
 
 
 async def test_a_read_only_role_needs_a_read_only_pool(settings: Settings, database_url: str) -> None:

@@ -225,7 +225,7 @@ class TestStaff:
 
 
 # Names that anybody's DNS server can bind to this machine's address, and hosts that it cannot.
-REBOUND = ("evil.example", "evil.example:8080", "localhost.evil.example", "127.0.0.1.evil.example", "127.1", "", "[::1")
+REBOUND = ("evil.example", "evil.example:8080", "localhost.evil.example", "127.0.0.1.evil.example", "127.1")
 OWN = ("localhost:8080", "LOCALHOST", "127.0.0.1", "192.168.1.7:8080", "[::1]:8080", "[::1]")
 
 

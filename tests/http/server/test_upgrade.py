@@ -32,9 +32,9 @@ CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n7\r\n%b\r\n%x;a=b\r\n%b\r\n0\r\n\r
     BODY[7:],
 )
 # A body that is a request of its own for a server that drops bodies.
-SMUGGLED = b"DELETE /smuggled HTTP/1.1\r\nHost: shop\r\nX: a\r\n\r\n"
-NEXT = b"GET /health/live HTTP/1.1\r\nHost: shop\r\n\r\n"
-LAST = b"GET /health/live HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n"
+SMUGGLED = b"DELETE /smuggled HTTP/1.1\r\nHost: localhost\r\nX: a\r\n\r\n"
+NEXT = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+LAST = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def statuses(answers: bytes) -> list[int]:
 
 
 def post(path: str, upgrade: bytes, rest: bytes) -> bytes:
-    return b"POST %b HTTP/1.1\r\nHost: shop\r\nContent-Type: application/json\r\n%b%b" % (path.encode(), upgrade, rest)
+    return b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n%b%b" % (path.encode(), upgrade, rest)
 
 
 @pytest.mark.parametrize("rest", [LENGTH, CHUNKED], ids=["length", "chunked"])
@@ -192,7 +192,7 @@ async def test_a_request_with_an_upgrade_equals_the_one_without(shop: Shop, sett
 @pytest.mark.parametrize("target", [b"shop:443", b"/carts", b"/health/live", b"*"])
 async def test_connect_opens_no_tunnel(shop: Shop, requests: Requests, target: bytes) -> None:
     for extra in (b"", H2C, b"Content-Length: %d\r\n" % len(SMUGGLED)):
-        connect = b"CONNECT %b HTTP/1.1\r\nHost: shop\r\n%b\r\n" % (target, extra)
+        connect = b"CONNECT %b HTTP/1.1\r\nHost: localhost\r\n%b\r\n" % (target, extra)
         for segments in ((connect + SMUGGLED,), (NEXT, connect + SMUGGLED)):
             answers = await exchange(shop, *segments)
             assert statuses(answers)[-1] == 405
@@ -205,10 +205,10 @@ async def test_a_refusal_cannot_be_taken_for_an_earlier_response(shop: Shop, req
     """While an earlier request waits for its response, malformed data ends the connection without a response."""
     for junk in (
         b"c4nary\r\n\r\n",
-        b"CONNECT shop:443 HTTP/1.1\r\nHost: shop\r\n\r\n",
+        b"CONNECT shop:443 HTTP/1.1\r\nHost: localhost\r\n\r\n",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     ):
-        assert await exchange(shop, b"GET /orders HTTP/1.1\r\nHost: shop\r\n\r\n" + junk) == b""
+        assert await exchange(shop, b"GET /orders HTTP/1.1\r\nHost: localhost\r\n\r\n" + junk) == b""
     # A malformed body is refused as the response to its request. After that response there is no other.
     broken = post("/carts", b"", b"Transfer-Encoding: chunked\r\n\r\n")
     assert statuses(await exchange(shop, broken, b"c4nary\r\n")) == [400]
@@ -267,7 +267,7 @@ async def test_behind_nginx_each_user_gets_their_own_response(
 ) -> None:
     upgrade = {"Connection": "Upgrade", "Upgrade": "h2c", "Content-Type": "application/json"}
     async with (
-        proxy("nginx", port_of(shop), more) as url,
+        proxy("nginx", port_of(shop), f"proxy_set_header Host $http_host; {more}") as url,
         httpx.AsyncClient(base_url=url) as first,
         httpx.AsyncClient(base_url=url) as second,
     ):

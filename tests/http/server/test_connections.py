@@ -4,7 +4,7 @@ import asyncio
 import gc
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
 from starlette.types import Receive, Scope, Send
@@ -70,6 +70,15 @@ async def connect(url: str) -> AsyncIterator[Connect]:
     yield open_connection
     for writer in writers:
         writer.transport.abort()
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """Switches the garbage collector off."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 async def ended(reader: asyncio.StreamReader) -> bytes:
@@ -215,15 +224,19 @@ async def test_responses_that_are_not_read_have_a_limit_in_bytes(
 
 
 async def test_a_response_behind_one_that_is_not_read_is_dropped(
-    url: str, connect: Connect, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    no_collector: None, url: str, connect: Connect, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Goal: an error is not logged, and nothing is left in memory. Method: the garbage collector is switched off."""
     monkeypatch.setattr(protocol, "READ_SECONDS", 0.05)
+    before = _count_protocols()
     await connect(2 * LARGE + GET)
 
     async def is_lost() -> bool:
         return not SERVED[url].server_state.connections and not SERVED[url].server_state.tasks
 
     await eventually(is_lost)
+    await asyncio.sleep(0.01)
+    assert _count_protocols() == before
     assert not caplog.records
 
 
@@ -271,13 +284,11 @@ async def test_a_few_bytes_that_are_not_read_end_the_connection_too(
     [b"", GET, GET[:20], GET + GET[:20], SLOW, b"POST" + SLOW[3:-2] + b"Content-Length: 9\r\n\r\n"],
     ids=["nothing", "a request", "a head", "a request and a head", "a slow request", "a body"],
 )
-async def test_a_reset_frees_the_connection(app: PausedApp, url: str, sent: bytes) -> None:
+async def test_a_reset_frees_the_connection(no_collector: None, app: PausedApp, url: str, sent: bytes) -> None:
     """Goal: neither a timer nor the garbage collector has to free a connection that its client has reset.
 
     Method: count uvicorn's connections, with the collector switched off.
     """
-    gc.collect()
-    gc.disable()
     before = _count_protocols()
     for _ in range(20):
         with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as client:
@@ -292,7 +303,6 @@ async def test_a_reset_frees_the_connection(app: PausedApp, url: str, sent: byte
     await eventually(all_lost)
     app.may_answer.set()
     await asyncio.sleep(0.01)
-    gc.enable()
     assert _count_protocols() == before
 
 

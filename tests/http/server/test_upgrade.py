@@ -96,7 +96,8 @@ def statuses(answers: bytes) -> list[int]:
 
 
 def post(path: str, upgrade: bytes, rest: bytes) -> bytes:
-    return b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n%b%b" % (path.encode(), upgrade, rest)
+    head = b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n" % path.encode()
+    return head + upgrade + rest
 
 
 @pytest.mark.parametrize("rest", [LENGTH, CHUNKED], ids=["length", "chunked"])

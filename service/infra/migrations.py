@@ -10,7 +10,7 @@ from urllib.parse import quote, urlencode
 
 import psycopg
 import yoyo
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from yoyo.migrations import get_migration_hash, topological_sort
 
 from service.errors import ShopError
@@ -21,6 +21,16 @@ from service.infra.sql import statement
 ATTEMPTS = 5
 PAUSE_SECONDS = 0.5
 POLL_SECONDS = 0.1
+# Whatever the server, the database or the role says. Each migration sets its own limits of time.
+OPTIONS = {
+    # The server then ends the statement of a killed client, which may wait for a lock or build an index.
+    "client_connection_check_interval": "1s",
+    "default_transaction_isolation": r"read\ committed",
+    "idle_in_transaction_session_timeout": "0",
+    "lock_timeout": "2s",
+    "search_path": "public",
+    "statement_timeout": "0",
+}
 # For each host.
 CONNECT_SECONDS = 5
 
@@ -69,23 +79,30 @@ def _refuse_pooler(database_url: str) -> None:
 
     The lock below belongs to a session. Through a pooler it would be another client's, and would never be released.
     """
-    with psycopg.connect(database_url, target_session_attrs="read-write", connect_timeout=CONNECT_SECONDS) as session:
+    # Without OPTIONS, which a pooler refuses in its own words.
+    parameters = {**_parameters(database_url), "options": None}
+    with psycopg.connect(make_conninfo(**parameters), autocommit=True) as session:
         if session.execute("SELECT pg_backend_pid()").fetchone() != (session.info.backend_pid,):
             raise ShopError("unavailable", "MIGRATE_DATABASE_URL leads to a pooler; name the server itself.")
 
 
-def _yoyo_url(database_url: str) -> str:
-    """The URL in yoyo's form, with a name for `pg_stat_activity`.
+def _parameters(database_url: str) -> dict[str, Any]:
+    """libpq's parameters of the URL, and ours."""
+    parameters = conninfo_to_dict(database_url)
+    own = (f"-c {name}={value}" for name, value in OPTIONS.items())
+    return {
+        **parameters,
+        "application_name": "commerce-migrate",
+        "connect_timeout": str(CONNECT_SECONDS),
+        "options": " ".join((str(parameters.get("options", "")), *own)).strip(),
+        # Of several hosts, the one that takes writes.
+        "target_session_attrs": "read-write",
+    }
 
-    Everything is a parameter, which yoyo passes on to libpq: its own parser knows one host only.
-    """
-    parameters = conninfo_to_dict(database_url) | {"connect_timeout": str(CONNECT_SECONDS)}
-    parameters["application_name"] = "commerce-migrate"
-    # Of several hosts, the one that takes writes.
-    parameters["target_session_attrs"] = "read-write"
-    # The server then ends the statement of a killed client, which may wait for a lock or build an index.
-    parameters["options"] = f"{parameters.get('options', '')} -c client_connection_check_interval=1s".strip()
-    return f"postgresql+psycopg:///?{urlencode(parameters, quote_via=quote)}"
+
+def _yoyo_url(database_url: str) -> str:
+    """The URL in yoyo's form: all are parameters, which it passes on to libpq. Its own parser knows one host only."""
+    return f"postgresql+psycopg:///?{urlencode(_parameters(database_url), quote_via=quote)}"
 
 
 def _apply(backend: Any, migrations: Any) -> list[str]:

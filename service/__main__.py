@@ -52,19 +52,23 @@ def _serve(options: argparse.Namespace) -> int:
 
         # Served by this process, the parent of all workers.
         stack.enter_context(metrics.serving(settings))
-        uvicorn.run(
-            "service.app:create_process_app",
-            factory=True,
-            host=options.host,
-            port=options.port,
-            workers=options.workers,
-            loop="uvloop",
-            **UVICORN,
-            # Longer than clients and proxies keep idle connections, so that they close first: if we did, a request
-            # could arrive meanwhile and be lost.
-            timeout_keep_alive=75,
-            timeout_graceful_shutdown=10,
-        )
+        try:
+            uvicorn.run(
+                "service.app:create_process_app",
+                factory=True,
+                host=options.host,
+                port=options.port,
+                workers=options.workers,
+                loop="uvloop",
+                **UVICORN,
+                # Longer than clients and proxies keep idle connections, so that they close first: if we did, a request
+                # could arrive meanwhile and be lost.
+                timeout_keep_alive=75,
+                timeout_graceful_shutdown=10,
+            )
+        except SystemExit as ended:
+            # 0 after SIGTERM. Otherwise uvicorn has logged why it cannot listen; its own status would be 1 or 3.
+            return 2 if ended.code else 0
     return 0
 
 

@@ -532,6 +532,15 @@ async def test_open_staff_calls_are_refused_off_loopback(environ: dict[str, str]
     assert "ADMIN_TOKEN is empty, and --host 0.0.0.0 is not a loopback address" in errors
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_a_port_that_is_taken_is_named(environ: dict[str, str], workers: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        status, _, errors = await command(environ, "serve", "--port", port, "--workers", workers)
+    assert status == 2
+    assert "address already in use" in errors.lower()
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 async def test_workers_end_with_their_parent(environ: dict[str, str], number: signal.Signals) -> None:
     port = free_port()

@@ -3,6 +3,7 @@
 import asyncpg
 import pytest
 
+from service.dev.roles import ROLES
 from service.infra.resources import Resources
 from service.shop.audit import check_changes
 from tests.client import Shop
@@ -35,10 +36,14 @@ SETTINGS = {
 
 @pytest.fixture
 async def configured(database: asyncpg.Connection) -> None:
-    """This test's database has all SETTINGS, for connections that are opened from now on."""
+    """All roles have all SETTINGS in this test's database, for connections that are opened from now on.
+
+    These win over the settings of the server, the database and the role, which migrations/roles.psql sets.
+    """
     name = await database.fetchval("SELECT current_database()")
-    for setting, value in SETTINGS.items():
-        await database.execute(f"""ALTER DATABASE "{name}" SET "{setting}" = '{value}'""")
+    for role in ROLES:
+        for setting, value in SETTINGS.items():
+            await database.execute(f"""ALTER ROLE {role} IN DATABASE "{name}" SET "{setting}" = '{value}'""")
 
 
 @pytest.mark.usefixtures("configured")

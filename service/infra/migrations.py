@@ -21,15 +21,12 @@ from service.infra.sql import statement
 ATTEMPTS = 5
 PAUSE_SECONDS = 0.5
 POLL_SECONDS = 0.1
-# Whatever the server, the database or the role says. Each migration sets its own limits of time.
+# Whatever the server, the database or the role says. Each migration sets other limits of time itself.
 OPTIONS = {
     # The server then ends the statement of a killed client, which may wait for a lock or build an index.
     "client_connection_check_interval": "1s",
-    "default_transaction_isolation": r"read\ committed",
     "idle_in_transaction_session_timeout": "0",
-    "lock_timeout": "2s",
     "search_path": "public",
-    "statement_timeout": "0",
 }
 # For each host.
 CONNECT_SECONDS = 5

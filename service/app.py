@@ -3,7 +3,7 @@
 import asyncio
 import gc
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from fastapi import APIRouter, FastAPI
 from starlette.middleware.cors import CORSMiddleware
@@ -16,6 +16,7 @@ from service.http.server.limits import ConcurrencyLimitMiddleware, RateLimitMidd
 from service.http.server.middleware import EXPOSED, RequestContextMiddleware, UnhandledErrorMiddleware
 from service.infra import logs, startup
 from service.infra.clients import Clients
+from service.infra.metrics import sampling
 from service.infra.parent import end_with_parent
 from service.infra.resources import open_resources
 from service.pages import docs, problems, returns
@@ -57,8 +58,10 @@ def create_app(settings: Settings) -> Service:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with open_resources(settings, "commerce-api", STATEMENT_SECONDS) as resources:
+        async with AsyncExitStack() as stack:
+            resources = await stack.enter_async_context(open_resources(settings, "commerce-api", STATEMENT_SECONDS))
             app.state.resources = resources
+            await stack.enter_async_context(sampling(resources.sample, app.state.concurrency.sample))
             # Beside the requests: a server that does not answer must not delay them.
             reporting = asyncio.create_task(startup.report(resources, "api"))
             try:
@@ -91,7 +94,7 @@ def _edge(app: Service, settings: Settings) -> ASGIApp:
     edge: ASGIApp = UnhandledErrorMiddleware(Router(app))
     if settings.rate_limit_per_minute:
         edge = RateLimitMiddleware(edge, settings.rate_limit_per_minute, clients, settings.admin_token)
-    edge = ConcurrencyLimitMiddleware(edge, settings.max_in_flight, clients)
+    edge = app.state.concurrency = ConcurrencyLimitMiddleware(edge, settings.max_in_flight, clients)
     if settings.cors_origins:
         edge = CORSMiddleware(
             edge,

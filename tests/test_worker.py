@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -10,9 +12,9 @@ import redis
 
 from service import worker
 from service.dev.stripe_standin import StripeStandin
-from service.infra import health
+from service.infra import health, queue
 from service.infra.metrics import exposition
-from service.infra.queue import Queue
+from service.infra.queue import QUEUE, Queue
 from service.infra.resources import Resources
 from service.settings import Settings
 from tests.client import Shop, eventually
@@ -104,3 +106,60 @@ async def test_readiness_shows_a_late_task_of_a_worker_that_still_lives(
         await wait_for_late(shop, "reconcile")
         assert b'worker_repairer_timestamp_seconds{repairer="delete_expired"} 1' in exposition()
     await wait_for_state(shop, "not seen")
+
+
+async def test_a_worker_without_work_waits_before_each_poll(worker: None, redis_url: str) -> None:
+    with redis.Redis.from_url(redis_url) as client:
+        await eventually(lambda: _has_polled(client, 1))
+        client.config_resetstat()
+
+        await eventually(lambda: _has_polled(client, 4))
+
+        assert client.info("commandstats")["cmdstat_blpop"]["calls"] >= 3
+
+
+class TestWithoutPolls:
+    """Wake-ups by themselves: the worker would not look at its queue again for an hour, nor would the sweep."""
+
+    @pytest.fixture
+    def changed_settings(self, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+        monkeypatch.setattr(queue, "POLL_SECONDS", 3600)
+        return {"SWEEP_SECONDS": "3600"}
+
+    async def test_a_paid_order_is_fulfilled_at_once(self, shop: Shop, stripe: StripeStandin, worker: None) -> None:
+        for _ in range(3):
+            placed_order = await shop.checked_out_cart()
+            stripe.pay(placed_order["payment"]["stripe_session_id"])
+            await shop.wait_for_order(placed_order["order_id"], "FULFILLED")
+
+    async def test_more_jobs_than_a_worker_runs_at_a_time_need_no_other_wake_up(
+        self, worker: None, resources: Resources, redis_url: str
+    ) -> None:
+        for _ in range(35):
+            await resources.queue.post_payment_pipeline(uuid4())
+        await resources.queue.close()
+
+        with redis.Redis.from_url(redis_url) as client:
+            await eventually(lambda: _is_empty(client))
+
+
+async def test_a_job_that_becomes_due_needs_no_wake_up(
+    worker: None, resources: Resources, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue, "POLL_SECONDS", 0.1)
+    await resources.queue.expire_cart_later(uuid4(), timedelta(seconds=1))
+    await resources.queue.close()
+
+    with redis.Redis.from_url(redis_url) as client:
+        assert client.zcard(QUEUE) == 1
+        await eventually(lambda: _is_empty(client))
+
+
+async def _has_polled(client: redis.Redis, times: int) -> bool:
+    """Whether a worker has looked at its queue so often."""
+    statistics = client.info("commandstats")
+    return bool(statistics.get("cmdstat_zrangebyscore", {}).get("calls", 0) >= times)
+
+
+async def _is_empty(client: redis.Redis) -> bool:
+    return client.zcard(QUEUE) == 0

@@ -8,6 +8,7 @@ from uuid import UUID
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, WithJsonSchema
 
 from service.errors import not_found
+from service.infra.logs import add_subject
 from service.shop.text import MAX_LENGTH, is_slug, is_visible, to_nfc
 
 BIGINT_MAX = 2**63 - 1
@@ -28,6 +29,13 @@ def parse_uuid(text: str, what: str) -> UUID:
     raise not_found(what)
 
 
+def parse_order_id(text: str) -> UUID:
+    """`parse_uuid`; the log lines of the request name the order from here on."""
+    order_id = parse_uuid(text, "order")
+    add_subject(order_id=order_id)
+    return order_id
+
+
 def int64(minimum: int) -> WithJsonSchema:
     """The schema of a 64-bit integer, without its maximum: JavaScript would round that."""
     return WithJsonSchema({"type": "integer", "format": "int64", "minimum": minimum})
@@ -40,7 +48,7 @@ Total = Annotated[int, Field(ge=0, le=BIGINT_MAX), int64(0)]
 ProductId = Annotated[int, BeforeValidator(partial(parse_integer, what="product")), int64(1)]
 CategoryId = Annotated[int, BeforeValidator(partial(parse_integer, what="category")), int64(1)]
 CartId = Annotated[UUID, BeforeValidator(partial(parse_uuid, what="cart"))]
-OrderId = Annotated[UUID, BeforeValidator(partial(parse_uuid, what="order"))]
+OrderId = Annotated[UUID, BeforeValidator(parse_order_id)]
 
 
 def _digits(text: object) -> object:

@@ -74,8 +74,9 @@ class Pool:
         self.addresses = read_addresses(settings.database_url)
         # As many may wait as the API admits: refusing some of them here would cost more than refusing them there.
         size, max_waiting = settings.db_pool_size, settings.max_in_flight
-        self.limiter = Limiter(size, max_waiting=max_waiting)
-        self.transaction_limiter = Limiter(max(1, size - RESERVED_FOR_READS), max_waiting=max_waiting)
+        self.limiter = Limiter(size, name="pool", max_waiting=max_waiting)
+        slots = max(1, size - RESERVED_FOR_READS)
+        self.transaction_limiter = Limiter(slots, name="transactions", max_waiting=max_waiting)
         self._options: dict[str, Any] = {
             "command_timeout": statement_seconds + 1,
             "server_settings": {"application_name": name, **LIMITS, "statement_timeout": f"{statement_seconds}s"},
@@ -88,6 +89,11 @@ class Pool:
         # Least recently used first.
         self._idle: list[_Pooled] = []
         self._expired_at = self.unresponsive_until = 0.0
+
+    @property
+    def idle(self) -> int:
+        """How many connections are open and unused."""
+        return len(self._idle)
 
     async def aclose(self) -> None:
         """Close the idle connections now, and the others as soon as they are released."""

@@ -5,7 +5,8 @@ from typing import Literal, TypeAlias
 
 import asyncpg
 
-from service.errors import CONSTRAINTS, SQLSTATES, ShopError
+from service.errors import CONSTRAINTS, LOGIN_SQLSTATES, SQLSTATES, ShopError
+from service.infra.metrics import POSTGRESQL_FAILURES
 
 # Why PostgreSQL cannot be used, in the words of readiness.
 Trouble: TypeAlias = Literal["unreachable", "login_refused", "read_only"]
@@ -62,8 +63,26 @@ def unavailable(trouble: Trouble) -> ShopError:
     return ShopError("unavailable", _DETAILS[trouble], postgresql=trouble)
 
 
-def log_failure(error: BaseException) -> None:
+def _reason(error: BaseException) -> str:
+    """Why a database call failed, as a label."""
+    state = getattr(error, "sqlstate", None)
+    if isinstance(error, TimeoutError):
+        return "timeout"
+    if isinstance(error, asyncpg.ReadOnlySQLTransactionError | asyncpg.TargetServerAttributeNotMatched):
+        return "read_only"
+    if SQLSTATES.get(state or "") == "busy" or isinstance(error, asyncpg.InvalidCachedStatementError):
+        return "busy"
+    if SQLSTATES.get(state or "") == "unavailable" or is_connection_loss(error):
+        return "unreachable"
+    return "login_refused" if state in LOGIN_SQLSTATES else "other"
+
+
+def log_failure(error: BaseException, *, retried: bool = False) -> None:
     """Log why a database call failed: the first line of the message, because the others can contain a row's values."""
+    POSTGRESQL_FAILURES.labels(_reason(error), str(retried).lower()).inc()
     reason = str(error).partition("\n")[0]
     extra = {"error": type(error).__name__, "sqlstate": getattr(error, "sqlstate", None), "reason": reason}
-    logger.warning("database call failed", extra=extra)
+    if retried:
+        logger.info("database call retried", extra=extra)
+    else:
+        logger.warning("database call failed", extra=extra)

@@ -80,5 +80,6 @@ async def _postgresql(resources: Resources) -> tuple[str, str]:
 
 async def _redis(resources: Resources) -> str:
     # A write, because a demoted server refuses only those. The key does not exist.
-    await resources.redis_breaker.call(lambda: resources.redis.delete(b"readiness"), urgent=True)
+    redis = resources.redis
+    await resources.redis_breaker.call(lambda: redis.delete(b"readiness"), operation="readiness", urgent=True)
     return resources.redis_breaker.state

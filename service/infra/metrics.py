@@ -3,15 +3,20 @@
 Every label has a closed list of values. Otherwise any client could add time series.
 """
 
+import asyncio
 import logging
+import os
+import platform
 import socket
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import PackageNotFoundError, version
 from os import environ
+from pathlib import Path
 from threading import BoundedSemaphore, Lock, Thread, Timer
 from typing import Any
 
@@ -20,6 +25,7 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    disable_created_metrics,
     generate_latest,
     multiprocess,
 )
@@ -30,8 +36,11 @@ from service.settings import Settings, UnsafeSettings, is_loopback
 # The limits for readers of the metrics: connections at a time, and seconds for each.
 CONNECTIONS = 16
 CONNECTION_SECONDS = 10.0
-# The text of the metrics is reused for this long.
+# The text of the metrics is reused for this long, and what changes with each request is sampled as often.
 FRESH_SECONDS = 1.0
+
+# Otherwise each counter is a second time series, with the time of its first use.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
 
@@ -73,6 +82,82 @@ UNITS_ON_HOLD = Gauge(
     multiprocess_mode="mostrecent",
 )
 
+# What a process has in use. Sampled, because a gauge that follows each request costs more than counting it.
+IN_FLIGHT = Gauge("http_requests_in_flight", "Requests that are being answered", multiprocess_mode="livesum")
+CONNECTIONS_OPEN = Gauge(
+    "postgresql_connections", "Open connections to PostgreSQL", ["state"], multiprocess_mode="livesum"
+)
+WAITING = Gauge("limiter_waiting", "Callers in the queue of a limiter", ["limiter"], multiprocess_mode="livesum")
+WAITED = Histogram(
+    "limiter_wait_seconds",
+    "Time that callers spent in the queue of a limiter; those that did not wait are not counted",
+    ["limiter"],
+    buckets=(0.001, 0.01, 0.1, 0.5, 1, 2.5, 5, 10, 20),
+)
+REFUSED = Counter("limiter_refused_total", "Callers that a limiter refused or kept waiting for too long", ["limiter"])
+CACHED_PAGE = Counter(
+    "page_cache_requests_total",
+    "Requests for the first page: answered from the cache (hit), or read from the tables (miss)",
+    ["result"],
+)
+
+# Calls to the neighbours.
+STRIPE = Histogram(
+    "stripe_call_seconds",
+    "Time of calls to Stripe, those that the rate limit refused included",
+    ["operation", "outcome"],
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20),
+)
+POSTGRESQL = Histogram(
+    "postgresql_call_seconds",
+    "Time of statements that succeeded, by their folder under sql/",
+    ["folder"],
+    buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 10),
+)
+POSTGRESQL_FAILURES = Counter(
+    "postgresql_failures_total",
+    "Calls to PostgreSQL that failed, and whether they were repeated",
+    ["reason", "retried"],
+)
+REDIS = Histogram(
+    "redis_call_seconds",
+    "Time of calls to Redis; none is made for a second after a failed one",
+    ["operation"],
+    buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 2),
+)
+REDIS_FAILURES = Counter("redis_failures_total", "Calls to Redis that failed", ["operation", "reason"])
+
+# The worker's.
+JOBS = Histogram(
+    "job_seconds",
+    "Time of jobs by outcome: done, deferred to the sweep, or failed",
+    ["job", "outcome"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20),
+)
+DUE_ROWS = Gauge(
+    "due_rows", "Rows that are due for repair, 10,000 at most", ["repairer"], multiprocess_mode="mostrecent"
+)
+OLDEST_DUE = Gauge(
+    "oldest_due_seconds", "How long the oldest of these rows is due", ["repairer"], multiprocess_mode="mostrecent"
+)
+DISPUTES = Counter("disputes_total", "Disputes of orders that reached a status of Stripe's", ["status"])
+BUILD = Gauge(
+    "build_info", "Always 1; the labels say what is running", ["version", "python"], multiprocess_mode="mostrecent"
+)
+# Stripe's statuses of disputes; a new one is counted as `other`.
+DISPUTE_STATUSES = frozenset(
+    "lost needs_response prevented under_review warning_closed warning_needs_response warning_under_review won".split()
+)
+try:
+    _VERSION = version("commerce-core")
+except PackageNotFoundError:
+    _VERSION = "unknown"
+BUILD.labels(_VERSION, platform.python_version()).set(1)
+# What an alert waits for begins at 0: Prometheus sees no rise in a time series that begins at 1.
+for status in (*DISPUTE_STATUSES, "other"):
+    DISPUTES.labels(status)
+for outcome in ("mismatch", "order_not_found", "unreadable", "livemode_mismatch"):
+    EVENTS.labels(outcome)
 
 logger = logging.getLogger(__name__)
 
@@ -88,13 +173,44 @@ def method_label(method: str) -> str:
     return method if method in METHODS else "other"
 
 
+@asynccontextmanager
+async def sampling(*samples: Callable[[], None]) -> AsyncIterator[None]:
+    """Call each of `samples` every FRESH_SECONDS until the block ends, and once more then."""
+
+    def sample_all() -> None:
+        for sample in samples:
+            sample()
+
+    async def repeat() -> None:
+        while True:
+            sample_all()
+            await asyncio.sleep(FRESH_SECONDS)
+
+    repeating = asyncio.create_task(repeat())
+    try:
+        yield
+    finally:
+        repeating.cancel()
+        sample_all()
+
+
 def exposition() -> bytes:
     """The metrics in Prometheus' text format, summed over the processes if there are several."""
     if "PROMETHEUS_MULTIPROC_DIR" not in environ:
         return generate_latest()
+    for path in Path(environ["PROMETHEUS_MULTIPROC_DIR"]).glob("gauge_live*.db"):
+        _remove_if_dead(int(path.stem.rpartition("_")[2]))
     registry = CollectorRegistry()
     multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     return generate_latest(registry)
+
+
+def _remove_if_dead(process_id: int) -> None:
+    """Remove what a process has in use, if it was killed."""
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        multiprocess.mark_process_dead(process_id)  # type: ignore[no-untyped-call]
 
 
 @contextmanager

@@ -32,6 +32,14 @@ class PageCache:
         self._invalidation: asyncio.Task[None] | None = None
         # This process's copy of the page: its generation, the end of its life (monotonic), its bytes.
         self._copy: tuple[bytes, float, bytes] = (b"", 0.0, b"")
+        # Plain integers: a counter of the metrics takes ten times as long, at each request.
+        self._hits = self._misses = 0
+
+    def take_counts(self) -> tuple[int, int]:
+        """How many requests the cache answered, and how many it did not, since the last call."""
+        counts = self._hits, self._misses
+        self._hits = self._misses = 0
+        return counts
 
     async def page(self, render: Callable[[], Awaitable[bytes]]) -> bytes:
         """The cached page. If there is none, or no Redis, `render` reads it from the tables.
@@ -39,13 +47,17 @@ class PageCache:
         One refill runs at a time; requests that arrive meanwhile share its result.
         """
         if self._is_invalidating():
+            self._misses += 1
             return await render()
         generation = await asyncio.shield(self._query_generation())
         if generation is None:
+            self._misses += 1
             return await render()
         copy = self._copy_of(generation)
         if copy is not None:
+            self._hits += 1
             return copy
+        self._misses += 1
         if self._refill is None or self._refill.done() or self._refill.get_name() != generation.hex():
             self._refill = asyncio.create_task(self._fill(generation, render), name=generation.hex())
         return await asyncio.shield(self._refill)
@@ -79,7 +91,7 @@ class PageCache:
         if previous is not None and not previous.done():
             await asyncio.wait((previous,))
         self._current_query, self._next_query = self._next_query, None
-        return await self._redis_breaker.call(self._read_generation)
+        return await self._redis_breaker.call(self._read_generation, operation="read_generation")
 
     async def _read_generation(self) -> bytes:
         generation = await self._redis.get(_GENERATION)
@@ -91,20 +103,25 @@ class PageCache:
     async def _fill(self, generation: bytes, render: Callable[[], Awaitable[bytes]]) -> bytes:
         key = _PAGE + generation
         # Another process may have stored the page. Its time to live then gives its age.
-        stored = await self._redis_breaker.call(lambda: self._redis.get(key))
-        ttl = await self._redis_breaker.call(lambda: self._redis.pttl(key)) if stored else None
+        stored = await self._redis_breaker.call(lambda: self._redis.get(key), operation="read_page")
+        ttl = None
+        if stored:
+            ttl = await self._redis_breaker.call(lambda: self._redis.pttl(key), operation="read_page")
         if stored and ttl and ttl > 0:
             self._copy = (generation, time.monotonic() + ttl / 1000, stored)
             return bytes(stored)
         end = time.monotonic() + TTL_SECONDS
         page: bytes = await render()
         self._copy = (generation, end, page)
-        await self._redis_breaker.call(lambda: self._redis.set(key, page, ex=TTL_SECONDS))
+        await self._redis_breaker.call(lambda: self._redis.set(key, page, ex=TTL_SECONDS), operation="store_page")
         return page
 
     async def _end_generation(self) -> bool:
         # Deleting works in a full Redis too. The next reader sets a new generation.
-        return await self._redis_breaker.call(lambda: self._redis.delete(_GENERATION), urgent=True) is not None
+        deleted = await self._redis_breaker.call(
+            lambda: self._redis.delete(_GENERATION), operation="invalidate", urgent=True
+        )
+        return deleted is not None
 
     async def _invalidate_later(self) -> None:
         for _ in range(TTL_SECONDS):

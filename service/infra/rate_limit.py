@@ -48,4 +48,4 @@ async def count(redis: Redis, redis_breaker: CircuitBreaker, client: bytes) -> t
             used, _, seconds_left = await pipe.execute()
             return used, max(1, seconds_left)
 
-    return await redis_breaker.call(increment)
+    return await redis_breaker.call(increment, operation="count_request")

@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 from service.infra import db
 from service.infra.circuit_breaker import CircuitBreaker
 from service.infra.limiters import KeyedLimiter
+from service.infra.metrics import CACHED_PAGE, CONNECTIONS_OPEN, WAITING
 from service.infra.page_cache import PageCache
 from service.infra.queue import Queue, open_redis
 from service.infra.stripe import Stripe
@@ -27,6 +28,17 @@ class Resources:
     cache: PageCache
     queue: Queue
     stripe: Stripe
+
+    def sample(self) -> None:
+        """Show in the metrics what is in use now, and what the cache has answered since the last sample."""
+        CONNECTIONS_OPEN.labels("used").set(self.pool.limiter.in_use)
+        CONNECTIONS_OPEN.labels("idle").set(self.pool.idle)
+        WAITING.labels("pool").set(self.pool.limiter.waiting)
+        WAITING.labels("transactions").set(self.pool.transaction_limiter.waiting)
+        WAITING.labels("checkout").set(self.checkout_limiter.waiting)
+        hits, misses = self.cache.take_counts()
+        CACHED_PAGE.labels("hit").inc(hits)
+        CACHED_PAGE.labels("miss").inc(misses)
 
 
 @asynccontextmanager
@@ -49,7 +61,7 @@ async def open_resources(
         pool = db.Pool(settings, name, statement_seconds)
         stack.push_async_callback(pool.aclose)
         # A third of the connections suffices for one lock: while one transaction commits, the next one already waits.
-        checkout_limiter = KeyedLimiter(max(1, settings.db_pool_size // 3))
+        checkout_limiter = KeyedLimiter(max(1, settings.db_pool_size // 3), name="checkout")
         breaker = CircuitBreaker(redis.connection_pool)
         queue = Queue(redis, breaker)
         stack.push_async_callback(queue.close)

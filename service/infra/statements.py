@@ -5,9 +5,11 @@ Statements are bound by `service.infra.sql.statement`, whose stub types every ca
 
 import re
 from dataclasses import is_dataclass
+from time import perf_counter
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from service.infra.db import Connection
+from service.infra.metrics import POSTGRESQL
 from service.infra.packaged import packaged_folder
 
 SQL = packaged_folder("sql")
@@ -40,6 +42,7 @@ class Statement(Generic[Row]):
         self.header, body = split((SQL / f"{name}.sql").read_text())
         self.parameters = [parameter.name for parameter in parameters(self.header)]
         verb = body.split(maxsplit=1)[0]
+        self.latency = POSTGRESQL.labels(name.partition("/")[0])
         self.sql = f"{verb} /*action='{name}'*/{body.removeprefix(verb)}"
 
     def arguments(self, values: dict[str, Any]) -> list[Any]:
@@ -57,7 +60,9 @@ class One(Statement[Row]):
 
     async def one(self, connection: Connection, /, **values: Any) -> Row:
         """The row."""
+        started = perf_counter()
         record = await connection.fetchrow(self.sql, *self.arguments(values))
+        self.latency.observe(perf_counter() - started)
         assert record is not None, self.name
         row: Row = record[0] if self.is_scalar else self.row(*record)
         return row
@@ -68,7 +73,9 @@ class OneOrNone(Statement[Row]):
 
     async def one_or_none(self, connection: Connection, /, **values: Any) -> Row | None:
         """The row, or None; the header says what that means."""
+        started = perf_counter()
         record = await connection.fetchrow(self.sql, *self.arguments(values))
+        self.latency.observe(perf_counter() - started)
         if record is None:
             return None
         row: Row = record[0] if self.is_scalar else self.row(*record)
@@ -80,7 +87,9 @@ class Many(Statement[Row]):
 
     async def all(self, connection: Connection, /, **values: Any) -> list[Row]:
         """All rows, in the statement's order."""
+        started = perf_counter()
         records = await connection.fetch(self.sql, *self.arguments(values))
+        self.latency.observe(perf_counter() - started)
         if self.is_scalar:
             return [record[0] for record in records]
         row = self.row
@@ -92,7 +101,9 @@ class Command(Statement[None]):
 
     async def run(self, connection: Connection, /, **values: Any) -> int:
         """The number of rows that it wrote."""
+        started = perf_counter()
         status: str = await connection.execute(self.sql, *self.arguments(values))
+        self.latency.observe(perf_counter() - started)
         return int(status.rpartition(" ")[2])
 
 

@@ -65,6 +65,7 @@ async def run_transaction(
                 delay = _retry_delay(attempt, error)
                 if delay is None or attempt == ATTEMPTS:
                     raise
+                log_failure(error, retried=True)
         await asyncio.sleep(delay)
     raise AssertionError
 

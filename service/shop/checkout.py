@@ -16,8 +16,7 @@ from service.infra.clients import Client
 from service.infra.db import Connection, connection
 from service.infra.encoding import encode
 from service.infra.ids import new_id
-from service.infra.logs import cause
-from service.infra.metrics import TRANSITIONS
+from service.infra.logs import add_subject, cause
 from service.infra.resources import Resources
 from service.infra.sql import statement
 from service.infra.stripe import Session, StripeRefused, StripeUnknown
@@ -172,12 +171,14 @@ async def checkout(
             case StoredResponse():
                 return outcome
             case Reserved(attempt, session_parameters, created_at, sold_out):
-                TRANSITIONS.labels("PENDING_PAYMENT").inc()
+                add_subject(order_id=order_id)
+                transitions.log_transition(order_id, "PENDING_PAYMENT", cart_id=cart_id)
                 if sold_out:
                     await resources.cache.invalidate()
                 claim = payment_session.Claim(attempt, session_parameters, created_at)
                 return await ensure_session(resources, key, order_id, claim, new=True)
             case ExistingOrder(existing_id):
+                add_subject(order_id=existing_id)
                 if existing_id == order_id:
                     # Our earlier attempt reserved it, but its COMMIT got no answer. The claim is ours too: release it.
                     await payment_session.release_claim(resources, order_id)

@@ -37,7 +37,7 @@ async def _may_ask(resources: Resources, key: str) -> bool:
     async def claim() -> bool:
         return bool(await resources.redis.set(key, b"", ex=ASK_SECONDS, nx=True))
 
-    claimed = await resources.redis_breaker.call(claim)
+    claimed = await resources.redis_breaker.call(claim, operation="confirm")
     if claimed is not None:
         return claimed
     now = time.monotonic()

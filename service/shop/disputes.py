@@ -5,6 +5,7 @@ from typing import Any
 from uuid import UUID
 
 from service.infra.db import Connection
+from service.infra.metrics import DISPUTE_STATUSES, DISPUTES
 from service.infra.sql import statement
 from service.infra.stripe import Dispute
 from service.shop import stuck, transitions
@@ -37,15 +38,25 @@ async def record(
         status=dispute.status,
         reported_at=_created(event),
     )
+    noted = listed = False
     words = f"{dispute.id} of {dispute.amount_minor} {dispute.currency}, {dispute.reason}, {dispute.status}"
     if order is not None:
         await LINK_ORDER.run(tx, stripe_payment_intent_id=dispute.payment_intent, order_id=order.id)
         what = event["type"].removeprefix(PREFIX).replace("_", " ")
-        await transitions.add_note_once(tx, order, f"dispute {what}: {words}")
+        noted = await transitions.add_note_once(tx, order, f"dispute {what}: {words}")
     if status is not None and not status.endswith("needs_response"):
         await stuck.end(tx, "dispute_open", [dispute.id])
     elif status is not None and order is not None:
-        await stuck.add(tx, after, "dispute_open", dispute.id, order_id=order_id, reason=f"dispute {words}")
+        reason = f"dispute {words}"
+        listed = await stuck.add(tx, after, "dispute_open", dispute.id, order_id=order_id, reason=reason)
+    if order is not None and noted:
+        after.add(lambda _: _count(dispute.status))
+    if order is not None and noted and not listed:
+        after.log("dispute changed", order.id, dispute_id=dispute.id, status=dispute.status, reason=dispute.reason)
+
+
+async def _count(status: str) -> None:
+    DISPUTES.labels(status if status in DISPUTE_STATUSES else "other").inc()
 
 
 async def forget(tx: Connection, dispute: Dispute) -> None:

@@ -21,4 +21,4 @@ async def _fulfil(tx: Connection, after: AfterCommit, order_id: UUID) -> None:
     order = await transitions.lock(tx, order_id)
     paid = order.status == "PAID" and order.payment_status == "SUCCEEDED"
     if paid and await MARK_FULFILLED.one_or_none(tx, order_id=order_id, cause=cause.get()):
-        after.count_transition(order.id, "FULFILLED")
+        after.count_transition(order.id, "FULFILLED", from_status="PAID")

@@ -15,7 +15,7 @@ import orjson
 
 from service.errors import ShopError
 from service.infra.db import connection
-from service.infra.logs import cause
+from service.infra.logs import begin_job
 from service.infra.resources import Resources
 from service.infra.sql import statement
 from service.infra.stripe import CLOCK_SKEW_SECONDS, Session, StripeRefused, pause_between_pages
@@ -72,7 +72,7 @@ async def settle_sessions(resources: Resources) -> int:
 
     Returns the number of sessions settled.
     """
-    cause.set("job reconcile")
+    begin_job("reconcile")
     # From its end a session is complete or expired. Only a payment that takes days still changes; events report it.
     end = int(time.time()) - resources.settings.session_seconds - CLOCK_SKEW_SECONDS
     since = await _read_position(resources, "sessions")
@@ -108,16 +108,18 @@ async def _settle(resources: Resources, sessions: list[Session]) -> int:
         unsettled = await FIND_UNSETTLED.all(reader, order_ids=list(by_order))
     changed = 0
     for order_id in unsettled:
+        begin_job("reconcile", order_id)
         try:
             outcome = await settlement.settle_session(resources, order_id, by_order[order_id])
         # The other sessions are settled even if one fails. It differs from our payment then, and is tried again.
         except ShopError as error:
-            logger.warning("session deferred", extra={"order_id": str(order_id), "error": str(error)})
+            logger.warning("session deferred", extra={"error": str(error)})
             continue
         except Exception:
-            logger.exception("session failed and was deferred", extra={"order_id": str(order_id)})
+            logger.exception("session failed and was deferred")
             continue
         changed += outcome != "unchanged"
+    begin_job("reconcile")
     await _compare(resources, sessions, by_order)
     return changed
 
@@ -166,7 +168,7 @@ async def fetch_events(resources: Resources) -> int:
 
     The sweep applies them. Stripe lists events for 30 days, so all workers may be down that long.
     """
-    cause.set("job reconcile")
+    begin_job("reconcile")
     # By Stripe's clock: the position is the time of the newest event read.
     since = await _read_position(resources, "events") - OVERLAP_SECONDS
     stored = 0

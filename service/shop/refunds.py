@@ -112,17 +112,22 @@ async def refund(
     Raises what `request` raises, and the errors of the idempotency key.
     """
 
+    after = AfterCommit()
+
     async def decide(tx: Connection) -> Order:
-        await request(tx, order_id, amount_minor=amount_minor, restock=restock, reason=reason)
+        nonlocal after
+        after = AfterCommit()
+        await request(tx, after, order_id, amount_minor=amount_minor, restock=restock, reason=reason)
         return await orders.view(tx, order_id, for_staff=True)
 
     response = await run_once(resources.pool, key, 200, decide, order_id=order_id)
+    await after.run(resources)
     await resources.queue.settle_refunds(order_id)
     return response
 
 
 async def request(
-    tx: Connection, order_id: UUID, *, amount_minor: int | None, restock: bool, reason: str | None
+    tx: Connection, after: AfterCommit, order_id: UUID, *, amount_minor: int | None, restock: bool, reason: str | None
 ) -> None:
     """Decide a refund for staff, who may say why: of `amount_minor`, or of everything that is left.
 
@@ -138,9 +143,10 @@ async def request(
         raise ShopError("order_not_refundable", "This amount cannot be refunded.", refundable_minor=left)
     if restock and amount != left:
         raise invalid("/restock", "must be false unless all that is left is refunded")
+    refund_id = new_id()
     await ADD_REFUND.run(
         tx,
-        refund_id=new_id(),
+        refund_id=refund_id,
         order_id=order_id,
         stripe_payment_intent_id=order.stripe_payment_intent_id,
         amount_minor=amount,
@@ -150,17 +156,18 @@ async def request(
         wait_seconds=0.0,
     )
     await transitions.add_note(tx, order, f"refund of {amount} requested")
-    # A requested refund makes no payment REFUNDED, so there is no action after the commit.
-    await _balance(tx, AfterCommit(), order)
+    after.log("refund decided", order_id, refund_id=refund_id, amount_minor=amount, decided_by="staff")
+    await _balance(tx, after, order)
 
 
 async def add_late_payment(
     tx: Connection, after: AfterCommit, order: LockedOrder, *, payment_intent: str, amount_minor: int
 ) -> bool:
     """Decide to refund a payment that has no live order; False when that was decided before."""
+    refund_id = new_id()
     added = await ADD_REFUND.run(
         tx,
-        refund_id=new_id(),
+        refund_id=refund_id,
         order_id=order.id,
         stripe_payment_intent_id=payment_intent,
         amount_minor=amount_minor,
@@ -169,6 +176,8 @@ async def add_late_payment(
         reason=None,
         wait_seconds=0.0,
     )
+    if added:
+        after.log("refund decided", order.id, refund_id=refund_id, amount_minor=amount_minor, decided_by="late_money")
     settle_later(after, order.id)
     return added == 1
 
@@ -292,7 +301,7 @@ async def _record(tx: Connection, after: AfterCommit, *, order_id: UUID, state: 
             stripe_refund_id=listed.id,
             failure_reason=(listed.failure_reason or listed.status) if status == "FAILED" else None,
         )
-    await _report_failures(tx, after, order, before)
+    await _report_changes(tx, after, order, before)
     decided = await _balance(tx, after, order)
     for payment in await SETTLE_UNMATCHED.all(tx, order_id=order_id):
         if payment.refunded:
@@ -303,19 +312,19 @@ async def _record(tx: Connection, after: AfterCommit, *, order_id: UUID, state: 
     return decided
 
 
-async def _report_failures(
+async def _report_changes(
     tx: Connection, after: AfterCommit, order: LockedOrder, before: Mapping[UUID, Refund]
 ) -> None:
-    """Note and count the refunds that have failed since `before`, and list those that no later refund replaces."""
+    """Log what has changed since `before`. Note and count failures, and list those that no later refund replaces."""
     rows = await LIST_REFUNDS.all(tx, order_id=order.id)
-    for row in rows:
-        status_before = before[row.id].status if row.id in before else None
-        if row.status != "FAILED" or status_before == "FAILED" or row.failure_reason == SETTLED_ELSEWHERE:
+    changed = {row.id: row for row in rows if row.id not in before or row.status != before[row.id].status}
+    for row in changed.values():
+        if row.status != "FAILED" or row.failure_reason == SETTLED_ELSEWHERE:
             continue
         named = f"{row.id} ({row.stripe_refund_id})" if row.stripe_refund_id else str(row.id)
         await transitions.add_note(tx, order, f"refund {named} of {row.amount_minor} failed: {row.failure_reason}")
         after.add(_count_failure)
-    closed = [str(row.id) for row in rows if row.id in before and row.status != before[row.id].status]
+    closed = [str(refund_id) for refund_id in changed if refund_id in before]
     if closed:
         await stuck.end(tx, "refund_open", closed)
     for number, row in enumerate(rows):
@@ -326,7 +335,7 @@ async def _report_failures(
         if sum(r.amount_minor for r in later if r.status in ("SUCCEEDED", "FAILED")) >= row.amount_minor:
             await stuck.end(tx, "refund_failed", [str(row.id)])
             continue
-        await stuck.add(
+        if await stuck.add(
             tx,
             after,
             "refund_failed",
@@ -335,6 +344,18 @@ async def _report_failures(
             reason=f"a refund of {row.amount_minor} failed: {row.failure_reason}",
             stripe_refund_id=row.stripe_refund_id,
             payment_intent=row.stripe_payment_intent_id,
+        ):
+            # Its WARNING says that it failed.
+            changed.pop(row.id, None)
+    for row in changed.values():
+        after.log(
+            "refund changed",
+            order.id,
+            refund_id=row.id,
+            status=row.status,
+            amount_minor=row.amount_minor,
+            stripe_refund_id=row.stripe_refund_id,
+            reason=row.failure_reason,
         )
 
 
@@ -355,7 +376,7 @@ async def _balance(tx: Connection, after: AfterCommit, order: LockedOrder) -> bo
     if not order.captured:
         return False
     rows = await LIST_REFUNDS.all(tx, order_id=order.id)
-    decided = await _decide_owed(tx, order, rows)
+    decided = await _decide_owed(tx, after, order, rows)
     refunded, pending = _refunded_and_pending(order.stripe_payment_intent_id, rows)
     whole = refunded + pending >= order.captured_minor
     if refunded == order.captured_minor:
@@ -368,6 +389,7 @@ async def _balance(tx: Connection, after: AfterCommit, order: LockedOrder) -> bo
     if (refunded, status) == (order.refunded_minor, order.payment_status):
         return decided
     await transitions.add_note(tx, order, f"payment {status}, {refunded} refunded")
+    after.log("payment changed", order.id, payment_status=status, refunded_minor=refunded)
     if status == "SUCCEEDED" and order.status == "PAID":
         # Fulfilment waited for a refund of the full payment, which failed.
         after.add(lambda resources: resources.queue.post_payment_pipeline(order.id))
@@ -381,7 +403,7 @@ async def _balance(tx: Connection, after: AfterCommit, order: LockedOrder) -> bo
     return decided
 
 
-async def _decide_owed(tx: Connection, order: LockedOrder, rows: Sequence[Refund]) -> bool:
+async def _decide_owed(tx: Connection, after: AfterCommit, order: LockedOrder, rows: Sequence[Refund]) -> bool:
     """Decide a refund for every payment that has no live order, for the part not yet refunded or pending.
 
     True when one of these refunds can be made at once. A refund that follows a failed one waits.
@@ -408,19 +430,21 @@ async def _decide_owed(tx: Connection, order: LockedOrder, rows: Sequence[Refund
         first = all(row.cause == "stripe" for row in rows if row.stripe_payment_intent_id == intent)
         # Later refunds wait for up to a day, because a disputed payment cannot be refunded for months, if ever.
         wait_seconds = 0.0 if first else min(86_400.0, 10.0 * 2 ** min(failures, 14))
+        refund_id, decided_by = new_id(), "staff" if has_late_refund else "late_money"
         await ADD_REFUND.run(
             tx,
-            refund_id=new_id(),
+            refund_id=refund_id,
             order_id=order.id,
             stripe_payment_intent_id=intent,
             amount_minor=left,
-            cause="staff" if has_late_refund else "late_money",
+            cause=decided_by,
             restock=False,
             reason=None,
             wait_seconds=wait_seconds,
         )
         text = f"refund of {left} decided" if first else "a refund failed: it is tried again"
         await transitions.add_note(tx, order, text)
+        after.log("refund decided", order.id, refund_id=refund_id, amount_minor=left, decided_by=decided_by)
         decided |= first
     return decided
 

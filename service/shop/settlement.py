@@ -64,6 +64,8 @@ async def apply_session(
         recheck_seconds=RECHECK_SECONDS,
     ):
         return "unchanged"
+    else:
+        after.log("payment changed", order_id, payment_status="PROCESSING")
     return "applied"
 
 
@@ -118,6 +120,7 @@ async def apply_late_payment(tx: Connection, after: AfterCommit, order: LockedOr
     )
     if recorded is None:
         return "unchanged"
+    after.log("payment changed", order.id, payment_status="REFUND_PENDING", payment_intent=intent, reason="late")
     await refunds.add_late_payment(tx, after, order, payment_intent=intent, amount_minor=order.total_minor)
     await transitions.add_note(tx, order, "paid after it was cancelled: the payment is refunded")
     return "late_money_refunded"
@@ -207,6 +210,7 @@ async def _apply_unmatched(
             captured_currency=intent.currency,
         )
         assert recorded, "an order without a captured payment can record one"
+        after.log("payment changed", order.id, payment_status="REFUND_PENDING", payment_intent=intent.id)
     return "unmatched_refunded"
 
 

@@ -111,16 +111,17 @@ async def add(
     order_id: UUID | None,
     reason: str,
     **fields: Any,
-) -> None:
-    """List an item; a WARNING with `fields` follows, once, unless it is listed or people have resolved it."""
+) -> bool:
+    """List an item, and log a WARNING with `fields`; False if it is listed already or people have resolved it."""
     if not await ADD_ITEM.one_or_none(tx, kind=kind, id=item_id, order_id=order_id, reason=reason[:500]):
-        return
+        return False
     named = {"kind": kind, "id": item_id, "order_id": None if order_id is None else str(order_id), "reason": reason}
 
     async def warn(_: Resources) -> None:
         logger.warning(MESSAGES[kind], extra={**named, **fields})
 
     after.add(warn)
+    return True
 
 
 async def end(tx: Connection, kind: Kind, item_ids: Sequence[str]) -> None:
@@ -192,7 +193,8 @@ async def resolve(
         return row.item()
 
     response = await run_once(resources.pool, key, 200, work)
-    logger.info("stuck item resolved", extra={"kind": kind, "id": item_id, "reason": reason})
+    # Without the reason, in which people may quote a customer.
+    logger.info("stuck item resolved", extra={"kind": kind, "id": item_id, "order_id": order_id})
     if order_id is not None:
         # The worker stops the refunds that it would have made again.
         await resources.queue.settle_refunds(order_id)

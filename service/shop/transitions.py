@@ -4,14 +4,15 @@ Every transition locks the order, decides on the locked row, and is one guarded 
 collected in an AfterCommit.
 """
 
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 from service.errors import ShopError, not_found
 from service.infra.db import Connection
-from service.infra.logs import cause
+from service.infra.logs import cause, log_soon
 from service.infra.metrics import TRANSITIONS
 from service.infra.resources import Resources
 from service.infra.sql import statement
@@ -19,6 +20,8 @@ from service.infra.transactions import run_transaction
 from service.shop import orders, personal_data
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 CAPTURED = ("SUCCEEDED", "REFUND_PENDING", "REFUNDED")
 
@@ -68,40 +71,66 @@ RETURN_STOCK = statement("transitions/return_stock", MovedUnits)
 
 
 class AfterCommit:
-    """Actions that follow the commit of a transaction: counters, wake-ups of the worker, the page cache.
+    """Actions that follow the commit of a transaction: counters, log lines, wake-ups of the worker, the page cache.
 
-    Actions are best effort and idempotent. Those of a failed attempt run too: it may have committed before its
-    connection was lost.
+    Actions are best effort and idempotent.
     """
 
     def __init__(self) -> None:
         self._actions: list[Callable[[Resources], Awaitable[None]]] = []
-        self._transitions: set[tuple[UUID, str]] = set()
+        self._transitions: dict[tuple[UUID, str], dict[str, Any]] = {}
+        self._lines: list[tuple[str, dict[str, Any]]] = []
 
-    def count_transition(self, order_id: UUID, status: str) -> None:
-        """Count that an order got this status: once, even if the transaction is retried."""
-        self._transitions.add((order_id, status))
+    def count_transition(self, order_id: UUID, status: str, **fields: Any) -> None:
+        """Count and log that an order got this status: once, even if the transaction is retried."""
+        self._transitions[order_id, status] = fields
+
+    def log(self, message: str, order_id: UUID, **fields: Any) -> None:
+        """Log what this transaction did to an order, at INFO."""
+        self._lines.append((message, {"order_id": order_id, **fields}))
 
     def add(self, action: Callable[[Resources], Awaitable[None]]) -> None:
         """Run `action(resources)` after the commit."""
         self._actions.append(action)
 
+    def extend(self, other: "AfterCommit") -> None:
+        """Add what another one has collected."""
+        self._actions += other._actions
+        self._transitions |= other._transitions
+        self._lines += other._lines
+
     async def run(self, resources: Resources) -> None:
-        """Run all actions in the order in which they were added."""
-        for _, status in self._transitions:
-            TRANSITIONS.labels(status).inc()
+        """Count and log, then run all actions in the order in which they were added."""
+        for (order_id, status), fields in self._transitions.items():
+            log_transition(order_id, status, **fields)
+        for message, fields in self._lines:
+            log_soon(logger, message, **fields)
         for action in self._actions:
             await action(resources)
+
+
+def log_transition(order_id: UUID, status: str, **fields: Any) -> None:
+    """Count and log that an order got a status; its transaction has committed."""
+    TRANSITIONS.labels(status).inc()
+    log_soon(logger, "order changed", order_id=order_id, status=status, **fields)
 
 
 async def run_transition(resources: Resources, work: Callable[[Connection, AfterCommit], Awaitable[T]]) -> T:
     """Run `work(tx, after)` in a transaction, then the actions that it added to `after`.
 
-    `work` must decide on the rows that it locks, because it is run again after a COMMIT without an answer.
+    `work` must decide on the rows that it locks, because it is run again after a COMMIT without an answer. What such
+    an attempt collected is done too, as it may have committed; an attempt that failed before its COMMIT did nothing.
     """
-    after = AfterCommit()
-    result = await run_transaction(resources.pool, lambda tx: work(tx, after), idempotent=True)
-    await after.run(resources)
+    done = AfterCommit()
+
+    async def attempt(tx: Connection) -> T:
+        after = AfterCommit()
+        result = await work(tx, after)
+        done.extend(after)
+        return result
+
+    result = await run_transaction(resources.pool, attempt, idempotent=True)
+    await done.run(resources)
     return result
 
 
@@ -128,11 +157,16 @@ async def add_note(tx: Connection, order: LockedOrder, text: str) -> None:
     await ADD_NOTE.run(tx, order_id=order.id, status=order.status, cause=cause.get(), note=text)
 
 
-async def add_note_once(tx: Connection, order: LockedOrder, text: str) -> None:
-    """Add a note unless the same cause has added it before. The history outlives a stored event, so it is compared."""
+async def add_note_once(tx: Connection, order: LockedOrder, text: str) -> bool:
+    """Add a note; False if the same cause has added it before.
+
+    The history is compared, because it outlives a stored event.
+    """
     history = await orders.LIST_EVENTS.all(tx, order_id=order.id)
-    if (cause.get(), text) not in [(event.cause, event.note) for event in history]:
-        await add_note(tx, order, text)
+    if (cause.get(), text) in [(event.cause, event.note) for event in history]:
+        return False
+    await add_note(tx, order, text)
+    return True
 
 
 async def cancel(
@@ -158,7 +192,9 @@ async def cancel(
         raise ShopError("busy", "An order changed while it was locked.")
     await return_stock(tx, after, locked)
     for order in locked:
-        after.count_transition(order.id, "CANCELLED")
+        # A captured payment keeps its status, which its refund decides.
+        fields = {} if order.captured else {"payment_status": payment_status}
+        after.count_transition(order.id, "CANCELLED", from_status=order.status, **fields, reason=note)
 
 
 async def return_stock(tx: Connection, after: AfterCommit, locked: Sequence[LockedOrder]) -> None:
@@ -196,5 +232,7 @@ async def mark_paid(
     )
     if paid is None:
         raise ShopError("busy", "The order changed while it was locked.")
-    after.count_transition(order.id, "PAID")
+    after.count_transition(
+        order.id, "PAID", from_status=order.status, payment_status="SUCCEEDED", payment_intent=payment_intent
+    )
     after.add(lambda resources: resources.queue.post_payment_pipeline(order.id))

@@ -4,6 +4,7 @@ An event that does not settle its order by itself stays stored as unhandled. `pr
 runs, then asks Stripe for the current state.
 """
 
+import logging
 import re
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import orjson
 
 from service.errors import ShopError, not_found
 from service.infra.db import Connection, connection
-from service.infra.logs import cause
+from service.infra.logs import add_subject, begin_event, log_soon
 from service.infra.metrics import EVENTS
 from service.infra.resources import Resources
 from service.infra.sql import statement
@@ -41,6 +42,8 @@ RECORD_EVENT = statement("webhooks/record_event", str)
 STORE_EVENT = statement("webhooks/store_event")
 FINISH_EVENT = statement("webhooks/finish_event")
 READ_EVENT = statement("webhooks/read_event", Event)
+
+logger = logging.getLogger(__name__)
 
 SESSION_EVENTS = {
     "checkout.session.completed",
@@ -85,12 +88,13 @@ async def receive_webhook(resources: Resources, body: bytes, signature: str | No
     if secrets and not signature_verifies(body, signature, secrets):
         raise ShopError("invalid_signature", "The Stripe-Signature header does not match the body, or is too old.")
     payload = parse_event(body)
-    cause.set(f"event {payload['id']}")
+    begin_event(payload["id"])
     reduced = personal_data.reduced_event(payload)
 
     async def work(tx: Connection, after: AfterCommit) -> str:
         # A repeated event is applied again, which changes nothing.
         result = await apply_event(tx, after, resources.settings, payload)
+        _name_order(result)
         recorded = await RECORD_EVENT.one_or_none(
             tx,
             event_id=payload["id"],
@@ -111,7 +115,7 @@ async def receive_webhook(resources: Resources, body: bytes, signature: str | No
         with suppress(ShopError):
             await store_event(resources, payload)
         raise
-    EVENTS.labels(outcome).inc()
+    _report(payload["type"], outcome)
     return outcome
 
 
@@ -203,10 +207,11 @@ async def process_stored_event(resources: Resources, event_id: str) -> str:
         event = await READ_EVENT.one_or_none(reader, event_id=event_id)
     if event is None:
         raise not_found("event")
-    cause.set(f"event {event_id}")
+    begin_event(event_id)
 
     async def apply(tx: Connection, after: AfterCommit) -> EventOutcome:
         result = await apply_event(tx, after, resources.settings, event.payload)
+        _name_order(result)
         await _finish(tx, event, result)
         return result
 
@@ -216,9 +221,21 @@ async def process_stored_event(resources: Resources, event_id: str) -> str:
             result = await _settle_by_stripe(resources, str(event.payload["data"]["object"].get("id")), result)
         else:
             result = await _settle_charge(resources, event, result)
+        _name_order(result)
         await transitions.run_transition(resources, partial(_finish_unhandled, event=event, result=result))
-    EVENTS.labels(result.outcome).inc()
+    _report(event.type, result.outcome)
     return result.outcome
+
+
+def _name_order(result: EventOutcome) -> None:
+    """From here on, log lines name the event's order, too."""
+    if result.order_id is not None:
+        add_subject(order_id=result.order_id)
+
+
+def _report(event_type: str, outcome: str) -> None:
+    EVENTS.labels(outcome).inc()
+    log_soon(logger, "event processed", type=event_type, outcome=outcome)
 
 
 async def _finish_unhandled(tx: Connection, after: AfterCommit, *, event: Event, result: EventOutcome) -> None:

@@ -82,7 +82,7 @@ async def test_every_answer_has_its_request_id(shop: Shop) -> None:
     for given in bad:
         answer = await shop.http.get("/nope", headers={"X-Request-ID": given})
         made.append(answer.headers["x-request-id"])
-    assert all(len(request_id) == 32 for request_id in made)
+    assert all(len(request_id) == 49 for request_id in made)
     assert len(set(made)) == len(made)
 
 

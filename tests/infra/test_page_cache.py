@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from service.app import create_app
 from service.dev.servers import free_port, scratch_folder, valkey
 from service.infra import circuit_breaker, page_cache
-from service.infra.circuit_breaker import CircuitBreaker
+from service.infra.circuit_breaker import CircuitBreaker, Operation
 from service.infra.page_cache import PageCache
 from service.settings import Settings
 from tests.client import Shop
@@ -261,7 +261,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     """Counts the calls. After a failed call the circuit breaker stays open for longer than any test takes."""
     counts, call = Calls(), CircuitBreaker.call
 
-    async def counting(self: CircuitBreaker, request: Callable[[], Awaitable[T]], *, urgent: bool = False) -> T | None:
+    async def counting(
+        self: CircuitBreaker, request: Callable[[], Awaitable[T]], *, operation: Operation, urgent: bool = False
+    ) -> T | None:
         counts.breakers.add(self)
 
         async def counted() -> T:
@@ -274,7 +276,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
                 counts.errors.append(repr(error))
                 raise
 
-        return await call(self, counted, urgent=urgent)
+        return await call(self, counted, operation=operation, urgent=urgent)
 
     monkeypatch.setattr(CircuitBreaker, "call", counting)
     monkeypatch.setattr(circuit_breaker, "REST_SECONDS", 3600)

@@ -537,6 +537,15 @@ SCENARIOS = {
         ),
     ),
     "sweep/claim_refunds": does(run(10), none=run(10, before="UPDATE refunds SET next_attempt_at = NULL")),
+    "sweep/measure_backlog": does(
+        run(),
+        none=run(
+            before="UPDATE orders SET next_attempt_at = 'infinity' WHERE next_attempt_at IS NOT NULL;"
+            "UPDATE refunds SET next_attempt_at = NULL;"
+            "UPDATE unmatched_payments SET next_attempt_at = NULL;"
+            "UPDATE stripe_events SET next_attempt_at = 'infinity' WHERE handled_at IS NULL"
+        ),
+    ),
     "sweep/claim_unmatched": does(run(10), none=run(10, before="UPDATE unmatched_payments SET next_attempt_at = NULL")),
     "retention/delete_carts": does(run(9000, 10), none=run(20_000, 10)),
     "retention/delete_events": does(run(9000, 10), none=run(20_000, 10)),

@@ -15,6 +15,7 @@ from service.infra import rate_limit
 from service.infra.circuit_breaker import CircuitBreaker
 from service.infra.clients import Clients
 from service.infra.credentials import is_staff
+from service.infra.metrics import IN_FLIGHT
 from service.infra.resources import Resources
 
 # Paths that are answered under any load.
@@ -34,11 +35,15 @@ class ConcurrencyLimitMiddleware:
     def __init__(self, app: ASGIApp, slots: int, clients: Clients, client_seconds: float = CLIENT_SECONDS) -> None:
         """`slots` is how many requests may be in flight; idle connections take none."""
         self.app = app
-        self.free = slots
+        self.slots = self.free = slots
         self.clients = clients
         self.client_seconds = client_seconds
         self.arrivals = Arrivals()
         self.lingering = 0
+
+    def sample(self) -> None:
+        """Show in the metrics how many requests are in flight."""
+        IN_FLIGHT.set(self.slots - self.free)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer `busy` when no slot is free."""

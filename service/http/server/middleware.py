@@ -4,15 +4,14 @@ import logging
 import re
 import time
 from collections.abc import Iterable
-from itertools import count
-from os import urandom
+from typing import TypeAlias
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import ShopError
 from service.http.responses import problem
-from service.infra.logs import cause, log_soon
+from service.infra.logs import cause, log_soon, new_span_id, new_trace_id, subject
 from service.infra.metrics import method_label, of_route
 
 RawHeaders = list[tuple[bytes, bytes]]
@@ -39,23 +38,33 @@ PUBLIC_SECURITY_HEADERS: RawHeaders = [*SECURITY_HEADERS[:-1], (b"cache-control"
 # The scope's key that tells inner middleware that a response has begun.
 RESPONSE_STARTED = "commerce.response_started"
 REQUEST_ID = re.compile(rb"[\w.:/+=-]{1,128}")
+# https://www.w3.org/TR/trace-context/#traceparent-header: later versions may add fields, the version 00 has none.
+TRACEPARENT = re.compile(
+    rb"(?!ff|00.{54})[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?"
+)
 
 logger = logging.getLogger("service.http")
 
 
-# Random once per process: a random id for each request would take longer than the rest of its log line.
-_PROCESS, _NUMBER = urandom(12).hex(), count()
+# The ids of a request: ours, its trace's, and the client's own X-Request-ID, where it is valid. Ours is the trace's id
+# and one that no other request has. The trace is the caller's, by its `traceparent`. A plain tuple, because a named one
+# takes three times as long to make.
+Ids: TypeAlias = tuple[str, str, str | None]
 
 
-def new_request_id() -> str:
-    """An id for a request without one."""
-    return f"{_PROCESS}{next(_NUMBER):08x}"
-
-
-def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """The client's X-Request-ID where it is valid, else a new one."""
-    supplied = next((value for name, value in headers if name == b"x-request-id"), b"")
-    return supplied.decode() if REQUEST_ID.fullmatch(supplied) else new_request_id()
+def ids_of(headers: Iterable[tuple[bytes, bytes]]) -> Ids:
+    """The ids of a request with these headers."""
+    supplied = traceparent = b""
+    for name, value in headers:
+        if name == b"x-request-id":
+            supplied = supplied or value
+        elif name == b"traceparent":
+            traceparent = traceparent or value
+    client = supplied.decode() if supplied and REQUEST_ID.fullmatch(supplied) else None
+    span_id = new_span_id()
+    match = TRACEPARENT.fullmatch(traceparent) if traceparent else None
+    trace_id = match[1].decode() if match else new_trace_id(span_id)
+    return f"{trace_id}-{span_id}", trace_id, client
 
 
 def record_request(method: str, route: str, status: int, seconds: float) -> None:
@@ -77,6 +86,9 @@ def with_standard_headers(headers: RawHeaders, request_id: str, defaults: RawHea
 class RequestContextMiddleware:
     """Outermost: gives each request its id, standard headers, log line and metrics; CORS preflights too."""
 
+    # The traced middleware replaces these two.
+    ids_of, record = staticmethod(ids_of), staticmethod(record_request)
+
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
@@ -89,8 +101,10 @@ class RequestContextMiddleware:
         # HEAD is answered by GET. The server keeps the true method and omits the body.
         if method == "HEAD":
             scope = {**scope, "method": "GET"}
-        request_id = request_id_of(scope["headers"])
-        token = cause.set(f"request {request_id}")
+        own_id, trace_id, client_id = self.ids_of(scope["headers"])
+        request_id = client_id or own_id
+        token = cause.set(f"request {own_id}")
+        subject.set({"trace_id": trace_id, "client_request_id": client_id} if client_id else {"trace_id": trace_id})
         defaults = PUBLIC_SECURITY_HEADERS if scope["path"].startswith(PUBLIC) else SECURITY_HEADERS
         started, status = time.perf_counter(), 0
 
@@ -110,7 +124,7 @@ class RequestContextMiddleware:
             # The template, because each path with an id would become a time series.
             route = getattr(scope.get("route"), "path", "unknown")
             # 499: the client left before the answer, or this process stopped.
-            record_request(method, route, status or 499, time.perf_counter() - started)
+            self.record(method, route, status or 499, time.perf_counter() - started)
             cause.reset(token)
 
 

@@ -21,7 +21,7 @@ from service.http.server import bodies, heads
 from service.http.server.bodies import COMPLETE
 from service.http.server.connections import UNFINISHED_LIMIT, UNREAD_LIMIT, Bytes, Idle, max_connections
 from service.http.server.heads import HEAD_LIMIT
-from service.http.server.middleware import new_request_id, record_request, with_standard_headers
+from service.http.server.middleware import ids_of, record_request, with_standard_headers
 
 # The time for a request line with its headers. Without it a slow client would keep a connection forever.
 HEAD_SECONDS = 20.0
@@ -315,7 +315,7 @@ class Protocol(HttpToolsProtocol):
         if not (self.cycle.response_started or self.pipeline) if self._reads_body else self._idle:
             answer = problem(error)
             answer.headers["Connection"] = "close"
-            headers = with_standard_headers(answer.raw_headers, new_request_id())
+            headers = with_standard_headers(answer.raw_headers, ids_of(())[0])
             status = HTTPStatus(answer.status_code)
             head = [f"HTTP/1.1 {status} {status.phrase}".encode(), *(b": ".join(header) for header in headers)]
             self.transport.write(b"\r\n".join([*head, b"", bytes(answer.body)]))

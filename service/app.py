@@ -59,6 +59,10 @@ def create_app(settings: Settings) -> Service:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
+            if settings.otlp_endpoint:
+                from service.shop import traces
+
+                stack.enter_context(traces.tracing(settings, "commerce-api"))
             resources = await stack.enter_async_context(open_resources(settings, "commerce-api", STATEMENT_SECONDS))
             app.state.resources = resources
             await stack.enter_async_context(sampling(resources.sample, app.state.concurrency.sample))
@@ -103,4 +107,8 @@ def _edge(app: Service, settings: Settings) -> ASGIApp:
             allow_headers=["*"],
             expose_headers=EXPOSED,
         )
+    if settings.otlp_endpoint:
+        from service.http.server.tracing import TracedRequestContextMiddleware
+
+        return TracedRequestContextMiddleware(edge)
     return RequestContextMiddleware(edge)

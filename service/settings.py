@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Mapping
+from importlib.util import find_spec
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Self
@@ -215,6 +216,8 @@ class Settings(BaseModel):
     event_days: int = Field(default=90, ge=31, le=3650)
     metrics_host: str = "127.0.0.1"
     metrics_port: int = Field(default=0, ge=0, le=65_535)
+    # Where spans are sent by OpenTelemetry's protocol over HTTP; empty: no traces.
+    otlp_endpoint: str = Field(default="", pattern="^https?://[^/]", repr=False)
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
 
     @classmethod
@@ -275,6 +278,8 @@ class Settings(BaseModel):
                 "METRICS_HOST is not a loopback address, and ADMIN_TOKEN is empty: "
                 "the metrics would be open to everybody."
             )
+        if self.otlp_endpoint and not has_tracing():
+            raise UnsafeSettings("OTLP_ENDPOINT needs the extra `tracing`: pip install 'commerce-core[tracing]'.")
         if self.hold_seconds > DAY - SESSION_MARGIN_SECONDS:
             raise UnsafeSettings(
                 f"HOLD_SECONDS is over {DAY - SESSION_MARGIN_SECONDS}: a Stripe session lives at most 24 hours "
@@ -306,6 +311,14 @@ class Settings(BaseModel):
                 f"ADMIN_TOKEN is empty, and --host {host} is not a loopback address: staff calls would be open to "
                 "everybody. Set ADMIN_TOKEN, or ALLOW_OPEN_STAFF=true for a demo."
             )
+
+
+def has_tracing() -> bool:
+    """Whether the extra `tracing` is installed."""
+    try:
+        return all(map(find_spec, ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")))
+    except ModuleNotFoundError:
+        return False
 
 
 def is_loopback(host: str) -> bool:

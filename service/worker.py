@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 import signal
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -91,6 +92,10 @@ async def run(settings: Settings) -> None:
 async def work(settings: Settings, stopping: asyncio.Event) -> None:
     """Run jobs and periodic tasks until `stopping` is set; then give running ones STOP_SECONDS to end."""
     async with AsyncExitStack() as stack:
+        if settings.otlp_endpoint:
+            from service.shop import traces
+
+            stack.enter_context(traces.tracing(settings, "commerce-worker", (sys.modules[__name__], "run_job")))
         resources = await stack.enter_async_context(open_resources(settings, "commerce-worker"))
         await stack.enter_async_context(sampling(resources.sample))
         beat = partial(health.record_heartbeat, resources, health.HEARTBEAT, 3 * HEARTBEAT_SECONDS)

@@ -170,6 +170,7 @@ def test_safe_combinations_are_accepted(changed: dict[str, str]) -> None:
                 "http://h:hidden",
             )
         ),
+        ("OTLP_ENDPOINT", "grpc://hidden"),
         *(
             ("EXCLUDED_PAYMENT_METHODS", value)
             for value in ("hidden", "card,hidden", "Boleto", "boleto;oxxo", "card é")

@@ -14,17 +14,21 @@ import pytest
 
 import service
 from service.infra.statements import Statement, files
+from service.settings import has_tracing
 from tests.client import Shop
 from tests.sql.callers import callers_of
 from tests.sql.headers import KEYS, header, header_text, value_of
 from tests.sql.scenarios import SCENARIOS
+
+# They bind no statement, and can only be imported with the extra `tracing`.
+TRACED = {"service.http.server.tracing", "service.infra.tracing", "service.shop.traces"}
 
 
 def bound() -> dict[str, list[tuple[str, Statement[object]]]]:
     """For each file, the modules that bind it at their top level, with the statements."""
     result: dict[str, list[tuple[str, Statement[object]]]] = {}
     for module in pkgutil.walk_packages(service.__path__, "service."):
-        if module.name == "service.__main__":
+        if module.name == "service.__main__" or (module.name in TRACED and not has_tracing()):
             continue
         loaded = importlib.import_module(module.name)
         values = [value for value in vars(loaded).values() if isinstance(value, Statement)]

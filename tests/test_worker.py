@@ -133,8 +133,9 @@ class TestWithoutPolls:
             await shop.wait_for_order(placed_order["order_id"], "FULFILLED")
 
     async def test_more_jobs_than_a_worker_runs_at_a_time_need_no_other_wake_up(
-        self, worker: None, resources: Resources, redis_url: str
+        self, worker: None, resources: Resources, redis_url: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.setattr(queue, "MAX_TOKENS", 1)
         for _ in range(35):
             await resources.queue.post_payment_pipeline(uuid4())
         await resources.queue.close()

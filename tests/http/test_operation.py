@@ -2,11 +2,13 @@
 
 import asyncio
 import html
+import platform
 import re
 from html.parser import HTMLParser
+from importlib.metadata import version
 from inspect import getsource
 from itertools import product
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -14,15 +16,18 @@ import pytest
 from fastapi.routing import iter_route_contexts
 from prometheus_client.parser import text_string_to_metric_families
 
+from service import worker
 from service.app import create_app
 from service.dev.servers import free_port
 from service.dev.stripe_standin import StripeStandin
 from service.errors import KINDS
+from service.infra import circuit_breaker
+from service.infra import stripe as stripe_calls
 from service.infra.health import PERIODIC_TASKS
-from service.infra.metrics import exposition
+from service.infra.metrics import DISPUTE_STATUSES, exposition
 from service.infra.statements import files
 from service.settings import Settings
-from service.shop import settlement, stuck, webhooks
+from service.shop import settlement, stuck, sweep, webhooks
 from tests.client import Shop, eventually, is_problem
 
 
@@ -142,12 +147,22 @@ async def test_requests_cannot_add_time_series(shop: Shop) -> None:
         "method": {"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "other"},
         "route": {*routes, "unknown"},
         "status": statuses,
-        "outcome": set(re.findall(r'(?:EventOutcome\(|return )"(\w+)"', sources)) | {"duplicate"},
+        "outcome": set(re.findall(r'(?:EventOutcome\(|return )"(\w+)"', sources)) | {"duplicate", *CALLED, *RAN},
         "what": {"orders", "events", "refunds"},
-        "repairer": {*PERIODIC_TASKS},
+        "repairer": {*PERIODIC_TASKS, *sweep.REPAIRERS},
         "query": {*files("audit")},
         "pass": {"changes", "full"},
         "kind": {*stuck.KINDS},
+        "state": {"used", "idle"},
+        "limiter": {"pool", "transactions", "checkout", "other"},
+        "result": {"hit", "miss"},
+        "operation": {*get_args(stripe_calls.Operation), *get_args(circuit_breaker.Operation)},
+        "folder": {name.partition("/")[0] for name in files()},
+        "reason": {"unreachable", "login_refused", "read_only", "timeout", "busy", "other"},
+        "retried": {"true", "false"},
+        "job": {*worker.JOBS},
+        "version": {version("commerce-core")},
+        "python": {platform.python_version()},
     }
 
     def series() -> set[str]:
@@ -158,6 +173,8 @@ async def test_requests_cannot_add_time_series(shop: Shop) -> None:
                 for label, value in sample.labels.items():
                     if label == "status" and family.name.startswith("order_transitions"):
                         assert value in STATUSES
+                    elif label == "status" and family.name == "disputes":
+                        assert value in {*DISPUTE_STATUSES, "other"}
                     else:
                         assert label == "le" or value in allowed[label], (family.name, label, value)
         return found
@@ -180,6 +197,9 @@ PARSED_METHODS = """
     REPORT MKACTIVITY CHECKOUT MERGE M-SEARCH NOTIFY SUBSCRIBE UNSUBSCRIBE PATCH PURGE MKCALENDAR LINK UNLINK SOURCE
 """.split()
 STATUSES = {"PENDING_PAYMENT", "PAID", "FULFILLED", "CANCELLED"}
+# The outcomes of calls to Stripe, and of jobs.
+CALLED = {"ok", "refused", "key_refused", "rate_limited", "failed", "unanswered", "unreadable", "cancelled"}
+RAN = {"done", "deferred", "failed"}
 NEVER_SERVED = Settings(database_url="postgresql://", stripe_api_key="sk_test_x", stripe_webhook_secret=("x",))
 
 

@@ -57,7 +57,7 @@ compat: $(INSTALLED) $(UV)  ## buy with the lowest and the locked versions; Pyth
 	@sh tests/clients/typescript.sh "$(CURDIR)/$(BIN)/python"
 
 lock: $(UV)  ## renew the locks: requirements.txt for the container image, requirements-dev.txt for development
-	$(UV) pip compile $(LOCK) --output-file requirements.txt pyproject.toml
+	$(UV) pip compile $(LOCK) --extra tracing --output-file requirements.txt pyproject.toml
 	$(UV) pip compile $(LOCK) --extra dev --constraint requirements.txt --output-file requirements-dev.txt pyproject.toml
 
 audit-deps: $(INSTALLED) $(UV)  ## check requirements.txt against known vulnerabilities

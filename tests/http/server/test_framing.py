@@ -213,6 +213,9 @@ TRICKS = {
     "empty lines first": Trick(b"\r\n\r\n" + get(), "GET"),
     "a space first": Trick(b" " + get()),
     "tabs in the first line": Trick(get(line=b"GET\t/trick\tHTTP/1.1\r\n")),
+    # RFC 9112, section 3, allows these two.
+    "two spaces after the method": Trick(get(line=b"GET  /trick HTTP/1.1\r\n"), "GET"),
+    "two spaces after the address": Trick(get(line=b"GET /trick  HTTP/1.1\r\n"), "GET"),
     "a space after the version": Trick(get(line=b"GET /trick HTTP/1.1 \r\n")),
     "a header before which is a space": Trick(b"GET /trick HTTP/1.1\r\n X: a\r\nHost: shop\r\n\r\n"),
     "a header that goes on": Trick(get(b"X: a\r\n b\r\n")),

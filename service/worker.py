@@ -7,13 +7,14 @@ import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import Any, NamedTuple, cast
 from uuid import UUID
 
 import orjson
 from arq.worker import Function, Worker, func
+from redis.exceptions import RedisError
 
 from service.errors import ShopError
 from service.infra import claims, health, logs, metrics, startup
@@ -210,5 +211,8 @@ async def _serve_jobs(resources: Resources, stopping: asyncio.Event) -> None:
         for result in results:
             if isinstance(result, Exception):
                 logger.warning("redis call failed", extra={"error": repr(result)})
+                # The other connections lead to the same server, which may have been demoted. Nobody writes there.
+                with suppress(RedisError, OSError):
+                    await resources.redis.connection_pool.disconnect()
         if not stopping.is_set():
             await asyncio.sleep(1)

@@ -228,7 +228,7 @@ async def test_the_cause_of_an_unavailable_database_is_in_the_log_only(
     state: str,
     cause: tuple[str, str | None],
 ) -> None:
-    """Readiness and an ordinary call answer 503 with a fixed state. Each logs the cause once, without secrets."""
+    """Readiness and a call answer 503 with a fixed state. Each of them and the start log the cause, without secrets."""
     url, name = urlsplit(settings.database_url), await database.fetchval("SELECT current_database()")
     host = url.netloc.rpartition("@")[2]
     async with contextlib.AsyncExitStack() as stack:
@@ -256,15 +256,20 @@ async def test_the_cause_of_an_unavailable_database_is_in_the_log_only(
             monkeypatch.setattr(db, "REST_SECONDS", 0)
             url = url._replace(netloc=f"commerce_app:c4nary@127.0.0.1:{await stack.enter_async_context(silent())}")
         changed = settings.model_copy(update={"database_url": url.geturl()})
+        caplog.set_level("INFO")
         shop = await stack.enter_async_context(Shop(await stack.enter_async_context(served(create_app(changed)))))
 
+        async def has_reported() -> bool:
+            return "process started" in caplog.messages
+
+        await eventually(has_reported)
         ready = await shop.call("GET", "/health/ready", 503)
         created = await shop.call("POST", "/carts", 503)
 
     assert (ready["code"], ready["postgresql"]) == ("unavailable", state)
     assert (created["code"], created["postgresql"]) == ("unavailable", state)
     assert created["detail"].startswith("PostgreSQL ")
-    assert causes(caplog) == [cause, cause]
+    assert causes(caplog) == [cause, cause, cause]
     assert "c4nary" not in f"{ready} {created}"
 
 

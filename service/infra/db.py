@@ -88,6 +88,8 @@ class Pool:
         self._must_write = not read_only
         # Least recently used first.
         self._idle: list[_Pooled] = []
+        # Those in use, and when each was opened.
+        self._acquired: dict[Connection, float] = {}
         self._expired_at = self.unresponsive_until = 0.0
 
     @property
@@ -108,17 +110,20 @@ class Pool:
         while self._idle and not self._is_usable(self._idle[-1]):
             self._idle.pop().connection.terminate()
         pooled = self._idle.pop() if self._idle else await self._open()
+        self._acquired[pooled.connection] = pooled.opened_at
         try:
             yield pooled.connection
         except BaseException as error:
             self.drop_if_unusable(pooled.connection, error)
             raise
         finally:
+            del self._acquired[pooled.connection]
             self._release(pooled)
 
     def drop_if_unusable(self, connection: Connection, error: BaseException) -> None:
         """After an error: close a connection that may be broken, and all connections if their server was demoted."""
-        if isinstance(error, TimeoutError):
+        # A COMMIT at a demoted server waits in vain for its standby. That says nothing about the new primary.
+        if isinstance(error, TimeoutError) and self._acquired[connection] > self._expired_at:
             self.unresponsive_until = time.monotonic() + REST_SECONDS
         if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
             self._expired_at = time.monotonic()

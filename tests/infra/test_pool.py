@@ -7,6 +7,7 @@ from contextlib import aclosing
 import asyncpg
 import pytest
 
+from service.errors import ShopError
 from service.infra import db
 from service.settings import Settings
 
@@ -66,6 +67,31 @@ async def test_a_connection_that_the_server_closed_is_not_used(pool: db.Pool, da
     await asyncio.sleep(0.05)
 
     assert await server_pid(pool) != first
+
+
+async def fail(pool: db.Pool, error: Exception, *errors_meanwhile: Exception) -> None:
+    """Raise an error on a connection, after the errors on others that are opened meanwhile."""
+    async with db.connection(pool):
+        for other in errors_meanwhile:
+            with pytest.raises(ShopError):
+                await fail(pool, other)
+        raise error
+
+
+async def test_after_a_time_out_no_connection_is_opened_for_a_while(pool: db.Pool) -> None:
+    with pytest.raises(ShopError):
+        await fail(pool, TimeoutError())
+
+    with pytest.raises(ShopError):
+        await server_pid(pool)
+
+
+async def test_a_time_out_at_a_demoted_server_leaves_the_new_one_in_use(pool: db.Pool) -> None:
+    # As of a COMMIT that waits for the standby, which no longer follows.
+    with pytest.raises(ShopError):
+        await fail(pool, TimeoutError(), asyncpg.ReadOnlySQLTransactionError("read-only"))
+
+    assert await server_pid(pool) > 0
 
 
 async def test_an_error_of_a_statement_keeps_the_connection(pool: db.Pool) -> None:

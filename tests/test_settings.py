@@ -150,6 +150,7 @@ def test_safe_combinations_are_accepted(changed: dict[str, str]) -> None:
         ("METRICS_PORT", "65536"),
         ("ALLOW_INSECURE_WEBHOOK", "hidden"),
         ("LOG_LEVEL", "LOUD"),
+        ("OTLP_ENDPOINT", "grpc://hidden"),
         ("ADMIN_TOKEN", "hidden"),
         ("ADMIN_TOKEN", "hidden" + 25 * "x"),
         ("ADMIN_TOKEN", "hidden " + 25 * "x"),
@@ -170,7 +171,6 @@ def test_safe_combinations_are_accepted(changed: dict[str, str]) -> None:
                 "http://h:hidden",
             )
         ),
-        ("OTLP_ENDPOINT", "grpc://hidden"),
         *(
             ("EXCLUDED_PAYMENT_METHODS", value)
             for value in ("hidden", "card,hidden", "Boleto", "boleto;oxxo", "card é")
@@ -317,7 +317,7 @@ def test_every_setting_may_come_from_a_file(name: str, tmp_path: Path) -> None:
     values = {**SAFE, **LIVE, "METRICS_HOST": "::1", "LOG_LEVEL": "ERROR", "MIGRATE_DATABASE_URL": "postgresql://m/x"}
     values |= {"STRIPE_ACCOUNT": "acct_1", "CORS_ORIGINS": "https://a.example", "EXCLUDED_PAYMENT_METHODS": "boleto"}
     values |= {"REDIS_URL": "redis://r/1", "STRIPE_API_BASE": "https://s.example", "METRICS_PORT": "9000"}
-    values |= {"HTTPS_PROXY": "http://proxy:1", "NO_PROXY": "s.example"}
+    values |= {"HTTPS_PROXY": "http://proxy:1", "NO_PROXY": "s.example", "OTLP_ENDPOINT": "http://collector:4318"}
     value = values.pop(name, "60" if "SECONDS" in name else "true" if name.startswith("ALLOW") else "40")
     (file := tmp_path / "value").write_text(f"{value}\n")
 

@@ -25,7 +25,7 @@ Operation: TypeAlias = Literal[
     "enqueue",
     "confirm",
     "readiness",
-    "startup",
+    "describe_server",
 ]
 # The result of the last call, in the words of readiness.
 State: TypeAlias = Literal["ok", "unreachable", "login_refused", "read_only"]

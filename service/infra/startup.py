@@ -75,7 +75,7 @@ async def _describe_redis(resources: Resources) -> str:
             return {}
         return information
 
-    answer = await resources.redis_breaker.call(ask, operation="startup", seconds=1)
+    answer = await resources.redis_breaker.call(ask, operation="describe_server", seconds=1)
     if answer is None:
         return resources.redis_breaker.state
     for name in ("valkey", "redis"):

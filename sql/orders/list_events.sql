@@ -1,6 +1,6 @@
 -- orders/list_events: an order's history, oldest first.
 --
--- callers  service.shop.orders.timeline, service.shop.transitions.add_note_once
+-- callers  service.shop.orders.timeline, service.shop.traces.link_to_order, service.shop.transitions.add_note_once
 -- param    $1 order_id uuid
 -- returns  many by id; none = no such order
 -- locks    none

@@ -46,7 +46,7 @@ PASSWORDS = {role: f"of_{role}" for role in roles.ROLES}
 
 POSTGRES, VALKEY = "postgres:18", "valkey/valkey:9"
 # For a laptop: more processes would want more memory than time is saved.
-MOST_PROCESSES = 4
+MOST_PROCESSES = 5
 SERVERS = pytest.StashKey[set[str]]()
 # The running servers, by their applications' URLs.
 SERVED: dict[str, "Server"] = {}
@@ -118,9 +118,12 @@ def servers(pytestconfig: pytest.Config) -> Iterator[tuple[str, str]]:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Processes for `-n auto`. Each has servers of its own, so named servers are for a single one."""
+    """Processes for `-n auto`: one more than there are cores, as many tests wait for processes that they started.
+
+    Each has servers of its own, so named servers are for a single one.
+    """
     shared = {"TEST_DATABASE_URL", "TEST_REDIS_URL"} & os.environ.keys()
-    return 0 if shared else min(os.cpu_count() or 1, MOST_PROCESSES)
+    return 0 if shared else min((os.cpu_count() or 1) + 1, MOST_PROCESSES)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from uuid import UUID
@@ -73,7 +74,9 @@ CLAIM_UNMATCHED = statement("sweep/claim_unmatched", UUID)
 async def sweep(resources: Resources) -> int:
     """Repair everything that is due now, batch by batch, and list what stays stuck. Returns the number of repairs."""
     begin_job("sweep")
-    await measure_backlog(resources)
+    # A measurement that fails stops no repair.
+    with suppress(ShopError):
+        await measure_backlog(resources)
     count = 0
     while True:
         async with connection(resources.pool) as claimer:

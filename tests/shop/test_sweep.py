@@ -15,6 +15,7 @@ from arq.constants import job_key_prefix
 
 from service.dev.servers import free_port, scratch_folder, valkey
 from service.dev.stripe_standin import StripeStandin
+from service.errors import ShopError
 from service.infra.queue import QUEUE
 from service.infra.resources import Resources, open_resources
 from service.settings import Settings
@@ -88,6 +89,20 @@ async def test_each_half_done_state_is_finished_by_one_sweep(
     assert [await database.fetchval(due.format(table)) for table in ("orders", "stripe_events", "refunds")] == [0] * 3
     assert await sweep.sweep(resources) == 0
     await assert_ledgers_agree(resources, stripe)
+
+
+async def test_a_backlog_that_cannot_be_measured_is_repaired(
+    shop: Shop, resources: Resources, database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(resources: Resources) -> None:
+        raise ShopError("unavailable", "canceling statement due to statement timeout")
+
+    monkeypatch.setattr(sweep, "measure_backlog", fail)
+    product = await shop.create_product(stock=1)
+    order_id = (await shop.checked_out_cart((product["id"], 1)))["order_id"]
+    await end_hold(database, order_id)
+
+    assert await sweep.sweep(resources) == 1
 
 
 async def test_failing_orders_are_deferred_and_do_not_delay_others(

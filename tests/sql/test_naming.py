@@ -95,7 +95,7 @@ async def test_pg_stat_activity_names_each_process_its_role_and_its_statement(
         ("commerce_owner", "commerce-migrate", None),
         ("commerce_readonly", "commerce-audit", "audit/nothing_is_overdue"),
         ("commerce_worker", "commerce-replay", "webhooks/read_event"),
-        ("commerce_worker", "commerce-worker", "sweep/claim_orders"),
+        ("commerce_worker", "commerce-worker", "sweep/measure_backlog"),
     }
     waiting: set[tuple[str, str, str | None]] = set()
 

@@ -275,7 +275,7 @@ class Side:
             text = text.replace(value, f"<{name}>")
         names: dict[str, str] = {}
         return re.sub(
-            r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|cs_test_\w+|http://127[\w.:/]+|request [0-9a-f]{32}-[0-9a-f]{16}",
+            r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|cs_test_\w+|http://127[\w.:/]+|request [0-9a-f-]{49}",
             lambda match: names.setdefault(match[0], f"<{len(names)}>"),
             text,
         )

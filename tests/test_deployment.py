@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from service.__main__ import _parser
 from service.app import create_app
 from service.settings import Settings
 from tests.client import ADMIN_TOKEN
-from tests.tools import MISSING, require_programs
+from tests.tools import require_package, require_programs
 
 ROOT = Path(__file__).parents[1]
 UNITS = sorted((ROOT / "docs" / "operations" / "systemd").glob("*.service"))
@@ -135,10 +134,7 @@ def test_probes_ask_calls_that_exist() -> None:
 
 @pytest.mark.parametrize("resource", MANIFESTS, ids=lambda each: f"{each['kind']} {each['metadata'].get('name', '')}")
 def test_a_manifest_fits_kubernetes_schema(resource: dict[str, Any]) -> None:
-    if find_spec("kubernetes_validate") is None:
-        MISSING.add("kubernetes-validate")
-        pytest.skip("not on this machine: kubernetes-validate")
-    import kubernetes_validate
+    kubernetes_validate = require_package("kubernetes_validate")
 
     for version in ("1.30", kubernetes_validate.latest_version()):
         kubernetes_validate.validate(resource, version, strict=True)

@@ -1,12 +1,15 @@
-"""Programs that a test needs and that may be missing on a machine."""
+"""Programs and packages that a test needs and that may be missing on a machine."""
 
 import os
 import shutil
 import sys
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
 
 import pytest
 
-# The programs that were missing; the summary of the run names them.
+# Those that were missing; the summary of the run names them.
 MISSING: set[str] = set()
 
 
@@ -18,3 +21,11 @@ def require_programs(*names: str) -> tuple[str, ...]:
         MISSING.update(missing)
         pytest.skip(f"not on this machine: {', '.join(missing)}")
     return tuple(str(path) for path in paths.values())
+
+
+def require_package(name: str) -> ModuleType:
+    """The package, by the name that imports it; skips the test where it is missing."""
+    if find_spec(name) is None:
+        MISSING.add(name)
+        pytest.skip(f"not on this machine: {name}")
+    return import_module(name)

@@ -13,7 +13,7 @@ from service.http.server import protocol
 from service.http.server.connections import Bytes, Idle
 from service.http.server.protocol import Protocol
 from tests.client import eventually
-from tests.conftest import SERVED, served
+from tests.conftest import SERVED
 
 GET = b"GET /a HTTP/1.1\r\nHost: shop\r\n\r\n"
 SLOW = GET.replace(b"/a", b"/slow")
@@ -45,12 +45,6 @@ class PausedApp:
 @pytest.fixture
 async def app() -> PausedApp:
     return PausedApp()
-
-
-@pytest.fixture
-async def url(app: PausedApp) -> AsyncIterator[str]:
-    async with served(app) as url:
-        yield url
 
 
 @pytest.fixture

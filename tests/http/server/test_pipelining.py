@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import socket
-from collections.abc import AsyncIterator
 
 import pytest
 from starlette.types import Receive, Scope, Send
@@ -13,7 +12,7 @@ from service.http.server import bodies
 from service.http.server.protocol import PIPELINE_LIMIT, RECEIVE_BUFFER
 from service.infra.page_cache import PageCache
 from tests.client import Shop, eventually
-from tests.conftest import SERVED, served
+from tests.conftest import SERVED
 
 MOST = 1 + PIPELINE_LIMIT
 
@@ -47,12 +46,6 @@ def linger(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 async def app() -> PausedApp:
     return PausedApp()
-
-
-@pytest.fixture
-async def url(app: PausedApp) -> AsyncIterator[str]:
-    async with served(app) as url:
-        yield url
 
 
 def gets(*paths: object) -> bytes:

@@ -24,7 +24,8 @@ FROM (
         ('order_events', (SELECT last_value FROM order_events_id_seq)),
         ('stock_movements', (SELECT last_value FROM stock_movements_id_seq)),
         ('balances', (SELECT last_value FROM stock_movements_id_seq)),
-        ('refunds', (extract(EPOCH FROM now()) * 1000000)::bigint)
+        -- A run reads the last minute before the position again.
+        ('refunds', (extract(EPOCH FROM now() + interval '1 minute') * 1000000)::bigint)
 ) AS read (source, position), unnest(%(rules)s::text[]) AS rule
 ON CONFLICT (rule, source) DO UPDATE SET position = excluded.position
 """

@@ -61,11 +61,21 @@ KINDS: dict[str, Kind] = {
     "unauthorized": Kind(
         401,
         "Credential required",
-        "The call is for the shop's staff, and no credential was sent.",
-        "Send Authorization: Bearer with the staff token.",
+        "The call needs a credential, and none was sent.",
+        "Send Authorization: Bearer with an access token, a service key or the ADMIN_TOKEN.",
     ),
     "invalid_token": Kind(
-        401, "Invalid credential", "The credential that was sent is not valid.", "Send a valid credential."
+        401,
+        "Invalid credential",
+        "The credential that was sent is not valid, has expired or was revoked.",
+        "Get a new access token, or send none.",
+    ),
+    "forbidden": Kind(
+        403,
+        "Forbidden",
+        "The credential is valid, but does not allow this call.",
+        "Use a credential with the scope `required_scope`. Without it, no scope would suffice.",
+        members={"required_scope": Member(str, "The scope that the call needs.", "orders:refund")},
     ),
     "not_found": Kind(404, "Not found", "There is nothing under this address or id.", "Check the address and the id."),
     "method_not_allowed": Kind(
@@ -246,6 +256,13 @@ KINDS: dict[str, Kind] = {
         "Stripe refuses the service's API key.",
         "Send the request again once the operator has corrected the key.",
         60,
+    ),
+    "auth_unavailable": Kind(
+        503,
+        "Authentication unavailable",
+        "The identity provider does not answer, and the key of this access token is not known.",
+        "Send the request again, or without a token where the call needs none.",
+        5,
     ),
     "busy": Kind(503, "Server busy", "Too many requests need the same resource at once.", "Send the request again.", 1),
     "unavailable": Kind(

@@ -19,6 +19,9 @@ import orjson
 
 # The work under way: "request <trace id>-<span id>", "event <id>" or "job <name>". The order history stores it too.
 cause: ContextVar[str] = ContextVar("cause", default="process")
+# Who does it, as histories and the audit log write it: "customer", "user:<sub>", "key:<name>", "admin", "open",
+# "stripe", "job:<name>" or "command:<name>".
+actor: ContextVar[str] = ContextVar("actor", default="job:process")
 # What each line of this work says: its trace, and the order or event that it is about. Replaced, never changed, because
 # tasks that run at the same time share it.
 subject: ContextVar[dict[str, str]] = ContextVar("subject", default={})  # noqa: B039
@@ -44,6 +47,7 @@ def new_trace_id(span_id: str) -> str:
 def begin_job(name: str, order_id: UUID | None = None) -> None:
     """From here on this task works for a job, with a trace of its own."""
     cause.set(f"job {name}")
+    actor.set(f"job:{name}")
     subject.set({"trace_id": new_trace_id(new_span_id())})
     if order_id is not None:
         add_subject(order_id=order_id)
@@ -52,6 +56,7 @@ def begin_job(name: str, order_id: UUID | None = None) -> None:
 def begin_event(event_id: str) -> None:
     """From here on this task applies a Stripe event."""
     cause.set(f"event {event_id}")
+    actor.set("stripe")
     add_subject(event_id=event_id)
 
 

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import ShopError
 from service.http.responses import problem
-from service.infra.logs import cause, log_soon, new_span_id, new_trace_id, subject
+from service.infra.logs import actor, cause, log_soon, new_span_id, new_trace_id, subject
 from service.infra.metrics import method_label, of_route
 
 RawHeaders = list[tuple[bytes, bytes]]
@@ -104,6 +104,8 @@ class RequestContextMiddleware:
         own_id, trace_id, client_id = self.ids_of(scope["headers"])
         request_id = client_id or own_id
         token = cause.set(f"request {own_id}")
+        # Until a credential names someone else.
+        actor.set("customer")
         subject.set({"trace_id": trace_id, "client_request_id": client_id} if client_id else {"trace_id": trace_id})
         defaults = PUBLIC_SECURITY_HEADERS if scope["path"].startswith(PUBLIC) else SECURITY_HEADERS
         started, status = time.perf_counter(), 0

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import getpass
 import logging
 import os
 import re
@@ -20,7 +21,9 @@ import psycopg
 from service.dev import demo
 from service.errors import ShopError
 from service.infra.db import Pool
+from service.infra.logs import actor
 from service.settings import Settings, UnsafeSettings, environment
+from service.shop.principals import SCOPES
 
 if TYPE_CHECKING:
     from service.shop.erasure import Erasure
@@ -49,9 +52,10 @@ def _serve(options: argparse.Namespace) -> int:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = stack.enter_context(folder)
         from service.http.server.protocol import UVICORN
         from service.infra import metrics
+        from service.shop.access import MetricsReaders
 
         # Served by this process, the parent of all workers.
-        stack.enter_context(metrics.serving(settings))
+        stack.enter_context(metrics.serving(settings, MetricsReaders(settings)))
         try:
             uvicorn.run(
                 "service.app:create_process_app",
@@ -166,6 +170,31 @@ def _erase(options: argparse.Namespace) -> int:
     return 0
 
 
+def _key(options: argparse.Namespace) -> int:
+    from service.shop import access
+
+    settings = Settings.load()
+    # Of the owner: the roles of the service cannot add or revoke keys.
+    settings = settings.model_copy(update={"database_url": settings.migrate_database_url or settings.database_url})
+    actor.set("command:key")
+
+    async def run() -> str:
+        async with aclosing(Pool(settings, "commerce-key")) as pool:
+            if options.action == "add":
+                return await access.add_key(
+                    pool, name=options.name, scopes=options.scopes, days=options.days, created_by=getpass.getuser()
+                )
+            if options.action == "revoke":
+                await access.revoke_key(pool, options.name)
+                return f"revoked: every process refuses {options.name} within a minute"
+            return "\n".join(map(access.line, await access.list_keys(pool))) or "no keys"
+
+    print(asyncio.run(run()))
+    if options.action == "add":
+        print("This is shown only now: it is not stored.", file=sys.stderr)
+    return 0
+
+
 def _review(options: argparse.Namespace) -> int:
     from service.infra.review import review
 
@@ -253,6 +282,21 @@ def _subject(text: str) -> str | int | UUID:
         raise argparse.ArgumentTypeError("must be an order's id or number, or an e-mail address") from None
 
 
+def _scopes(text: str) -> list[str]:
+    """Scopes with commas between."""
+    scopes = sorted({scope.strip() for scope in text.split(",")})
+    if not set(scopes) <= set(SCOPES):
+        raise argparse.ArgumentTypeError(f"must be a list of these: {','.join(SCOPES)}")
+    return scopes
+
+
+def _key_name(text: str) -> str:
+    """The name of a key, as histories show it."""
+    if re.fullmatch("[a-z0-9][a-z0-9._-]{0,63}", text):
+        return text
+    raise argparse.ArgumentTypeError("must be 1 to 64 small letters, digits, dots, dashes or underscores")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=PROGRAM, description="Commerce core.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -285,6 +329,15 @@ def _parser() -> argparse.ArgumentParser:
     erase = command("erase", _erase, "Erase the personal data of an order, or of all orders of an e-mail address.")
     erase.add_argument("subject", type=_subject, metavar="ORDER|EMAIL", help="an order's id or number, or an address")
     erase.add_argument("--dry-run", action="store_true", help="only show what would be erased")
+    key = command("key", _key, "Add, list or revoke the service keys of other systems.")
+    actions = key.add_subparsers(required=True, dest="action", metavar="add|list|revoke")
+    add = actions.add_parser("add", help="add a key, and print it once")
+    add.add_argument("--name", type=_key_name, required=True, help="which system uses it; histories show it")
+    add.add_argument("--scopes", type=_scopes, required=True, help="what it may do, with commas between")
+    add.add_argument("--days", type=_number(1, 3650), default=365, help="how long it is valid (default 365)")
+    actions.add_parser("list", help="list all keys, without the keys themselves")
+    revoke = actions.add_parser("revoke", help="revoke a key, within a minute")
+    revoke.add_argument("name", type=_key_name)
     review = command("review", _review, "Print every SQL statement as psql PREPARE.")
     review.add_argument("--since", metavar="REV", help="only statements that changed since this git revision")
     replay = command("replay", _replay, "Apply a Stripe event again; fetch it from Stripe when it is not stored.")

@@ -9,7 +9,8 @@ from fastapi import APIRouter, FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.http import carts, catalog, openapi, operations, orders, stuck, webhooks
+from service.http import access, carts, catalog, openapi, operations, orders, policy, stuck, webhooks
+from service.http.identity import Identity
 from service.http.responses import HANDLERS
 from service.http.routing import Router
 from service.http.server.limits import ConcurrencyLimitMiddleware, RateLimitMiddleware
@@ -55,7 +56,7 @@ def create_process_app() -> Service:
 
 
 def create_app(settings: Settings) -> Service:
-    """The application for these settings. Raises UnsafeSettings and UnsupportedRoute."""
+    """The application for these settings. Raises UnsafeSettings, UnsupportedRoute and MissingRule."""
     settings.refuse_unsafe()
 
     @asynccontextmanager
@@ -67,20 +68,24 @@ def create_app(settings: Settings) -> Service:
                 stack.enter_context(traces.tracing(settings, "commerce-api"))
             resources = await stack.enter_async_context(open_resources(settings, "commerce-api", STATEMENT_SECONDS))
             app.state.resources = resources
+            app.state.identity = Identity(resources)
             await stack.enter_async_context(sampling(resources.sample, app.state.concurrency.sample))
             # Beside the requests: a server that does not answer must not delay them.
-            reporting = asyncio.create_task(startup.report(resources, "api"))
+            beside = [asyncio.create_task(startup.report(resources, "api"))]
+            beside.append(asyncio.create_task(app.state.identity.watch()))
             try:
                 yield
             finally:
-                reporting.cancel()
-                await asyncio.gather(reporting, return_exceptions=True)
+                for task in beside:
+                    task.cancel()
+                await asyncio.gather(*beside, return_exceptions=True)
 
     app = Service(lifespan=lifespan, redirect_slashes=False, exception_handlers=HANDLERS, **openapi.APPLICATION)
     routers: dict[str, tuple[APIRouter, ...]] = {
-        "catalog": (catalog.router, catalog.staff_router),
+        "catalog": (catalog.router,),
         "carts": (carts.router,),
-        "orders": (orders.router, orders.staff_router, stuck.staff_router),
+        "orders": (orders.router, stuck.router),
+        "staff": (access.router,),
         "webhooks": (webhooks.router,),
         "pages": (returns.router, problems.router),
         "operations": (operations.router,),
@@ -95,11 +100,13 @@ def create_app(settings: Settings) -> Service:
 
 
 def _edge(app: Service, settings: Settings) -> ASGIApp:
-    """The router and its middleware, the innermost first. Raises UnsupportedRoute."""
+    """The router and its middleware, the innermost first. Raises UnsupportedRoute and MissingRule."""
     clients: Clients = app.state.clients
-    edge: ASGIApp = UnhandledErrorMiddleware(Router(app))
+    router = Router(app)
+    policy.check(router.functions)
+    edge: ASGIApp = UnhandledErrorMiddleware(router)
     if settings.rate_limit_per_minute:
-        edge = RateLimitMiddleware(edge, settings.rate_limit_per_minute, clients, settings.admin_token)
+        edge = RateLimitMiddleware(edge, settings.rate_limit_per_minute, clients)
     edge = app.state.concurrency = ConcurrencyLimitMiddleware(edge, settings.max_in_flight, clients)
     if settings.cors_origins:
         edge = CORSMiddleware(

@@ -151,6 +151,24 @@ def _payment_methods(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
+# Asymmetric only: with a shared secret, whoever can verify a token can also make one.
+AUTH_ALGORITHMS = ("ES256", "EdDSA", "RS256")
+
+
+def _algorithms(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not names or not set(AUTH_ALGORITHMS).issuperset(names):
+        raise ValueError(f"must be a list of these: {', '.join(AUTH_ALGORITHMS)}")
+    return names
+
+
+def identity_url(url: str) -> str:
+    """Refuse plain http, except on this machine: whoever changes the keys on their way can sign any token."""
+    split = urlsplit(_web_url(url))
+    if split.scheme != "https" and not is_loopback(split.hostname or ""):
+        raise ValueError("must begin with https://, or name this machine")
+    return url
+
+
 # Stripe's prefix and its random part.
 _WEBHOOK_SECRET = re.compile(r"whsec_[A-Za-z0-9+/=_-]{24,}")
 
@@ -159,6 +177,7 @@ _LIVE = "A key that does not begin with sk_test_ or rk_test_ counts as a live St
 DatabaseUrl = Annotated[str, AfterValidator(_server_url), AfterValidator(_database_url)]
 RedisUrl = Annotated[str, AfterValidator(_server_url), AfterValidator(_redis_url)]
 WebUrl = Annotated[str, AfterValidator(_web_url)]
+IdentityUrl = Annotated[str, AfterValidator(identity_url)]
 CommaList = Annotated[tuple[str, ...], BeforeValidator(_comma_list)]
 
 
@@ -178,7 +197,7 @@ class Settings(BaseModel):
     # Only characters that are allowed in a header.
     stripe_api_key: str = Field(default="", pattern="^[!-~]*$", repr=False)
     stripe_api_base: WebUrl = "https://api.stripe.com"
-    # For calls to Stripe, as other programs understand them.
+    # For calls to Stripe and to the identity provider, as other programs understand them.
     https_proxy: Annotated[str, AfterValidator(_proxy_url)] = Field(default="", repr=False)
     no_proxy: CommaList = ()
     stripe_timeout_seconds: float = Field(default=10, gt=0, le=60)
@@ -193,8 +212,23 @@ class Settings(BaseModel):
     excluded_payment_methods: Annotated[CommaList, AfterValidator(_payment_methods)] = ()
 
     admin_token: str = Field(default="", min_length=32, pattern=r"^\S*$", repr=False)
-    # Whether the staff calls of a demo without an ADMIN_TOKEN may be open to other machines.
+    # Whether the staff calls of a demo without ADMIN_TOKEN and AUTH_ISSUER may be open to other machines.
     allow_open_staff: bool = False
+    # The identity provider whose access tokens are accepted; empty: none. Tokens name it exactly like this.
+    auth_issuer: IdentityUrl = ""
+    # How tokens name this service.
+    auth_audience: str = Field(default="", max_length=255)
+    # The provider's keys; by default where its metadata says.
+    auth_jwks_url: IdentityUrl = ""
+    auth_algorithms: Annotated[CommaList, AfterValidator(_algorithms)] = AUTH_ALGORITHMS
+    # The `typ` of access tokens. RFC 9068 has a type of its own, so that an ID token is not taken for one.
+    auth_types: CommaList = Field(default=("at+jwt",), min_length=1)
+    # The claim with the roles, or a path to it with dots.
+    auth_roles_claim: str = Field(default="roles", min_length=1)
+    # How much the provider's clock may differ from ours.
+    auth_leeway_seconds: int = Field(default=30, ge=0, le=300)
+    # The longest life of a token that is accepted.
+    auth_max_token_seconds: int = Field(default=DAY, ge=60, le=7 * DAY)
     cors_origins: CommaList = ()
     # None: not set. A live key needs it, and `none` is an empty list.
     trusted_proxies: Annotated[CommaList | None, AfterValidator(_networks)] = None
@@ -243,13 +277,17 @@ class Settings(BaseModel):
         """Whether the Stripe key may move real money: whether it is anything but a test key."""
         return not self.stripe_api_key.startswith(("sk_test_", "rk_test_"))
 
-    @property
-    def stripe_proxy(self) -> str | None:
-        """The proxy for calls to Stripe: for https, and not for a host or domain in NO_PROXY."""
-        base = urlsplit(self.stripe_api_base)
+    def proxy_for(self, url: str) -> str | None:
+        """The proxy for calls to this URL: for https, and not for a host or domain in NO_PROXY."""
+        base = urlsplit(url)
         domains = [name.lower().lstrip(".") for name in self.no_proxy]
         bypassed = any(name == "*" or f".{base.hostname}".endswith(f".{name}") for name in domains)
         return self.https_proxy if self.https_proxy and base.scheme == "https" and not bypassed else None
+
+    @property
+    def open_staff(self) -> bool:
+        """Whether everybody has the rights of staff: in a demo without ADMIN_TOKEN and AUTH_ISSUER."""
+        return not (self.admin_token or self.auth_issuer)
 
     @property
     def session_seconds(self) -> int:
@@ -273,11 +311,15 @@ class Settings(BaseModel):
             )
         if self.live:
             self._refuse_unsafe_with_live_key()
-        if self.metrics_port and not is_loopback(self.metrics_host) and not self.admin_token:
+        if self.metrics_port and not is_loopback(self.metrics_host) and self.open_staff:
             raise UnsafeSettings(
-                "METRICS_HOST is not a loopback address, and ADMIN_TOKEN is empty: "
+                "METRICS_HOST is not a loopback address, and neither ADMIN_TOKEN nor AUTH_ISSUER is set: "
                 "the metrics would be open to everybody."
             )
+        if self.auth_issuer and not self.auth_audience:
+            raise UnsafeSettings("AUTH_ISSUER needs AUTH_AUDIENCE: tokens for other services would be accepted.")
+        if not self.auth_issuer and (self.auth_audience or self.auth_jwks_url):
+            raise UnsafeSettings("AUTH_AUDIENCE and AUTH_JWKS_URL need AUTH_ISSUER: no token would be accepted.")
         if self.otlp_endpoint and not has_tracing():
             raise UnsafeSettings("OTLP_ENDPOINT needs the extra `tracing`: pip install 'commerce-core[tracing]'.")
         if self.hold_seconds > DAY - SESSION_MARGIN_SECONDS:
@@ -293,10 +335,12 @@ class Settings(BaseModel):
             raise UnsafeSettings(
                 f"{_LIVE}each STRIPE_WEBHOOK_SECRET must be whsec_ and at least 24 characters of Stripe's."
             )
-        if not self.admin_token:
-            raise UnsafeSettings(f"{_LIVE}ADMIN_TOKEN must be set: staff calls would be open to everybody.")
-        for name in ("stripe_success_url", "stripe_cancel_url"):
-            if urlsplit(getattr(self, name)).scheme != "https":
+        if self.open_staff:
+            raise UnsafeSettings(
+                f"{_LIVE}ADMIN_TOKEN or AUTH_ISSUER must be set: staff calls would be open to everybody."
+            )
+        for name in ("stripe_success_url", "stripe_cancel_url", "auth_issuer", "auth_jwks_url"):
+            if (url := getattr(self, name)) and urlsplit(url).scheme != "https":
                 raise UnsafeSettings(f"{_LIVE}{name.upper()} must begin with https://.")
         if self.trusted_proxies is None:
             raise UnsafeSettings(
@@ -306,10 +350,10 @@ class Settings(BaseModel):
 
     def refuse_open_staff(self, host: str) -> None:
         """Raise UnsafeSettings if staff calls would be open to other machines on this address to listen on."""
-        if not (self.admin_token or self.allow_open_staff or is_loopback(host)):
+        if self.open_staff and not (self.allow_open_staff or is_loopback(host)):
             raise UnsafeSettings(
-                f"ADMIN_TOKEN is empty, and --host {host} is not a loopback address: staff calls would be open to "
-                "everybody. Set ADMIN_TOKEN, or ALLOW_OPEN_STAFF=true for a demo."
+                f"ADMIN_TOKEN and AUTH_ISSUER are empty, and --host {host} is not a loopback address: staff calls "
+                "would be open to everybody. Set one of them, or ALLOW_OPEN_STAFF=true for a demo."
             )
 
 

@@ -25,6 +25,7 @@ from service.infra.resources import Resources, open_resources
 from service.infra.stripe import StripeRefused, StripeUnknown
 from service.settings import Settings
 from service.shop import audit, expiry, fulfilment, pressure, reconcile, refunds, retention, sweep
+from service.shop.access import MetricsReaders
 
 # The time limit of a job. It is short: a job whose worker was killed runs again ten seconds after this limit.
 JOB_SECONDS = 20
@@ -86,7 +87,7 @@ async def run(settings: Settings) -> None:
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    with metrics.serving(settings):
+    with metrics.serving(settings, MetricsReaders(settings)):
         await work(settings, stopping)
 
 

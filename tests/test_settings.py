@@ -209,7 +209,7 @@ def test_every_number_is_bounded(name: str, value: str) -> None:
     ],
 )
 def test_the_proxy_for_stripe_is_found_as_by_other_programs(changed: dict[str, str], proxy: str | None) -> None:
-    assert check(**changed).stripe_proxy == proxy
+    assert check(**changed).proxy_for(check(**changed).stripe_api_base) == proxy
 
 
 def test_all_mistakes_are_named_at_once() -> None:

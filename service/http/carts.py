@@ -7,12 +7,12 @@ from pydantic import Field
 
 from service.http import fields, requests, responses
 from service.http.fields import CartId, ProductId
-from service.http.identity import PendingOrdersClient
 from service.http.openapi import problems
-from service.http.requests import ClientKey, NoBody, ResourcesDep, SharedKey, no_unknown_query
+from service.http.policy import authorize
+from service.http.requests import ClientKey, NoBody, PendingOrdersClient, ResourcesDep, SharedKey, no_unknown_query
 from service.shop import cart, checkout
 
-router = APIRouter(dependencies=[Depends(no_unknown_query)])
+router = APIRouter(dependencies=[Depends(authorize), Depends(no_unknown_query)])
 
 LINE_PROBLEMS = problems("cart_not_open", "product_inactive", "currency_mismatch", "quantity_limited")
 Units = Annotated[int, Field(ge=1, le=cart.MAX_QUANTITY)]

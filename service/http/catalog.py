@@ -11,13 +11,12 @@ from pydantic import Field
 from service.errors import invalid, not_found
 from service.http import fields, responses
 from service.http.fields import AfterId, CategoryId, Name, ProductId, Slug
-from service.http.identity import OPTIONAL_STAFF, IsStaff, staff
 from service.http.openapi import ETAG, problems
+from service.http.policy import Caller, authorize
 from service.http.requests import Body, Query, ResourcesDep, StaffKey, no_unknown_query
 from service.shop import cart, catalog, money
 
-router = APIRouter(dependencies=[Depends(no_unknown_query)])
-staff_router = APIRouter(dependencies=[Depends(staff), Depends(no_unknown_query)])
+router = APIRouter(dependencies=[Depends(authorize), Depends(no_unknown_query)])
 
 # Each currency has its own maximum.
 Price = Annotated[int, Field(ge=1, le=money.MOST_MINOR)]
@@ -87,7 +86,7 @@ class StockMove(Body):
     reason: Name
 
 
-@staff_router.post("/categories", status_code=201, response_model=catalog.Category, responses=problems("slug_taken"))
+@router.post("/categories", status_code=201, response_model=catalog.Category, responses=problems("slug_taken"))
 async def create_category(new: NewCategory, resources: ResourcesDep, key: StaffKey) -> Response:
     """Add a category."""
     return responses.stored(await catalog.create_category(resources, key, name=new.name, slug=new.slug))
@@ -101,20 +100,20 @@ async def list_categories(
     return await catalog.list_categories(resources, after_id=query.after_id, limit=query.limit)
 
 
-@staff_router.patch("/categories/{category_id}", responses=problems("slug_taken"))
+@router.patch("/categories/{category_id}", responses=problems("slug_taken"))
 async def update_category(category_id: CategoryId, change: CategoryChange, resources: ResourcesDep) -> catalog.Category:
     """Change a category's name or slug."""
     return await catalog.update_category(resources, category_id, name=change.name, slug=change.slug)
 
 
-@staff_router.delete("/categories/{category_id}", status_code=204, responses=problems("category_in_use"))
+@router.delete("/categories/{category_id}", status_code=204, responses=problems("category_in_use"))
 async def delete_category(category_id: CategoryId, resources: ResourcesDep) -> Response:
     """Remove a category that no product uses."""
     await catalog.delete_category(resources, category_id)
     return Response(status_code=204)
 
 
-@staff_router.post("/products", status_code=201, response_model=catalog.Product, responses=problems("not_found"))
+@router.post("/products", status_code=201, response_model=catalog.Product, responses=problems("not_found"))
 async def create_product(new: NewProduct, resources: ResourcesDep, key: StaffKey) -> Response:
     """Add a product."""
     return responses.stored(await catalog.create_product(resources, key, **new.model_dump()))
@@ -132,24 +131,23 @@ async def list_products(query: Annotated[ProductsQuery, QueryParameters()], reso
     "/products/{product_id}",
     response_model=catalog.Product,
     responses={200: ETAG, 304: {"description": "The product is still what `If-None-Match` names.", **ETAG}},
-    openapi_extra=OPTIONAL_STAFF,
 )
 async def get_product(
     product_id: ProductId,
     resources: ResourcesDep,
-    is_staff: IsStaff,
+    principal: Caller,
     if_none_match: Annotated[str, Header(alias="If-None-Match")] = "",
 ) -> Response:
     """Read a product; 304 when `If-None-Match` names its current state. Only staff see an inactive product."""
     product = await catalog.get_product(resources, product_id)
-    if not product.active and not is_staff:
+    if not product.active and not principal.may("catalog:read"):
         raise not_found("product")
     if _matches(if_none_match, product.etag):
         return Response(status_code=304, headers={"ETag": product.etag})
     return responses.json(product, headers={"ETag": product.etag})
 
 
-@staff_router.patch(
+@router.patch(
     "/products/{product_id}",
     response_model=catalog.Product,
     responses={200: ETAG, **problems("precondition_failed")},
@@ -170,16 +168,14 @@ async def update_product(
     return responses.json(product, headers={"ETag": product.etag})
 
 
-@staff_router.delete("/products/{product_id}", status_code=204)
+@router.delete("/products/{product_id}", status_code=204)
 async def delete_product(product_id: ProductId, resources: ResourcesDep) -> Response:
     """Take a product off sale; orders keep it."""
     await catalog.deactivate_product(resources, product_id)
     return Response(status_code=204)
 
 
-@staff_router.post(
-    "/products/{product_id}/stock", response_model=catalog.Product, responses=problems("insufficient_stock")
-)
+@router.post("/products/{product_id}/stock", response_model=catalog.Product, responses=problems("insufficient_stock"))
 async def move_stock(product_id: ProductId, move: StockMove, resources: ResourcesDep, key: StaffKey) -> Response:
     """Change the stock by a delta, and return the product."""
     if move.delta == 0:

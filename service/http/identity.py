@@ -1,31 +1,210 @@
-"""Who sends a request: staff, by their credential, or a client, by its address."""
+"""Who sends a request: people by access tokens (RFC 9068), systems by service keys, guests by no credential.
 
+Nothing in a token but its `kid` is believed before its signature is verified (RFC 8725), and no key is fetched from
+where a token says.
+"""
+
+import asyncio
+import hashlib
+import logging
+import re
+import time
+from collections.abc import Iterator
+from contextlib import suppress
 from ipaddress import ip_address
-from typing import Annotated, Any
+from typing import Any
 from urllib.parse import urlsplit
 
-from fastapi import Depends, Request
-from fastapi.security import HTTPBearer
+import jwt
+from starlette.types import Scope
 
 from service.errors import ShopError
-from service.infra import credentials
 from service.infra.clients import Client, Clients
-from service.settings import Settings
+from service.infra.credentials import bearer, is_admin
+from service.infra.jwks import KeySet
+from service.infra.logs import log_soon
+from service.infra.resources import Resources
+from service.shop import access
+from service.shop.principals import ADMIN, ERASED, GUEST, OPEN, ROLES, Principal
 
-# For the OpenAPI document only; `is_staff` verifies the credential.
-_BEARER = HTTPBearer(scheme_name="staff", description="The ADMIN_TOKEN, where one is set.", auto_error=False)
+CACHED_CREDENTIALS = 10_000
+CACHE_SECONDS = 60.0
+REVOCATIONS_SECONDS = 3.0
+# Older revocations are too old: tokens are then refused, as one of them may be revoked.
+REVOCATIONS_STALE_SECONDS = 10.0
+# The scope's key for who sends the request: a Principal, or the ShopError that a credential caused.
+PRINCIPAL = "commerce.principal"
+
+_TOKEN = re.compile(rb"[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
+# As long as OpenID Connect allows.
+_SUBJECT = re.compile("[!-~]([ -~]{0,253}[!-~])?")
+_EMAIL = re.compile(r"[^\s@]{1,64}@[^\s@]{1,255}")
+
+logger = logging.getLogger(__name__)
 
 
-async def is_staff(request: Request) -> bool:
-    """Whether staff send the request; `staff` is the guard.
+class _Refused(ValueError):
+    """An access token that is signed, but not accepted; the text says why."""
 
-    Without an ADMIN_TOKEN, everybody is staff who calls this service by its address. A page of a stranger cannot: its
-    browser sends the name that the stranger's DNS server bound to this address.
+
+class Identity:
+    """Verifies credentials, and remembers for a while those that are valid. `watch` must run beside the requests."""
+
+    def __init__(self, resources: Resources) -> None:
+        self._resources = resources
+        self._settings = resources.settings
+        self._keys = KeySet(resources.settings, resources.stripe.session)
+        # By the credential's SHA-256: whose it is, and until when that is believed, in seconds since 1970.
+        self._verified: dict[bytes, tuple[Principal, float]] = {}
+        self._keys_version = 0
+        self._revoked: dict[str, float] = {}
+        self._revoked_read_at = float("-inf")
+
+    async def watch(self) -> None:
+        """Keep the provider's keys and the revocations up to date, for as long as tokens are accepted."""
+        if self._settings.auth_issuer:
+            await asyncio.gather(self._keys.refresh_forever(), self._read_revocations())
+
+    async def verify(self, scope: Scope) -> Principal:
+        """Who sends a request. Raises `invalid_token`, `auth_unavailable` or `unavailable`."""
+        headers = [value for name, value in scope["headers"] if name == b"authorization"]
+        if not headers:
+            return OPEN if self._settings.open_staff and self._is_own_address(scope) else GUEST
+        credential = bearer(headers[0])
+        if credential is None or len(headers) > 1:
+            raise _invalid()
+        digest = hashlib.sha256(credential).digest()
+        if principal := self._remembered(digest):
+            return principal
+        if is_admin(credential, self._settings.admin_token):
+            return ADMIN
+        if credential.startswith(access.KEY_PREFIX.encode()):
+            principal, expires_at = await self._find_key(digest)
+            believed_for = access.KEY_CACHE_SECONDS
+        elif self._settings.auth_issuer and _TOKEN.fullmatch(credential):
+            principal, expires_at = await self._verify_token(credential.decode())
+            believed_for = CACHE_SECONDS
+        else:
+            raise _invalid()
+        if len(self._verified) >= CACHED_CREDENTIALS:
+            del self._verified[next(iter(self._verified))]
+        self._verified[digest] = principal, min(time.time() + believed_for, expires_at)
+        return principal
+
+    def _remembered(self, digest: bytes) -> Principal | None:
+        if self._keys.version != self._keys_version:
+            self._keys_version = self._keys.version
+            self._verified.clear()
+        principal, until = self._verified.get(digest, (None, 0.0))
+        if principal is None or time.time() >= until:
+            return None
+        if principal.user_id:
+            self._refuse_without_revocations()
+        return principal
+
+    async def _find_key(self, digest: bytes) -> tuple[Principal, float]:
+        found = await access.find_key(self._resources.pool, digest)
+        if found is None:
+            raise _invalid()
+        return found
+
+    async def _verify_token(self, token: str) -> tuple[Principal, float]:
+        """The person that an access token names, and when it expires, in seconds since 1970."""
+        settings = self._settings
+        try:
+            header = jwt.get_unverified_header(token)
+            kid, kind = header.get("kid"), str(header.get("typ")).lower().removeprefix("application/")
+            # `crit` names extensions that must be understood: none are.
+            if not isinstance(kid, str) or "crit" in header or kind not in map(str.lower, settings.auth_types):
+                raise _Refused("kid, typ or crit")
+            key = await self._keys.find(kid)
+            if key is None:
+                raise _Refused("unknown kid")
+            claims: dict[str, Any] = jwt.decode(
+                token,
+                key,
+                # Of the key: a token cannot choose it.
+                [key.algorithm_name],
+                audience=settings.auth_audience,
+                issuer=settings.auth_issuer,
+                leeway=settings.auth_leeway_seconds,
+                options={"require": ["iss", "aud", "sub", "iat", "exp"]},
+            )
+            issued_at, expires_at = float(claims["iat"]), float(claims["exp"])
+            if not 0 <= expires_at - issued_at <= settings.auth_max_token_seconds:
+                raise _Refused("it lives too long")
+            subject = claims["sub"]
+            if not _SUBJECT.fullmatch(subject) or subject == ERASED:
+                raise _Refused("sub")
+            self._refuse_without_revocations()
+            if issued_at <= self._revoked.get(subject, float("-inf")):
+                raise _Refused("revoked")
+        except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
+            # Texts of others may quote the token.
+            log_soon(
+                logger, "access token refused", reason=str(error) if type(error) is _Refused else type(error).__name__
+            )
+            raise _invalid() from None
+        roles = set(_roles(claims, settings.auth_roles_claim))
+        scopes = frozenset[Any]().union(*(ROLES[role] for role in roles & ROLES.keys()))
+        email = claims.get("email")
+        is_verified = claims.get("email_verified") is True and isinstance(email, str) and _EMAIL.fullmatch(email)
+        return Principal(f"user:{subject}", scopes, subject, email if is_verified else None), expires_at
+
+    def _refuse_without_revocations(self) -> None:
+        if time.monotonic() - self._revoked_read_at > REVOCATIONS_STALE_SECONDS:
+            raise ShopError("unavailable", "It is not known which access tokens were revoked.")
+
+    async def _read_revocations(self) -> None:
+        while True:
+            started = time.monotonic()
+            with suppress(ShopError):
+                revoked = await access.list_revocations(self._resources)
+                if revoked != self._revoked:
+                    self._revoked = revoked
+                    self._verified.clear()
+                self._revoked_read_at = started
+            await asyncio.sleep(REVOCATIONS_SECONDS)
+
+    def _is_own_address(self, scope: Scope) -> bool:
+        """Whether an open demo is called by its address, unless it is open to other names too.
+
+        A page of a stranger cannot: its browser sends the name that the stranger's DNS server bound to this address.
+        """
+        hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
+        return self._settings.allow_open_staff or (len(hosts) == 1 and _is_address(hosts[0]))
+
+
+async def identify(scope: Scope) -> Principal:
+    """Who sends a request; verified once. Raises what `Identity.verify` raises."""
+    principal = scope.get(PRINCIPAL)
+    if principal is None:
+        try:
+            principal = await scope["app"].state.identity.verify(scope)
+        except ShopError as error:
+            principal = error
+        scope[PRINCIPAL] = principal
+    if isinstance(principal, ShopError):
+        raise principal
+    identified: Principal = principal
+    return identified
+
+
+def client_of(clients: Clients, scope: Scope, principal: Principal, *, whole: bool = False) -> Client | None:
+    """Whose requests and orders are counted together: a user's or a key's, else those of one address.
+
+    A storefront's key names its customer's address; without one, its requests count as the key's. None: unknown.
     """
-    settings: Settings = request.app.state.resources.settings
-    if settings.admin_token:
-        return credentials.is_staff(request.headers.get("authorization", ""), settings.admin_token)
-    return settings.allow_open_staff or _is_address(request.headers.get("host", ""))
+    forwarded = principal.may("storefront")
+    if forwarded and (client := clients.client(scope, whole=whole, forwarded=True)):
+        return client
+    if principal.user_id or principal.actor.startswith("key:"):
+        return clients.named(principal.actor)
+    return clients.client(scope, whole=whole)
+
+
+def _invalid() -> ShopError:
+    return ShopError("invalid_token", "The credential in the Authorization header is not valid.")
 
 
 def _is_address(host: str) -> bool:
@@ -37,34 +216,15 @@ def _is_address(host: str) -> bool:
         return False
 
 
-IsStaff = Annotated[bool, Depends(is_staff)]
-# `security` of calls that are open to everybody but tell staff more.
-OPTIONAL_STAFF: dict[str, Any] = {"security": [{}, {"staff": []}]}
+def _roles(claims: dict[str, Any], path: str) -> Iterator[str]:
+    """The roles at a claim: a list of texts, one text, or an object whose names are roles.
 
-
-async def staff(request: Request, is_staff: IsStaff, _: Annotated[object, Depends(_BEARER)]) -> str:
-    """Guard: refuse everybody but staff. Returns the principal, which all staff share."""
-    if is_staff:
-        return "admin"
-    if request.headers.get("authorization"):
-        raise ShopError("invalid_token", "The credential in the Authorization header is not valid.")
-    raise ShopError("unauthorized", "This call is for the shop's staff.")
-
-
-async def get_clients(request: Request) -> Clients:
-    """How this application identifies clients."""
-    clients: Clients = request.app.state.clients
-    return clients
-
-
-ClientsDep = Annotated[Clients, Depends(get_clients)]
-
-
-async def pending_orders_client(request: Request, clients: ClientsDep) -> Client | None:
-    """The client whose pending orders are limited; None when they are not, or its address is unknown."""
-    if not request.app.state.resources.settings.max_pending_per_client:
-        return None
-    return clients.client(request.scope)
-
-
-PendingOrdersClient = Annotated[Client | None, Depends(pending_orders_client)]
+    The whole path may be one claim's name, as names may contain dots.
+    """
+    value: Any = claims
+    for name in [path] if path in claims else path.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | dict):
+        yield from (role for role in value if isinstance(role, str))

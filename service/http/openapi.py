@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 
 from service import __version__
 from service.errors import KINDS
+from service.http.policy import security_of
 
 # document.json has the document's texts. Each call has a file with its examples.
 _EXAMPLES = files("service.http") / "examples"
@@ -20,7 +21,7 @@ APPLICATION: dict[str, Any] = {
     # FastAPI's own pages load files from other hosts.
     **dict.fromkeys(("openapi_url", "docs_url", "redoc_url")),
 }
-_SHOP_TAGS, _UNLIMITED_TAGS = ("catalog", "carts", "orders"), ("webhooks", "operations")
+_SHOP_TAGS, _UNLIMITED_TAGS = ("catalog", "carts", "orders", "staff"), ("webhooks", "operations")
 _REF = "#/components/schemas/{model}"
 STRIPE_EVENT = {"requestBody": _TEXTS["stripe_event"]}
 ETAG = {"headers": {"ETag": {"$ref": "#/components/headers/ETag"}}}
@@ -40,8 +41,10 @@ def describe(app: FastAPI) -> dict[str, Any]:
     for code in sorted(KINDS.keys() - {"method_not_allowed"}):
         schemas[_problem_name(code)] = _problem_schema(code, schemas)
     document["components"]["headers"] = _TEXTS["headers"]
-    for calls in document["paths"].values():
-        for call in calls.values():
+    document["components"]["securitySchemes"] = _TEXTS["security_schemes"]
+    for path, calls in document["paths"].items():
+        for method, call in calls.items():
+            call["security"] = security_of(f"{method.upper()} {path}")
             _complete(call, json.loads((_EXAMPLES / f"{call['operationId']}.json").read_text()))
     for name, schema in schemas.items():
         for member, own in schema.get("properties", {}).items():
@@ -79,14 +82,15 @@ def _complete(call: dict[str, Any], example: dict[str, Any]) -> None:
 
 
 def _codes_of(call: dict[str, Any], tag: str, *, is_keyed: bool) -> set[str]:
-    security = call.setdefault("security", [])
+    security = call["security"]
     codes = {"headers_too_large", "internal", "unavailable"}
     for condition, more in (
         (tag != "operations", "busy"),
         (tag not in _UNLIMITED_TAGS, "rate_limited"),
         (tag in _SHOP_TAGS, "invalid"),
         (any(parameter["in"] == "path" for parameter in call.get("parameters", [])), "not_found"),
-        (security and {} not in security, "unauthorized invalid_token"),
+        (security, "invalid_token auth_unavailable"),
+        (security and {} not in security, "unauthorized forbidden"),
         (is_keyed, "idempotency_key_in_use idempotency_key_reused"),
         ("requestBody" in call, "malformed request_timeout body_too_large"),
         ("requestBody" in call and tag in _SHOP_TAGS, "unsupported_media_type"),

@@ -9,13 +9,12 @@ from pydantic import BaseModel, Field
 
 from service.http import fields, requests, responses
 from service.http.fields import BIGINT_MAX, DIGITS, Limit, OrderId, int64
-from service.http.identity import OPTIONAL_STAFF, IsStaff, staff
 from service.http.openapi import problems
+from service.http.policy import Caller, authorize
 from service.http.requests import NoBody, ResourcesDep, SharedKey, StaffKey, no_unknown_query
 from service.shop import expiry, orders, refunds
 
-router = APIRouter(dependencies=[Depends(no_unknown_query)])
-staff_router = APIRouter(dependencies=[Depends(staff), Depends(no_unknown_query)])
+router = APIRouter(dependencies=[Depends(authorize), Depends(no_unknown_query)])
 
 
 class OrdersQuery(requests.Query):
@@ -52,32 +51,31 @@ class Timeline(BaseModel):
     next_cursor: None = None
 
 
-@staff_router.get("/orders")
+@router.get("/orders")
 async def list_orders(query: Annotated[OrdersQuery, Query()], resources: ResourcesDep) -> orders.OrderPage:
     """List all orders, newest first."""
     before_number = BIGINT_MAX if query.after_id is None else query.after_id
     return await orders.list_orders(resources, status=query.status, before_number=before_number, limit=query.limit)
 
 
-@router.get("/orders/{order_id}", openapi_extra=OPTIONAL_STAFF)
-async def get_order(order_id: OrderId, resources: ResourcesDep, is_staff: IsStaff) -> orders.Order:
+@router.get("/orders/{order_id}")
+async def get_order(order_id: OrderId, resources: ResourcesDep, principal: Caller) -> orders.Order:
     """Read an order with its lines, payment, refunds and disputes. Only staff see the reasons of refunds."""
-    return await orders.get_order(resources, order_id, for_staff=is_staff)
+    return await orders.get_order(resources, order_id, for_staff=principal.may("orders:read"))
 
 
 @router.get(
     "/orders/{order_id}/timeline",
     response_model=Timeline,
     response_model_exclude_unset=True,
-    openapi_extra=OPTIONAL_STAFF,
 )
-async def get_timeline(order_id: OrderId, resources: ResourcesDep, is_staff: IsStaff) -> dict[str, object]:
+async def get_timeline(order_id: OrderId, resources: ResourcesDep, principal: Caller) -> dict[str, object]:
     """Read every transition of an order, oldest first. Only staff see the actors and notes."""
     items: list[dict[str, object]] = [
         {"at": event.at, "from": event.from_status, "to": event.to_status, "actor": event.cause, "note": event.note}
         for event in await orders.timeline(resources, order_id)
     ]
-    for item in items if not is_staff else ():
+    for item in items if not principal.may("orders:read") else ():
         del item["actor"], item["note"]
     return {"order_id": order_id, "items": items, "next_cursor": None}
 
@@ -86,16 +84,15 @@ async def get_timeline(order_id: OrderId, resources: ResourcesDep, is_staff: IsS
     "/orders/{order_id}/cancel",
     response_model=orders.Order,
     responses=problems("order_not_cancellable", "checkout_in_progress", "payment_unavailable", "payment_misconfigured"),
-    openapi_extra=OPTIONAL_STAFF,
 )
 async def cancel_order(
-    order_id: OrderId, resources: ResourcesDep, is_staff: IsStaff, key: SharedKey, _: NoBody
+    order_id: OrderId, resources: ResourcesDep, principal: Caller, key: SharedKey, _: NoBody
 ) -> Response:
     """Cancel a pending order; only staff also one whose payment is in progress. Repeating the call changes nothing."""
-    return responses.stored(await expiry.cancel(resources, key, order_id, by_staff=is_staff))
+    return responses.stored(await expiry.cancel(resources, key, order_id, by_staff=principal.may("orders:cancel")))
 
 
-@staff_router.post("/orders/{order_id}/refund", response_model=orders.Order, responses=problems("order_not_refundable"))
+@router.post("/orders/{order_id}/refund", response_model=orders.Order, responses=problems("order_not_refundable"))
 async def refund_order(
     order_id: OrderId,
     refund: Annotated[RefundRequest, Body(default_factory=RefundRequest)],

@@ -10,9 +10,12 @@ from pydantic import BaseModel, ConfigDict
 
 from service.errors import invalid
 from service.http.fields import UUID_FORM
-from service.http.identity import ClientsDep, staff
+from service.http.identity import client_of
+from service.http.policy import Caller
+from service.infra.clients import Client, Clients
 from service.infra.resources import Resources
 from service.shop.idempotency import IdempotencyKey
+from service.shop.principals import Principal
 
 
 class Body(BaseModel):
@@ -43,6 +46,25 @@ async def get_resources(request: Request) -> Resources:
 ResourcesDep = Annotated[Resources, Depends(get_resources)]
 
 
+async def get_clients(request: Request) -> Clients:
+    """How this application identifies clients."""
+    clients: Clients = request.app.state.clients
+    return clients
+
+
+ClientsDep = Annotated[Clients, Depends(get_clients)]
+
+
+async def pending_orders_client(request: Request, clients: ClientsDep, principal: Caller) -> Client | None:
+    """The client whose pending orders are limited; None when they are not, or it is unknown."""
+    if not request.app.state.resources.settings.max_pending_per_client:
+        return None
+    return client_of(clients, request.scope, principal)
+
+
+PendingOrdersClient = Annotated[Client | None, Depends(pending_orders_client)]
+
+
 async def no_unknown_query(request: Request) -> None:
     """Refuse a query on a route that declares none. On the others, `Query` refuses unknown parameters."""
     if request.scope["query_string"] and request.query_params and not request.scope["route"].dependant.query_params:
@@ -57,32 +79,41 @@ _KeyHeader = Annotated[
 ]
 
 
-async def staff_key(
-    request: Request, principal: Annotated[str, Depends(staff)], key: _KeyHeader = None
+async def staff_key(request: Request, principal: Caller, key: _KeyHeader = None) -> IdempotencyKey | None:
+    """The idempotency key of a staff call: it belongs to its principal. Access is checked first."""
+    return await _scoped(request, _name(request, principal), key)
+
+
+async def client_key(
+    request: Request, clients: ClientsDep, principal: Caller, key: _KeyHeader = None
 ) -> IdempotencyKey | None:
-    """The idempotency key of a staff call; access is checked first."""
-    return await _scoped(request, principal, key)
-
-
-async def client_key(request: Request, clients: ClientsDep, key: _KeyHeader = None) -> IdempotencyKey | None:
-    """The idempotency key of a call without an id in its path: it belongs to one client address.
+    """The idempotency key of a call without an id in its path: it belongs to one user, key or client address.
 
     Without an address, strangers would share the stored response, so the key is not used.
     """
-    client = clients.digest(request.scope, whole=True)
+    client = client_of(clients, request.scope, principal, whole=True)
     if client is None:
         return None
-    return await _scoped(request, f"client:{client.hex()}", key)
+    return await _scoped(request, f"client:{client.digest.hex()}", key)
 
 
-async def shared_key(request: Request, key: _KeyHeader = None) -> IdempotencyKey | None:
-    """The idempotency key of a call that names a cart or an order: it belongs to all who know that id."""
-    return await _scoped(request, "", key)
+async def shared_key(request: Request, principal: Caller, key: _KeyHeader = None) -> IdempotencyKey | None:
+    """The idempotency key of a call that names a cart or an order: it belongs to all who may make the call.
+
+    Staff see more in the response, so that theirs belong to each principal.
+    """
+    return await _scoped(request, _name(request, principal) if principal.is_staff else "", key)
 
 
 StaffKey = Annotated[IdempotencyKey | None, Depends(staff_key)]
 ClientKey = Annotated[IdempotencyKey | None, Depends(client_key)]
 SharedKey = Annotated[IdempotencyKey | None, Depends(shared_key)]
+
+
+def _name(request: Request, principal: Principal) -> str:
+    """The principal's name for its idempotency keys. Another identity provider may name somebody else by this `sub`."""
+    issuer = request.app.state.resources.settings.auth_issuer
+    return f"{principal.actor} {issuer}" if principal.user_id else principal.actor
 
 
 async def _scoped(request: Request, principal: str, key: str | None) -> IdempotencyKey | None:

@@ -30,7 +30,9 @@ def stored(response: StoredResponse) -> Response:
     headers = {"Location": response.location} if response.location and response.status == 201 else {}
     if response.replayed:
         headers["Idempotent-Replayed"] = "true"
-    return Response(response.body, response.status, headers, "application/json")
+    # 204 has no content.
+    body = None if response.status == 204 else response.body
+    return Response(body, response.status, headers, "application/json" if body else None)
 
 
 def problem(error: ShopError) -> Response:
@@ -50,7 +52,7 @@ def problem(error: ShopError) -> Response:
     headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
     if kind.status == 401:
         reason = ', error="invalid_token"' if error.code == "invalid_token" else ""
-        headers["WWW-Authenticate"] = f'Bearer realm="staff"{reason}'
+        headers["WWW-Authenticate"] = f'Bearer realm="shop"{reason}'
     return Response(encode(document), kind.status, headers, "application/problem+json")
 
 

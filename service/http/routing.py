@@ -49,6 +49,8 @@ class Router:
     def __init__(self, app: FastAPI) -> None:
         """Raises UnsupportedRoute. Routes that are added to the application later are not served."""
         self._app = app
+        # By "METHOD path": the functions that answer it, its guards included.
+        self.functions: dict[str, list[Any]] = {}
         self._fixed: dict[tuple[str, str], _Route] = {}
         self._patterns: dict[str, list[tuple[re.Pattern[str], _Route]]] = {}
         self._handlers: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = dict(app.exception_handlers)
@@ -84,6 +86,7 @@ class Router:
         for method in route.context.methods or ():
             if self._find(method, route.path)[0] is not None:
                 raise UnsupportedRoute(f"{route.name}: an earlier route answers {method} there")
+            self.functions[f"{method} {route.path}"] = route.functions
             if "{" in route.path:
                 self._patterns.setdefault(method, []).append((route.context.path_regex, route))
             else:
@@ -117,6 +120,7 @@ class _Route:
         self.context, self.path = context, str(context.path)
         self.name = f"{' '.join(sorted(context.methods or ()))} {self.path}".strip()
         self._steps: list[_Step] = []
+        self.functions: list[Any] = []
         try:
             _refuse_route(context)
             _refuse_call(context.dependant)
@@ -175,6 +179,7 @@ class _Route:
             if needed.name is not None:
                 indexes.append((needed.name, index))
         known[dependant.call] = len(self._steps)
+        self.functions.append(dependant.call)
         self._steps.append(_Step(dependant, indexes))
         return known[dependant.call]
 

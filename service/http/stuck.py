@@ -8,11 +8,11 @@ from pydantic import BeforeValidator
 from service.errors import not_found
 from service.http import fields, requests, responses
 from service.http.fields import AfterId, Limit
-from service.http.identity import staff
+from service.http.policy import authorize
 from service.http.requests import ResourcesDep, StaffKey, no_unknown_query
 from service.shop import stuck
 
-staff_router = APIRouter(dependencies=[Depends(staff), Depends(no_unknown_query)])
+router = APIRouter(dependencies=[Depends(authorize), Depends(no_unknown_query)])
 
 
 def _known_kind(text: str) -> str:
@@ -45,13 +45,13 @@ class Resolution(requests.Body):
     reason: fields.Reason
 
 
-@staff_router.get("/stuck")
+@router.get("/stuck")
 async def list_stuck(query: Annotated[StuckQuery, Query()], resources: ResourcesDep) -> stuck.StuckPage:
     """List what no repairer can finish, oldest first."""
     return await stuck.list_items(resources, kind=query.kind, after_number=query.after_id, limit=query.limit)
 
 
-@staff_router.post("/stuck/{kind}/{id}/resolve", response_model=stuck.StuckItem)
+@router.post("/stuck/{kind}/{id}/resolve", response_model=stuck.StuckItem)
 async def resolve_stuck(
     kind: StuckKind,
     item_id: StuckId,

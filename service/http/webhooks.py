@@ -6,9 +6,8 @@ from fastapi import APIRouter, Header, Request
 from pydantic import BaseModel
 
 from service.errors import ShopError
-from service.http.identity import ClientsDep
 from service.http.openapi import STRIPE_EVENT, problems
-from service.http.requests import ResourcesDep
+from service.http.requests import ClientsDep, ResourcesDep
 from service.http.server.bodies import ByteBudget
 from service.http.server.reading import WEBHOOK_LIMIT, read_body
 from service.infra.stripe import signature_is_timely

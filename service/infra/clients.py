@@ -37,22 +37,27 @@ class Clients:
         address = self.address(scope, whole=whole)
         return None if address is None else self._digest(address)
 
-    def client(self, scope: Scope) -> Client | None:
-        """The client with its network; None when its address is unknown."""
-        address = self.address(scope)
+    def named(self, name: str) -> Client:
+        """A client that is known by a name, wherever it sends from."""
+        return Client(self._digest(name), None)
+
+    def client(self, scope: Scope, *, whole: bool = False, forwarded: bool = False) -> Client | None:
+        """The client with its network; None when its address is unknown. The parameters are those of `address`."""
+        address = self.address(scope, whole=whole, forwarded=forwarded)
         if address is None:
             return None
-        network = IPv6Network(address).supernet(new_prefix=48) if ":" in address else None
+        network = IPv6Network(f"{address.partition('/')[0]}/48", strict=False) if ":" in address else None
         return Client(self._digest(address), self._digest(str(network)) if network else None)
 
     def _digest(self, address: str) -> bytes:
         return hmac.digest(self._secret, address.encode(), "sha256")[:16]
 
-    def address(self, scope: Scope, *, whole: bool = False) -> str | None:
+    def address(self, scope: Scope, *, whole: bool = False, forwarded: bool = False) -> str | None:
         """The nearest hop that is not a trusted proxy. X-Forwarded-For counts as far as trusted proxies wrote it.
 
-        An IPv6 address is reduced to its /64, unless `whole`. A peer without an address is a Unix socket: a proxy on
-        this machine, which is trusted.
+        If `forwarded`, that hop is believed too, and the address is the one it names, or None without one. An IPv6
+        address is reduced to its /64, unless `whole`. A peer without an address is a Unix socket: a proxy on this
+        machine, which is trusted.
         """
         peer = scope.get("client")
         address = _parse(peer[0]) if peer else None
@@ -64,13 +69,15 @@ class Clients:
             if name == b"x-forwarded-for"
             for hop in value.decode("latin-1").split(",")
         ]
-        if hops and address is not None and not self._trusts(address):
+        if hops and address is not None and not (forwarded or self._trusts(address)):
             self._warn(address)
         while hops and (address is None or self._trusts(address)):
             previous = _parse(hops.pop())
             if previous is None:
                 break
             address = previous
+        if forwarded:
+            address = _parse(hops.pop()) if hops else None
         if isinstance(address, IPv6Address) and not whole:
             return str(IPv6Network((int(address), 64), strict=False))
         return None if address is None else str(address)

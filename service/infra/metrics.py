@@ -30,7 +30,6 @@ from prometheus_client import (
     multiprocess,
 )
 
-from service.infra.credentials import is_staff
 from service.settings import Settings, UnsafeSettings, is_loopback
 
 # The limits for readers of the metrics: connections at a time, and seconds for each.
@@ -214,19 +213,18 @@ def _remove_if_dead(process_id: int) -> None:
 
 
 @contextmanager
-def serving(settings: Settings) -> Iterator[None]:
+def serving(settings: Settings, may_read: Callable[[str], bool]) -> Iterator[None]:
     """Serve `/metrics` on METRICS_HOST and METRICS_PORT from a thread of its own; port 0 means no metrics.
 
-    If the address is not loopback, readers need `Authorization: Bearer ADMIN_TOKEN`. Raises UnsafeSettings if the
-    port cannot be opened.
+    If the address is not loopback, `may_read` decides by the Authorization header, in another thread. Raises
+    UnsafeSettings if the port cannot be opened.
     """
     if not settings.metrics_port:
         yield
         return
     host, port = settings.metrics_host, settings.metrics_port
-    token = "" if is_loopback(host) else settings.admin_token
     try:
-        server = _Server(host, port, token)
+        server = _Server(host, port, (lambda _: True) if is_loopback(host) else may_read)
     except OSError as error:
         raise UnsafeSettings(f"METRICS_PORT: {host}, port {port}, cannot be used: {error.strerror}.") from None
     thread = Thread(target=server.serve_forever, name="metrics", daemon=True)
@@ -241,8 +239,8 @@ def serving(settings: Settings) -> Iterator[None]:
 class _Server(ThreadingHTTPServer):
     """A thread per connection, at most CONNECTIONS."""
 
-    def __init__(self, host: str, port: int, token: str) -> None:
-        self.token = token
+    def __init__(self, host: str, port: int, may_read: Callable[[str], bool]) -> None:
+        self.may_read = may_read
         self._slots = BoundedSemaphore(CONNECTIONS)
         self._lock, self._stale_at, self._text = Lock(), 0.0, b""
         self.address_family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -291,7 +289,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def do_GET(self) -> None:
-        if self.server.token and not is_staff(self.headers.get("Authorization", ""), self.server.token):
+        if not self.server.may_read(self.headers.get("Authorization", "")):
             self._respond(401, b"", ("WWW-Authenticate", "Bearer"))
         elif self.path.partition("?")[0] != "/metrics":
             self._respond(404, b"")

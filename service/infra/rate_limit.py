@@ -23,6 +23,11 @@ class LocalCounts:
         # By client, ordered by the end of the window: requests, and that end (monotonic).
         self._windows: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
 
+    def used(self, client: bytes) -> int:
+        """The requests in the client's window, without counting one."""
+        used, end = self._windows.get(client, (0, 0.0))
+        return used if end > time.monotonic() else 0
+
     def count(self, client: bytes) -> tuple[int, int]:
         """Count a request. Returns the requests in the client's window, and the seconds until it ends."""
         now = time.monotonic()

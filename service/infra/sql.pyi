@@ -10,6 +10,35 @@ from service.infra.statements import Statement
 
 Row = TypeVar("Row")
 
+class AccessAddKey(Statement[None]):
+    async def run(
+        self,
+        connection: Connection,
+        /,
+        *,
+        name: str,
+        prefix: str,
+        digest: bytes,
+        scopes: Sequence[str],
+        days: int,
+        created_by: str,
+    ) -> int: ...
+
+class AccessFindKey(Statement[Row]):
+    async def one_or_none(self, connection: Connection, /, *, digest: bytes) -> Row | None: ...
+
+class AccessListKeys(Statement[Row]):
+    async def all(self, connection: Connection, /) -> list[Row]: ...
+
+class AccessListRevocations(Statement[Row]):
+    async def all(self, connection: Connection, /, *, seconds: int) -> list[Row]: ...
+
+class AccessRevokeKey(Statement[None]):
+    async def run(self, connection: Connection, /, *, name: str) -> int: ...
+
+class AccessRevokeTokens(Statement[None]):
+    async def run(self, connection: Connection, /, *, subject: str) -> int: ...
+
 class AuditCapturedIsPaidAtStripe(Statement[Row]):
     async def all(
         self,
@@ -696,6 +725,18 @@ class WebhooksStoreEvent(Statement[None]):
         named_order_id: UUID | None,
     ) -> int: ...
 
+@overload
+def statement(name: Literal["access/add_key"]) -> AccessAddKey: ...
+@overload
+def statement(name: Literal["access/find_key"], row: type[Row]) -> AccessFindKey[Row]: ...
+@overload
+def statement(name: Literal["access/list_keys"], row: type[Row]) -> AccessListKeys[Row]: ...
+@overload
+def statement(name: Literal["access/list_revocations"], row: type[Row]) -> AccessListRevocations[Row]: ...
+@overload
+def statement(name: Literal["access/revoke_key"]) -> AccessRevokeKey: ...
+@overload
+def statement(name: Literal["access/revoke_tokens"]) -> AccessRevokeTokens: ...
 @overload
 def statement(
     name: Literal["audit/captured_is_paid_at_stripe"], row: type[Row]

@@ -38,7 +38,7 @@ async def report(resources: Resources, program: str) -> None:
         "python": platform.python_version(),
         "stripe": "live" if settings.live else "test",
         "webhooks": "signed" if settings.stripe_webhook_secret else "unsigned",
-        "staff": "ADMIN_TOKEN" if settings.admin_token else "open",
+        "staff": "open" if settings.open_staff else "with credentials",
         "settings": changed(settings),
         **await _describe_postgresql(resources),
         "redis": await _describe_redis(resources),

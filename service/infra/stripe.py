@@ -239,21 +239,23 @@ class Stripe:
         self._timeout = settings.stripe_timeout_seconds
         # Half of the requests that the API handles at a time, so that a Stripe that hangs cannot occupy all of them.
         self._free = limit = max(1, settings.max_in_flight // 2)
-        self._session = aiohttp.ClientSession(
+        self.session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=limit, ssl=tls), trace_configs=TRACE_CONFIGS
         )
         self._client = stripe.StripeClient(
             settings.stripe_api_key,
             base_addresses={"api": settings.stripe_api_base.rstrip("/")},
             http_client=stripe.AIOHTTPClient(
-                timeout=settings.stripe_timeout_seconds, session=self._session, proxy=settings.stripe_proxy
+                timeout=settings.stripe_timeout_seconds,
+                session=self.session,
+                proxy=settings.proxy_for(settings.stripe_api_base),
             ),
             max_network_retries=0,
         )
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._session.close()
+        await self.session.close()
 
     async def create_session(
         self, parameters: dict[str, Any], idempotency_key: str, *, order_id: UUID | str | None = None

@@ -1,0 +1,7 @@
+-- Drops all service keys and revocations.
+
+SET LOCAL lock_timeout = '2s';
+SET LOCAL statement_timeout = '60s';
+
+DROP TABLE token_revocations;
+DROP TABLE api_keys;

@@ -15,6 +15,7 @@ from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
+import asyncpg
 import jwt
 from starlette.types import Scope
 
@@ -63,7 +64,7 @@ class Identity:
     async def watch(self) -> None:
         """Keep the provider's keys and the revocations up to date, for as long as tokens are accepted."""
         if self._settings.auth_issuer:
-            await asyncio.gather(self._keys.refresh_forever(), self._read_revocations())
+            await asyncio.gather(self._keys.refresh_forever(), self._watch_revocations())
 
     async def verify(self, scope: Scope) -> Principal:
         """Who sends a request. Raises `invalid_token`, `auth_unavailable` or `unavailable`."""
@@ -75,6 +76,8 @@ class Identity:
             raise _invalid()
         digest = hashlib.sha256(credential).digest()
         if principal := self._remembered(digest):
+            if principal.user_id:
+                await self._know_revocations()
             return principal
         if is_admin(credential, self._settings.admin_token):
             return ADMIN
@@ -96,11 +99,7 @@ class Identity:
             self._keys_version = self._keys.version
             self._verified.clear()
         principal, until = self._verified.get(digest, (None, 0.0))
-        if principal is None or time.time() >= until:
-            return None
-        if principal.user_id:
-            self._refuse_without_revocations()
-        return principal
+        return principal if time.time() < until else None
 
     async def _find_key(self, digest: bytes) -> tuple[Principal, float]:
         found = await access.find_key(self._resources.pool, digest)
@@ -136,7 +135,7 @@ class Identity:
             subject = claims["sub"]
             if not _SUBJECT.fullmatch(subject) or subject == ERASED:
                 raise _Refused("sub")
-            self._refuse_without_revocations()
+            await self._know_revocations()
             if issued_at <= self._revoked.get(subject, float("-inf")):
                 raise _Refused("revoked")
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
@@ -151,19 +150,24 @@ class Identity:
         is_verified = claims.get("email_verified") is True and isinstance(email, str) and _EMAIL.fullmatch(email)
         return Principal(f"user:{subject}", scopes, subject, email if is_verified else None), expires_at
 
-    def _refuse_without_revocations(self) -> None:
+    async def _know_revocations(self) -> None:
+        """Raises `unavailable` if the revocations were not read for a while, and cannot be read now."""
         if time.monotonic() - self._revoked_read_at > REVOCATIONS_STALE_SECONDS:
-            raise ShopError("unavailable", "It is not known which access tokens were revoked.")
+            await self._read_revocations()
 
     async def _read_revocations(self) -> None:
+        started = time.monotonic()
+        revoked = await access.list_revocations(self._resources)
+        if revoked != self._revoked:
+            self._revoked = revoked
+            self._verified.clear()
+        self._revoked_read_at = started
+
+    async def _watch_revocations(self) -> None:
         while True:
-            started = time.monotonic()
-            with suppress(ShopError):
-                revoked = await access.list_revocations(self._resources)
-                if revoked != self._revoked:
-                    self._revoked = revoked
-                    self._verified.clear()
-                self._revoked_read_at = started
+            # Those who need them learn why they cannot be read.
+            with suppress(ShopError, asyncpg.PostgresError):
+                await self._read_revocations()
             await asyncio.sleep(REVOCATIONS_SECONDS)
 
     def _is_own_address(self, scope: Scope) -> bool:

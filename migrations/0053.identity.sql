@@ -69,7 +69,6 @@ BEGIN
     -- For its metrics.
     IF to_regrole('commerce_worker') IS NOT NULL THEN
         GRANT SELECT (name, digest, scopes, expires_at, revoked_at) ON api_keys TO commerce_worker;
-        GRANT SELECT ON token_revocations TO commerce_worker;
     END IF;
     IF to_regrole('commerce_readonly') IS NOT NULL THEN
         GRANT SELECT (id, name, prefix, scopes, created_at, created_by, expires_at, revoked_at) ON api_keys

@@ -19,6 +19,8 @@ PERSONAL = {
 }
 
 NOT_PERSONAL = {
+    # Who made a key: the login of an operator.
+    "api_keys": "created_by digest name prefix scopes",
     "audit_passes": "rule",
     "audit_positions": "rule source",
     # Ids, amounts and states.
@@ -43,6 +45,8 @@ NOT_PERSONAL = {
     "stripe_events": "id outcome type",
     # Ids, amounts and Stripe's words.
     "stuck_items": "id kind reason",
+    # Whose tokens are refused: an identifier of the identity provider.
+    "token_revocations": "subject",
     "unmatched_payments": "currency stripe_payment_intent_id",
     "worker_heartbeats": "loop",
 }

@@ -31,7 +31,7 @@ from tests.conftest import login
 from tests.database import psql, wait_for_blocked
 from tests.faults.stage import family
 
-COMMANDS = "run serve worker migrate seed audit erase review replay stripe-check standin".split()
+COMMANDS = "run serve worker migrate seed audit erase key review replay stripe-check standin".split()
 
 
 @pytest.fixture
@@ -79,6 +79,37 @@ def counting(environ: dict[str, str]) -> int:
     return sum(b"/categories" in file.read_bytes() for file in left_in(environ, "*/counter_*.db"))
 
 
+async def test_service_keys_are_added_listed_and_revoked(
+    environ: dict[str, str], shop: Shop, database: asyncpg.Connection
+) -> None:
+    assert await command(environ, "key", "list") == (0, "no keys\n", "")
+    status, key, note = await command(environ, *"key add --name erp --scopes orders:read,stock:write --days 30".split())
+    assert (status, note) == (0, "This is shown only now: it is not stored.\n")
+    key = key.strip()
+    assert re.fullmatch(r"cck_[\w-]{43}", key)
+    assert (await shop.http.get("/orders", headers={"Authorization": f"Bearer {key}"})).status_code == 200
+    days = "SELECT round(extract(EPOCH FROM expires_at - created_at) / 86400) FROM api_keys"
+    assert await database.fetchval(days) == 30
+
+    again = await command(environ, *"key add --name erp --scopes stock:write".split())
+    assert again == (2, "", "invalid: A key has this name, or had it before.\n")
+    status, listed, _ = await command(environ, "key", "list")
+    assert status == 0
+    assert re.fullmatch(rf"erp: {key[:10]}…, until \d+-\d+-\d+, by \w+: orders:read, stock:write\n", listed)
+    assert key not in listed
+
+    assert (await command(environ, "key", "revoke", "erp"))[0] == 0
+    assert "revoked 2" in (await command(environ, "key", "list"))[1]
+    assert await command(environ, "key", "revoke", "erp") == (2, "", "not_found: There is no such key.\n")
+    other = await command(environ, *"key add --name erp --scopes stock:write".split())
+    assert other[0] == 2
+    # The service's own role may not make keys.
+    status, _, errors = await command(
+        {**environ, "MIGRATE_DATABASE_URL": ""}, *"key add --name x --scopes stock:write".split()
+    )
+    assert (status, "permission denied" in errors) == (2, True)
+
+
 async def test_every_command_has_help(environ: dict[str, str]) -> None:
     # Each without any settings too, and all at once.
     bare = {"TMPDIR": environ["TMPDIR"]}
@@ -105,7 +136,10 @@ async def test_every_command_has_help(environ: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        *("", "nope", "replay", "erase", "erase -1"),
+        *("", "nope", "replay", "erase", "erase -1", "key", "key add", "key revoke", "key revoke A"),
+        *(f"key add --name {name} --scopes stock:write" for name in ("", "Erp", "a:b", 65 * "a")),
+        *(f"key add --name erp --scopes {scopes}" for scopes in ("", "everything", "stock:write,everything")),
+        *(f"key add --name erp --scopes stock:write --days {days}" for days in ("0", "3651", "1.5")),
         *(f"serve --workers {number}" for number in ("0", "257", "two", "1_0")),
         *(f"seed --products {number}" for number in ("-1", "1000001", "1e3")),
         *(

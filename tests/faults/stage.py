@@ -38,6 +38,8 @@ SETTINGS = {
     "RECONCILE_SECONDS": "5",
     "RATE_LIMIT_PER_MINUTE": "0",
     "MAX_PENDING_PER_CLIENT": "0",
+    # A flood adds to the same lines again and again.
+    "MAX_PER_ORDER": "9999",
     "LOG_LEVEL": "WARNING",
 }
 

@@ -31,14 +31,6 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-async def provider() -> AsyncIterator[Provider]:
-    provider = Provider()
-    async with served(provider) as url:
-        provider.url = url
-        yield provider
-
-
-@pytest.fixture
 def changed_settings(provider: Provider) -> dict[str, str]:
     return {"AUTH_ISSUER": provider.url, "AUTH_AUDIENCE": AUDIENCE, "ADMIN_TOKEN": ADMIN_TOKEN}
 

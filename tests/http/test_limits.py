@@ -23,15 +23,19 @@ from service.dev.servers import free_port, scratch_folder, valkey
 from service.dev.stripe_standin import StripeStandin
 from service.infra import rate_limit
 from service.infra.clients import Clients
+from service.infra.db import Pool
 from service.infra.resources import Resources
 from service.settings import Settings
+from service.shop import access
 from tests.client import ADMIN_TOKEN, Shop, is_problem
-from tests.conftest import served
+from tests.conftest import login, served
 from tests.database import end_hold, wait_for_blocked
+from tests.provider import AUDIENCE, Provider, bearer
 from tests.stripe_events import deliver, make_event
 
 ONE, OTHER = {"X-Forwarded-For": "192.0.2.1"}, {"X-Forwarded-For": "192.0.2.2"}
 ROOT = Path(__file__).parents[2]
+TENT = {"name": "Tent", "price_minor": 1250, "currency": "EUR", "stock": 1000}
 PROXIES = "10.0.0.0/8, 127.0.0.1, fd00::/8"
 
 
@@ -400,3 +404,100 @@ class TestPendingOrders:
         assert is_problem(refused, 409, "quantity_limited")
         assert refused.json()["allowed"] == 1
         assert await database.fetchval("SELECT stock FROM products WHERE id = $1", tent) == 4
+
+
+class TestPrincipals:
+    """Requests, pending orders and idempotency keys count per user or key; a storefront's key names its customer."""
+
+    @pytest.fixture
+    def changed_settings(self, provider: Provider) -> dict[str, str]:
+        return {
+            "AUTH_ISSUER": provider.url,
+            "AUTH_AUDIENCE": AUDIENCE,
+            "ADMIN_TOKEN": ADMIN_TOKEN,
+            "RATE_LIMIT_PER_MINUTE": "50",
+            "MAX_PENDING_PER_CLIENT": "2",
+            "TRUSTED_PROXIES": "none",
+        }
+
+    @pytest.fixture
+    async def keys(self, settings: Settings, database_url: str) -> dict[str, dict[str, str]]:
+        """Headers of a key of each scope, by the scope."""
+        pool = Pool(settings.model_copy(update={"database_url": login(database_url, "owner")}), "tests")
+        keys = {
+            scope: bearer(await access.add_key(pool, name=name, scopes=[scope], days=1, created_by="tests"))
+            for name, scope in (("shop", "storefront"), ("erp", "stock:write"))
+        }
+        await pool.aclose()
+        return keys
+
+    async def left(self, shop: Shop, headers: dict[str, str]) -> int | None:
+        left = (await shop.http.get("/categories", headers=headers)).headers.get("ratelimit-remaining")
+        return None if left is None else int(left)
+
+    async def test_each_has_its_own_requests(
+        self, shop: Shop, provider: Provider, keys: dict[str, dict[str, str]]
+    ) -> None:
+        anna, again, berta = (bearer(provider.token(sub)) for sub in ("anna", "anna", "berta"))
+        store, erp = keys["storefront"], keys["stock:write"]
+        assert [await self.left(shop, sender) for sender in (anna, again, berta, erp, {}, erp)] == [
+            49,
+            48,
+            49,
+            49,
+            49,
+            48,
+        ]
+        # A storefront's customers, then its own requests. Nobody else names an address.
+        senders = [{**store, **ONE}, {**store, **OTHER}, {**store, **ONE}, store, store, {**erp, **ONE}, ONE]
+        assert [await self.left(shop, sender) for sender in senders] == [49, 49, 48, 49, 48, 47, 48]
+        assert await self.left(shop, bearer(ADMIN_TOKEN)) is None
+
+    async def test_failures_count_against_the_address(self, shop: Shop, provider: Provider) -> None:
+        forged = bearer(provider.token("anna", kid="two"))
+        answers = [await shop.http.get("/categories", headers=forged) for _ in range(60)]
+        assert Counter(answer.status_code for answer in answers) == {401: 50, 429: 10}
+        # A valid token is not looked at any more, because verifying it would cost the same.
+        assert is_problem(
+            await shop.http.get("/categories", headers=bearer(provider.token("anna"))), 429, "rate_limited"
+        )
+
+    async def test_each_has_its_own_pending_orders(
+        self, shop: Shop, provider: Provider, keys: dict[str, dict[str, str]]
+    ) -> None:
+        tent = (await shop.call("POST", "/products", 201, TENT, **bearer(ADMIN_TOKEN)))["id"]
+
+        async def order(headers: dict[str, str]) -> int:
+            cart = (await shop.call("POST", "/carts", 201, **headers))["id"]
+            await shop.call("POST", f"/carts/{cart}/items", 200, {"product_id": tent, "quantity": 1}, **headers)
+            return (await shop.http.post(f"/carts/{cart}/checkout", headers=headers)).status_code
+
+        store = keys["storefront"]
+        for sender in (bearer(provider.token("anna")), {**store, **ONE}, {**store, **OTHER}, store, {}):
+            assert [await order(sender) for _ in range(3)] == [201, 201, 429], sender
+
+    async def test_each_has_its_own_idempotency_keys(
+        self, shop: Shop, provider: Provider, keys: dict[str, dict[str, str]]
+    ) -> None:
+        store = keys["storefront"]
+        senders = [
+            bearer(provider.token("anna")),
+            bearer(provider.token("berta")),
+            {**store, **ONE},
+            {**store, **OTHER},
+        ]
+        senders += [store, keys["stock:write"], {}]
+        carts = [
+            [(await shop.call("POST", "/carts", 201, Idempotency_Key="k", **sender))["id"] for _ in range(2)]
+            for sender in senders
+        ]
+        assert all(first == second for first, second in carts)
+        assert len({first for first, _ in carts}) == len(senders)
+
+    async def test_staff_have_their_own_idempotency_keys(self, shop: Shop, provider: Provider) -> None:
+        body = {"name": "Camping"}
+        senders = [bearer(ADMIN_TOKEN), *(bearer(provider.token(sub, "catalogue")) for sub in ("anna", "berta"))]
+        for sender, status in zip(senders, (201, 409, 409), strict=True):
+            await shop.call("POST", "/categories", status, body, Idempotency_Key="k", **sender)
+        again = await shop.http.post("/categories", json=body, headers={**senders[0], "Idempotency-Key": "k"})
+        assert again.headers["idempotent-replayed"] == "true"

@@ -11,22 +11,27 @@ import pytest
 
 from service.dev.servers import free_port
 from service.infra import metrics
+from service.infra.db import Pool
 from service.settings import Settings, UnsafeSettings
+from service.shop import access
+from service.shop.access import MetricsReaders
 from tests.client import eventually
+from tests.conftest import login
 
 TOKEN = "s3cret-tökén"
 SETTINGS = Settings.load({"DATABASE_URL": "postgresql://db"})
 
 
 @contextmanager
-def serving_metrics(host: str = "127.0.0.1", token: str = "") -> Iterator[str]:
+def serving_metrics(host: str = "127.0.0.1", token: str = "", own: Settings = SETTINGS) -> Iterator[str]:
     """The URL of the metrics while they are served."""
     with ExitStack() as stack:
         for attempts_left in reversed(range(5)):
             port = free_port()
             changed = {"metrics_host": host, "metrics_port": port, "admin_token": token}
             try:
-                stack.enter_context(metrics.serving(SETTINGS.model_copy(update=changed)))
+                settings = own.model_copy(update=changed)
+                stack.enter_context(metrics.serving(settings, MetricsReaders(settings)))
                 break
             except UnsafeSettings:
                 # A connection of another program may use the same port on another address.
@@ -70,6 +75,35 @@ def test_on_other_addresses_they_are_refused_without_the_token(rendered: list[by
             assert (refused.status_code, refused.content) == (401, b""), authorization
             assert refused.headers["www-authenticate"] == "Bearer"
     assert rendered == []
+
+
+async def test_on_other_addresses_they_are_served_with_a_key_that_may_read_them(
+    rendered: list[bytes], settings: Settings, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = Pool(settings.model_copy(update={"database_url": login(database_url, "owner")}), "tests")
+    reader, other = [
+        await access.add_key(pool, name=scope.split(":")[0], scopes=[scope], days=1, created_by="tests")
+        for scope in ("metrics:read", "stock:write")
+    ]
+    with serving_metrics("0.0.0.0", TOKEN, settings) as url:
+
+        async def status(key: str) -> int:
+            answer = await asyncio.to_thread(httpx.get, url, headers={"Authorization": f"Bearer {key}"})
+            return answer.status_code
+
+        assert [await status(key) for key in (reader, other, reader + "x", access.KEY_PREFIX)] == [200, 401, 401, 401]
+        # It is remembered for a while, then asked for again.
+        await access.revoke_key(pool, "metrics")
+        assert await status(reader) == 200
+        monkeypatch.setattr(access.time, "monotonic", lambda real=access.time.monotonic: real() + 51)
+        assert await status(reader) == 401
+    await pool.aclose()
+
+
+def test_without_postgresql_no_key_may_read_them(rendered: list[bytes]) -> None:
+    unreachable = SETTINGS.model_copy(update={"database_url": "postgresql://127.0.0.1:1/nothing"})
+    with serving_metrics("0.0.0.0", TOKEN, unreachable) as url:
+        assert httpx.get(url, headers={"Authorization": f"Bearer {access.KEY_PREFIX}x"}, timeout=30).status_code == 401
 
 
 def test_on_other_addresses_they_are_served_with_the_token(rendered: list[bytes]) -> None:

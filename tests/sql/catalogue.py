@@ -229,6 +229,21 @@ def tables(products: int) -> list[dict[str, str]]:
                     CASE WHEN number > 200 THEN created_at END AS ended_at
                 FROM orders
                 WHERE number > 10 AND number % 200 = 0""",
+            # More than there will be, so that an index is the better way.
+            "api_keys": """
+                SELECT
+                    'key-' || n AS name,
+                    'cck_' || n AS prefix,
+                    sha256(n::text::bytea) AS digest,
+                    '{stock:write}'::text [] AS scopes,
+                    'anna' AS created_by,
+                    now() + interval '1 year' AS expires_at
+                FROM generate_series(1, 10000) AS n""",
+            "token_revocations": """
+                SELECT
+                    'user ' || n AS subject,
+                    now() - make_interval(hours => n) AS revoked_at
+                FROM generate_series(1, 10000) AS n""",
         },
     ]
 

@@ -135,6 +135,9 @@ VALUES
     ('dp_1', 'pi_{PAID}', '{PAID}', 2940, 'EUR', 'fraudulent', 'needs_response', '2020-01-01'),
     ('dp_3', 'pi_other', NULL, 50, 'EUR', 'general', 'lost', '2020-01-01'),
     ('dp_2', 'pi_other', NULL, 50, 'EUR', 'general', 'lost', '2020-01-01');
+INSERT INTO api_keys (name, prefix, digest, scopes, created_by, expires_at)
+VALUES ('erp', 'cck_erp', sha256('body'), '{{stock:write}}', 'anna', '2100-01-01');
+INSERT INTO token_revocations (subject) VALUES ('anna');
 INSERT INTO stuck_items (kind, id, order_id, reason)
 VALUES
     ('dispute_open', 'dp_3', NULL, 'needs_response'),
@@ -220,6 +223,17 @@ STOCK_RULE = "audit/stock_matches_ledger"
 LIMITS = (CLIENT, 5, 100)
 
 SCENARIOS = {
+    "access/add_key": does(
+        run("shop", "cck_shop", KEY, ["storefront"], 30, "anna"),
+        none=run("erp", "cck_erp", KEY, ["stock:write"], 30, "anna"),
+    ),
+    "access/find_key": does(run(BODY), none=run(BODY, before="UPDATE api_keys SET revoked_at = now()")),
+    "access/list_keys": does(run(), none=run(before="DELETE FROM api_keys")),
+    "access/list_revocations": does(
+        run(86_400), none=run(1, before="UPDATE token_revocations SET revoked_at = '2000-01-01'")
+    ),
+    "access/revoke_key": does(run("erp"), none=run("other")),
+    "access/revoke_tokens": does(run("anna"), run("berta")),
     "audit/captured_is_paid_at_stripe": does(
         run([PAID, PENDING, PENDING], ["cs_1", "cs_2", "cs_3"], ["pi_x", "pi_x", None], [True, True, False]),
         run([PAID], ["cs_1"], [None], [False]),

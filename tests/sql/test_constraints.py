@@ -50,12 +50,16 @@ INSERT INTO stripe_events (id, type, payload, next_attempt_at) VALUES ('evt_1', 
 INSERT INTO idempotency_keys (id, request_digest) VALUES (sha256('key'), sha256('body'));
 INSERT INTO disputes VALUES ('dp_1', 'pi_2', {TWO}, 1250, 'EUR', 'fraudulent', 'lost', now());
 INSERT INTO stuck_items (kind, id, order_id, reason) VALUES ('dispute_open', 'dp_1', {TWO}, 'needs_response');
+INSERT INTO api_keys (name, prefix, digest, scopes, created_by, expires_at)
+VALUES ('erp', 'cck_erp', sha256('key'), '{{stock:write}}', 'anna', '2100-01-01');
+INSERT INTO token_revocations (subject) VALUES ('anna');
 """
 
 # Keys that an UPDATE cannot set are tested by an INSERT.
 NEW_ORDER = "INSERT INTO orders (id, number, cart_id, status, total_minor, currency, expires_at, cancelled_at)"
 NEW_REFUND = "INSERT INTO refunds (id, order_id, stripe_payment_intent_id, amount_minor, cause)"
 NEW_PRODUCT = "INSERT INTO products (id, name, price_minor, currency, stock)"
+NEW_KEY = "INSERT INTO api_keys (id, name, prefix, digest, scopes, created_by, expires_at) OVERRIDING SYSTEM VALUE"
 NEW_MOVEMENT = "INSERT INTO stock_movements (product_id, delta, reason, order_id, hold)"
 OWN_ID = "OVERRIDING SYSTEM VALUE"
 
@@ -219,6 +223,18 @@ INVALID_ROWS = [
     ("disputes_payment_intent_length", "UPDATE disputes SET stripe_payment_intent_id = ''"),
     ("disputes_reason_length", "UPDATE disputes SET reason = ''"),
     ("disputes_status_length", "UPDATE disputes SET status = repeat('x', 101)"),
+    ("api_keys_pkey", f"{NEW_KEY} SELECT 1, 'shop', 'x', sha256('x'), scopes, 'x', expires_at FROM api_keys"),
+    ("api_keys_name_unique", f"{NEW_KEY} SELECT 2, 'erp', 'x', sha256('x'), scopes, 'x', expires_at FROM api_keys"),
+    ("api_keys_digest_unique", f"{NEW_KEY} SELECT 2, 'shop', 'x', digest, scopes, 'x', expires_at FROM api_keys"),
+    *(("api_keys_name_form", f"UPDATE api_keys SET name = '{name}'") for name in ("", "Erp", "a b", "-a", 65 * "a")),
+    ("api_keys_prefix_length", "UPDATE api_keys SET prefix = ''"),
+    ("api_keys_digest_length", "UPDATE api_keys SET digest = ''"),
+    ("api_keys_scopes_known", "UPDATE api_keys SET scopes = '{}'"),
+    ("api_keys_scopes_known", "UPDATE api_keys SET scopes = '{stock:write,everything}'"),
+    ("api_keys_created_by_length", "UPDATE api_keys SET created_by = ''"),
+    ("api_keys_expires_after_creation", "UPDATE api_keys SET expires_at = created_at"),
+    ("token_revocations_pkey", "INSERT INTO token_revocations (subject) VALUES ('anna')"),
+    ("token_revocations_subject_length", "UPDATE token_revocations SET subject = ''"),
     ("stuck_items_pkey", "INSERT INTO stuck_items (kind, id, reason) VALUES ('dispute_open', 'dp_1', 'x')"),
     (
         "stuck_items_number_unique",

@@ -26,6 +26,8 @@ NOT_HOT = {
     "stuck/add_item": {"stuck_items"},
     "stuck/end_items": {"stuck_items"},
     "stuck/resolve_item": {"stuck_items"},
+    # Revocations are read by their time.
+    "access/revoke_tokens": {"token_revocations"},
     # The ids of a payment at Stripe are unique.
     "payment_session/attach_session": {"payments"},
     "settlement/mark_processing": {"payments", "orders"},

@@ -202,6 +202,10 @@ FILL = {
         INSERT INTO disputes SELECT 'dp_' || id, 'pi_' || id, id, 1, 'EUR', 'general', 'lost', now() FROM orders""",
     "0035.stuck_items": """
         INSERT INTO stuck_items (kind, id, order_id, reason) SELECT 'refund_failed', id, id, 'declined' FROM orders""",
+    "0053.identity": """
+        INSERT INTO api_keys (name, prefix, digest, scopes, created_by, expires_at)
+        VALUES ('erp', 'cck_erp', sha256('key'), '{stock:write}', 'anna', 'infinity');
+        INSERT INTO token_revocations (subject) VALUES ('anna')""",
     "0006.idempotency_keys": """
         INSERT INTO idempotency_keys (id, request_digest, order_id)
         SELECT sha256(id::text::bytea), sha256('body'), id FROM orders""",

@@ -30,6 +30,7 @@ DISPUTES = {
     "UPDATE": "order_id amount_minor currency reason status reported_at",
 }
 NOTHING: dict[str, str] = {}
+VALID_KEYS = {"SELECT": "name digest scopes expires_at revoked_at"}
 
 # Role -> table -> verb -> columns. No role may TRUNCATE; the right to DELETE includes LOCK TABLE.
 ALLOWED = {
@@ -63,6 +64,8 @@ ALLOWED = {
         },
         "unmatched_payments": {**READ, "INSERT": "stripe_payment_intent_id order_id amount_minor currency"},
         "disputes": DISPUTES,
+        "api_keys": VALID_KEYS,
+        "token_revocations": {**READ, "INSERT": "subject", "UPDATE": "revoked_at"},
         "stuck_items": {
             **READ,
             "INSERT": "kind id order_id reason",
@@ -118,6 +121,8 @@ ALLOWED = {
             "UPDATE": "next_attempt_at attempts",
         },
         "disputes": {**DISPUTES, "DELETE": ALL},
+        "api_keys": VALID_KEYS,
+        "token_revocations": NOTHING,
         "stuck_items": {
             **READ,
             "INSERT": "kind id order_id reason",
@@ -150,6 +155,7 @@ ALLOWED["readonly"] = {table: READ for table in ALLOWED["app"]} | {
         "SELECT": "id order_id status amount_minor currency refunded_minor attempt session_expires_at claimed_until"
         " stripe_session_id stripe_payment_intent_id created_at updated_at captured_minor captured_currency"
     },
+    "api_keys": {"SELECT": "id name prefix scopes created_at created_by expires_at revoked_at"},
     "stripe_events": {"SELECT": "id type received_at order_id outcome handled_at next_attempt_at attempts"},
     "idempotency_keys": {"SELECT": "id request_digest order_id status location created_at"},
     "refunds": {
@@ -216,7 +222,7 @@ FORBIDDEN = [
 ]
 
 # Statements that only one kind of process runs. The API and the worker run all others.
-OWNERS = {"migrations/lock_migrations"}
+OWNERS = {"migrations/lock_migrations", "access/add_key", "access/list_keys", "access/revoke_key"}
 WORKERS = {
     "fulfilment/mark_fulfilled",
     "health/claim_task",
@@ -239,6 +245,8 @@ WORKERS = {
     *files("pressure"),
 }
 APPS = {
+    "access/list_revocations",
+    "access/revoke_tokens",
     "payment_session/attach_session",
     "checkout/close_cart",
     "checkout/explain_refusal",

@@ -38,8 +38,18 @@ def wrk_command() -> str:
     return program
 
 
-def wrk(url: str, seconds: float, *arguments: object, script: str = "report", connections: int = CONNECTIONS) -> Load:
-    """Keep `connections` busy for `seconds`. Raises CannotRun when a request fails: such a figure is worthless."""
+def wrk(
+    url: str,
+    seconds: float,
+    *arguments: object,
+    script: str = "report",
+    connections: int = CONNECTIONS,
+    token: str = "",
+) -> Load:
+    """Keep `connections` busy for `seconds`, each request with the token, if there is one.
+
+    Raises CannotRun when a request fails: such a figure is worthless.
+    """
     # One thread, as a script counts in one. It sends more than any server here can answer.
     options = [
         "-t1",
@@ -49,6 +59,7 @@ def wrk(url: str, seconds: float, *arguments: object, script: str = "report", co
         "20s",
         "-s",
         f"{script}.lua",
+        *(("-H", f"Authorization: Bearer {token}") if token else ()),
         url,
     ]
     command = [wrk_command(), *options, "--", *map(str, arguments)]

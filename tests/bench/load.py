@@ -36,7 +36,7 @@ CARTS = f"""
 WITH numbered AS MATERIALIZED (
     SELECT n, {CART_ID} AS id FROM generate_series(%(first)s::bigint, %(first)s::bigint + %(count)s - 1) AS n
 ), cart AS (
-    INSERT INTO carts (id, currency) SELECT id, 'EUR' FROM numbered
+    INSERT INTO carts (id, currency, user_id) SELECT id, 'EUR', %(owner)s::text FROM numbered
 )
 INSERT INTO cart_items (cart_id, product_id, quantity)
 SELECT id, 1 + mod(n * 7919, %(products)s::bigint), 1 FROM numbered
@@ -136,10 +136,11 @@ class Tables:
         self.connection.execute(PRODUCTS, {"count": count, "stock": stock, "price": PRICE_MINOR})
         self.products = count
 
-    def add_carts(self, count: int, *, hot: bool = False) -> int:
+    def add_carts(self, count: int, *, hot: bool = False, owner: str | None = None) -> int:
         """Add open carts of one unit each, over all products or (`hot`) of product 1; the number of the first."""
         first, self.carts = self.carts, self.carts + count
-        self.connection.execute(CARTS, {"first": first, "count": count, "products": 1 if hot else self.products})
+        products = 1 if hot else self.products
+        self.connection.execute(CARTS, {"first": first, "count": count, "products": products, "owner": owner})
         return first
 
     def add_orders(self, count: int, *, expires: float = 1800, done: bool = False, lines: int = 1) -> int:

@@ -146,11 +146,13 @@ class Stage:
             yield child
 
     @contextmanager
-    def reserving(self, database_url: str) -> Iterator[Child]:
+    def reserving(self, database_url: str, **settings: str) -> Iterator[Child]:
         """The API with one more route, which only reserves."""
         port = free_port()
         command = (sys.executable, "-m", "tests.bench.reserve_app", str(port))
-        with self.child("reserving", command, local(port), "/health/ready", self.environ(database_url)) as child:
+        with self.child(
+            "reserving", command, local(port), "/health/ready", self.environ(database_url, **settings)
+        ) as child:
             yield child
 
     @contextmanager

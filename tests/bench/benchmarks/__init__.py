@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.bench.benchmarks import audit, catalogue, processes, purchase, reserve, scale, storage, stripe
+from tests.bench.benchmarks import audit, catalogue, identity, processes, purchase, reserve, scale, storage, stripe
 from tests.bench.figures import Measured
 from tests.bench.stage import Stage
 
@@ -21,6 +21,7 @@ BENCHMARKS = (
     Benchmark("list", "The cached first page", catalogue.cached_list),
     Benchmark("product", "Products and pages from PostgreSQL", catalogue.from_postgresql),
     Benchmark("reserve", "Reserving stock", reserve.over_http),
+    Benchmark("identity", "Access tokens and owners", identity.costs),
     Benchmark("distance", "Reserving a hot product, the database 1 ms away", reserve.at_a_distance),
     Benchmark("purchase", "Whole purchases", purchase.whole),
     Benchmark("filling", "Carts filled beside checkouts", purchase.filling),

@@ -65,10 +65,10 @@ def over_http(stage: Stage) -> Measured:
         loads = alternately(
             stage.rounds,
             {
-                "one statement, spread": lambda: _reserve(tables, reference, stage.seconds),
-                "reserve, spread": lambda: _reserve(tables, ours, stage.seconds),
-                "one statement, hot": lambda: _reserve(tables, reference, stage.seconds, hot=True),
-                "reserve, hot": lambda: _reserve(tables, ours, stage.seconds, hot=True),
+                "one statement, spread": lambda: reserve(tables, reference, stage.seconds),
+                "reserve, spread": lambda: reserve(tables, ours, stage.seconds),
+                "one statement, hot": lambda: reserve(tables, reference, stage.seconds, hot=True),
+                "reserve, hot": lambda: reserve(tables, ours, stage.seconds, hot=True),
             },
         )
     alone = alternately(
@@ -102,9 +102,9 @@ def at_a_distance(stage: Stage) -> Measured:
         loads = alternately(
             stage.rounds,
             {
-                "eight round trips, hot": lambda: _reserve(tables, eight, stage.seconds, hot=True),
-                "reserve, hot": lambda: _reserve(tables, ours, stage.seconds, hot=True),
-                "one statement, hot": lambda: _reserve(tables, f"{references.url}/reserve/", stage.seconds, hot=True),
+                "eight round trips, hot": lambda: reserve(tables, eight, stage.seconds, hot=True),
+                "reserve, hot": lambda: reserve(tables, ours, stage.seconds, hot=True),
+                "one statement, hot": lambda: reserve(tables, f"{references.url}/reserve/", stage.seconds, hot=True),
             },
         )
         trips = alternately(stage.rounds, {"far": partial(_round_trip, far), "near": partial(_round_trip, url)})
@@ -127,15 +127,17 @@ def at_a_distance(stage: Stage) -> Measured:
     return Measured(figures)
 
 
-def _reserve(tables: Tables, url: str, seconds: float, *, hot: bool = False) -> Load:
+def reserve(
+    tables: Tables, url: str, seconds: float, *, hot: bool = False, owner: str | None = None, token: str = ""
+) -> Load:
     """Reserve a new cart with each request, after a second in which connections open and plans are made."""
-    warm = tables.add_carts(CARTS_A_SECOND * WARM_SECONDS, hot=hot)
-    first = tables.add_carts(int(CARTS_A_SECOND * seconds), hot=hot)
+    warm = tables.add_carts(CARTS_A_SECOND * WARM_SECONDS, hot=hot, owner=owner)
+    first = tables.add_carts(int(CARTS_A_SECOND * seconds), hot=hot, owner=owner)
     tables.settle()
     path = url.index("/", len("http://"))
     base, prefix = url[:path], url[path:]
-    wrk(base, WARM_SECONDS, warm, prefix, script="carts")
-    load = wrk(base, seconds, first, prefix, script="carts")
+    wrk(base, WARM_SECONDS, warm, prefix, script="carts", token=token)
+    load = wrk(base, seconds, first, prefix, script="carts", token=token)
     assert load.taken < CARTS_A_SECOND * seconds, "too few carts"
     return load
 

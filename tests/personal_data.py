@@ -7,14 +7,16 @@ and a migration grants it to `commerce_eraser`. Readers get no right to it.
 # Erased with the order, and hidden from `commerce_readonly`.
 PERSONAL = {
     "idempotency_keys": "answer",
-    # Notes may quote people.
-    "order_events": "note",
+    # Notes may quote people. An actor may be a customer, by the `sub` of their token.
+    "order_events": "actor note",
     # `client`, `client_network` and `email_digest` are hashes of an address.
     "orders": "client client_network email email_digest",
     # What Stripe is told about the customer, and where the order can be paid.
     "payments": "checkout_url session_parameters",
-    # What staff wrote.
-    "refunds": "reason",
+    # What staff wrote, and who.
+    "refunds": "actor reason",
+    # Of the movements of orders.
+    "stock_movements": "actor",
     "stripe_events": "payload",
 }
 

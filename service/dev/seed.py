@@ -6,6 +6,7 @@ from uuid import UUID
 
 from service.dev import demo
 from service.infra.db import Connection, Pool, connection
+from service.infra.logs import actor
 from service.infra.sql import statement
 from service.infra.transactions import run_transaction
 from service.settings import Settings
@@ -28,6 +29,7 @@ async def seed(pool: Pool, count: int, settings: Settings, show: Callable[[int],
     Each batch is a transaction; then `show` gets the number of products loaded so far. Returns how many were loaded:
     none, if the newest product is none of the first `count` or their last.
     """
+    actor.set("command:seed")
     async with connection(pool) as reader:
         newest = await FIND_NEWEST_PRODUCT.one_or_none(reader)
     products: Iterator[demo.DemoProduct] = demo.products(count)
@@ -49,6 +51,7 @@ async def seed(pool: Pool, count: int, settings: Settings, show: Callable[[int],
             prices_minor=[product.price_minor for product in batch],
             currencies=[product.currency for product in batch],
             stocks=[product.stock for product in batch],
+            actor=actor.get(),
         )
         if is_new and not loaded:
             await _add_examples(tx, settings)

@@ -60,7 +60,7 @@ async def list_orders(query: Annotated[OrdersQuery, Query()], resources: Resourc
 
 @router.get("/orders/{order_id}")
 async def get_order(order_id: OrderId, resources: ResourcesDep, principal: Caller) -> orders.Order:
-    """Read an order with its lines, payment, refunds and disputes. Only staff see the reasons of refunds."""
+    """Read an order with its lines, payment, refunds and disputes. Only staff see who made refunds, and why."""
     return await orders.get_order(resources, order_id, for_staff=principal.may("orders:read"))
 
 
@@ -72,7 +72,7 @@ async def get_order(order_id: OrderId, resources: ResourcesDep, principal: Calle
 async def get_timeline(order_id: OrderId, resources: ResourcesDep, principal: Caller) -> dict[str, object]:
     """Read every transition of an order, oldest first. Only staff see the actors and notes."""
     items: list[dict[str, object]] = [
-        {"at": event.at, "from": event.from_status, "to": event.to_status, "actor": event.cause, "note": event.note}
+        {"at": event.at, "from": event.from_status, "to": event.to_status, "actor": event.actor, "note": event.note}
         for event in await orders.timeline(resources, order_id)
     ]
     for item in items if not principal.may("orders:read") else ():

@@ -206,6 +206,7 @@ class CatalogCreateProduct(Statement[Row]):
         stock: int,
         active: bool,
         max_per_order: int | None,
+        actor: str,
     ) -> Row | None: ...
 
 class CatalogDeactivateProduct(Statement[Row]):
@@ -231,7 +232,7 @@ class CatalogListProducts(Statement[Row]):
 
 class CatalogMoveStock(Statement[Row]):
     async def one_or_none(
-        self, connection: Connection, /, *, product_id: int, delta: int, reason: str
+        self, connection: Connection, /, *, product_id: int, delta: int, reason: str, actor: str
     ) -> Row | None: ...
 
 class CatalogUpdateCategory(Statement[Row]):
@@ -297,6 +298,7 @@ class CheckoutReserve(Statement[Row]):
         client_network: bytes | None,
         max_pending: int,
         max_per_order: int,
+        actor: str,
     ) -> Row | None: ...
 
 class DisputesDeleteDispute(Statement[None]):
@@ -355,7 +357,7 @@ class ErasureReduceResponse(Statement[None]):
     async def run(self, connection: Connection, /, *, key_id: bytes, answer: bytes) -> int: ...
 
 class FulfilmentMarkFulfilled(Statement[Row]):
-    async def one_or_none(self, connection: Connection, /, *, order_id: UUID, cause: str) -> Row | None: ...
+    async def one_or_none(self, connection: Connection, /, *, order_id: UUID, cause: str, actor: str) -> Row | None: ...
 
 class HealthClaimTask(Statement[Row]):
     async def one_or_none(
@@ -479,6 +481,7 @@ class RefundsAddRefund(Statement[None]):
         restock: bool,
         reason: str | None,
         wait_seconds: float,
+        actor: str,
     ) -> int: ...
 
 class RefundsAddUnmatched(Statement[None]):
@@ -550,6 +553,7 @@ class SeedAddProducts(Statement[None]):
         prices_minor: Sequence[int],
         currencies: Sequence[str],
         stocks: Sequence[int],
+        actor: str,
     ) -> int: ...
 
 class SeedFindNewestProduct(Statement[Row]):
@@ -560,7 +564,15 @@ class SettlementCartHasLiveOrder(Statement[Row]):
 
 class SettlementMarkProcessing(Statement[Row]):
     async def one_or_none(
-        self, connection: Connection, /, *, order_id: UUID, stripe_session_id: str, cause: str, recheck_seconds: float
+        self,
+        connection: Connection,
+        /,
+        *,
+        order_id: UUID,
+        stripe_session_id: str,
+        cause: str,
+        recheck_seconds: float,
+        actor: str,
     ) -> Row | None: ...
 
 class SettlementRecordLatePayment(Statement[Row]):
@@ -585,7 +597,7 @@ class SettlementRestoreCart(Statement[None]):
     async def run(self, connection: Connection, /, *, cart_id: UUID, order_id: UUID) -> int: ...
 
 class SettlementRetakeStock(Statement[Row]):
-    async def all(self, connection: Connection, /, *, order_id: UUID, hold_number: int) -> list[Row]: ...
+    async def all(self, connection: Connection, /, *, order_id: UUID, hold_number: int, actor: str) -> list[Row]: ...
 
 class StuckAddItem(Statement[Row]):
     async def one_or_none(
@@ -635,7 +647,9 @@ class SweepMeasureBacklog(Statement[Row]):
     async def all(self, connection: Connection, /) -> list[Row]: ...
 
 class TransitionsAddNote(Statement[None]):
-    async def run(self, connection: Connection, /, *, order_id: UUID, status: str, cause: str, note: str) -> int: ...
+    async def run(
+        self, connection: Connection, /, *, order_id: UUID, status: str, cause: str, note: str, actor: str
+    ) -> int: ...
 
 class TransitionsLockOrder(Statement[Row]):
     async def one_or_none(self, connection: Connection, /, *, order_id: UUID) -> Row | None: ...
@@ -657,6 +671,7 @@ class TransitionsMarkCancelled(Statement[Row]):
         payment_status: str,
         cause: str,
         note: str | None,
+        actor: str,
     ) -> list[Row]: ...
 
 class TransitionsMarkPaid(Statement[Row]):
@@ -673,11 +688,12 @@ class TransitionsMarkPaid(Statement[Row]):
         email: str | None,
         email_digest: bytes | None,
         cause: str,
+        actor: str,
     ) -> Row | None: ...
 
 class TransitionsReturnStock(Statement[Row]):
     async def all(
-        self, connection: Connection, /, *, order_ids: Sequence[UUID], hold_numbers: Sequence[int]
+        self, connection: Connection, /, *, order_ids: Sequence[UUID], hold_numbers: Sequence[int], actor: str
     ) -> list[Row]: ...
 
 class WebhooksFinishEvent(Statement[None]):

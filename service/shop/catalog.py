@@ -6,6 +6,7 @@ from datetime import datetime
 
 from service.errors import ShopError, invalid, not_found
 from service.infra.db import Connection, connection
+from service.infra.logs import actor
 from service.infra.resources import Resources
 from service.infra.sql import statement
 from service.infra.transactions import run_transaction
@@ -172,6 +173,7 @@ async def create_product(
             stock=stock,
             active=active,
             max_per_order=max_per_order,
+            actor=actor.get(),
         )
         if product is None:
             raise not_found("category")
@@ -279,7 +281,7 @@ async def move_stock(
 
     async def move(tx: Connection) -> Product:
         nonlocal availability_changed
-        product = await MOVE_STOCK.one_or_none(tx, product_id=product_id, delta=delta, reason=reason)
+        product = await MOVE_STOCK.one_or_none(tx, product_id=product_id, delta=delta, reason=reason, actor=actor.get())
         if product is None:
             current = await GET_PRODUCT.one_or_none(tx, product_id=product_id)
             if current is None:

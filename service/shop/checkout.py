@@ -16,7 +16,7 @@ from service.infra.clients import Client
 from service.infra.db import Connection, connection
 from service.infra.encoding import encode
 from service.infra.ids import new_id
-from service.infra.logs import add_subject, cause
+from service.infra.logs import actor, add_subject, cause
 from service.infra.resources import Resources
 from service.infra.sql import statement
 from service.infra.stripe import Session, StripeRefused, StripeUnknown
@@ -257,6 +257,7 @@ async def reserve(
         claim_seconds=payment_session.claim_seconds(settings),
         session_template=payment_session.template(settings, order_id),
         cause=cause.get(),
+        actor=actor.get(),
         client=client.digest if client else None,
         client_network=client.network if client else None,
         max_pending=settings.max_pending_per_client,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from service.infra.db import Connection, Pool
-from service.infra.logs import cause
+from service.infra.logs import actor, cause
 from service.infra.sql import statement
 from service.infra.transactions import run_transaction
 from service.shop import personal_data, transitions
@@ -97,6 +97,7 @@ async def erase(pool: Pool, subject: str | int | UUID, *, dry_run: bool = False)
     One transaction; repeating it changes nothing. `dry_run` rolls it back. Raises Pending, and then erases nothing.
     """
     cause.set("command erase")
+    actor.set("command:erase")
 
     async def work(tx: Connection) -> Erasure:
         erasure = await _erase(tx, subject)
@@ -131,7 +132,9 @@ async def _erase(tx: Connection, subject: str | int | UUID) -> Erasure:
             events += await REDUCE_EVENT.run(tx, event_id=event.id, payload=payload)
     for order in orders:
         if not order.erased:
-            await transitions.ADD_NOTE.run(tx, order_id=order.id, status=order.status, cause=cause.get(), note=NOTE)
+            await transitions.ADD_NOTE.run(
+                tx, order_id=order.id, status=order.status, cause=cause.get(), actor=actor.get(), note=NOTE
+            )
     rows = {
         "orders": columns.orders,
         "payments": columns.payments,

@@ -62,7 +62,10 @@ class OrderLine:
 
 @dataclass(slots=True)
 class RefundRow:
-    """A refund of an order; money in minor units. `failure_reason` is Stripe's word, `reason` is the staff's."""
+    """A refund of an order; money in minor units.
+
+    `failure_reason` is Stripe's word, `reason` is the staff's. `actor` decided it; null in rows of older code.
+    """
 
     id: UUID
     amount_minor: int
@@ -70,6 +73,7 @@ class RefundRow:
     created_at: datetime
     failure_reason: str | None
     reason: str | None
+    actor: str | None
     currency: AnyCurrency
 
 
@@ -100,6 +104,7 @@ class StaffOrderRefund(OrderRefund):
     """A refund as staff see it."""
 
     reason: str | None
+    actor: str | None
 
 
 @dataclass(slots=True)
@@ -181,6 +186,8 @@ class EventRow:
     from_status: OrderStatus | None
     to_status: OrderStatus
     cause: str
+    # Null in rows of older code.
+    actor: str | None
     note: str | None
 
 
@@ -210,7 +217,7 @@ async def get_order(resources: Resources, order_id: UUID, *, for_staff: bool = F
 async def view(reader: Connection, order_id: UUID, *, for_staff: bool = False) -> Order:
     """An order with its lines, payment, refunds and disputes, as this connection sees it.
 
-    `for_staff`: with the reasons that staff gave for refunds.
+    `for_staff`: with who decided refunds, and why.
     """
     row = await read(reader, order_id)
     items = await LIST_ITEMS.all(reader, order_id=order_id)
@@ -245,7 +252,7 @@ async def view(reader: Connection, order_id: UUID, *, for_staff: bool = False) -
 def _refund(row: RefundRow, *, for_staff: bool) -> StaffOrderRefund | OrderRefund:
     own = (row.id, row.amount_minor, row.currency, row.status, row.created_at)
     if for_staff:
-        return StaffOrderRefund(*own, row.failure_reason, [], row.reason)
+        return StaffOrderRefund(*own, row.failure_reason, [], row.reason, row.actor)
     return OrderRefund(*own, row.failure_reason, [])
 
 

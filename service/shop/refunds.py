@@ -13,6 +13,7 @@ from service.errors import ShopError, invalid
 from service.infra import stripe
 from service.infra.db import Connection, connection
 from service.infra.ids import new_id
+from service.infra.logs import actor
 from service.infra.metrics import REFUNDS_FAILED
 from service.infra.resources import Resources
 from service.infra.sql import statement
@@ -151,6 +152,7 @@ async def request(
         stripe_payment_intent_id=order.stripe_payment_intent_id,
         amount_minor=amount,
         cause="staff",
+        actor=actor.get(),
         restock=restock,
         reason=reason,
         wait_seconds=0.0,
@@ -172,6 +174,7 @@ async def add_late_payment(
         stripe_payment_intent_id=payment_intent,
         amount_minor=amount_minor,
         cause="late_money",
+        actor=actor.get(),
         restock=False,
         reason=None,
         wait_seconds=0.0,
@@ -438,6 +441,7 @@ async def _decide_owed(tx: Connection, after: AfterCommit, order: LockedOrder, r
             stripe_payment_intent_id=intent,
             amount_minor=left,
             cause=decided_by,
+            actor=actor.get(),
             restock=False,
             reason=None,
             wait_seconds=wait_seconds,

@@ -12,7 +12,7 @@ from uuid import UUID
 from service.errors import ShopError
 from service.infra.db import Connection
 from service.infra.ids import new_id
-from service.infra.logs import cause
+from service.infra.logs import actor, cause
 from service.infra.resources import Resources
 from service.infra.sql import statement
 from service.infra.stripe import PaymentIntent, Session, StripeRefused, StripeUnknown
@@ -61,6 +61,7 @@ async def apply_session(
         order_id=order_id,
         stripe_session_id=session.id,
         cause=cause.get(),
+        actor=actor.get(),
         recheck_seconds=RECHECK_SECONDS,
     ):
         return "unchanged"
@@ -100,7 +101,7 @@ async def apply_late_payment(tx: Connection, after: AfterCommit, order: LockedOr
     hold_number = order.hold_number + 1
     if not await CART_HAS_LIVE_ORDER.one(tx, cart_id=order.cart_id):
         await transitions.lock_products(tx, [order])
-        taken = await RETAKE_STOCK.all(tx, order_id=order.id, hold_number=hold_number)
+        taken = await RETAKE_STOCK.all(tx, order_id=order.id, hold_number=hold_number, actor=actor.get())
         if taken:
             if await REPLACE_CART.one_or_none(tx, cart_id=order.cart_id, order_id=order.id, new_cart_id=new_id()):
                 await RESTORE_CART.run(tx, cart_id=order.cart_id, order_id=order.id)

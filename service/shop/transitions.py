@@ -12,7 +12,7 @@ from uuid import UUID
 
 from service.errors import ShopError, not_found
 from service.infra.db import Connection
-from service.infra.logs import cause, log_soon
+from service.infra.logs import actor, cause, log_soon
 from service.infra.metrics import TRANSITIONS
 from service.infra.resources import Resources
 from service.infra.sql import statement
@@ -154,7 +154,7 @@ async def lock_products(tx: Connection, locked: Sequence[LockedOrder]) -> None:
 
 async def add_note(tx: Connection, order: LockedOrder, text: str) -> None:
     """Add a note to the order's history, in its current status."""
-    await ADD_NOTE.run(tx, order_id=order.id, status=order.status, cause=cause.get(), note=text)
+    await ADD_NOTE.run(tx, order_id=order.id, status=order.status, cause=cause.get(), actor=actor.get(), note=text)
 
 
 async def add_note_once(tx: Connection, order: LockedOrder, text: str) -> bool:
@@ -186,6 +186,7 @@ async def cancel(
         from_status=locked[0].status,
         payment_status=payment_status,
         cause=cause.get(),
+        actor=actor.get(),
         note=note,
     )
     if len(cancelled) < len(locked):
@@ -201,7 +202,10 @@ async def return_stock(tx: Connection, after: AfterCommit, locked: Sequence[Lock
     """Return the units of each order's last hold to the stock."""
     await lock_products(tx, locked)
     returned = await RETURN_STOCK.all(
-        tx, order_ids=[order.id for order in locked], hold_numbers=[order.hold_number for order in locked]
+        tx,
+        order_ids=[order.id for order in locked],
+        hold_numbers=[order.hold_number for order in locked],
+        actor=actor.get(),
     )
     # A product that was sold out is available again.
     if any(units.stock == units.quantity for units in returned):
@@ -229,6 +233,7 @@ async def mark_paid(
         email=email,
         email_digest=personal_data.email_digest(email) if email else None,
         cause=cause.get(),
+        actor=actor.get(),
     )
     if paid is None:
         raise ShopError("busy", "The order changed while it was locked.")

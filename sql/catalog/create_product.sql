@@ -10,6 +10,7 @@
 -- param    $6 stock integer
 -- param    $7 active boolean
 -- param    $8 max_per_order integer null
+-- param    $9 actor text
 -- returns  one or none; none = no such category
 -- locks    categories KEY SHARE; new products, stock_movements; to commit
 -- waits    on categories for deletion or a new slug of the category; 55P03 after lock_timeout -> busy
@@ -44,11 +45,12 @@ WITH new_product AS (
 ),
 
 movement AS (
-    INSERT INTO stock_movements (product_id, delta, reason)
+    INSERT INTO stock_movements (product_id, delta, reason, actor)
     SELECT
         id,
         stock,
-        'initial stock'
+        'initial stock',
+        $9
     FROM new_product
     WHERE stock > 0
 )

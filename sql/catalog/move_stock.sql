@@ -4,6 +4,7 @@
 -- param    $1 product_id bigint
 -- param    $2 delta integer
 -- param    $3 reason text
+-- param    $4 actor text
 -- returns  one or none; none = no such product, or its stock would leave these bounds
 -- locks    products NO KEY UPDATE; new stock_movements; to commit
 -- waits    on products for checkouts, edits and stock moves of the product; 55P03 after lock_timeout -> busy
@@ -32,11 +33,12 @@ WITH moved_product AS (
 ),
 
 movement AS (
-    INSERT INTO stock_movements (product_id, delta, reason)
+    INSERT INTO stock_movements (product_id, delta, reason, actor)
     SELECT
         id,
         $2,
-        $3
+        $3,
+        $4
     FROM moved_product
 )
 

@@ -21,6 +21,7 @@
 -- param    $15 client_network bytea null
 -- param    $16 max_pending integer
 -- param    $17 max_per_order integer
+-- param    $18 actor text
 -- returns  one or none; none = checkout/explain_refusal says why
 -- locks    products NO KEY UPDATE; carts KEY SHARE; new orders, stock_movements, order_items, payments,
 --          order_events; to commit
@@ -140,13 +141,14 @@ new_order AS (
 ),
 
 movement AS (
-    INSERT INTO stock_movements (product_id, delta, reason, order_id, hold)
+    INSERT INTO stock_movements (product_id, delta, reason, order_id, hold, actor)
     SELECT
         line.product_id,
         -line.quantity,
         'hold',
         $1,
-        1
+        1,
+        $18
     FROM line, reserved_total
 ),
 
@@ -185,11 +187,12 @@ payment AS (
 ),
 
 history AS (
-    INSERT INTO order_events (order_id, to_status, cause)
+    INSERT INTO order_events (order_id, to_status, cause, actor)
     SELECT
         id,
         'PENDING_PAYMENT',
-        $9
+        $9,
+        $18
     FROM new_order
 )
 

@@ -1,14 +1,15 @@
 -- erasure/erase_columns: erase the columns that hold personal data of these orders, and count the rows that had any.
 -- A new column with personal data is one more line here: tests/sql/personal_data.py lists all columns.
--- Ids, amounts, states and times stay. Of a cause, the client's own id of its request goes.
+-- Ids, amounts, states and times stay. Of a cause, the client's own id of its request goes; of an actor, which user it
+-- was: it may be the customer. The audit log keeps what staff did.
 --
 -- callers  service.shop.erasure._erase
 -- param    $1 order_ids uuid[]
 -- returns  one
--- locks    orders NO KEY UPDATE; payments, order_events, refunds NO KEY UPDATE in no order; to commit
+-- locks    orders NO KEY UPDATE; payments, order_events, refunds, stock_movements NO KEY UPDATE in no order; to commit
 -- waits    on payments, refunds for a request or a sweep that claims one; 55P03 after lock_timeout -> busy;
 --          erasure/lock_orders has locked the orders
--- index    orders_pkey, payments_one_per_order, order_events_pkey, refunds_by_order
+-- index    orders_pkey, payments_one_per_order, order_events_pkey, refunds_by_order, stock_movements_once
 -- rows     1
 -- guards   none
 WITH erased_order AS (
@@ -36,17 +37,30 @@ erased_event AS (
     UPDATE order_events
     SET
         cause = CASE WHEN starts_with(cause, 'request ') THEN 'request' ELSE cause END,
+        actor = CASE WHEN starts_with(actor, 'user:') THEN 'user:erased' ELSE actor END,
         note = CASE WHEN note IS NOT NULL AND note <> 'personal data erased' THEN 'erased' ELSE note END
     WHERE
         order_id = any($1)
-        AND (starts_with(cause, 'request ') OR note NOT IN ('erased', 'personal data erased'))
+        AND (
+            starts_with(cause, 'request ')
+            OR (starts_with(actor, 'user:') AND actor <> 'user:erased')
+            OR note NOT IN ('erased', 'personal data erased')
+        )
     RETURNING order_id
 ),
 
 erased_refund AS (
     UPDATE refunds
-    SET reason = NULL
-    WHERE order_id = any($1) AND reason IS NOT NULL
+    SET
+        actor = CASE WHEN starts_with(actor, 'user:') THEN 'user:erased' ELSE actor END,
+        reason = NULL
+    WHERE order_id = any($1) AND (reason IS NOT NULL OR (starts_with(actor, 'user:') AND actor <> 'user:erased'))
+),
+
+erased_movement AS (
+    UPDATE stock_movements
+    SET actor = 'user:erased'
+    WHERE order_id = any($1) AND starts_with(actor, 'user:') AND actor <> 'user:erased'
 )
 
 SELECT

@@ -4,6 +4,7 @@
 -- callers  service.shop.fulfilment._fulfil
 -- param    $1 order_id uuid
 -- param    $2 cause text
+-- param    $3 actor text
 -- returns  one or none; none = it is not PAID, or one of its events is unhandled
 -- locks    orders NO KEY UPDATE; new order_events; to commit
 -- waits    for nothing: transitions/lock_order has locked the order
@@ -34,12 +35,13 @@ WITH fulfilled_order AS (
 ),
 
 history AS (
-    INSERT INTO order_events (order_id, from_status, to_status, cause)
+    INSERT INTO order_events (order_id, from_status, to_status, cause, actor)
     SELECT
         id,
         'PAID',
         'FULFILLED',
-        $2
+        $2,
+        $3
     FROM fulfilled_order
 )
 

@@ -13,6 +13,7 @@ SELECT
     from_status,
     to_status,
     cause,
+    actor,
     note
 FROM order_events
 WHERE order_id = $1

@@ -17,6 +17,7 @@ SELECT
     refunds.created_at,
     refunds.failure_reason,
     refunds.reason,
+    refunds.actor,
     coalesce(unmatched_payments.currency, $2) AS currency
 FROM refunds
 LEFT JOIN unmatched_payments ON refunds.stripe_payment_intent_id = unmatched_payments.stripe_payment_intent_id

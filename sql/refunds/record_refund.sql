@@ -18,9 +18,9 @@
 -- guards   none
 INSERT INTO refunds (
     id, order_id, stripe_payment_intent_id, amount_minor, cause, status, stripe_refund_id, failure_reason,
-    next_attempt_at
+    actor, next_attempt_at
 )
-VALUES ($1, $2, $3, $4, 'stripe', $5, $6, $7, CASE WHEN $5 = 'PENDING' THEN now() + interval '1 minute' END)
+VALUES ($1, $2, $3, $4, 'stripe', $5, $6, $7, 'stripe', CASE WHEN $5 = 'PENDING' THEN now() + interval '1 minute' END)
 ON CONFLICT (id) DO UPDATE
     SET
         status = excluded.status,

@@ -7,6 +7,7 @@
 -- param    $4 prices_minor bigint[]
 -- param    $5 currencies text[]
 -- param    $6 stocks integer[]
+-- param    $7 actor text
 -- returns  none
 -- locks    categories KEY SHARE in no order; new stock_movements, products; to commit
 -- waits    on categories for deletion or a new slug of a category; 55P03 after lock_timeout -> busy
@@ -31,10 +32,11 @@ WITH new_product AS (
         stock
 )
 
-INSERT INTO stock_movements (product_id, delta, reason)
+INSERT INTO stock_movements (product_id, delta, reason, actor)
 SELECT
     id,
     stock,
-    'initial stock'
+    'initial stock',
+    $7
 FROM new_product
 WHERE stock > 0;

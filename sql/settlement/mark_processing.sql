@@ -5,6 +5,7 @@
 -- param    $2 stripe_session_id text
 -- param    $3 cause text
 -- param    $4 recheck_seconds double precision
+-- param    $5 actor text
 -- returns  one or none; none = the payment is no longer INITIATED
 -- locks    payments UPDATE; orders NO KEY UPDATE; new order_events; to commit
 -- waits    for nothing: transitions/lock_order has locked the rows
@@ -38,13 +39,14 @@ processing_order AS (
 ),
 
 history AS (
-    INSERT INTO order_events (order_id, from_status, to_status, cause, note)
+    INSERT INTO order_events (order_id, from_status, to_status, cause, note, actor)
     SELECT
         id,
         status AS from_status,
         status AS to_status,
         $3,
-        'payment processing'
+        'payment processing',
+        $5
     FROM processing_order
 )
 

@@ -3,6 +3,7 @@
 -- callers  service.shop.settlement.apply_late_payment
 -- param    $1 order_id uuid
 -- param    $2 hold_number integer
+-- param    $3 actor text
 -- returns  many by id; none = a line is short, and nothing was taken
 -- locks    products NO KEY UPDATE; orders KEY SHARE; new stock_movements; to commit
 -- waits    for nothing: transitions/lock_products has locked the products
@@ -25,13 +26,14 @@ availability AS MATERIALIZED (
 ),
 
 movement AS (
-    INSERT INTO stock_movements (product_id, delta, reason, order_id, hold)
+    INSERT INTO stock_movements (product_id, delta, reason, order_id, hold, actor)
     SELECT
         line.product_id,
         -line.quantity,
         'hold',
         $1,
-        $2
+        $2,
+        $3
     FROM line, availability
     WHERE availability.sufficient
 ),

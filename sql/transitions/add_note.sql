@@ -5,11 +5,12 @@
 -- param    $2 status text
 -- param    $3 cause text
 -- param    $4 note text
+-- param    $5 actor text
 -- returns  none
 -- locks    orders KEY SHARE; new order_events; to commit
 -- waits    for nothing: transitions/lock_order has locked the order
 -- index    none
 -- rows     1
 -- guards   none
-INSERT INTO order_events (order_id, from_status, to_status, cause, note)
-VALUES ($1, $2, $2, $3, $4);
+INSERT INTO order_events (order_id, from_status, to_status, cause, note, actor)
+VALUES ($1, $2, $2, $3, $4, $5);

@@ -7,6 +7,7 @@
 -- param    $3 payment_status text
 -- param    $4 cause text
 -- param    $5 note text null
+-- param    $6 actor text
 -- returns  many in no order; none = they are no longer in $2
 -- locks    orders, carts, payments NO KEY UPDATE; new order_events; to commit
 -- waits    for nothing: transitions/lock_orders has locked the rows
@@ -52,13 +53,14 @@ cart AS (
 ),
 
 history AS (
-    INSERT INTO order_events (order_id, from_status, to_status, cause, note)
+    INSERT INTO order_events (order_id, from_status, to_status, cause, note, actor)
     SELECT
         id,
         $2,
         'CANCELLED',
         $4,
-        $5
+        $5,
+        $6
     FROM cancelled_order
 )
 

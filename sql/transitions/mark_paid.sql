@@ -10,6 +10,7 @@
 -- param    $6 email text null
 -- param    $7 email_digest bytea null
 -- param    $8 cause text
+-- param    $9 actor text
 -- returns  one or none; none = it is no longer in $2
 -- locks    orders, carts NO KEY UPDATE; payments UPDATE; new order_events; to commit
 -- waits    for nothing: transitions/lock_order has locked the rows
@@ -62,12 +63,13 @@ cart AS (
 ),
 
 history AS (
-    INSERT INTO order_events (order_id, from_status, to_status, cause)
+    INSERT INTO order_events (order_id, from_status, to_status, cause, actor)
     SELECT
         id,
         $2,
         'PAID',
-        $8
+        $8,
+        $9
     FROM paid_order
 )
 

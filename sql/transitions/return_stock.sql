@@ -4,6 +4,7 @@
 -- callers  service.shop.transitions.return_stock
 -- param    $1 order_ids uuid[]
 -- param    $2 hold_numbers integer[]
+-- param    $3 actor text
 -- returns  many by id; none = the units were released before
 -- locks    products NO KEY UPDATE; orders KEY SHARE; new stock_movements; to commit
 -- waits    for nothing: transitions/lock_products has locked the products
@@ -11,13 +12,14 @@
 -- rows     0..n
 -- guards   never products_stock_not_negative -> insufficient_stock
 WITH movement AS (
-    INSERT INTO stock_movements (product_id, delta, reason, order_id, hold)
+    INSERT INTO stock_movements (product_id, delta, reason, order_id, hold, actor)
     SELECT
         order_items.product_id,
         order_items.quantity,
         'release',
         hold.order_id,
-        hold.number
+        hold.number,
+        $3
     FROM unnest($1::uuid[], $2::integer[]) AS hold (order_id, number)
     INNER JOIN order_items ON hold.order_id = order_items.order_id
     ON CONFLICT (order_id, product_id, hold, reason) WHERE order_id IS NOT NULL DO NOTHING

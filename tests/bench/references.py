@@ -133,6 +133,10 @@ async def reserve(request: Request, cart_id: UUID) -> Response:
         50,
         99_999_999,
         1,
+        None,
+        0,
+        settings.max_per_order,
+        "customer",
     )
     assert reserved is not None
     return Response(orjson.dumps({"order_id": str(order_id)}), 201, media_type="application/json")

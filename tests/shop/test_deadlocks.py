@@ -94,7 +94,9 @@ async def pay_late(scene: Scene) -> Change:
 
 
 async def restock(scene: Scene) -> Change:
-    return lambda tx: catalog.MOVE_STOCK.one_or_none(tx, product_id=scene.product_id, delta=5, reason="delivery")
+    return lambda tx: catalog.MOVE_STOCK.one_or_none(
+        tx, product_id=scene.product_id, delta=5, reason="delivery", actor="admin"
+    )
 
 
 async def edit(scene: Scene) -> Change:

@@ -30,7 +30,7 @@ async def test_a_purchase_ends_fulfilled(shop: Shop, stripe: StripeStandin, work
         ("PENDING_PAYMENT", "PAID"),
         ("PAID", "FULFILLED"),
     ]
-    assert [e["actor"].split()[0] for e in timeline["items"]] == ["request", "event", "job"]
+    assert [e["actor"] for e in timeline["items"]] == ["open", "stripe", "job:post_payment_pipeline"]
 
 
 async def test_stripe_is_called_as_often_as_operations_says(

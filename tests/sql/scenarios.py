@@ -80,8 +80,8 @@ FROM (
 SELECT setval('orders_number_seq', 10);
 INSERT INTO order_items (order_id, product_id, name, quantity, unit_price_minor)
 SELECT orders.id, products.id, products.name, 1, products.price_minor FROM orders, products WHERE products.id <> {MUG};
-INSERT INTO stock_movements (product_id, delta, reason, order_id, hold)
-SELECT product_id, -quantity, 'hold', order_id, 1 FROM order_items;
+INSERT INTO stock_movements (product_id, delta, reason, order_id, hold, actor)
+SELECT product_id, -quantity, 'hold', order_id, 1, 'user:anna' FROM order_items;
 INSERT INTO stock_movements (product_id, delta, reason, order_id, hold)
 SELECT product_id, quantity, 'release', order_id, 1
 FROM order_items INNER JOIN orders ON order_id = id WHERE status = 'CANCELLED';
@@ -219,8 +219,8 @@ KEY, NEW_KEY, BODY = (hashlib.sha256(text).digest() for text in (b"new", b"unuse
 CLIENT = BODY[:16]
 DIGEST = hashlib.sha256(EMAIL.encode()).digest()
 STOCK_RULE = "audit/stock_matches_ledger"
-# Of checkout/reserve: the client's network, pending orders of a client, units in a line.
-LIMITS = (CLIENT, 5, 100)
+# Of checkout/reserve: the client's network, pending orders of a client, units in a line, the actor.
+LIMITS = (CLIENT, 5, 100, "customer")
 
 SCENARIOS = {
     "access/add_key": does(
@@ -324,10 +324,10 @@ SCENARIOS = {
     ),
     "catalog/create_category": does(run("Pots", "pots"), refused={"categories_slug_unique": run("Tents", "tents")}),
     "catalog/create_product": does(
-        run("Pot", "", TENTS, 100, "EUR", 5, True, 9),
-        run("Pot", "", None, 100, "EUR", 0, True, None),
-        none=run("Pot", "", NO_CATEGORY, 100, "EUR", 5, True, 9),
-        refused={"products_stock_not_negative": run("Pot", "", TENTS, 100, "EUR", -1, True, None)},
+        run("Pot", "", TENTS, 100, "EUR", 5, True, 9, "admin"),
+        run("Pot", "", None, 100, "EUR", 0, True, None, "admin"),
+        none=run("Pot", "", NO_CATEGORY, 100, "EUR", 5, True, 9, "admin"),
+        refused={"products_stock_not_negative": run("Pot", "", TENTS, 100, "EUR", -1, True, None, "admin")},
     ),
     "catalog/deactivate_product": does(run(TENT), none=run(NO_PRODUCT)),
     "catalog/delete_category": does(run(UNUSED), none=run(NO_CATEGORY), refused={"products_category_fkey": run(TENTS)}),
@@ -336,7 +336,7 @@ SCENARIOS = {
     "catalog/list_categories": does(run(0, 10), none=run(LAST, 10)),
     "catalog/list_category_products": does(run(TENTS, 0, 10), run(TENTS, 0, 1), run(UNUSED, 0, 10)),
     "catalog/list_products": does(run(0, 10), run(0, 1), run(LAST, 10)),
-    "catalog/move_stock": does(run(TENT, 1, "x"), none=run(TENT, -1000, "x")),
+    "catalog/move_stock": does(run(TENT, 1, "x", "admin"), none=run(TENT, -1000, "x", "admin")),
     "catalog/update_category": does(
         run(TENTS, None, "shelters"),
         none=run(NO_CATEGORY, None, "x"),
@@ -383,7 +383,7 @@ SCENARIOS = {
     "erasure/reduce_response": does(
         run(hashlib.sha256(b"a").digest(), b"{}"), none=run(NEW_KEY, b"{}"), predecessor=([FULFILLED],)
     ),
-    "fulfilment/mark_fulfilled": does(run(PAID, "x"), none=run(PENDING, "x"), predecessor=(PAID,)),
+    "fulfilment/mark_fulfilled": does(run(PAID, "x", "job:x"), none=run(PENDING, "x", "job:x"), predecessor=(PAID,)),
     "retention/delete_keys": does(run(10), none=run(10, before="DELETE FROM idempotency_keys")),
     "idempotency/find_key": does(run(KEY), none=run(NEW_KEY)),
     "idempotency/lock_key": does(run(7)),
@@ -405,7 +405,7 @@ SCENARIOS = {
     "migrations/list_invalid_indexes": does(
         run(before="UPDATE pg_index SET indisvalid = false WHERE indrelid = 'stripe_events'::regclass"), none=run()
     ),
-    "transitions/add_note": does(run(PENDING, "PENDING_PAYMENT", "x", "a note"), predecessor=(PENDING,)),
+    "transitions/add_note": does(run(PENDING, "PENDING_PAYMENT", "x", "a note", "admin"), predecessor=(PENDING,)),
     "disputes/delete_dispute": does(run("dp_2"), none=run("dp_1")),
     "disputes/link_order": does(run("pi_other", PAID), none=run("pi_x", PAID)),
     "disputes/record_dispute": does(
@@ -422,28 +422,30 @@ SCENARIOS = {
     "transitions/lock_order": does(run(PENDING), none=run(NEW)),
     "transitions/lock_orders": does(run([REORDER, PENDING]), none=run([NEW])),
     "transitions/mark_cancelled": does(
-        run([REORDER, PENDING], "PENDING_PAYMENT", "EXPIRED", "x", None),
-        none=run([REORDER, PENDING], "PAID", "EXPIRED", "x", None),
+        run([REORDER, PENDING], "PENDING_PAYMENT", "EXPIRED", "x", None, "admin"),
+        none=run([REORDER, PENDING], "PAID", "EXPIRED", "x", None, "admin"),
         predecessor=([REORDER, PENDING],),
     ),
     "transitions/mark_paid": does(
-        run(CANCELLED, "CANCELLED", 2, "cs_x", "pi_x", None, None, "x"),
-        none=run(CANCELLED, "PENDING_PAYMENT", 2, "cs_x", "pi_x", None, None, "x"),
+        run(CANCELLED, "CANCELLED", 2, "cs_x", "pi_x", None, None, "x", "stripe"),
+        none=run(CANCELLED, "PENDING_PAYMENT", 2, "cs_x", "pi_x", None, None, "x", "stripe"),
         refused={
-            "orders_one_live_per_cart": run(REORDERED, "CANCELLED", 2, "cs_x", "pi_x", None, None, "x"),
-            "payments_payment_intent_once": run(PENDING, "PENDING_PAYMENT", 1, "cs_x", f"pi_{PAID}", None, None, "x"),
+            "orders_one_live_per_cart": run(REORDERED, "CANCELLED", 2, "cs_x", "pi_x", None, None, "x", "stripe"),
+            "payments_payment_intent_once": run(
+                PENDING, "PENDING_PAYMENT", 1, "cs_x", f"pi_{PAID}", None, None, "x", "stripe"
+            ),
         },
         predecessor=(CANCELLED,),
     ),
     "settlement/mark_processing": does(
-        run(PENDING, "cs_x", "x", 60.0), none=run(PAID, "cs_x", "x", 60.0), predecessor=(PENDING,)
+        run(PENDING, "cs_x", "x", 60.0, "stripe"), none=run(PAID, "cs_x", "x", 60.0, "stripe"), predecessor=(PENDING,)
     ),
     "orders/read_order": does(run(PENDING), none=run(NEW)),
     "transitions/lock_products": does(
         run([REORDER, PENDING]), none=run([NEW]), predecessor=([REORDER, PENDING, CANCELLED],)
     ),
     "transitions/return_stock": does(
-        run([REORDER, PENDING], [1, 1]), none=run([CANCELLED], [1]), predecessor=([REORDER, PENDING],)
+        run([REORDER, PENDING], [1, 1], "admin"), none=run([CANCELLED], [1], "admin"), predecessor=([REORDER, PENDING],)
     ),
     "settlement/cart_has_live_order": does(run(PENDING), run(OPEN)),
     "webhooks/finish_event": does(
@@ -468,9 +470,9 @@ SCENARIOS = {
     ),
     "settlement/restore_cart": does(run(EMPTY, CANCELLED), none=run(EMPTY, NEW), predecessor=(EMPTY, CANCELLED, NEW)),
     "settlement/retake_stock": does(
-        run(CANCELLED, 2),
-        none=run(CANCELLED, 2, before="UPDATE products SET stock = 0"),
-        refused={"stock_movements_once": run(CANCELLED, 1)},
+        run(CANCELLED, 2, "stripe"),
+        none=run(CANCELLED, 2, "stripe", before="UPDATE products SET stock = 0"),
+        refused={"stock_movements_once": run(CANCELLED, 1, "stripe")},
         predecessor=([CANCELLED],),
     ),
     "webhooks/store_event": does(run("evt_x", "x", "{}", "{}", PENDING), none=run("evt_1", "x", "{}", "{}", None)),
@@ -482,8 +484,8 @@ SCENARIOS = {
     "reconcile/move_position": does(run("events", SOON), none=run("events", LONG_AGO)),
     "reconcile/read_position": does(run("events")),
     "refunds/add_refund": does(
-        run(NEW, PAID, f"pi_{PAID}", 50, "staff", False, "x", 0.0),
-        none=run(NEW, LATE, f"pi_{LATE}", 50, "late_money", False, None, 0.0),
+        run(NEW, PAID, f"pi_{PAID}", 50, "staff", False, "x", 0.0, "admin"),
+        none=run(NEW, LATE, f"pi_{LATE}", 50, "late_money", False, None, 0.0, "admin"),
         predecessor=(PAID,),
     ),
     "refunds/add_unmatched": does(run("pi_x", LATE, 50, "EUR"), none=run("pi_1", LATE, 50, "EUR"), predecessor=(LATE,)),
@@ -507,10 +509,10 @@ SCENARIOS = {
     "pressure/measure_holds": does(run(9.0)),
     "seed/add_category": does(run("Pots", "pots"), run("Tents", "tents")),
     "seed/add_products": does(
-        run(["Pot", "Pan"], ["", ""], [MUGS, TENTS], [100, 100], ["EUR", "EUR"], [5, 5]),
+        run(["Pot", "Pan"], ["", ""], [MUGS, TENTS], [100, 100], ["EUR", "EUR"], [5, 5], "command:seed"),
         refused={
-            "products_category_fkey": run(["Pot"], [""], [NO_CATEGORY], [100], ["EUR"], [5]),
-            "products_stock_not_negative": run(["Pot"], [""], [TENTS], [100], ["EUR"], [-1]),
+            "products_category_fkey": run(["Pot"], [""], [NO_CATEGORY], [100], ["EUR"], [5], "command:seed"),
+            "products_stock_not_negative": run(["Pot"], [""], [TENTS], [100], ["EUR"], [-1], "command:seed"),
         },
     ),
     "seed/find_newest_product": does(

@@ -250,6 +250,11 @@ INVALID_ROWS = [
     ("order_events_status_known", "UPDATE order_events SET from_status = 'LOST', to_status = 'LOST'"),
     ("order_events_cause_length", "UPDATE order_events SET cause = ''"),
     ("order_events_note_length", "UPDATE order_events SET note = ''"),
+    *(
+        (f"{table}_actor_form", f"UPDATE {table} SET actor = {actor}")
+        for table in ("order_events", "refunds", "stock_movements")
+        for actor in ("''", "'staff'", "'user'", "'user:'", "'admin:x'", "'the admin'", "'user:' || repeat('x', 296)")
+    ),
     (
         "stock_movements_pkey",
         f"INSERT INTO stock_movements (id, product_id, delta, reason) {OWN_ID} SELECT id, 1, 1, 'x'"
@@ -364,47 +369,52 @@ GUARDS = {
     "mark_paid: status": (
         PAID,
         "transitions/mark_paid",
-        (FIRST, "PENDING_PAYMENT", 1, "cs", "pi", None, None, "x"),
+        (FIRST, "PENDING_PAYMENT", 1, "cs", "pi", None, None, "x", "stripe"),
         TABLES,
     ),
-    "mark_paid: path": (PAID, "transitions/mark_paid", (FIRST, "PAID", 1, "cs", "pi", None, None, "x"), TABLES),
+    "mark_paid: path": (
+        PAID,
+        "transitions/mark_paid",
+        (FIRST, "PAID", 1, "cs", "pi", None, None, "x", "stripe"),
+        TABLES,
+    ),
     "mark_paid: payment": (
         "SELECT",
         "transitions/mark_paid",
-        (SECOND, "CANCELLED", 2, "cs", "pi", None, None, "x"),
+        (SECOND, "CANCELLED", 2, "cs", "pi", None, None, "x", "stripe"),
         ("payments",),
     ),
     "mark_cancelled: status": (
         PAID,
         "transitions/mark_cancelled",
-        ([FIRST], "PENDING_PAYMENT", "FAILED", "x", None),
+        ([FIRST], "PENDING_PAYMENT", "FAILED", "x", None, "admin"),
         TABLES,
     ),
     "mark_cancelled: path": (
         FULFILLED,
         "transitions/mark_cancelled",
-        ([FIRST], "FULFILLED", "FAILED", "x", None),
+        ([FIRST], "FULFILLED", "FAILED", "x", None, "admin"),
         TABLES,
     ),
     "mark_cancelled: payment": (
         f"{PAID}; {CAPTURED}",
         "transitions/mark_cancelled",
-        ([FIRST], "PAID", "EXPIRED", "x", None),
+        ([FIRST], "PAID", "EXPIRED", "x", None, "admin"),
         ("payments",),
     ),
-    "mark_processing: payment": (CAPTURED, "settlement/mark_processing", (FIRST, "cs", "x", 1.0), TABLES),
+    "mark_processing: payment": (CAPTURED, "settlement/mark_processing", (FIRST, "cs", "x", 1.0, "stripe"), TABLES),
     "mark_processing: order": (
         CANCELLED,
         "settlement/mark_processing",
-        (FIRST, "cs", "x", 1.0),
+        (FIRST, "cs", "x", 1.0, "stripe"),
         ("orders", "order_events"),
     ),
-    "mark_fulfilled: status": ("SELECT", "fulfilment/mark_fulfilled", (FIRST, "x"), TABLES),
+    "mark_fulfilled: status": ("SELECT", "fulfilment/mark_fulfilled", (FIRST, "x", "job:x"), TABLES),
     "mark_fulfilled: an event of its own": (
         f"UPDATE orders SET status = 'PAID', paid_at = now() WHERE id = {ONE};"
         f" UPDATE stripe_events SET order_id = {ONE}",
         "fulfilment/mark_fulfilled",
-        (FIRST, "x"),
+        (FIRST, "x", "job:x"),
         TABLES,
     ),
     "record_late_payment: status": (
@@ -431,21 +441,21 @@ GUARDS = {
     "reserve: currency": (
         MIXED,
         "checkout/reserve",
-        (THIRD, SECOND, THIRD, None, 1800, 2100, 1.0, "{}", "x", None, "EUR", 50, 10_000, 2, None, 5, 100),
+        (THIRD, SECOND, THIRD, None, 1800, 2100, 1.0, "{}", "x", None, "EUR", 50, 10_000, 2, None, 5, 100, "customer"),
         TABLES,
     ),
     # One line is short, so the units of the other stay too.
     "reserve: stock": (
         f"{MIXED}; UPDATE products SET currency = 'EUR', stock = id - 1",
         "checkout/reserve",
-        (THIRD, SECOND, THIRD, None, 1800, 2100, 1.0, "{}", "x", None, "EUR", 50, 10_000, 2, None, 5, 100),
+        (THIRD, SECOND, THIRD, None, 1800, 2100, 1.0, "{}", "x", None, "EUR", 50, 10_000, 2, None, 5, 100, "customer"),
         TABLES,
     ),
     # The products of these two lines are not locked.
     "reserve: line count": (
         f"{MIXED}; UPDATE products SET currency = 'EUR'",
         "checkout/reserve",
-        (THIRD, SECOND, THIRD, None, 1800, 2100, 1.0, "{}", "x", None, "EUR", 50, 10_000, 1, None, 5, 100),
+        (THIRD, SECOND, THIRD, None, 1800, 2100, 1.0, "{}", "x", None, "EUR", 50, 10_000, 1, None, 5, 100, "customer"),
         TABLES,
     ),
 }

@@ -39,6 +39,12 @@ VALUES_BY_PARAMETER = {
     ("stuck/add_item", 0): "refund_open",
     ("settlement/replace_cart", 2): uuid4(),
     ("transitions/add_note", 1): "PAID",
+    **{
+        (name, place): "admin"
+        for name in files()
+        for place, parameter in enumerate(Statement(name).parameters)
+        if parameter == "actor"
+    },
 }
 
 

@@ -22,8 +22,8 @@ from tests.sql.conftest import shared
 
 ALL = "*"
 READ = {"SELECT": ALL}
-HISTORY = {**READ, "INSERT": "order_id from_status to_status cause note"}
-LEDGER = {**READ, "INSERT": "product_id delta reason order_id hold"}
+HISTORY = {**READ, "INSERT": "order_id from_status to_status cause note actor"}
+LEDGER = {**READ, "INSERT": "product_id delta reason order_id hold actor"}
 DISPUTES = {
     **READ,
     "INSERT": "stripe_dispute_id stripe_payment_intent_id order_id amount_minor currency reason status reported_at",
@@ -60,7 +60,7 @@ ALLOWED = {
         },
         "refunds": {
             **READ,
-            "INSERT": "id order_id stripe_payment_intent_id amount_minor cause restock reason next_attempt_at",
+            "INSERT": "id order_id stripe_payment_intent_id amount_minor cause restock reason next_attempt_at actor",
         },
         "unmatched_payments": {**READ, "INSERT": "stripe_payment_intent_id order_id amount_minor currency"},
         "disputes": DISPUTES,
@@ -112,7 +112,7 @@ ALLOWED = {
         "refunds": {
             **READ,
             "INSERT": "id order_id stripe_payment_intent_id amount_minor cause restock reason status stripe_refund_id"
-            " failure_reason next_attempt_at",
+            " failure_reason next_attempt_at actor",
             "UPDATE": "status stripe_refund_id failure_reason next_attempt_at attempts updated_at",
         },
         "unmatched_payments": {
@@ -162,6 +162,7 @@ ALLOWED["readonly"] = {table: READ for table in ALLOWED["app"]} | {
         "SELECT": "id order_id stripe_payment_intent_id amount_minor cause restock status stripe_refund_id"
         " failure_reason created_at updated_at next_attempt_at attempts"
     },
+    "stock_movements": {"SELECT": "id product_id delta reason order_id hold created_at"},
 }
 ALLOWED["eraser"] = dict.fromkeys(ALLOWED["app"], NOTHING) | {
     "orders": {
@@ -169,15 +170,16 @@ ALLOWED["eraser"] = dict.fromkeys(ALLOWED["app"], NOTHING) | {
         "UPDATE": "email email_digest client client_network erased_at",
     },
     "order_events": {
-        "SELECT": "order_id cause note",
-        "INSERT": "order_id from_status to_status cause note",
-        "UPDATE": "cause note",
+        "SELECT": "order_id cause actor note",
+        "INSERT": "order_id from_status to_status cause note actor",
+        "UPDATE": "cause actor note",
     },
     "payments": {
         "SELECT": "order_id stripe_payment_intent_id session_parameters checkout_url",
         "UPDATE": "session_parameters checkout_url",
     },
-    "refunds": {"SELECT": "order_id stripe_payment_intent_id reason", "UPDATE": "reason"},
+    "refunds": {"SELECT": "order_id stripe_payment_intent_id reason actor", "UPDATE": "reason actor"},
+    "stock_movements": {"SELECT": "order_id actor", "UPDATE": "actor"},
     "unmatched_payments": {"SELECT": "order_id stripe_payment_intent_id"},
     "stripe_events": {"SELECT": "id order_id outcome payload", "UPDATE": "payload"},
     "idempotency_keys": {"SELECT": "id order_id answer", "UPDATE": "answer"},

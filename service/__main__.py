@@ -21,7 +21,7 @@ import psycopg
 from service.dev import demo
 from service.errors import ShopError
 from service.infra.db import Pool
-from service.infra.logs import actor
+from service.infra.logs import actor, cause
 from service.settings import Settings, UnsafeSettings, environment
 from service.shop.principals import SCOPES
 
@@ -176,6 +176,7 @@ def _key(options: argparse.Namespace) -> int:
     settings = Settings.load()
     # Of the owner: the roles of the service cannot add or revoke keys.
     settings = settings.model_copy(update={"database_url": settings.migrate_database_url or settings.database_url})
+    cause.set("command key")
     actor.set("command:key")
 
     async def run() -> str:

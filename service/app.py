@@ -9,7 +9,7 @@ from fastapi import APIRouter, FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.http import access, carts, catalog, openapi, operations, orders, policy, stuck, webhooks
+from service.http import access, audit, carts, catalog, openapi, operations, orders, policy, stuck, webhooks
 from service.http.identity import Identity
 from service.http.responses import HANDLERS
 from service.http.routing import Router
@@ -85,7 +85,7 @@ def create_app(settings: Settings) -> Service:
         "catalog": (catalog.router,),
         "carts": (carts.router,),
         "orders": (orders.router, stuck.router),
-        "staff": (access.router,),
+        "staff": (access.router, audit.router),
         "webhooks": (webhooks.router,),
         "pages": (returns.router, problems.router),
         "operations": (operations.router,),

@@ -23,6 +23,8 @@ PERSONAL = {
 NOT_PERSONAL = {
     # Who made a key: the login of an operator.
     "api_keys": "created_by digest name prefix scopes",
+    # What staff did. `before` and `after` have members of categories and products, states and amounts.
+    "audit_log": "action actor after before request_id subject",
     "audit_passes": "rule",
     "audit_positions": "rule source",
     # Ids, amounts and states.

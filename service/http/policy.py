@@ -43,6 +43,7 @@ POLICY: dict[str, Rule] = {
     "POST /orders/{order_id}/refund": "orders:refund",
     "GET /stuck": "orders:read",
     "POST /stuck/{kind}/{id}/resolve": "orders:refund",
+    "GET /audit": "audit:read",
     "POST /auth/revocations": "auth:revoke",
     "POST /webhooks/stripe": "unread",
     "GET /payments/success": "unread",

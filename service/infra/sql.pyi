@@ -78,6 +78,34 @@ class AuditUnitsAddUp(Statement[Row]):
 class AuditUnmatchedPaymentsAreRefunded(Statement[Row]):
     async def all(self, connection: Connection, /) -> list[Row]: ...
 
+class AuditLogAddEntry(Statement[None]):
+    async def run(
+        self,
+        connection: Connection,
+        /,
+        *,
+        actor: str,
+        action: str,
+        subject: str,
+        before: dict[str, Any] | None,
+        after: dict[str, Any] | None,
+        request_id: str,
+    ) -> int: ...
+
+class AuditLogListEntries(Statement[Row]):
+    async def all(self, connection: Connection, /, *, before_id: int, limit: int) -> list[Row]: ...
+
+class AuditLogListEntriesByActor(Statement[Row]):
+    async def all(self, connection: Connection, /, *, actor: str, before_id: int, limit: int) -> list[Row]: ...
+
+class AuditLogListEntriesOfSubject(Statement[Row]):
+    async def all(self, connection: Connection, /, *, subject: str, before_id: int, limit: int) -> list[Row]: ...
+
+class AuditLogListEntriesOfSubjectByActor(Statement[Row]):
+    async def all(
+        self, connection: Connection, /, *, subject: str, actor: str, before_id: int, limit: int
+    ) -> list[Row]: ...
+
 class AuditStateFoldBalances(Statement[Row]):
     async def one_or_none(self, connection: Connection, /, *, after_id: int, to_id: int) -> Row | None: ...
 
@@ -209,8 +237,8 @@ class CatalogCreateProduct(Statement[Row]):
         actor: str,
     ) -> Row | None: ...
 
-class CatalogDeactivateProduct(Statement[Row]):
-    async def one_or_none(self, connection: Connection, /, *, product_id: int) -> Row | None: ...
+class CatalogDeactivateProduct(Statement[None]):
+    async def run(self, connection: Connection, /, *, product_id: int) -> int: ...
 
 class CatalogDeleteCategory(Statement[Row]):
     async def one_or_none(self, connection: Connection, /, *, category_id: int) -> Row | None: ...
@@ -230,15 +258,19 @@ class CatalogListCategoryProducts(Statement[Row]):
 class CatalogListProducts(Statement[Row]):
     async def one(self, connection: Connection, /, *, after_id: int, limit: int) -> Row: ...
 
+class CatalogLockCategory(Statement[Row]):
+    async def one_or_none(self, connection: Connection, /, *, category_id: int) -> Row | None: ...
+
+class CatalogLockProduct(Statement[Row]):
+    async def one_or_none(self, connection: Connection, /, *, product_id: int) -> Row | None: ...
+
 class CatalogMoveStock(Statement[Row]):
     async def one_or_none(
         self, connection: Connection, /, *, product_id: int, delta: int, reason: str, actor: str
     ) -> Row | None: ...
 
 class CatalogUpdateCategory(Statement[Row]):
-    async def one_or_none(
-        self, connection: Connection, /, *, category_id: int, name: str | None, slug: str | None
-    ) -> Row | None: ...
+    async def one(self, connection: Connection, /, *, category_id: int, name: str | None, slug: str | None) -> Row: ...
 
 class CatalogUpdateProduct(Statement[Row]):
     async def one_or_none(
@@ -247,7 +279,6 @@ class CatalogUpdateProduct(Statement[Row]):
         /,
         *,
         product_id: int,
-        version: int | None,
         name: str | None,
         description: str | None,
         price_minor: int | None,
@@ -778,6 +809,20 @@ def statement(
     name: Literal["audit/unmatched_payments_are_refunded"], row: type[Row]
 ) -> AuditUnmatchedPaymentsAreRefunded[Row]: ...
 @overload
+def statement(name: Literal["audit_log/add_entry"]) -> AuditLogAddEntry: ...
+@overload
+def statement(name: Literal["audit_log/list_entries"], row: type[Row]) -> AuditLogListEntries[Row]: ...
+@overload
+def statement(name: Literal["audit_log/list_entries_by_actor"], row: type[Row]) -> AuditLogListEntriesByActor[Row]: ...
+@overload
+def statement(
+    name: Literal["audit_log/list_entries_of_subject"], row: type[Row]
+) -> AuditLogListEntriesOfSubject[Row]: ...
+@overload
+def statement(
+    name: Literal["audit_log/list_entries_of_subject_by_actor"], row: type[Row]
+) -> AuditLogListEntriesOfSubjectByActor[Row]: ...
+@overload
 def statement(name: Literal["audit_state/fold_balances"], row: type[Row]) -> AuditStateFoldBalances[Row]: ...
 @overload
 def statement(name: Literal["audit_state/list_carts"], row: type[Row]) -> AuditStateListCarts[Row]: ...
@@ -852,7 +897,7 @@ def statement(name: Literal["catalog/create_category"], row: type[Row]) -> Catal
 @overload
 def statement(name: Literal["catalog/create_product"], row: type[Row]) -> CatalogCreateProduct[Row]: ...
 @overload
-def statement(name: Literal["catalog/deactivate_product"], row: type[Row]) -> CatalogDeactivateProduct[Row]: ...
+def statement(name: Literal["catalog/deactivate_product"]) -> CatalogDeactivateProduct: ...
 @overload
 def statement(name: Literal["catalog/delete_category"], row: type[Row]) -> CatalogDeleteCategory[Row]: ...
 @overload
@@ -865,6 +910,10 @@ def statement(name: Literal["catalog/list_categories"], row: type[Row]) -> Catal
 def statement(name: Literal["catalog/list_category_products"], row: type[Row]) -> CatalogListCategoryProducts[Row]: ...
 @overload
 def statement(name: Literal["catalog/list_products"], row: type[Row]) -> CatalogListProducts[Row]: ...
+@overload
+def statement(name: Literal["catalog/lock_category"], row: type[Row]) -> CatalogLockCategory[Row]: ...
+@overload
+def statement(name: Literal["catalog/lock_product"], row: type[Row]) -> CatalogLockProduct[Row]: ...
 @overload
 def statement(name: Literal["catalog/move_stock"], row: type[Row]) -> CatalogMoveStock[Row]: ...
 @overload

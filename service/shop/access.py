@@ -17,6 +17,7 @@ from service.infra.resources import Resources
 from service.infra.sql import statement
 from service.infra.transactions import run_transaction
 from service.settings import Settings
+from service.shop import audit_log
 from service.shop.idempotency import IdempotencyKey, StoredResponse, run_once
 from service.shop.principals import Principal, Scope
 
@@ -88,6 +89,7 @@ async def add_key(pool: Pool, *, name: str, scopes: Sequence[Scope], days: int, 
             created_by=created_by,
         ):
             raise ShopError("invalid", "A key has this name, or had it before.")
+        await audit_log.add(tx, "add_key", f"key:{name}", before=None, after={"scopes": list(scopes), "days": days})
 
     await run_transaction(pool, add)
     return key
@@ -111,6 +113,7 @@ async def revoke_key(pool: Pool, name: str) -> None:
     async def revoke(tx: Connection) -> None:
         if not await REVOKE_KEY.run(tx, name=name):
             raise not_found("key")
+        await audit_log.add(tx, "revoke_key", f"key:{name}", before={"revoked": False}, after={"revoked": True})
 
     await run_transaction(pool, revoke)
 
@@ -123,6 +126,7 @@ async def revoke_tokens(resources: Resources, key: IdempotencyKey | None, subjec
 
     async def revoke(tx: Connection) -> None:
         await REVOKE_TOKENS.run(tx, subject=subject)
+        await audit_log.add(tx, "revoke_tokens", f"user:{subject}", before=None, after=None)
 
     return await run_once(resources.pool, key, 204, revoke)
 

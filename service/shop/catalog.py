@@ -1,7 +1,7 @@
 """Categories, products and their stock."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from service.errors import ShopError, invalid, not_found
@@ -10,6 +10,7 @@ from service.infra.logs import actor
 from service.infra.resources import Resources
 from service.infra.sql import statement
 from service.infra.transactions import run_transaction
+from service.shop import audit_log
 from service.shop.idempotency import IdempotencyKey, StoredResponse, run_once
 from service.shop.money import Currency, check_price
 from service.shop.text import slug_of
@@ -93,16 +94,18 @@ class ProductChange:
 
 CREATE_CATEGORY = statement("catalog/create_category", Category)
 LIST_CATEGORIES = statement("catalog/list_categories", Category)
+LOCK_CATEGORY = statement("catalog/lock_category", Category)
 UPDATE_CATEGORY = statement("catalog/update_category", Category)
-DELETE_CATEGORY = statement("catalog/delete_category", int)
+DELETE_CATEGORY = statement("catalog/delete_category", Category)
 FIND_CATEGORY = statement("catalog/find_category", int)
 CREATE_PRODUCT = statement("catalog/create_product", Product)
 GET_PRODUCT = statement("catalog/get_product", Product)
 # These two return a ProductPage as JSON.
 LIST_PRODUCTS = statement("catalog/list_products", str)
 LIST_CATEGORY_PRODUCTS = statement("catalog/list_category_products", str)
+LOCK_PRODUCT = statement("catalog/lock_product", Product)
 UPDATE_PRODUCT = statement("catalog/update_product", Product)
-DEACTIVATE_PRODUCT = statement("catalog/deactivate_product", int)
+DEACTIVATE_PRODUCT = statement("catalog/deactivate_product")
 MOVE_STOCK = statement("catalog/move_stock", Product)
 
 
@@ -113,13 +116,13 @@ async def create_category(
     slug_or_default = slug or slug_of(name)
     if not slug_or_default:
         raise invalid("/slug", "is required, because no slug can be made from this name")
-    return await run_once(
-        resources.pool,
-        key,
-        201,
-        lambda tx: CREATE_CATEGORY.one(tx, name=name, slug=slug_or_default),
-        location=lambda category: f"/categories/{category.id}",
-    )
+
+    async def create(tx: Connection) -> Category:
+        category = await CREATE_CATEGORY.one(tx, name=name, slug=slug_or_default)
+        await audit_log.add(tx, "create_category", f"category:{category.id}", **audit_log.changed(None, category))
+        return category
+
+    return await run_once(resources.pool, key, 201, create, location=lambda category: f"/categories/{category.id}")
 
 
 async def list_categories(resources: Resources, *, after_id: int, limit: int) -> CategoryPage:
@@ -131,19 +134,28 @@ async def list_categories(resources: Resources, *, after_id: int, limit: int) ->
 
 async def update_category(resources: Resources, category_id: int, *, name: str | None, slug: str | None) -> Category:
     """The category after the edit; None leaves a field unchanged."""
-    category = await run_transaction(
-        resources.pool, lambda tx: UPDATE_CATEGORY.one_or_none(tx, category_id=category_id, name=name, slug=slug)
-    )
-    if category is None:
-        raise not_found("category")
-    return category
+
+    async def update(tx: Connection) -> Category:
+        current = await LOCK_CATEGORY.one_or_none(tx, category_id=category_id)
+        if current is None:
+            raise not_found("category")
+        category = await UPDATE_CATEGORY.one(tx, category_id=category_id, name=name, slug=slug)
+        await audit_log.add(tx, "update_category", f"category:{category_id}", **audit_log.changed(current, category))
+        return category
+
+    return await run_transaction(resources.pool, update)
 
 
 async def delete_category(resources: Resources, category_id: int) -> None:
     """Delete a category; `category_in_use` while it contains a product, whether that is for sale or not."""
-    deleted = await run_transaction(resources.pool, lambda tx: DELETE_CATEGORY.one_or_none(tx, category_id=category_id))
-    if deleted is None:
-        raise not_found("category")
+
+    async def delete(tx: Connection) -> None:
+        deleted = await DELETE_CATEGORY.one_or_none(tx, category_id=category_id)
+        if deleted is None:
+            raise not_found("category")
+        await audit_log.add(tx, "delete_category", f"category:{category_id}", **audit_log.changed(deleted, None))
+
+    await run_transaction(resources.pool, delete)
 
 
 async def create_product(
@@ -177,6 +189,7 @@ async def create_product(
         )
         if product is None:
             raise not_found("category")
+        await audit_log.add(tx, "create_product", f"product:{product.id}", **audit_log.changed(None, product))
         return product
 
     response = await run_once(resources.pool, key, 201, create, location=lambda product: f"/products/{product.id}")
@@ -218,19 +231,15 @@ async def update_product(
     """The product after the edit; `precondition_failed` when its version is not among `versions`. None allows all."""
 
     async def update(tx: Connection) -> Product:
-        version = None
-        if versions is not None:
-            current = await GET_PRODUCT.one_or_none(tx, product_id=product_id)
-            if current is None:
-                raise not_found("product")
-            if current.version not in versions:
-                raise _precondition_failed(current)
-            # The statement compares the version again, which catches an edit since this read.
-            version = current.version
+        current = await LOCK_PRODUCT.one_or_none(tx, product_id=product_id)
+        if current is None:
+            raise not_found("product")
+        if versions is not None and current.version not in versions:
+            detail = "The product has been edited since that version."
+            raise ShopError("precondition_failed", detail, version=current.version)
         product = await UPDATE_PRODUCT.one_or_none(
             tx,
             product_id=product_id,
-            version=version,
             name=change.name,
             description=change.description,
             price_minor=change.price_minor,
@@ -241,8 +250,9 @@ async def update_product(
             max_per_order=change.max_per_order,
         )
         if product is None:
-            raise await _explain_refused_update(tx, product_id, version=version)
+            raise not_found("category")
         check_price(product.price_minor, product.currency)
+        await audit_log.add(tx, "update_product", f"product:{product_id}", **audit_log.changed(current, product))
         return product
 
     product = await run_transaction(resources.pool, update)
@@ -250,26 +260,18 @@ async def update_product(
     return product
 
 
-async def _explain_refused_update(tx: Connection, product_id: int, *, version: int | None) -> ShopError:
-    current = await GET_PRODUCT.one_or_none(tx, product_id=product_id)
-    if current is None:
-        return not_found("product")
-    if version is not None and current.version != version:
-        return _precondition_failed(current)
-    return not_found("category")
-
-
-def _precondition_failed(current: Product) -> ShopError:
-    return ShopError("precondition_failed", "The product has been edited since that version.", version=current.version)
-
-
 async def deactivate_product(resources: Resources, product_id: int) -> None:
     """Take a product off sale; carts that contain it are refused at checkout."""
-    deactivated = await run_transaction(
-        resources.pool, lambda tx: DEACTIVATE_PRODUCT.one_or_none(tx, product_id=product_id)
-    )
-    if deactivated is None:
-        raise not_found("product")
+
+    async def deactivate(tx: Connection) -> None:
+        current = await LOCK_PRODUCT.one_or_none(tx, product_id=product_id)
+        if current is None:
+            raise not_found("product")
+        await DEACTIVATE_PRODUCT.run(tx, product_id=product_id)
+        changes = audit_log.changed(current, replace(current, active=False))
+        await audit_log.add(tx, "delete_product", f"product:{product_id}", **changes)
+
+    await run_transaction(resources.pool, deactivate)
     await resources.cache.invalidate()
 
 
@@ -290,6 +292,8 @@ async def move_stock(
                 raise invalid("/delta", "stock may be at most 1,000,000,000 units")
             short = {"product_id": product_id, "requested": -delta, "available": current.stock}
             raise ShopError("insufficient_stock", "There are not enough units in stock.", items=[short])
+        changes = audit_log.changed(replace(product, stock=product.stock - delta), product)
+        await audit_log.add(tx, "move_stock", f"product:{product_id}", **changes)
         # The stock fell to zero, or rose from it.
         availability_changed = product.stock in (0, delta)
         return product

@@ -10,7 +10,7 @@ from service.infra.db import Connection, Pool
 from service.infra.logs import actor, cause
 from service.infra.sql import statement
 from service.infra.transactions import run_transaction
-from service.shop import personal_data, transitions
+from service.shop import audit_log, personal_data, transitions
 
 NOTE = "personal data erased"
 
@@ -135,6 +135,7 @@ async def _erase(tx: Connection, subject: str | int | UUID) -> Erasure:
             await transitions.ADD_NOTE.run(
                 tx, order_id=order.id, status=order.status, cause=cause.get(), actor=actor.get(), note=NOTE
             )
+            await audit_log.add(tx, "erase", f"order:{order.id}", before={"erased": False}, after={"erased": True})
     rows = {
         "orders": columns.orders,
         "payments": columns.payments,

@@ -68,9 +68,9 @@ async def cancel(
     async with connection(resources.pool) as reader:
         order = await orders.read(reader, order_id)
     if order.status == "PENDING_PAYMENT" and order.payment_status != "PROCESSING":
-        await _end(resources, order)
+        await _end(resources, order, by_staff=by_staff)
     elif order.status == "PENDING_PAYMENT" and by_staff:
-        await _end_processing(resources, order, "payment in progress ended by staff")
+        await _end_processing(resources, order, "payment in progress ended by staff", by_staff=True)
     return await run_once(resources.pool, key, 200, lambda tx: _read_cancelled(tx, order_id), order_id=order_id)
 
 
@@ -91,23 +91,23 @@ async def _read_cancelled(tx: Connection, order_id: UUID) -> Order:
     return order
 
 
-async def _end(resources: Resources, order: OrderRow) -> None:
+async def _end(resources: Resources, order: OrderRow, *, by_staff: bool = False) -> None:
     """Close the session at Stripe, then settle the order by the session's final state."""
     session = await payment_session.close(resources, order.id, order.stripe_session_id)
     if session is None:
-        await _cancel_unchanged(resources, order, None)
+        await _cancel_unchanged(resources, order, None, by_staff=by_staff)
         return
     try:
-        outcome = await settlement.settle_session(resources, order.id, session)
+        outcome = await settlement.settle_session(resources, order.id, session, by_staff=by_staff)
     except ShopError:
         await payment_session.release_claim(resources, order.id)
         raise
     if outcome == "mismatch":
         # This payment does not pay the order, so the order is unpaid and its units are released.
-        await _cancel_unchanged(resources, order, settlement.MISMATCH)
+        await _cancel_unchanged(resources, order, settlement.MISMATCH, by_staff=by_staff)
 
 
-async def _cancel_unchanged(resources: Resources, order: OrderRow, note: str | None) -> None:
+async def _cancel_unchanged(resources: Resources, order: OrderRow, note: str | None, *, by_staff: bool = False) -> None:
     """Cancel an order if it is still as it was read, with the same payment status, attempt and session.
 
     Raises `checkout_in_progress` when another session may have been created since.
@@ -120,7 +120,7 @@ async def _cancel_unchanged(resources: Resources, order: OrderRow, note: str | N
         if (locked.attempt, locked.stripe_session_id) != (order.attempt, order.stripe_session_id):
             raise await payment_session.in_progress(tx, order.id)
         ended = settlement.unpaid_status(locked)
-        await transitions.cancel(tx, after, [locked], payment_status=ended, note=note)
+        await transitions.cancel(tx, after, [locked], payment_status=ended, note=note, by_staff=by_staff)
 
     await transitions.run_transition(resources, work)
 
@@ -154,7 +154,7 @@ async def _recheck(resources: Resources, order: OrderRow) -> None:
         await _cancel_unchanged(resources, order, settlement.MISMATCH)
 
 
-async def _end_processing(resources: Resources, order: OrderRow, note: str) -> None:
+async def _end_processing(resources: Resources, order: OrderRow, note: str, *, by_staff: bool = False) -> None:
     """Cancel an order whose payment is in progress, unless Stripe says that it has been paid meanwhile.
 
     Its payment becomes FAILED. Raises one of `payment_session.NO_ANSWER` without an answer from Stripe.
@@ -164,10 +164,10 @@ async def _end_processing(resources: Resources, order: OrderRow, note: str) -> N
         session, failed = await settlement.fetch_session(resources, order.stripe_session_id, order.id)
         if session.status == "open":
             session = await resources.stripe.expire_session(session.id, order_id=order.id)
-        await settlement.settle_session(resources, order.id, session, failed=failed)
+        await settlement.settle_session(resources, order.id, session, failed=failed, by_staff=by_staff)
     except StripeRefused:
         # Stripe knows no such session or payment, so nothing can come of it.
         pass
     except StripeUnknown as unknown:
         raise payment_session.payment_unavailable(unknown) from unknown
-    await _cancel_unchanged(resources, order, note)
+    await _cancel_unchanged(resources, order, note, by_staff=by_staff)

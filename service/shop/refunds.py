@@ -18,7 +18,7 @@ from service.infra.metrics import REFUNDS_FAILED
 from service.infra.resources import Resources
 from service.infra.sql import statement
 from service.infra.stripe import PaymentIntent, StripeRefused, StripeUnknown
-from service.shop import orders, stuck, transitions
+from service.shop import audit_log, orders, stuck, transitions
 from service.shop.idempotency import IdempotencyKey, StoredResponse, run_once
 from service.shop.orders import Order
 from service.shop.transitions import AfterCommit, LockedOrder
@@ -158,6 +158,8 @@ async def request(
         wait_seconds=0.0,
     )
     await transitions.add_note(tx, order, f"refund of {amount} requested")
+    decided = {"refund_id": str(refund_id), "amount_minor": amount, "currency": order.currency, "restock": restock}
+    await audit_log.add(tx, "refund_order", f"order:{order_id}", before=None, after=decided)
     after.log("refund decided", order_id, refund_id=refund_id, amount_minor=amount, decided_by="staff")
     await _balance(tx, after, order)
 

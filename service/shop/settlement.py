@@ -33,7 +33,13 @@ RECORD_LATE_PAYMENT = statement("settlement/record_late_payment", UUID)
 
 
 async def apply_session(
-    tx: Connection, after: AfterCommit, order_id: UUID, session: Session, *, failed: bool = False
+    tx: Connection,
+    after: AfterCommit,
+    order_id: UUID,
+    session: Session,
+    *,
+    failed: bool = False,
+    by_staff: bool = False,
 ) -> str:
     """Apply a session's state to its order; `failed` when the payment of a complete session has permanently failed.
 
@@ -49,10 +55,10 @@ async def apply_session(
     if order.status != "PENDING_PAYMENT" or order.stripe_session_id not in (None, session.id):
         return "unchanged"
     if failed:
-        await transitions.cancel(tx, after, [order], payment_status="FAILED", note="payment failed")
+        await transitions.cancel(tx, after, [order], payment_status="FAILED", note="payment failed", by_staff=by_staff)
     elif session.status == "expired":
         ended = unpaid_status(order)
-        await transitions.cancel(tx, after, [order], payment_status=ended, note=SESSION_EXPIRED)
+        await transitions.cancel(tx, after, [order], payment_status=ended, note=SESSION_EXPIRED, by_staff=by_staff)
     elif session.status == "complete" and session.payment_status != "unpaid":
         # No order totals 0, so `no_payment_required` pays none; nor does a word that we do not know.
         return "mismatch"
@@ -146,26 +152,30 @@ def unpaid_status(order: LockedOrder) -> str:
     return "FAILED" if order.payment_status == "PROCESSING" else "EXPIRED"
 
 
-async def settle_session(resources: Resources, order_id: UUID, session: Session, *, failed: bool = False) -> str:
+async def settle_session(
+    resources: Resources, order_id: UUID, session: Session, *, failed: bool = False, by_staff: bool = False
+) -> str:
     """`apply_session` for a session that was just fetched from Stripe; a payment that does not match is refunded.
+
+    `by_staff`: staff cancel the order by this.
 
     That outcome is `unmatched_refunded`; `mismatch` remains where nothing can be refunded. Raises
     `payment_unavailable` or `payment_misconfigured` while Stripe does not say what was captured.
     """
     outcome = await transitions.run_transition(
-        resources, partial(apply_session, order_id=order_id, session=session, failed=failed)
+        resources, partial(apply_session, order_id=order_id, session=session, failed=failed, by_staff=by_staff)
     )
     if outcome == "order_not_found" and session.payment_status == "paid":
         await transitions.run_transition(resources, partial(_list_orphan, order_id=order_id, session=session))
     if outcome != "mismatch":
         return outcome
     try:
-        return await _refund_unmatched(resources, order_id, session)
+        return await _refund_unmatched(resources, order_id, session, by_staff=by_staff)
     except StripeUnknown as unknown:
         raise payment_session.payment_unavailable(unknown) from unknown
 
 
-async def _refund_unmatched(resources: Resources, order_id: UUID, session: Session) -> str:
+async def _refund_unmatched(resources: Resources, order_id: UUID, session: Session, *, by_staff: bool) -> str:
     """Cancel the order that a payment does not match, and store the captured amount for its refund.
 
     Raises StripeUnknown.
@@ -175,12 +185,19 @@ async def _refund_unmatched(resources: Resources, order_id: UUID, session: Sessi
         with suppress(StripeRefused):
             intent = await resources.stripe.retrieve_payment_intent(session.payment_intent, order_id=order_id)
     return await transitions.run_transition(
-        resources, partial(_apply_unmatched, order_id=order_id, session=session, intent=intent)
+        resources,
+        partial(_apply_unmatched, order_id=order_id, session=session, intent=intent, by_staff=by_staff),
     )
 
 
 async def _apply_unmatched(
-    tx: Connection, after: AfterCommit, *, order_id: UUID, session: Session, intent: PaymentIntent | None
+    tx: Connection,
+    after: AfterCommit,
+    *,
+    order_id: UUID,
+    session: Session,
+    intent: PaymentIntent | None,
+    by_staff: bool,
 ) -> str:
     order = await transitions.lock(tx, order_id)
     if intent is None or not intent.received_minor or intent.order_id not in (None, str(order_id)):
@@ -201,7 +218,8 @@ async def _apply_unmatched(
         return "unchanged"
     if not order.captured:
         if order.status == "PENDING_PAYMENT":
-            await transitions.cancel(tx, after, [order], payment_status=unpaid_status(order), note=MISMATCH)
+            ended = unpaid_status(order)
+            await transitions.cancel(tx, after, [order], payment_status=ended, note=MISMATCH, by_staff=by_staff)
         recorded = await RECORD_LATE_PAYMENT.one_or_none(
             tx,
             order_id=order.id,

@@ -12,7 +12,7 @@ from service.infra.db import Connection, connection
 from service.infra.metrics import STUCK
 from service.infra.resources import Resources
 from service.infra.sql import statement
-from service.shop import transitions
+from service.shop import audit_log, transitions
 from service.shop.idempotency import IdempotencyKey, StoredResponse, run_once
 from service.shop.transitions import AfterCommit
 
@@ -188,6 +188,9 @@ async def resolve(
         order = None if order_id is None else await transitions.lock(tx, order_id)
         if not await RESOLVE_ITEM.run(tx, kind=kind, id=item_id):
             raise not_found("item")
+        await audit_log.add(
+            tx, "resolve_stuck", f"stuck:{kind}:{item_id}", before={"resolved": False}, after={"resolved": True}
+        )
         if order is not None:
             await transitions.add_note(tx, order, f"{kind} {item_id} settled elsewhere: {reason}")
         return row.item()

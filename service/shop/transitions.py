@@ -17,7 +17,7 @@ from service.infra.metrics import TRANSITIONS
 from service.infra.resources import Resources
 from service.infra.sql import statement
 from service.infra.transactions import run_transaction
-from service.shop import orders, personal_data
+from service.shop import audit_log, orders, personal_data
 
 T = TypeVar("T")
 
@@ -176,8 +176,12 @@ async def cancel(
     *,
     payment_status: str,
     note: str | None = None,
+    by_staff: bool = False,
 ) -> None:
-    """Cancel orders that are all in one status, return their units to the stock, and reopen their carts."""
+    """Cancel orders that are all in one status, return their units to the stock, and reopen their carts.
+
+    What staff cancel is in the audit log.
+    """
     if not locked:
         return
     cancelled = await MARK_CANCELLED.all(
@@ -191,6 +195,9 @@ async def cancel(
     )
     if len(cancelled) < len(locked):
         raise ShopError("busy", "An order changed while it was locked.")
+    for order in locked if by_staff else ():
+        changes = {"before": {"status": order.status}, "after": {"status": "CANCELLED"}}
+        await audit_log.add(tx, "cancel_order", f"order:{order.id}", **changes)
     await return_stock(tx, after, locked)
     for order in locked:
         # A captured payment keeps its status, which its refund decides.

@@ -2,9 +2,9 @@
 --
 -- callers  service.shop.catalog.deactivate_product
 -- param    $1 product_id bigint
--- returns  one or none; none = no such product
+-- returns  none
 -- locks    products NO KEY UPDATE; to commit
--- waits    on products for checkouts, edits and stock moves of the product; 55P03 after lock_timeout -> busy
+-- waits    for nothing: catalog/lock_product has locked the product
 -- index    products_pkey
 -- rows     0..1
 -- guards   none
@@ -13,5 +13,4 @@ SET
     active = false,
     version = version + active::integer,
     updated_at = now()
-WHERE id = $1
-RETURNING id;
+WHERE id = $1;

@@ -10,4 +10,7 @@
 -- guards   products_category_fkey -> category_in_use
 DELETE FROM categories
 WHERE id = $1
-RETURNING id;
+RETURNING
+    id,
+    name,
+    slug;

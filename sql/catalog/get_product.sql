@@ -1,7 +1,6 @@
 -- catalog/get_product: one product, active or not.
 --
--- callers  service.shop.catalog.get_product, service.shop.catalog.update_product,
---          service.shop.catalog._explain_refused_update, service.shop.catalog.move_stock
+-- callers  service.shop.catalog.get_product, service.shop.catalog.move_stock
 -- param    $1 product_id bigint
 -- returns  one or none; none = no such product
 -- locks    none

@@ -4,11 +4,12 @@
 -- param    $1 category_id bigint
 -- param    $2 name text null
 -- param    $3 slug text null
--- returns  one or none; none = no such category
+-- returns  one
 -- locks    categories UPDATE; to commit
--- waits    on categories for edits of the category and products assigned to it; 55P03 after lock_timeout -> busy
+-- waits    on categories for another category with the same slug; 55P03 after lock_timeout -> busy;
+--          catalog/lock_category has locked the category
 -- index    categories_pkey
--- rows     0..1
+-- rows     1
 -- guards   categories_slug_unique -> slug_taken
 UPDATE categories
 SET

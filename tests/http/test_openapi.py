@@ -88,6 +88,7 @@ def test_every_call_is_described(document: Document) -> None:
         "POST /products/{product_id}/stock",
         "GET /orders",
         "POST /orders/{order_id}/refund",
+        "GET /audit",
         "GET /stuck",
         "POST /stuck/{kind}/{id}/resolve",
     }

@@ -157,6 +157,12 @@ VALID: dict[str, list[Case]] = {
         Case("/orders/{order}/refund", '{"amount_minor": 1, "restock": false}'),
         Case("/orders/{order}/refund"),
     ],
+    "GET /audit": [
+        Case("/audit"),
+        Case("/audit?subject=product:1&limit=1&after_id=9"),
+        Case("/audit?actor=open&subject=product:1"),
+        Case("/audit?actor="),
+    ],
     "GET /stuck": [Case("/stuck"), Case("/stuck?kind=refund_open&limit=1&after_id=9"), Case("/stuck?kind=x")],
     "POST /stuck/{kind}/{id}/resolve": [
         Case("/stuck/refund_open/x/resolve", '{"reason": "paid in cash"}', {"Idempotency-Key": "h"}),

@@ -55,6 +55,8 @@ KNOWN = at("shop/test_audit", "test_a_violation_stays_known_until_it_is_gone")
 MARKED_PAID = at("shop/test_reconcile", "test_a_full_audit_finds_an_order_that_a_later_event_marked_paid")
 BROKEN_OFF = at("shop/test_reconcile", "test_a_list_of_events_that_breaks_off_is_fetched_again")
 FORGOTTEN = at("shop/test_idempotency", "test_a_stored_checkout_is_forgotten_once_its_order_is_cancelled")
+CHAIN = at("shop/test_audit_log", "test_concurrent_writes_chain")
+ONE_ROW = at("shop/test_audit_log", "test_each_write_by_staff_leaves_one_row")
 HOLDS = at("sql/test_constraints", "test_a_transition_locks_its_cart_order_and_payment")
 
 RESERVE = "sql/checkout/reserve.sql"
@@ -81,6 +83,7 @@ CATALOG, CARTS, ORDERS, STOCK, EVENTS, KEYS, CAPTURED, PRIMARY_KEYS, STRICTER, A
     )
 )
 ERASED = "migrations/0045.erasure.sql"
+ERASED_ACTOR = "actor = CASE WHEN starts_with(actor, 'user:') THEN 'user:erased' ELSE actor END"
 # How an event is stored that meets an erasure, and the statement.
 STORING = {"delivered": "record_event", "stored": "store_event", "processed": "finish_event"}
 LOCK_CART, LOCK_LINES = "sql/checkout/lock_products.sql", "sql/transitions/lock_products.sql"
@@ -1140,6 +1143,38 @@ MUTANTS = [
             ),
         )
     ),
+    # Who did it
+    *(
+        Mutant(f"{table}: lock", f"sql/catalog/{table}.sql", f"WHERE id = $1\n{lock};", "WHERE id = $1;", CHAIN)
+        for table, lock in (("lock_product", "FOR NO KEY UPDATE"), ("lock_category", "FOR UPDATE"))
+    ),
+    *(
+        Mutant(f"audit log: {name}", file, find, replacement, ONE_ROW)
+        for name, file, find, replacement in (
+            ("a cancelled order", "service/shop/transitions.py", "locked if by_staff else ()", "()"),
+            (
+                "a product edited",
+                "service/shop/catalog.py",
+                'await audit_log.add(tx, "update_product"',
+                'audit_log.add(tx, "update_product"',
+            ),
+            ("the request", "service/shop/audit_log.py", '.removeprefix("request ")', ""),
+        )
+    ),
+    Mutant(
+        "audit log: staff alone",
+        "service/shop/transitions.py",
+        "locked if by_staff else ()",
+        "locked",
+        at("shop/test_audit_log", "test_an_order_that_nobody_of_the_staff_cancels_has_none"),
+    ),
+    Mutant(
+        "audit log: no role changes a row",
+        "migrations/0056.audit_log.sql",
+        "GRANT SELECT, INSERT (",
+        "GRANT SELECT, UPDATE, INSERT (",
+        at("sql/test_roles", "test_a_role_has_exactly_the_listed_rights[app]"),
+    ),
     # Erasing personal data
     *(
         Mutant(f"erase: {name}", file, find, replacement, at(*test.split("::")))
@@ -1177,6 +1212,20 @@ MUTANTS = [
                     f"shop/test_erasure::test_an_event_that_meets_the_erasure_is_reduced[{way}]",
                 )
                 for way, statement in STORING.items()
+            ),
+            *(
+                (
+                    f"the actor in {table}",
+                    "sql/erasure/erase_columns.sql",
+                    find,
+                    replacement,
+                    "shop/test_erasure::test_erasing_leaves_personal_data_in_no_column",
+                )
+                for table, find, replacement in (
+                    ("order_events", f"{ERASED_ACTOR},\n        note", "actor = actor,\n        note"),
+                    ("refunds", f"{ERASED_ACTOR},\n        reason", "actor = actor,\n        reason"),
+                    ("stock_movements", "SET actor = 'user:erased'\n", "SET actor = actor\n"),
+                )
             ),
             (
                 "lock of the orders",

@@ -100,10 +100,15 @@ async def restock(scene: Scene) -> Change:
 
 
 async def edit(scene: Scene) -> Change:
-    unchanged = dict.fromkeys(("version", "description", "price_minor", "category_id", "active", "max_per_order"))
-    return lambda tx: catalog.UPDATE_PRODUCT.one_or_none(
-        tx, product_id=scene.product_id, name="Tent", set_category=False, set_max_per_order=False, **unchanged
-    )
+    unchanged = dict.fromkeys(("description", "price_minor", "category_id", "active", "max_per_order"))
+
+    async def change(tx: Connection) -> None:
+        await catalog.LOCK_PRODUCT.one_or_none(tx, product_id=scene.product_id)
+        await catalog.UPDATE_PRODUCT.one_or_none(
+            tx, product_id=scene.product_id, name="Tent", set_category=False, set_max_per_order=False, **unchanged
+        )
+
+    return change
 
 
 CHANGES = {"checkout": check_out, "cancel": cancel, "late payment": pay_late, "restock": restock, "edit": edit}

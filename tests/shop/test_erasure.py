@@ -204,6 +204,12 @@ async def test_a_customer_is_erased_and_all_else_works_on(
     assert [(step["from"], step["to"]) for step in (await timeline(shop, first))][: len(steps)] == steps
     last = (await timeline(shop, first))[-1]
     assert (last["actor"], last["note"]) == ("command:erase", "personal data erased")
+    # Not of the dry run.
+    logged = await database.fetch("SELECT actor, action, subject, before, after, request_id FROM audit_log")
+    states = ('{"erased": false}', '{"erased": true}')
+    assert sorted((*row.values(),) for row in logged) == sorted(
+        ("command:erase", "erase", f"order:{order_id}", *states, "command erase") for order_id in (first, second)
+    )
     # Once more: there is nothing left, by the address or by the order.
     assert (await command(own, "erase", EMAIL))[:2] == (1, "")
     status, output, _ = await command(own, "erase", str(await number_of(database, first)))

@@ -185,6 +185,17 @@ def tables(products: int) -> list[dict[str, str]]:
                     CASE WHEN number % 20000 = 0 THEN now() + interval '1 hour' END AS next_attempt_at
                 FROM orders
                 WHERE number > 10 AND number % 20 = 0""",
+            # Ten people edited most; each product was edited about three times.
+            "audit_log": f"""
+                SELECT
+                    'user:' || n % 10 AS actor,
+                    'update_product' AS action,
+                    'product:' || 11 + n * 7919::bigint % {products} AS subject,
+                    '{{}}'::jsonb AS before,
+                    '{{}}'::jsonb AS after,
+                    md5('request' || n) AS request_id,
+                    {age} AS at
+                FROM generate_series(1, 3 * {products}) AS n""",
             "audit_balances": """
                 SELECT
                     id AS product_id,

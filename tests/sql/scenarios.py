@@ -150,6 +150,12 @@ VALUES
     ('refund_failed', 're_1', '{LATE}', 'declined', now(), true),
     ('unmatched_payment', 'pi_1', '{PAID}', 'less', now(), false);
 
+INSERT INTO audit_log (actor, action, subject, after, request_id)
+VALUES
+    ('admin', 'create_product', 'product:1', '{{}}', 'x'),
+    ('user:anna', 'create_product', 'product:2', '{{}}', 'x'),
+    ('admin', 'update_product', 'product:1', '{{}}', 'x');
+
 UPDATE refunds SET reason = 'a scratch' WHERE id = '{CANCELLED}';
 UPDATE refunds SET reason = 'a scratch' WHERE id = '{FULFILLED}';
 UPDATE refunds SET reason = 'a scratch' WHERE id = '{PAID}';
@@ -234,6 +240,13 @@ SCENARIOS = {
     ),
     "access/revoke_key": does(run("erp"), none=run("other")),
     "access/revoke_tokens": does(run("anna"), run("berta")),
+    "audit_log/add_entry": does(run("admin", "update_product", "product:1", "{}", None, "x")),
+    "audit_log/list_entries": does(run(LAST, 10), none=run(0, 10)),
+    "audit_log/list_entries_by_actor": does(run("admin", LAST, 10), none=run("open", LAST, 10)),
+    "audit_log/list_entries_of_subject": does(run("product:1", LAST, 10), none=run("product:1", 0, 10)),
+    "audit_log/list_entries_of_subject_by_actor": does(
+        run("product:1", "admin", LAST, 10), none=run("product:1", "user:anna", LAST, 10)
+    ),
     "audit/captured_is_paid_at_stripe": does(
         run([PAID, PENDING, PENDING], ["cs_1", "cs_2", "cs_3"], ["pi_x", "pi_x", None], [True, True, False]),
         run([PAID], ["cs_1"], [None], [False]),
@@ -329,22 +342,25 @@ SCENARIOS = {
         none=run("Pot", "", NO_CATEGORY, 100, "EUR", 5, True, 9, "admin"),
         refused={"products_stock_not_negative": run("Pot", "", TENTS, 100, "EUR", -1, True, None, "admin")},
     ),
-    "catalog/deactivate_product": does(run(TENT), none=run(NO_PRODUCT)),
+    "catalog/deactivate_product": does(run(TENT), none=run(NO_PRODUCT), predecessor=(TENT,)),
     "catalog/delete_category": does(run(UNUSED), none=run(NO_CATEGORY), refused={"products_category_fkey": run(TENTS)}),
     "catalog/find_category": does(run("tents"), none=run("pots")),
     "catalog/get_product": does(run(TENT), none=run(NO_PRODUCT)),
     "catalog/list_categories": does(run(0, 10), none=run(LAST, 10)),
     "catalog/list_category_products": does(run(TENTS, 0, 10), run(TENTS, 0, 1), run(UNUSED, 0, 10)),
     "catalog/list_products": does(run(0, 10), run(0, 1), run(LAST, 10)),
+    "catalog/lock_category": does(run(TENTS), none=run(NO_CATEGORY)),
+    "catalog/lock_product": does(run(TENT), none=run(NO_PRODUCT)),
     "catalog/move_stock": does(run(TENT, 1, "x", "admin"), none=run(TENT, -1000, "x", "admin")),
     "catalog/update_category": does(
         run(TENTS, None, "shelters"),
-        none=run(NO_CATEGORY, None, "x"),
         refused={"categories_slug_unique": run(TENTS, None, "mugs")},
+        predecessor=(TENTS,),
     ),
     "catalog/update_product": does(
-        run(TENT, 1, "Big tent", None, None, True, MUGS, None, True, 9),
-        none=run(TENT, 2, "Big tent", None, None, False, None, None, False, None),
+        run(TENT, "Big tent", None, None, True, MUGS, None, True, 9),
+        none=run(TENT, "Big tent", None, None, True, NO_CATEGORY, None, False, None),
+        predecessor=(TENT,),
     ),
     "payment_session/attach_session": does(run(PENDING, "cs_x", "url"), none=run(CANCELLED, "cs_x", "url")),
     "payment_session/claim_session": does(run(PENDING, 60.0), none=run(PAID, 60.0)),

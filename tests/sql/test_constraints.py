@@ -53,6 +53,7 @@ INSERT INTO stuck_items (kind, id, order_id, reason) VALUES ('dispute_open', 'dp
 INSERT INTO api_keys (name, prefix, digest, scopes, created_by, expires_at)
 VALUES ('erp', 'cck_erp', sha256('key'), '{{stock:write}}', 'anna', '2100-01-01');
 INSERT INTO token_revocations (subject) VALUES ('anna');
+INSERT INTO audit_log (actor, action, subject, request_id) VALUES ('admin', 'delete_product', 'product:1', 'x');
 """
 
 # Keys that an UPDATE cannot set are tested by an INSERT.
@@ -285,6 +286,19 @@ INVALID_ROWS = [
     ("idempotency_keys_answered_whole", "UPDATE idempotency_keys SET status = 200"),
     ("idempotency_keys_status_success", "UPDATE idempotency_keys SET status = 409, answer = ''"),
     ("idempotency_keys_location_length", "UPDATE idempotency_keys SET location = ''"),
+    (
+        "audit_log_pkey",
+        f"INSERT INTO audit_log (id, actor, action, subject, request_id) {OWN_ID}"
+        " SELECT id, actor, action, subject, 'x' FROM audit_log",
+    ),
+    *(("audit_log_actor_form", f"UPDATE audit_log SET actor = '{actor}'") for actor in ("", "staff", "key:")),
+    *(("audit_log_action_form", f"UPDATE audit_log SET action = '{action}'") for action in ("", "Erase", "a__b")),
+    ("audit_log_action_form", "UPDATE audit_log SET action = repeat('x', 101)"),
+    *(("audit_log_subject_form", f"UPDATE audit_log SET subject = '{subject}'") for subject in ("", "product", "12:")),
+    ("audit_log_subject_form", "UPDATE audit_log SET subject = 'stuck:' || repeat('x', 295)"),
+    ("audit_log_before_form", "UPDATE audit_log SET before = '1'"),
+    ("audit_log_after_form", "UPDATE audit_log SET after = '[]'"),
+    ("audit_log_request_id_length", "UPDATE audit_log SET request_id = ''"),
     ("hold_pressure_pkey", "INSERT INTO hold_pressure DEFAULT VALUES"),
     ("hold_pressure_one_row", "INSERT INTO hold_pressure (id) VALUES (false)"),
     ("hold_pressure_time_ends", "UPDATE hold_pressure SET measured_at = 'infinity'"),

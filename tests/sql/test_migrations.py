@@ -206,6 +206,9 @@ FILL = {
         INSERT INTO api_keys (name, prefix, digest, scopes, created_by, expires_at)
         VALUES ('erp', 'cck_erp', sha256('key'), '{stock:write}', 'anna', 'infinity');
         INSERT INTO token_revocations (subject) VALUES ('anna')""",
+    "0056.audit_log": """
+        INSERT INTO audit_log (actor, action, subject, after, request_id)
+        SELECT 'admin', 'create_product', 'product:' || id, '{}', 'x' FROM products""",
     "0006.idempotency_keys": """
         INSERT INTO idempotency_keys (id, request_digest, order_id)
         SELECT sha256(id::text::bytea), sha256('body'), id FROM orders""",

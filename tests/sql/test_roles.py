@@ -24,6 +24,8 @@ ALL = "*"
 READ = {"SELECT": ALL}
 HISTORY = {**READ, "INSERT": "order_id from_status to_status cause note actor"}
 LEDGER = {**READ, "INSERT": "product_id delta reason order_id hold actor"}
+# Nobody may change or delete a row.
+AUDIT = {"INSERT": "actor action subject before after request_id"}
 DISPUTES = {
     **READ,
     "INSERT": "stripe_dispute_id stripe_payment_intent_id order_id amount_minor currency reason status reported_at",
@@ -76,6 +78,7 @@ ALLOWED = {
             "INSERT": "id type payload outcome order_id handled_at next_attempt_at",
             "UPDATE": "order_id outcome handled_at next_attempt_at",
         },
+        "audit_log": {**READ, **AUDIT},
         "reconcile_positions": NOTHING,
         "worker_heartbeats": READ,
         **dict.fromkeys(("audit_positions", "audit_balances", "audit_violations", "audit_passes"), NOTHING),
@@ -134,6 +137,7 @@ ALLOWED = {
             "UPDATE": "payload order_id outcome handled_at next_attempt_at attempts",
             "DELETE": ALL,
         },
+        "audit_log": AUDIT,
         "reconcile_positions": {**READ, "UPDATE": "reached_at"},
         "worker_heartbeats": {**READ, "UPDATE": "beat_at due_at claimed_by claimed_at claimed_until"},
         "hold_pressure": {**READ, "UPDATE": "measured_at product_ids units_on_hold_ratio"},
@@ -180,6 +184,7 @@ ALLOWED["eraser"] = dict.fromkeys(ALLOWED["app"], NOTHING) | {
     },
     "refunds": {"SELECT": "order_id stripe_payment_intent_id reason actor", "UPDATE": "reason actor"},
     "stock_movements": {"SELECT": "order_id actor", "UPDATE": "actor"},
+    "audit_log": AUDIT,
     "unmatched_payments": {"SELECT": "order_id stripe_payment_intent_id"},
     "stripe_events": {"SELECT": "id order_id outcome payload", "UPDATE": "payload"},
     "idempotency_keys": {"SELECT": "id order_id answer", "UPDATE": "answer"},
@@ -266,6 +271,7 @@ APPS = {
     "orders/list_refunds",
     "orders/list_orders",
     "orders/list_orders_by_status",
+    *(name for name in files("audit_log") if name != "audit_log/add_entry"),
     "stuck/find_item",
     "stuck/list_items",
     "stuck/list_items_of_kind",
@@ -284,7 +290,7 @@ RUNS = {
         *files("audit"),
         *(f"audit_state/list_{what}" for what in ("carts", "orders", "products")),
     },
-    "eraser": {*ERASERS, "transitions/add_note"},
+    "eraser": {*ERASERS, "transitions/add_note", "audit_log/add_entry"},
 }
 
 

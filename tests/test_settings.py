@@ -52,6 +52,14 @@ def check(**changed: str) -> Settings:
         ({**LIVE, "STRIPE_CANCEL_URL": "http://shop.example/cart"}, "STRIPE_CANCEL_URL"),
         ({**LIVE, "TRUSTED_PROXIES": ""}, "TRUSTED_PROXIES"),
         ({"HOLD_SECONDS": "86101"}, "HOLD_SECONDS"),
+        ({"AUTH_ISSUER": "https://i.example"}, "AUTH_AUDIENCE"),
+        ({"AUTH_AUDIENCE": "shop"}, "AUTH_ISSUER"),
+        ({"AUTH_JWKS_URL": "https://i.example/keys"}, "AUTH_ISSUER"),
+        ({**LIVE, "AUTH_ISSUER": "http://127.0.0.1:1", "AUTH_AUDIENCE": "shop"}, "AUTH_ISSUER"),
+        (
+            {**LIVE, "AUTH_ISSUER": "https://i.example", "AUTH_AUDIENCE": "shop", "AUTH_JWKS_URL": "http://localhost"},
+            "AUTH_JWKS_URL",
+        ),
         *(
             ({"METRICS_PORT": "9100", "METRICS_HOST": host}, "METRICS_HOST")
             for host in ("0.0.0.0", "::", "10.0.0.1", "::ffff:127.0.0.1", "metrics.internal", "127.0.0.1.example")
@@ -71,6 +79,9 @@ def test_unsafe_combinations_are_refused(changed: dict[str, str], why: str) -> N
         LIVE,
         {**LIVE, "STRIPE_API_KEY": "rk_live_x"},
         {**LIVE, "TRUSTED_PROXIES": "10.0.0.0/8"},
+        {**LIVE, "ADMIN_TOKEN": "", "AUTH_ISSUER": "https://i.example", "AUTH_AUDIENCE": "shop"},
+        {"AUTH_ISSUER": "http://localhost:8090/", "AUTH_AUDIENCE": "shop"},
+        {"METRICS_PORT": "9", "METRICS_HOST": "::", "AUTH_ISSUER": "https://i.example", "AUTH_AUDIENCE": "shop"},
         {**LIVE, "STRIPE_API_BASE": "HTTPS://stripe.proxy.example/"},
         {"STRIPE_WEBHOOK_SECRET": "", "ALLOW_INSECURE_WEBHOOK": "true"},
         {"ALLOW_INSECURE_WEBHOOK": "true"},
@@ -303,6 +314,7 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "", "shop.internal", "::ffff:127.0.0.1"])
 def test_staff_calls_are_open_on_loopback_only(host: str) -> None:
+    check(AUTH_ISSUER="https://i.example", AUTH_AUDIENCE="shop").refuse_open_staff(host)
     with pytest.raises(UnsafeSettings, match="ADMIN_TOKEN"):
         check().refuse_open_staff(host)
 
@@ -317,6 +329,8 @@ def test_every_setting_may_come_from_a_file(name: str, tmp_path: Path) -> None:
     values = {**SAFE, **LIVE, "METRICS_HOST": "::1", "LOG_LEVEL": "ERROR", "MIGRATE_DATABASE_URL": "postgresql://m/x"}
     values |= {"STRIPE_ACCOUNT": "acct_1", "CORS_ORIGINS": "https://a.example", "EXCLUDED_PAYMENT_METHODS": "boleto"}
     values |= {"REDIS_URL": "redis://r/1", "STRIPE_API_BASE": "https://s.example", "METRICS_PORT": "9000"}
+    values |= {"AUTH_ISSUER": "https://i.example", "AUTH_AUDIENCE": "shop", "AUTH_JWKS_URL": "https://i.example/keys"}
+    values |= {"AUTH_ALGORITHMS": "RS256", "AUTH_TYPES": "JWT", "AUTH_ROLES_CLAIM": "groups"}
     values |= {"HTTPS_PROXY": "http://proxy:1", "NO_PROXY": "s.example", "OTLP_ENDPOINT": "http://collector:4318"}
     value = values.pop(name, "60" if "SECONDS" in name else "true" if name.startswith("ALLOW") else "40")
     (file := tmp_path / "value").write_text(f"{value}\n")

@@ -75,12 +75,10 @@ class Identity:
         if credential is None or len(headers) > 1:
             raise _invalid()
         digest = hashlib.sha256(credential).digest()
-        if principal := self._remembered(digest):
+        if principal := self._at_hand(credential, digest):
             if principal.user_id:
                 await self._know_revocations()
             return principal
-        if is_admin(credential, self._settings.admin_token):
-            return ADMIN
         if credential.startswith(access.KEY_PREFIX.encode()):
             principal, expires_at = await self._find_key(digest)
             believed_for = access.KEY_CACHE_SECONDS
@@ -89,17 +87,30 @@ class Identity:
             believed_for = CACHE_SECONDS
         else:
             raise _invalid()
+        self._forget_old_keys()
         if len(self._verified) >= CACHED_CREDENTIALS:
             del self._verified[next(iter(self._verified))]
         self._verified[digest] = principal, min(time.time() + believed_for, expires_at)
         return principal
 
-    def _remembered(self, digest: bytes) -> Principal | None:
+    def knows(self, scope: Scope) -> bool:
+        """Whether `verify` costs nothing: the request has no credential, ADMIN_TOKEN, or one that is remembered."""
+        headers = [value for name, value in scope["headers"] if name == b"authorization"]
+        credential = bearer(headers[0]) or b"" if headers else b""
+        return not headers or self._at_hand(credential, hashlib.sha256(credential).digest()) is not None
+
+    def _forget_old_keys(self) -> None:
+        """Forget what the provider's former keys have verified."""
         if self._keys.version != self._keys_version:
             self._keys_version = self._keys.version
             self._verified.clear()
+
+    def _at_hand(self, credential: bytes, digest: bytes) -> Principal | None:
+        self._forget_old_keys()
         principal, until = self._verified.get(digest, (None, 0.0))
-        return principal if time.time() < until else None
+        if principal and time.time() < until:
+            return principal
+        return ADMIN if is_admin(credential, self._settings.admin_token) else None
 
     async def _find_key(self, digest: bytes) -> tuple[Principal, float]:
         found = await access.find_key(self._resources.pool, digest)

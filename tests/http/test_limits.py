@@ -454,13 +454,18 @@ class TestPrincipals:
         assert await self.left(shop, bearer(ADMIN_TOKEN)) is None
 
     async def test_failures_count_against_the_address(self, shop: Shop, provider: Provider) -> None:
-        forged = bearer(provider.token("anna", kid="two"))
+        known, forged = bearer(provider.token("berta")), bearer(provider.token("anna", kid="two"))
+        assert await self.left(shop, known) == 49
         answers = [await shop.http.get("/categories", headers=forged) for _ in range(60)]
         assert Counter(answer.status_code for answer in answers) == {401: 50, 429: 10}
         # A valid token is not looked at any more, because verifying it would cost the same.
         assert is_problem(
             await shop.http.get("/categories", headers=bearer(provider.token("anna"))), 429, "rate_limited"
         )
+
+        # What is remembered costs nothing.
+        assert await self.left(shop, known) == 48
+        assert await self.left(shop, bearer(ADMIN_TOKEN)) is None
 
     async def test_each_has_its_own_pending_orders(
         self, shop: Shop, provider: Provider, keys: dict[str, dict[str, str]]

@@ -177,12 +177,23 @@ async def test_the_matrix_is_as_reviewed(
                     text += f" ({scope})"
                 answers[text].append(name)
             which = f" ({'owned' if owned else 'no owner'})" if rule == "owner" or "claim" in call else ""
-            lines = [f"  {text}: {', '.join(names)}" for text, names in sorted(answers.items(), reverse=True)]
+            lines = [f"  {text}: {', '.join(_short(names))}" for text, names in sorted(answers.items(), reverse=True)]
             blocks.append("\n".join([f"{call}{which}: {rule}", *lines]))
     text = "\n\n".join(blocks) + "\n"
     if pytestconfig.getoption("--renew-permissions", default=False):
         MATRIX.write_text(text)
     assert MATRIX.read_text() == text
+
+
+def _short(names: list[str]) -> list[str]:
+    """`every key` instead of all keys, and `every role` instead of all roles."""
+    for kind, known in (("role", ROLES), ("key", SCOPES)):
+        all_of_kind = [f"{kind} {name}" for name in known]
+        if set(all_of_kind) <= set(names):
+            names = [
+                f"every {kind}" if name == all_of_kind[0] else name for name in names if name not in all_of_kind[1:]
+            ]
+    return names
 
 
 def test_roles_have_the_scopes_of_the_contract() -> None:

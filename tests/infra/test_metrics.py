@@ -135,7 +135,10 @@ async def test_a_stale_exposition_is_rendered_again(rendered: list[bytes], monke
 def test_a_port_in_use_is_refused_by_name() -> None:
     with serving_metrics() as url:
         in_use = SETTINGS.model_copy(update={"metrics_port": port_of(url)})
-        with pytest.raises(UnsafeSettings, match=r"METRICS_PORT: .* cannot be used: "), metrics.serving(in_use):
+        with (
+            pytest.raises(UnsafeSettings, match=r"METRICS_PORT: .* cannot be used: "),
+            metrics.serving(in_use, MetricsReaders(in_use)),
+        ):
             pass
 
 
@@ -146,7 +149,7 @@ def test_an_unknown_host_is_refused_by_name() -> None:
 
 def test_without_a_port_nothing_listens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "_Server", None)
-    with metrics.serving(SETTINGS):
+    with metrics.serving(SETTINGS, MetricsReaders(SETTINGS)):
         pass
 
 

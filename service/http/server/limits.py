@@ -128,9 +128,10 @@ class RateLimitMiddleware:
         # Clients without an address share one limit.
         client = address = self.clients.digest(scope) or b""
         # Who is over the limit by address cannot make us verify one more credential.
-        reads = not scope["path"].startswith(UNREAD) and self._local.used(address) < self.per_minute
-        principal = GUEST
-        if reads:
+        if not scope["path"].startswith(UNREAD) and (
+            scope["app"].state.identity.knows(scope) or self._local.used(address) < self.per_minute
+        ):
+            principal = GUEST
             with suppress(ShopError):
                 principal = await identify(scope)
             if principal is ADMIN:

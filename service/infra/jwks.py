@@ -7,7 +7,6 @@ import asyncio
 import logging
 import ssl
 import time
-from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -53,7 +52,7 @@ class KeySet:
         self._settings = settings
         self._session = session
         self._url = settings.auth_jwks_url
-        self._documents: Mapping[str, Any] = {}
+        self._published: dict[str, Any] = {}
         self._keys: dict[str, jwt.PyJWK] = {}
         self._fetched_at = self._asked_at = float("-inf")
         self._failed = True
@@ -91,7 +90,7 @@ class KeySet:
     async def _refresh(self) -> None:
         try:
             async with asyncio.timeout(FETCH_SECONDS):
-                documents = await self._read_keys()
+                published = await self._read_keys()
         except (_Unusable, TimeoutError, aiohttp.ClientError, OSError) as error:
             # The next attempt asks for the keys' address again: it may have changed.
             self._failed, self._url = True, self._settings.auth_jwks_url
@@ -100,17 +99,21 @@ class KeySet:
             )
             return
         self._failed, self._fetched_at = False, time.monotonic()
-        if documents != self._documents:
-            self._documents, self._keys = documents, {kid: key for kid, (_, key) in documents.items()}
+        if published != self._published:
+            self._published = published
+            self._keys = {
+                kid: key for kid, jwk in published.items() if (key := _usable(jwk, self._settings.auth_algorithms))
+            }
             self.version += 1
             logger.info("identity provider's keys changed", extra={"kids": sorted(self._keys)})
 
-    async def _read_keys(self) -> dict[str, tuple[dict[str, Any], jwt.PyJWK]]:
+    async def _read_keys(self) -> dict[str, dict[str, Any]]:
+        """The usable keys as they are published, by their `kid`. Raises _Unusable if there is none."""
         if not self._url:
             self._url = await self._find_url()
         listed = (await self._get(self._url)).get("keys")
         known = [jwk for jwk in listed if isinstance(jwk, dict)] if isinstance(listed, list) else []
-        usable = {jwk["kid"]: (jwk, key) for jwk in known if (key := _usable(jwk, self._settings.auth_algorithms))}
+        usable = {jwk["kid"]: jwk for jwk in known if _usable(jwk, self._settings.auth_algorithms)}
         if not usable:
             raise _Unusable("the set has no key that can be used")
         return usable

@@ -59,7 +59,7 @@ COMMENT ON TABLE token_revocations IS 'People whose access tokens are refused.';
 COMMENT ON COLUMN token_revocations.subject IS 'Who, by the sub of their tokens.';
 COMMENT ON COLUMN token_revocations.revoked_at IS 'Tokens that were issued until then are refused.';
 
--- Blocks, as in 0007.roles. Only the owner adds and revokes keys: whoever takes over the API cannot make one.
+-- Blocks, as in 0007.roles. Only the owner adds and revokes keys: somebody who takes over the API cannot make one.
 DO $$
 BEGIN
     IF to_regrole('commerce_app') IS NOT NULL THEN

@@ -151,7 +151,7 @@ def _payment_methods(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-# Asymmetric only: with a shared secret, whoever can verify a token can also make one.
+# Asymmetric only: with a shared secret, everybody who can verify a token can also make one.
 AUTH_ALGORITHMS = ("ES256", "EdDSA", "RS256")
 
 
@@ -162,7 +162,7 @@ def _algorithms(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def identity_url(url: str) -> str:
-    """Refuse plain http, except on this machine: whoever changes the keys on their way can sign any token."""
+    """Refuse plain http, except on this machine: a person who changes the keys on their way can sign any token."""
     split = urlsplit(_web_url(url))
     if split.scheme != "https" and not is_loopback(split.hostname or ""):
         raise ValueError("must begin with https://, or name this machine")

@@ -39,6 +39,8 @@ PRINCIPAL = "commerce.principal"
 _TOKEN = re.compile(rb"[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
 # As long as OpenID Connect allows.
 _SUBJECT = re.compile("[!-~]([ -~]{0,253}[!-~])?")
+# Claims that only ID tokens have.
+_ID_TOKEN = {"at_hash", "c_hash"}
 _EMAIL = re.compile(r"[^\s@]{1,64}@[^\s@]{1,255}")
 
 logger = logging.getLogger(__name__)
@@ -113,10 +115,10 @@ class Identity:
         return ADMIN if is_admin(credential, self._settings.admin_token) else None
 
     async def _find_key(self, digest: bytes) -> tuple[Principal, float]:
-        found = await access.find_key(self._resources.pool, digest)
-        if found is None:
+        key = await access.find_key(self._resources.pool, digest)
+        if key is None:
             raise _invalid()
-        return found
+        return key
 
     async def _verify_token(self, token: str) -> tuple[Principal, float]:
         """The person that an access token names, and when it expires, in seconds since 1970."""
@@ -140,6 +142,9 @@ class Identity:
                 leeway=settings.auth_leeway_seconds,
                 options={"require": ["iss", "aud", "sub", "iat", "exp"]},
             )
+            # Where AUTH_TYPES is JWT, the header of an ID token is the same.
+            if claims.keys() & _ID_TOKEN or claims.get("typ") == "ID":
+                raise _Refused("an ID token")
             issued_at, expires_at = float(claims["iat"]), float(claims["exp"])
             if not 0 <= expires_at - issued_at <= settings.auth_max_token_seconds:
                 raise _Refused("it lives too long")

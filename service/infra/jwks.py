@@ -156,7 +156,7 @@ def _usable(jwk: dict[str, Any], allowed: tuple[str, ...]) -> jwt.PyJWK | None:
     if (
         algorithm not in allowed
         or not isinstance(jwk.get("kid"), str)
-        # A private key in public: whoever has read it can sign.
+        # A private key in public: everybody who has read it can sign.
         or "d" in jwk
         or jwk.get("use", "sig") != "sig"
         or not (isinstance(operations, list) and "verify" in operations)

@@ -164,7 +164,7 @@ class MetricsReaders:
     async def _is_reader(self, digest: bytes) -> bool:
         async with aclosing(Pool(self._settings, "commerce-metrics")) as pool:
             try:
-                found = await find_key(pool, digest)
+                key = await find_key(pool, digest)
             except ShopError:
                 return False
-        return found is not None and found[0].may("metrics:read")
+        return key is not None and key[0].may("metrics:read")

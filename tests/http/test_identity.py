@@ -120,6 +120,9 @@ def forged(provider: Provider) -> dict[str, str]:
         "a subject with a line break": {"sub": "anna\nadmin"},
         "a subject in other letters": {"sub": "änna"},
         "the owner of what was erased": {"sub": "erased"},
+        "an ID token with the type of an access token": {"at_hash": "x"},
+        "an ID token of a code": {"c_hash": "x"},
+        "an ID token of Keycloak": {"typ": "ID"},
     }
     return {
         **{

@@ -989,7 +989,7 @@ MUTANTS = [
     Mutant(
         "key: the client of a new cart",
         "service/http/requests.py",
-        'f"client:{client.hex()}"',
+        'f"client:{client.digest.hex()}"',
         '"client"',
         at("shop/test_idempotency", "TestDifferentClients::test_each_client_address_gets_its_own_cart"),
     ),
@@ -1061,7 +1061,7 @@ MUTANTS = [
     Mutant(
         "product: an inactive one",
         "service/http/catalog.py",
-        "if not product.active and not is_staff:",
+        'if not product.active and not principal.may("catalog:read"):',
         "if False:",
         at("http/test_catalog", "TestStaff::test_an_inactive_product_is_shown_to_staff_only"),
     ),
@@ -1073,7 +1073,7 @@ MUTANTS = [
         for name, find, instead, test in (
             (
                 "is recorded for its refund",
-                "return await _refund_unmatched(resources, order_id, session)",
+                "return await _refund_unmatched(resources, order_id, session, by_staff=by_staff)",
                 "return outcome",
                 "test_a_mismatched_payment_is_refunded_once_however_it_is_learned",
             ),

@@ -136,8 +136,10 @@ VALUES
     ('dp_3', 'pi_other', NULL, 50, 'EUR', 'general', 'lost', '2020-01-01'),
     ('dp_2', 'pi_other', NULL, 50, 'EUR', 'general', 'lost', '2020-01-01');
 INSERT INTO api_keys (name, prefix, digest, scopes, created_by, expires_at)
-VALUES ('erp', 'cck_erp', sha256('body'), '{{stock:write}}', 'anna', '2100-01-01');
-INSERT INTO token_revocations (subject) VALUES ('anna');
+VALUES
+    ('erp', 'cck_erp', sha256('body'), '{{stock:write}}', 'anna', '2100-01-01'),
+    ('old', 'cck_old', sha256('old'), '{{stock:write}}', 'anna', '2100-01-01');
+INSERT INTO token_revocations (subject) VALUES ('anna'), ('carla');
 INSERT INTO stuck_items (kind, id, order_id, reason)
 VALUES
     ('dispute_open', 'dp_3', NULL, 'needs_response'),

@@ -31,6 +31,8 @@ VALUES: dict[str, Any] = {
     "uuid": uuid4(),
 }
 VALUES_BY_PARAMETER = {
+    ("access/add_key", 0): "euros",
+    ("access/add_key", 3): ["stock:write"],
     ("audit_log/add_entry", 1): "erase",
     ("audit_log/add_entry", 2): "order:1",
     ("catalog/create_category", 1): "euros",

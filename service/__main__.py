@@ -19,11 +19,12 @@ import asyncpg
 import psycopg
 
 from service.dev import demo
+from service.dev.processes import CannotRun
 from service.errors import ShopError
 from service.infra.db import Pool
 from service.infra.logs import actor, cause
-from service.settings import Settings, UnsafeSettings, environment
-from service.shop.principals import SCOPES
+from service.settings import DAY, Settings, UnsafeSettings, environment
+from service.shop.principals import ROLES, SCOPES
 
 if TYPE_CHECKING:
     from service.shop.erasure import Erasure
@@ -261,6 +262,26 @@ def _standin(options: argparse.Namespace) -> int:
     return 0
 
 
+def _issuer(options: argparse.Namespace) -> int:
+    from service.dev.issuer.server import serve
+    from service.dev.issuer.tokens import refuse_live_key
+    from service.dev.servers import data_folder
+
+    refuse_live_key(environment())
+    serve(data_folder(Path.cwd()))
+    return 0
+
+
+def _token(options: argparse.Namespace) -> int:
+    from service.dev.issuer.tokens import User, refuse_live_key, stored_issuer
+    from service.dev.servers import data_folder
+
+    refuse_live_key(environment())
+    user = User(options.sub, tuple(options.role), options.email)
+    print(stored_issuer(data_folder(Path.cwd())).access_token(user, "command-line", options.seconds))
+    return 0
+
+
 def _number(lowest: int, highest: int) -> Callable[[str], int]:
     """A type of option: a whole number within these bounds."""
 
@@ -346,6 +367,12 @@ def _parser() -> argparse.ArgumentParser:
     command(
         "stripe-check", _stripe_check, "Prove what the Stripe key may do; exit status 1 when a permission is missing."
     )
+    token = command("token", _token, "Print an access token of the development issuer, which `run` has started here.")
+    token.add_argument("--sub", required=True, help="whose token, such as anna")
+    token.add_argument("--role", action="append", default=[], choices=ROLES, help="may repeat; without, a customer")
+    token.add_argument("--email", default="", help="their address, which counts as verified (default: none)")
+    token.add_argument("--seconds", type=_number(1, DAY), default=3600, help="how long it is valid (default 3600)")
+    command("issuer", _issuer, "Run the development issuer, whose demo users need no password; `run` starts it.")
     # The stand-in is a program of its own and parses its own options.
     command("standin", _standin, "Run the Stripe stand-in, which moves no money.", add_help=False)
     return parser
@@ -371,7 +398,7 @@ def main() -> int:
     except UnsafeSettings as error:
         print(f"Refusing to start: {error}", file=sys.stderr)
         return 2
-    except (ShopError, asyncpg.PostgresError, asyncpg.InterfaceError, psycopg.Error, OSError) as error:
+    except (ShopError, asyncpg.PostgresError, asyncpg.InterfaceError, psycopg.Error, CannotRun, OSError) as error:
         # Not 1, which means that an audit found a violation.
         print(_line(error), file=sys.stderr)
         return 2

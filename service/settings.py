@@ -172,6 +172,8 @@ def identity_url(url: str) -> str:
 # Stripe's prefix and its random part.
 _WEBHOOK_SECRET = re.compile(r"whsec_[A-Za-z0-9+/=_-]{24,}")
 
+# Every other key may move real money.
+TEST_KEYS = ("sk_test_", "rk_test_")
 _LIVE = "A key that does not begin with sk_test_ or rk_test_ counts as a live Stripe key. With it, "
 
 DatabaseUrl = Annotated[str, AfterValidator(_server_url), AfterValidator(_database_url)]
@@ -275,7 +277,7 @@ class Settings(BaseModel):
     @property
     def live(self) -> bool:
         """Whether the Stripe key may move real money: whether it is anything but a test key."""
-        return not self.stripe_api_key.startswith(("sk_test_", "rk_test_"))
+        return not self.stripe_api_key.startswith(TEST_KEYS)
 
     def proxy_for(self, url: str) -> str | None:
         """The proxy for calls to this URL: for https, and not for a host or domain in NO_PROXY."""

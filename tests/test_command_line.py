@@ -19,7 +19,7 @@ import asyncpg
 import httpx
 import pytest
 
-from service.dev.servers import free_port
+from service.dev.servers import data_folder, free_port
 from service.dev.stripe_standin import StripeStandin
 from service.infra.packaged import MIGRATIONS
 from service.infra.resources import Resources
@@ -31,7 +31,7 @@ from tests.conftest import login
 from tests.database import psql, wait_for_blocked
 from tests.faults.stage import family
 
-COMMANDS = "run serve worker migrate seed audit erase key review replay stripe-check standin".split()
+COMMANDS = "run serve worker migrate seed audit erase key review replay stripe-check token issuer standin".split()
 
 
 @pytest.fixture
@@ -128,6 +128,7 @@ async def test_every_command_has_help(environ: dict[str, str]) -> None:
         "seed": ("--products",),
         "replay": ("EVENT_ID",),
         "erase": ("ORDER|EMAIL", "--dry-run"),
+        "token": ("--sub", "--role", "--email", "--seconds"),
     }
     for name, expected in options.items():
         assert all(option in texts[name] for option in expected)
@@ -140,6 +141,8 @@ async def test_every_command_has_help(environ: dict[str, str]) -> None:
         *(f"key add --name {name} --scopes stock:write" for name in ("", "Erp", "a:b", 65 * "a")),
         *(f"key add --name erp --scopes {scopes}" for scopes in ("", "everything", "stock:write,everything")),
         *(f"key add --name erp --scopes stock:write --days {days}" for days in ("0", "3651", "1.5")),
+        *("token", "token --role support", "token --sub anna --role owner"),
+        *(f"token --sub anna --seconds {number}" for number in ("0", "86401", "1h")),
         *(f"serve --workers {number}" for number in ("0", "257", "two", "1_0")),
         *(f"seed --products {number}" for number in ("-1", "1000001", "1e3")),
         *(
@@ -179,6 +182,25 @@ async def test_refusals_are_one_line(environ: dict[str, str]) -> None:
         assert (status, output, errors.count("\n")) == (2, "", 1), errors
     status, _, errors = last
     assert (status, errors) == (2, "not_found: There is no such event.\n")
+
+
+@pytest.mark.parametrize("name", ["token --sub ada --role admin", "issuer"])
+async def test_the_development_issuer_refuses_a_live_key(environ: dict[str, str], name: str) -> None:
+    key = "rk_live_x"
+    assert await command({**environ, "STRIPE_API_KEY": key}, *name.split()) == (
+        2,
+        "",
+        "Refusing to start: STRIPE_API_KEY is not a test key, and the development issuer is for tests only.\n",
+    )
+
+
+async def test_a_token_needs_the_key_of_make_run(environ: dict[str, str]) -> None:
+    status, output, errors = await command(environ, "token", "--sub", "ada", "--role", "admin")
+    try:
+        assert (status, output, errors.count("\n")) == (2, "", 1)
+        assert errors.startswith(f"There is no {data_folder(Path(environ['TMPDIR'])) / 'issuer_key.pem'}: `make run`")
+    finally:
+        shutil.rmtree(data_folder(Path(environ["TMPDIR"])))
 
 
 class TestMigrate:

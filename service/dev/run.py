@@ -14,10 +14,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
+from service.dev.issuer.tokens import AUDIENCE, issuer_port, issuer_url
 from service.dev.processes import CannotRun, complete, spawn, stop, tail
 from service.dev.roles import ROLES, login, make_roles
 from service.dev.servers import data_folder, kept_port, postgres, refuse_taken_port, stored_secret, valkey
-from service.settings import Settings, UnsafeSettings, environment
+from service.settings import Settings, UnsafeSettings, environment, is_loopback
 
 Child = subprocess.Popen[bytes]
 SERVICE = (sys.executable, "-m", "service")
@@ -26,7 +27,9 @@ LAST_PORT = 65_535
 NEXT_STEPS = """
   curl '{api}/products?limit=3'
   curl -X POST {api}/carts
-README.md goes on from there. Ctrl-C stops everything and keeps the data.
+{staff_step}README.md goes on from there. Ctrl-C stops everything and keeps the data.
+"""
+STAFF_STEP = """  curl {api}/orders -H "Authorization: Bearer $({python} -m service token --sub ada --role admin)"
 """
 
 
@@ -85,7 +88,6 @@ class Everything:
     port: int
     environ: dict[str, str] = field(default_factory=environment)
     children: dict[int, tuple[str, Path]] = field(default_factory=dict)  # process id: name, log
-    addresses: dict[str, str] = field(default_factory=dict)
     # By command: the settings that it alone has.
     logins: dict[str, dict[str, str]] = field(default_factory=dict)
 
@@ -97,11 +99,11 @@ class Everything:
         # Where this machine reaches a service that listens on all addresses.
         local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
         api = f"http://{f'[{local}]' if ':' in local else local}:{self.port}"
-        self.addresses |= {"API": api, "docs": f"{api}/docs"}
         if "DATABASE_URL" not in self.environ:
             self._embed_database()
         if "REDIS_URL" not in self.environ:
             self.environ["REDIS_URL"] = self._embed("Valkey", valkey, 16379)
+            _show("Valkey", self.environ["REDIS_URL"])
         if not self.environ.keys() & {"STRIPE_API_KEY", "STRIPE_API_BASE"}:
             self._embed_stripe(f"{api}/webhooks/stripe")
         # A stand-in named by STRIPE_API_BASE accepts any test key.
@@ -113,6 +115,8 @@ class Everything:
         settings.refuse_open_staff(self.host)
         if settings.metrics_port == LAST_PORT:
             raise UnsafeSettings("METRICS_PORT: 65534 at most, because the worker uses the next one.")
+        # With a live key, the settings are refused above unless they name another identity provider or ADMIN_TOKEN.
+        has_issuer = self._embed_issuer()
         for command in (("migrate",), ("seed", "--products", "300")):
             environ = {**self.environ, **self.logins.get(command[0], {})}
             complete([*SERVICE, *command], self._log(command[0]), environ=environ)
@@ -125,10 +129,11 @@ class Everything:
             environ["METRICS_PORT"] = str(settings.metrics_port + 1)
         service.append(self._spawn("worker", environ=environ))
         self._await_answer(api_process, local, self.port, "/health/ready")
-        self.addresses["data, logs"] = str(self.data)
-        for name, address in self.addresses.items():
-            print(f"  {name:<12}{address}")
-        print(NEXT_STEPS.format(api=api), flush=True)
+        _show("API", api)
+        _show("docs", f"{api}/docs")
+        _show("data, logs", str(self.data))
+        staff_step = STAFF_STEP.format(api=api, python=sys.executable) if has_issuer else ""
+        print(NEXT_STEPS.format(api=api, staff_step=staff_step), flush=True)
 
     def watch(self, options: int = 0) -> None:
         """Wait for a child to end. Raises CannotRun, since a child ends by itself only when it fails."""
@@ -155,7 +160,6 @@ class Everything:
         folder = self.data / name.lower()
         url = self.stack.enter_context(server(folder, preferred_port=port))
         self.children[int((folder / "pid").read_text())] = (name, folder / "log")
-        self.addresses[name] = url
         return url
 
     def _embed_database(self) -> None:
@@ -164,7 +168,7 @@ class Everything:
         passwords = {role: stored_secret(self.data / f"{role}_password") for role in ROLES}
         make_roles(administrator_url, passwords)
         urls = {role: login(administrator_url, role, password) for role, password in passwords.items()}
-        self.addresses["PostgreSQL"] = urls["commerce_owner"]
+        _show("PostgreSQL", urls["commerce_owner"])
         self.environ["DATABASE_URL"] = urls["commerce_app"]
         self.logins = {
             "migrate": {"MIGRATE_DATABASE_URL": urls["commerce_owner"]},
@@ -176,7 +180,6 @@ class Everything:
         # Payment pages that are open, or stored in orders, have its address.
         port, database = kept_port(self.data / "stripe_port", 12111), str(self.data / "stripe.sqlite3")
         secret = self.environ.setdefault("STRIPE_WEBHOOK_SECRET", stored_secret(self.data / "webhook_secret"))
-        self.addresses["Stripe"] = f"http://127.0.0.1:{port} (a stand-in)"
         self.environ["STRIPE_API_BASE"] = f"http://127.0.0.1:{port}"
         options = ("--port", str(port), "--webhook-url", webhook_url, "--data", database)
         # The stand-in signs with one secret; the service may accept several.
@@ -184,6 +187,24 @@ class Everything:
         process = self._spawn("standin", *options, environ=environ)
         self.stack.callback(stop, process)
         self._await_answer(process, "127.0.0.1", port, "/_control/requests")
+        _show("Stripe", f"http://127.0.0.1:{port} (a stand-in)")
+
+    def _embed_issuer(self) -> bool:
+        """Start the development issuer, unless the shop has its own staff or others can connect; whether it runs."""
+        if self.environ.keys() & {"ADMIN_TOKEN", "AUTH_ISSUER"}:
+            return False
+        if not is_loopback(self.host):
+            _show("issuer", f"none, because --host {self.host} is not a loopback address")
+            return False
+        port = issuer_port(self.data)
+        # It gets none of the service's secrets.
+        environ = {name: value for name, value in self.environ.items() if name.lower() not in Settings.model_fields}
+        process = self._spawn("issuer", environ=environ)
+        self.stack.callback(stop, process)
+        self._await_answer(process, "127.0.0.1", port, "/.well-known/openid-configuration")
+        self.environ |= {"AUTH_ISSUER": issuer_url(port), "AUTH_AUDIENCE": AUDIENCE}
+        _show("issuer", f"{issuer_url(port)} (demo users sign in without a password)")
+        return True
 
     def _spawn(self, name: str, *options: str, environ: Mapping[str, str] | None = None) -> Child:
         """Start one of the service's commands."""
@@ -211,3 +232,8 @@ class Everything:
             time.sleep(0.05)
         name, log = self.children[process.pid]
         raise CannotRun(f"{name} is not ready after {READY_SECONDS} s: {answer}\n{tail(log)}")
+
+
+def _show(name: str, address: str) -> None:
+    """Print the address of a part that is ready."""
+    print(f"  {name:<12}{address}", flush=True)

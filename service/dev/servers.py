@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -147,10 +147,10 @@ def kept_port(file: Path, preferred: int) -> int:
         time.sleep(0.1)
 
 
-def stored_secret(path: Path) -> str:
-    """The secret in a file that only its owner can read, generated the first time; safe in a URL."""
+def stored_secret(path: Path, generate: Callable[[], str] = lambda: secrets.token_urlsafe(24)) -> str:
+    """The secret in a file that only its owner can read, generated the first time; by default it is safe in a URL."""
     if not path.exists() or not path.read_text():
-        _write_secret(path, secrets.token_urlsafe(24))
+        _write_secret(path, generate())
     path.chmod(0o600)
     return path.read_text()
 

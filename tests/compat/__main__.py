@@ -21,7 +21,7 @@ from tests.compat.purchase import buy
 ROOT = Path(__file__).parents[2]
 LOWEST_PYTHON, NEWEST_PYTHON = "3.11", "3.13"
 STOP_SECONDS = 60
-SETTINGS = ("DATABASE_URL", "REDIS_URL", "MIGRATE_DATABASE_URL", "STRIPE_", "ADMIN_TOKEN", "PYTHONPATH")
+SETTINGS = ("DATABASE_URL", "REDIS_URL", "MIGRATE_DATABASE_URL", "STRIPE_", "ADMIN_TOKEN", "AUTH_", "PYTHONPATH")
 ENVIRON = {name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)}
 
 
@@ -104,7 +104,8 @@ def try_wheel(environment: Environment, folder: Path) -> None:
     assert "\nPREPARE cart__add_line AS\n" in environment.output("commerce-core", "review", folder=project)
     try:
         with running(environment, project) as api:
-            buy(api)
+            token = environment.output("commerce-core", "token", "--sub", "ada", "--role", "catalogue", folder=project)
+            buy(api, {"Authorization": f"Bearer {token.strip()}"})
         logs = {log.stem: log.read_text() for log in (data_folder(project) / "log").iterdir()}
         assert logs["migrate"].startswith("0001."), logs["migrate"]
         assert not [text for text in logs.values() if "Traceback" in text], logs

@@ -1,6 +1,7 @@
 """`commerce-core run` as a user starts it: one process that starts every server and stops it again."""
 
 import http.client
+import json
 import os
 import re
 import shutil
@@ -20,8 +21,19 @@ import pytest
 from service.dev.roles import ROLES, login
 from service.dev.servers import data_folder, free_port, scratch_folder
 from service.settings import Settings
+from tests.client import ADMIN_TOKEN
+from tests.compat.purchase import JSON, buy, call
 
-SETTINGS = ("DATABASE_URL", "REDIS_URL", "MIGRATE_DATABASE_URL", "STRIPE_", "ADMIN_TOKEN", "METRICS_")
+SETTINGS = (
+    "DATABASE_URL",
+    "REDIS_URL",
+    "MIGRATE_DATABASE_URL",
+    "STRIPE_",
+    "ADMIN_TOKEN",
+    "AUTH_",
+    "ALLOW_",
+    "METRICS_",
+)
 
 
 @pytest.fixture
@@ -38,7 +50,7 @@ def running(project: Path, port: int, *options: str, **settings: str) -> Iterato
     process = subprocess.Popen(
         [sys.executable, "-m", "service", "run", "--port", str(port), *options],
         cwd=project,
-        env={**{name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)}, **settings},
+        env=environ(**settings),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -49,6 +61,11 @@ def running(project: Path, port: int, *options: str, **settings: str) -> Iterato
             yield process
         finally:
             process.kill()
+
+
+def environ(**settings: str) -> dict[str, str]:
+    """These settings alone, in the environment of the tests."""
+    return {**{name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)}, **settings}
 
 
 def wait_for(process: subprocess.Popen[str], text: str) -> str:
@@ -116,7 +133,11 @@ def test_a_taken_port_is_named(project: Path) -> None:
 def test_unsafe_settings_are_refused_in_a_line(project: Path) -> None:
     servers = {"DATABASE_URL": "postgresql://h/x", "REDIS_URL": "redis://h", "STRIPE_API_KEY": "sk_test_x"}
     for settings, options, why in (
-        ({}, ["--host", "0.0.0.0"], "ADMIN_TOKEN is empty, and --host 0.0.0.0 is not a loopback address"),
+        (
+            {},
+            ["--host", "0.0.0.0"],
+            "ADMIN_TOKEN and AUTH_ISSUER are empty, and --host 0.0.0.0 is not a loopback address",
+        ),
         ({"METRICS_PORT": "65535"}, [], "METRICS_PORT: 65534 at most"),
     ):
         given = {**servers, "STRIPE_WEBHOOK_SECRET": "whsec_x", **settings}
@@ -126,6 +147,38 @@ def test_unsafe_settings_are_refused_in_a_line(project: Path) -> None:
         assert process.returncode == 1
         assert errors.startswith(why)
         assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "options", "line"),
+    [
+        ({}, [], r"http://127\.0\.0\.1:\d+ \(demo users sign in without a password\)"),
+        ({"ADMIN_TOKEN": ADMIN_TOKEN}, [], None),
+        ({"AUTH_ISSUER": "https://login.shop.example", "AUTH_AUDIENCE": "shop"}, [], None),
+        (
+            {"ALLOW_OPEN_STAFF": "true"},
+            ["--host", "0.0.0.0"],
+            r"none, because --host 0\.0\.0\.0 is not a loopback address",
+        ),
+        ({"STRIPE_API_KEY": "sk_live_x", "STRIPE_WEBHOOK_SECRET": f"whsec_{'x' * 24}"}, [], None),
+    ],
+    ids=["default", "token", "provider", "off-loopback", "live"],
+)
+def test_the_issuer_is_for_development_only(
+    project: Path, settings: dict[str, str], options: list[str], line: str | None
+) -> None:
+    """Method: no PostgreSQL answers, so the start ends right after the issuer's."""
+    stripe = {"STRIPE_API_KEY": "sk_test_x", "STRIPE_WEBHOOK_SECRET": "whsec_x"}
+    nowhere = f"127.0.0.1:{free_port()}"
+    servers = {"DATABASE_URL": f"postgresql://{nowhere}/x", "REDIS_URL": f"redis://{nowhere}"}
+    with running(project, free_port(), *options, **{**servers, **stripe, **settings}) as process:
+        output, errors = process.communicate(timeout=40)
+
+    assert process.returncode == 1
+    assert "sk_test" in errors if "live" in str(settings) else "migrate" in errors, errors
+    shown = re.findall("^  issuer +(.*)$", output, re.MULTILINE)
+    assert [bool(line and re.fullmatch(line, text)) for text in shown] == [True] * (line is not None)
+    assert (data_folder(project) / "issuer_key.pem").exists() == (not settings)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="inspects processes in /proc")
@@ -139,11 +192,13 @@ def test_each_process_knows_its_own_login_only(project: Path) -> None:
         environs = {
             command(child)[0]: Path(f"/proc/{child}/environ").read_text()
             for child in children(process)
-            if command(child)[0] in ("serve", "worker", "standin")
+            if command(child)[0] in ("serve", "worker", "standin", "issuer")
         }
         arguments = "".join(" ".join(command(child, 0)) for child in children(process))
-        private = [data / "stripe.sqlite3", data / "webhook_secret", data / "valkey" / "data" / "valkey.conf", *files]
-        modes = {stat.S_IMODE(file.stat().st_mode) for file in private}
+        private = [
+            data / name for name in ("stripe.sqlite3", "webhook_secret", "issuer_key.pem", "valkey/data/valkey.conf")
+        ]
+        modes = {stat.S_IMODE(file.stat().st_mode) for file in (*private, *files)}
         refused = refused_logins(printed, data, secrets[data / "commerce_app_password"])
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=40)
@@ -155,6 +210,8 @@ def test_each_process_knows_its_own_login_only(project: Path) -> None:
     of = {role: data / f"commerce_{role}_password" for role in ("app", "worker")}
     assert known["serve"] == {of["app"], data / "valkey" / "password"}
     assert known["worker"] == {of["worker"], data / "valkey" / "password"}
+    assert known["issuer"] == set()
+    assert "STRIPE_" not in environs["issuer"]
     assert not any(secret in arguments for secret in secrets.values())
     assert modes == {0o600}
     assert refused == 2
@@ -181,11 +238,12 @@ def refused_logins(printed: str, data: Path, password: str) -> int:
 def test_ports_are_kept_even_if_they_were_taken_at_first(project: Path) -> None:
     """Orders have the address of their payment page. Method: other programs have the usual ports at the first start."""
     with ExitStack() as stack:
-        for port in (12111, 15432, 16379):
+        for port in (12111, 15432, 15556, 16379):
             with suppress(OSError):  # taken already
                 stack.enter_context(socket.create_server(("127.0.0.1", port)))
         first = server_addresses(project)
-    assert not re.search(":(12111|15432|16379)", " ".join(first))
+    assert len(first) == 4
+    assert not re.search(":(12111|15432|15556|16379)", " ".join(first))
 
     assert server_addresses(project) == first
 
@@ -204,7 +262,53 @@ def server_addresses(project: Path) -> list[str]:
         printed = wait_for(process, "Ctrl-C")
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=40)
-    return re.findall(r"^  (?:PostgreSQL|Valkey|Stripe) .*", printed, re.MULTILINE)
+    return re.findall(r"^  (?:PostgreSQL|Valkey|Stripe|issuer) .*", printed, re.MULTILINE)
+
+
+def test_staff_need_a_token_with_the_right_role(project: Path) -> None:
+    """Goal: what README.md shows works. A customer buys; support may not refund, and refunds may not edit prices."""
+    port = free_port()
+    api = f"http://127.0.0.1:{port}"
+    with running(project, port) as process:
+        printed = wait_for(process, "Ctrl-C")
+        kim, carl, anna, rita = (
+            bearer(project, *f"--sub {options}".split())
+            for options in (
+                "kim --email kim@example.com",
+                "carl --role catalogue",
+                "anna --role support",
+                "rita --role refunds",
+            )
+        )
+
+        anonymous = call("GET", f"{api}/orders")
+        order_id = buy(api, carl, customer=kim)
+        refund = f"{api}/orders/{order_id}/refund"
+        body = json.dumps({"amount_minor": 100})
+        by_support = call("POST", refund, body, JSON | anna)
+        by_refunds = call("POST", refund, body, JSON | rita)
+        price = call("PATCH", f"{api}/products/1", json.dumps({"price_minor": 1}), JSON | rita)
+        shown = re.search(r'curl \S+/orders -H "Authorization: Bearer \$\((.*)\)"', printed)
+        assert shown
+        ada = subprocess.check_output(shown[1].split(), cwd=project, env=environ(), text=True).strip()
+        orders = call("GET", f"{api}/orders", headers={"Authorization": f"Bearer {ada}"})
+
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=40)
+
+    assert anonymous[0] == 401
+    assert by_support[0] == 403
+    assert json.loads(by_support[1])["required_scope"] == "orders:refund"
+    assert by_refunds[0] in (200, 201), by_refunds
+    assert price[0] == 403
+    assert orders[0] == 200
+
+
+def bearer(project: Path, *options: str) -> dict[str, str]:
+    """A header with a new access token."""
+    command = [sys.executable, "-m", "service", "token", *options]
+    token = subprocess.check_output(command, cwd=project, env=environ(), text=True).strip()
+    return {"Authorization": f"Bearer {token}"}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="inspects processes in /proc")
@@ -215,7 +319,7 @@ def test_a_signal_stops_every_child(project: Path) -> None:
         assert f"http://127.0.0.1:{port}/docs" in printed
         assert status(port, "/health/ready") == 200
         started = children(process)
-        assert len(started) == 5
+        assert len(started) == 6
         await_roles(printed, {("commerce_app", "commerce-api"), ("commerce_worker", "commerce-worker")})
 
         process.send_signal(signal.SIGTERM)

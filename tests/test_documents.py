@@ -9,6 +9,7 @@ import pytest
 from service.app import create_app
 from service.infra.statements import files
 from service.settings import Settings
+from service.shop.principals import ROLES, SCOPES
 from service.shop.stripe_check import PERMISSIONS
 from service.shop.webhooks import EVENT_TYPES
 from tests.test_command_line import COMMANDS
@@ -163,6 +164,21 @@ def test_operations_lists_the_events_and_permissions_that_the_service_needs() ->
 
     assert re.findall(r"^    ([a-z_.]+)$", section, re.MULTILINE) == [*EVENT_TYPES]
     assert {call: permission for permission, calls in rows for call in CODE.findall(calls)} == PERMISSIONS
+
+
+def test_identity_lists_what_each_role_may_do() -> None:
+    section = text_of("docs/identity.md").partition("\n## Roles and scopes\n")[2].partition("\n## ")[0]
+    head, _, *rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line.startswith("|")
+    ]
+
+    listed = {
+        scope.strip("`"): {role for role, cell in zip(head[2:], cells, strict=True) if cell == "yes"}
+        for scope, _, *cells in rows
+    }
+
+    assert head[2:] == [*ROLES]
+    assert listed == {scope: {role for role, scopes in ROLES.items() if scope in scopes} for scope in SCOPES}
 
 
 def test_every_audit_rule_has_a_remedy() -> None:

@@ -6,8 +6,8 @@
 -- param    $3 slug text null
 -- returns  one
 -- locks    categories UPDATE; to commit
--- waits    on categories for another category with the same slug; 55P03 after lock_timeout -> busy;
---          catalog/lock_category has locked the category
+-- waits    for nothing: catalog/lock_category has locked the category; only another one that takes the same slug at
+--          the same moment may delay it
 -- index    categories_pkey
 -- rows     1
 -- guards   categories_slug_unique -> slug_taken

@@ -6,7 +6,7 @@
 -- callers  service.shop.erasure._erase
 -- param    $1 order_ids uuid[]
 -- returns  one
--- locks    orders NO KEY UPDATE; payments, order_events, refunds, stock_movements NO KEY UPDATE in no order; to commit
+-- locks    orders NO KEY UPDATE; payments, order_events, stock_movements, refunds NO KEY UPDATE in no order; to commit
 -- waits    on payments, refunds for a request or a sweep that claims one; 55P03 after lock_timeout -> busy;
 --          erasure/lock_orders has locked the orders
 -- index    orders_pkey, payments_one_per_order, order_events_pkey, refunds_by_order, stock_movements_once

@@ -205,7 +205,9 @@ async def test_a_customer_is_erased_and_all_else_works_on(
     last = (await timeline(shop, first))[-1]
     assert (last["actor"], last["note"]) == ("command:erase", "personal data erased")
     # Not of the dry run.
-    logged = await database.fetch("SELECT actor, action, subject, before, after, request_id FROM audit_log")
+    logged = await database.fetch(
+        "SELECT actor, action, subject, before, after, request_id FROM audit_log WHERE action = 'erase'"
+    )
     states = ('{"erased": false}', '{"erased": true}')
     assert sorted((*row.values(),) for row in logged) == sorted(
         ("command:erase", "erase", f"order:{order_id}", *states, "command erase") for order_id in (first, second)
@@ -357,7 +359,8 @@ async def test_a_stored_response_is_replayed_without_personal_data(
     erasure = await erase(eraser, UUID(order_id))
 
     assert erasure.rows["stored responses"] == 2
-    assert await shop.call("POST", path, 200, {}, **key) == {**refunded, "email": None}
+    refund = {**refunded["refunds"][0], "actor": None}
+    assert await shop.call("POST", path, 200, {}, **key) == {**refunded, "email": None, "refunds": [refund]}
     assert await database.fetchval("SELECT count(*) FROM refunds") == 1
 
 

@@ -112,7 +112,8 @@ FROM orders WHERE status <> 'PENDING_PAYMENT';
 INSERT INTO order_events (order_id, from_status, to_status, cause)
 SELECT id, 'PAID', 'FULFILLED', 'x' FROM orders WHERE status = 'FULFILLED';
 
--- Moves the events of one order behind the others.
+-- Moves the movements of a product, and the events of one order, behind the others.
+UPDATE stock_movements SET reason = reason WHERE product_id = {TENT};
 UPDATE order_events SET cause = cause WHERE order_id = '{FULFILLED}';
 
 INSERT INTO refunds (id, order_id, stripe_payment_intent_id, amount_minor, cause, next_attempt_at)

@@ -1,4 +1,4 @@
--- Drops all service keys and revocations.
+-- Loses all service keys and revocations: revoked access tokens are accepted until they expire.
 
 SET LOCAL lock_timeout = '2s';
 SET LOCAL statement_timeout = '60s';

@@ -71,9 +71,7 @@ BEGIN
         GRANT SELECT (name, digest, scopes, expires_at, revoked_at) ON api_keys TO commerce_worker;
     END IF;
     IF to_regrole('commerce_readonly') IS NOT NULL THEN
-        GRANT SELECT (id, name, prefix, scopes, created_at, created_by, expires_at, revoked_at) ON api_keys
-        TO commerce_readonly;
-        GRANT SELECT ON token_revocations TO commerce_readonly;
+        GRANT SELECT ON api_keys, token_revocations TO commerce_readonly;
     END IF;
 END
 $$;

@@ -71,7 +71,7 @@ class Identity:
     async def verify(self, scope: Scope) -> Principal:
         """Who sends a request. Raises `invalid_token`, `auth_unavailable` or `unavailable`."""
         headers = [value for name, value in scope["headers"] if name == b"authorization"]
-        if not headers:
+        if not any(headers):
             return OPEN if self._settings.open_staff and self._is_own_address(scope) else GUEST
         credential = bearer(headers[0])
         if credential is None or len(headers) > 1:
@@ -99,7 +99,7 @@ class Identity:
         """Whether `verify` costs nothing: the request has no credential, ADMIN_TOKEN, or one that is remembered."""
         headers = [value for name, value in scope["headers"] if name == b"authorization"]
         credential = bearer(headers[0]) or b"" if headers else b""
-        return not headers or self._at_hand(credential, hashlib.sha256(credential).digest()) is not None
+        return not any(headers) or self._at_hand(credential, hashlib.sha256(credential).digest()) is not None
 
     def _forget_old_keys(self) -> None:
         """Forget what the provider's former keys have verified."""

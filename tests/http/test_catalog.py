@@ -226,7 +226,7 @@ class TestStaff:
         ]
         for name, product, credentials, status in (
             ("a stranger", hidden, {}, 404),
-            ("a stranger with a guess", hidden, {"Authorization": "Bearer guess"}, 404),
+            ("a stranger with a guess", hidden, {"Authorization": "Bearer guess"}, 401),
             ("staff", hidden, staff, 200),
             ("a stranger", shown, {}, 200),
         ):

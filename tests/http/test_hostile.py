@@ -42,6 +42,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "POST /products": {"name": "Tent", "price_minor": 1250, "currency": "EUR", "stock": 10},
     "PATCH /products/{product}": {"name": "Tent"},
     "POST /products/{product}/stock": {"delta": 1, "reason": "delivery"},
+    "POST /auth/revocations": {"sub": "anna"},
     "POST /carts": {},
     "POST /carts/{cart}/items": {"product_id": 1, "quantity": 1},
     "PUT /carts/{cart}/items/{product}": {"quantity": 1},

@@ -181,7 +181,6 @@ async def test_forged_tokens_are_refused_on_every_route(shop: Shop, provider: Pr
         [("Authorization", ADMIN_TOKEN)],
         [("Authorization", f"Bearer {ADMIN_TOKEN}"), ("Authorization", f"Bearer {ADMIN_TOKEN}")],
         [("Authorization", f"Bearer {ADMIN_TOKEN}"), ("Authorization", "")],
-        [("Authorization", "")],
     ],
 )
 async def test_a_credential_is_sent_once_as_bearer(shop: Shop, headers: list[tuple[str, str]]) -> None:

@@ -12,6 +12,7 @@ import pytest
 from service.app import create_app
 from service.dev.seed import EXAMPLE_CART, EXAMPLE_ORDER, seed
 from service.errors import KINDS
+from service.http.policy import POLICY
 from service.infra.resources import Resources
 from service.settings import Settings
 from service.shop import money
@@ -77,18 +78,22 @@ def test_every_call_is_described(document: Document) -> None:
             assert schema.get("type") != "integer" or "maximum" in schema or schema["format"] == "int64"
         if "requestBody" in call:
             assert statuses >= {"400", "413", *(() if "webhooks" in name else ("415", "422"))}, name
-        assert ("401" in statuses) == bool(call["security"] and {} not in call["security"]), name
+        assert ("401" in statuses) == bool(call["security"]), name
+        assert ("403" in statuses) == bool(call["security"] and {} not in call["security"]), name
         shop_call = name.split(" ")[1].split("/")[1] in ("products", "categories", "carts", "orders")
         assert ("{" in name and shop_call) <= ("404" in statuses), name
         assert shop_call <= ("503" in statuses), name
-    staff = {name for name, call in calls.items() if call["security"] == [{"staff": []}]}
-    assert staff == {
+    assert all(len(call["security"]) <= 2 for call in calls.values())
+    scopes = {name: need for name, call in calls.items() for one in call["security"] for need in one.get("bearer", [])}
+    assert scopes == {name: rule for name, rule in POLICY.items() if ":" in rule}
+    assert set(scopes) == {
         *(f"{method} /categories{rest}" for method, rest in (("POST", ""), *((m, "/{category_id}") for m in EDITS))),
         *(f"{method} /products{rest}" for method, rest in (("POST", ""), *((m, "/{product_id}") for m in EDITS))),
         "POST /products/{product_id}/stock",
         "GET /orders",
         "POST /orders/{order_id}/refund",
         "GET /audit",
+        "POST /auth/revocations",
         "GET /stuck",
         "POST /stuck/{kind}/{id}/resolve",
     }

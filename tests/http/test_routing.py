@@ -1203,7 +1203,9 @@ async def test_a_guard_of_a_router_closes_the_service(
         assert (await shop.http.get("/products")).status_code == 200
 
 
-@pytest.mark.parametrize(("status", "code"), [(401, "unauthorized"), (403, None), (429, "rate_limited")])
+@pytest.mark.parametrize(
+    ("status", "code"), [(401, "unauthorized"), (403, "forbidden"), (402, None), (429, "rate_limited")]
+)
 async def test_a_guard_as_in_fastapis_documentation_answers_with_its_status(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, status: int, code: str | None
 ) -> None:

@@ -159,7 +159,6 @@ ALLOWED["readonly"] = {table: READ for table in ALLOWED["app"]} | {
         "SELECT": "id order_id status amount_minor currency refunded_minor attempt session_expires_at claimed_until"
         " stripe_session_id stripe_payment_intent_id created_at updated_at captured_minor captured_currency"
     },
-    "api_keys": {"SELECT": "id name prefix scopes created_at created_by expires_at revoked_at"},
     "stripe_events": {"SELECT": "id type received_at order_id outcome handled_at next_attempt_at attempts"},
     "idempotency_keys": {"SELECT": "id request_digest order_id status location created_at"},
     "refunds": {

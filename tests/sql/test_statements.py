@@ -95,6 +95,7 @@ TYPES: dict[str, type] = {
     "int8[]": list,
     "jsonb": dict,
     "text": str,
+    "text[]": list,
     "timestamptz": datetime,
     "uuid": UUID,
 }

@@ -585,7 +585,7 @@ async def test_two_workers_answer_and_their_metrics_add_up(environ: dict[str, st
 async def test_open_staff_calls_are_refused_off_loopback(environ: dict[str, str]) -> None:
     status, output, errors = await command(environ, "serve", "--host", "0.0.0.0", "--port", str(free_port()))
     assert (status, output, errors.count("\n")) == (2, "", 1), errors
-    assert "ADMIN_TOKEN is empty, and --host 0.0.0.0 is not a loopback address" in errors
+    assert "ADMIN_TOKEN and AUTH_ISSUER are empty, and --host 0.0.0.0 is not a loopback address" in errors
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

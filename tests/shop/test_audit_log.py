@@ -16,10 +16,12 @@ from service.infra.resources import Resources
 from service.shop import expiry, refunds, sweep
 from tests.client import ADMIN_TOKEN, Shop
 from tests.database import checksum_tables, end_hold
+from tests.shop.test_erasure import places
 from tests.shop.test_refunds import create_fulfilled_order
 from tests.test_command_line import command
 
-CANARY = "c4nary"
+# In texts of staff about people, and in the callers' own ids of their requests.
+CANARY, CALLERS_ID = "c4nary", "callers-id"
 STAFF = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
 OUR_ID = re.compile("[0-9a-f]{32}-[0-9a-f]{16}")
 # A row: its action, subject, before and after.
@@ -150,7 +152,7 @@ async def test_each_write_by_staff_leaves_one_row(
 
     for number, (method, path, body, row) in enumerate(writes):
         key = {"Idempotency-Key": f"write {number}"} if method == "POST" else {}
-        headers = {**key, "X-Request-ID": CANARY}
+        headers = {**key, "X-Request-ID": CALLERS_ID}
         answer = await shop.http.request(method, path, json=body, headers=headers)
         assert answer.is_success, (path, answer.text)
         assert await log.new_rows() == [filled(row, answer.json() if answer.content else None)]
@@ -161,6 +163,7 @@ async def test_each_write_by_staff_leaves_one_row(
 
     rows = await database.fetch("SELECT row::text FROM audit_log AS row")
     assert not any(CANARY in row for (row,) in rows)
+    assert await places(database, CALLERS_ID) == set()
     # Whoever holds a scope makes these calls; a customer may cancel, too.
     document = (await shop.http.get("/openapi.json")).json()
     calls = {

@@ -636,6 +636,20 @@ async def test_a_refund_in_the_dashboard_is_settled_before_fulfilment(
     assert await shop.get_stock(product["id"]) == 1
 
 
+async def test_staff_see_who_decided_each_refund(shop: Shop, stripe: StripeStandin, resources: Resources) -> None:
+    order_id, intent = await create_fulfilled_order(shop, stripe, resources)
+    await request_refund(shop, order_id, amount_minor=50)
+    await resources.stripe.create_refund(intent, 70, {}, "dashboard")
+    await refunds.settle(resources, UUID(order_id))
+
+    shown = (await shop.get_order(order_id))["refunds"]
+    # Under another name the demo is not open.
+    to_others = (await shop.http.get(f"/orders/{order_id}", headers={"Host": "evil.example"})).json()["refunds"]
+
+    assert [(refund["amount_minor"], refund["actor"]) for refund in shown] == [(50, "open"), (70, "stripe")]
+    assert [refund.keys() & {"actor", "reason"} for refund in to_others] == [set(), set()]
+
+
 async def test_a_payment_known_only_by_its_refund_is_not_fulfilled(
     shop: Shop, stripe: StripeStandin, resources: Resources, database: asyncpg.Connection
 ) -> None:

@@ -13,7 +13,7 @@ import asyncpg
 import pytest
 
 import service
-from service.infra.statements import Statement, files
+from service.infra.statements import SQL, Statement, files
 from service.settings import has_tracing
 from tests.client import Shop
 from tests.sql.callers import callers_of
@@ -122,3 +122,11 @@ PAGES = {
     "/orders?": "orders/list_orders",
     "/orders?status=PAID&": "orders/list_orders_by_status",
 }
+
+
+def test_each_row_of_a_history_names_who_did_it() -> None:
+    insert = re.compile(r"INSERT INTO (?:order_events|stock_movements|refunds) \(([^)]*)\)")
+    inserted = [(name, columns) for name in files() for columns in insert.findall((SQL / f"{name}.sql").read_text())]
+
+    assert len(inserted) >= 14
+    assert [name for name, columns in inserted if "actor" not in re.findall(r"\w+", columns)] == []

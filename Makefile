@@ -52,9 +52,10 @@ format: $(INSTALLED)  ## format the Python code
 review: $(INSTALLED)  ## print every SQL statement as PREPARE, for psql; with SINCE=main those that changed since
 	@$(BIN)/python -m service review $(if $(SINCE),--since "$(SINCE)")
 
-compat: $(INSTALLED) $(UV)  ## buy with the lowest and the locked versions; Python 3.13; TypeScript clients
+compat: $(INSTALLED) $(UV)  ## buy with the lowest and the locked versions; Python 3.13; TypeScript clients; an OpenID provider
 	@$(BIN)/python -m tests.compat $(UV) $(NAME)
 	@sh tests/clients/typescript.sh "$(CURDIR)/$(BIN)/python"
+	@sh tests/http/provider/provider.sh "$(CURDIR)/$(BIN)/python"
 
 lock: $(UV)  ## renew the locks: requirements.txt for the container image, requirements-dev.txt for development
 	$(UV) pip compile $(LOCK) --extra tracing --output-file requirements.txt pyproject.toml

@@ -29,3 +29,12 @@ def require_package(name: str) -> ModuleType:
         MISSING.add(name)
         pytest.skip(f"not on this machine: {name}")
     return import_module(name)
+
+
+def require_node_package(name: str) -> str:
+    """The folder of a package of npm, which NODE_MODULES has; skips the test where it is missing."""
+    folder = os.path.join(os.environ.get("NODE_MODULES", ""), name)
+    if not os.environ.get("NODE_MODULES") or not os.path.isdir(folder):
+        MISSING.add(name)
+        pytest.skip(f"not on this machine: {name}")
+    return folder

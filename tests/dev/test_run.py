@@ -1,6 +1,7 @@
 """`commerce-core run` as a user starts it: one process that starts every server and stops it again."""
 
 import http.client
+import itertools
 import json
 import os
 import re
@@ -23,7 +24,9 @@ from service.dev.servers import data_folder, free_port, scratch_folder
 from service.settings import Settings
 from tests.client import ADMIN_TOKEN
 from tests.compat.purchase import JSON, buy, call
+from tests.tools import require_programs
 
+ROOT = Path(__file__).parents[2]
 SETTINGS = (
     "DATABASE_URL",
     "REDIS_URL",
@@ -266,7 +269,7 @@ def server_addresses(project: Path) -> list[str]:
 
 
 def test_staff_need_a_token_with_the_right_role(project: Path) -> None:
-    """Goal: what README.md shows works. A customer buys; support may not refund, and refunds may not edit prices."""
+    """A customer buys; support may not refund, and refunds may not edit prices."""
     port = free_port()
     api = f"http://127.0.0.1:{port}"
     with running(project, port) as process:
@@ -302,6 +305,25 @@ def test_staff_need_a_token_with_the_right_role(project: Path) -> None:
     assert by_refunds[0] in (200, 201), by_refunds
     assert price[0] == 403
     assert orders[0] == 200
+
+
+def test_the_tour_of_the_readme_works(project: Path) -> None:
+    require_programs("curl")
+    port = free_port()
+    section = (ROOT / "README.md").read_text().partition("\n## A purchase\n")[2]
+    lines = itertools.takewhile(lambda line: line.startswith("    "), section.strip("\n").splitlines())
+    tour = "\n".join(lines).replace("http://localhost:8080", f"http://127.0.0.1:{port}")
+    tour = tour.replace(".venv/bin/commerce-core", f"{sys.executable} -m service")
+    with running(project, port) as process:
+        wait_for(process, "Ctrl-C")
+
+        shown = subprocess.check_output(["sh", "-euc", tour], cwd=project, env=environ(), text=True)
+
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=40)
+    answers = [json.loads(line) for line in shown.splitlines() if line.startswith('{"id"')]
+    assert [answer["status"] for answer in answers] == ["OPEN", "FULFILLED", "FULFILLED"]
+    assert [refund["amount_minor"] for refund in answers[-1]["refunds"]] == [100]
 
 
 def bearer(project: Path, *options: str) -> dict[str, str]:
@@ -381,6 +403,6 @@ def test_a_killed_worker_ends_the_run(project: Path) -> None:
 
 
 def test_the_example_names_every_setting() -> None:
-    example = (Path(__file__).parents[2] / ".env.example").read_text()
+    example = (ROOT / ".env.example").read_text()
     named = {line[2:].partition("=")[0] for line in example.splitlines() if line.startswith("# ") and "=" in line}
     assert {name for name in named if name.isupper()} == {name.upper() for name in Settings.model_fields}

@@ -1,5 +1,6 @@
 """An identity provider for tests: its keys over HTTP, and access tokens signed with them."""
 
+import asyncio
 import time
 from collections import Counter
 from typing import Any
@@ -36,6 +37,9 @@ class Provider:
         self.published = [public_jwk(kid, *KEYS[kid]) for kid in ("one", "ed", "rsa")]
         self.requests: Counter[str] = Counter()
         self.status = 200
+        # Cleared: it does not answer.
+        self.hanging = asyncio.Event()
+        self.hanging.set()
         # What it answers instead of its documents.
         self.documents: dict[str, Any] = {}
 
@@ -50,6 +54,7 @@ class Provider:
             "/keys": {"keys": self.published},
             **self.documents,
         }
+        await self.hanging.wait()
         await send({"type": "http.response.start", "status": self.status, "headers": []})
         await send({"type": "http.response.body", "body": orjson.dumps(documents[path])})
 

@@ -26,6 +26,8 @@ COOLDOWN_SECONDS = 60.0
 FETCH_SECONDS = 3.0
 # How long the last keys are used while the provider does not answer.
 KEEP_SECONDS = 86_400.0
+# Requests that wait for a refresh. Beyond them a provider that hangs would let forged tokens take all of our slots.
+MAX_WAITING = 100
 MAX_BYTES = 256 * 1024
 RSA_BITS = 2048
 # The algorithm of a key, by its type and curve: a token cannot choose another one.
@@ -56,15 +58,15 @@ class KeySet:
         self._keys: dict[str, jwt.PyJWK] = {}
         self._fetched_at = self._asked_at = float("-inf")
         self._failed = True
+        self._waiting = 0
         self._fetch: asyncio.Task[None] | None = None
         self.version = 0
 
     async def find(self, kid: str) -> jwt.PyJWK | None:
         """The key with this id; None if the provider has no such key. Raises `auth_unavailable` if it may have."""
         key = self._known(kid)
-        if key is None and time.monotonic() - self._asked_at >= COOLDOWN_SECONDS:
-            self._asked_at = time.monotonic()
-            await self.refresh()
+        if key is None:
+            await self._ask()
             key = self._known(kid)
         if key is None and self._failed:
             raise ShopError("auth_unavailable", "The identity provider does not answer.")
@@ -83,6 +85,18 @@ class KeySet:
             await self.refresh()
             delay = min(2 * delay, COOLDOWN_SECONDS) if self._failed else RETRY_SECONDS
             await asyncio.sleep(delay if self._failed else REFRESH_SECONDS)
+
+    async def _ask(self) -> None:
+        """Wait for a refresh that is under way, or begin one if that is allowed now."""
+        if time.monotonic() - self._asked_at >= COOLDOWN_SECONDS:
+            self._asked_at = time.monotonic()
+        elif self._fetch is None or self._fetch.done() or self._waiting >= MAX_WAITING:
+            return
+        self._waiting += 1
+        try:
+            await self.refresh()
+        finally:
+            self._waiting -= 1
 
     def _known(self, kid: str) -> jwt.PyJWK | None:
         return self._keys.get(kid) if time.monotonic() - self._fetched_at <= KEEP_SECONDS else None

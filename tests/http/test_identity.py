@@ -7,6 +7,7 @@ import hmac
 import json
 import time
 import warnings
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -236,6 +237,24 @@ async def test_unknown_keys_are_asked_for_once_a_minute(shop: Shop, provider: Pr
     assert asked <= 2
     await flood()
     assert provider.requests["/keys"] == asked
+
+
+async def test_few_requests_wait_for_a_provider_that_hangs(
+    shop: Shop, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jwks, "MAX_WAITING", 3)
+    assert await status_of(shop, provider.token("anna", "viewer")) == (200, None)
+    provider.hanging.clear()
+    unknown = [provider.token(f"user {n}", "viewer", kid="two") for n in range(10)]
+    answers = [asyncio.create_task(status_of(shop, token)) for token in unknown]
+
+    async def all_but_three() -> bool:
+        return sum(answer.done() for answer in answers) == 7
+
+    await eventually(all_but_three)
+    provider.published.append(public_jwk("two", *KEYS["two"]))
+    provider.hanging.set()
+    assert Counter(await asyncio.gather(*answers)) == {(200, None): 3, (401, "invalid_token"): 7}
 
 
 async def test_a_new_key_is_accepted_and_a_withdrawn_one_refused(

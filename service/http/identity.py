@@ -123,6 +123,8 @@ class Identity:
     async def _verify_token(self, token: str) -> tuple[Principal, float]:
         """The person that an access token names, and when it expires, in seconds since 1970."""
         settings = self._settings
+        # First: from the key on nothing is awaited, so that what is remembered follows from the newest keys.
+        await self._know_revocations()
         try:
             header = jwt.get_unverified_header(token)
             kid, kind = header.get("kid"), str(header.get("typ")).lower().removeprefix("application/")
@@ -151,7 +153,6 @@ class Identity:
             subject = claims["sub"]
             if not _SUBJECT.fullmatch(subject) or subject == ERASED:
                 raise _Refused("sub")
-            await self._know_revocations()
             if issued_at <= self._revoked.get(subject, float("-inf")):
                 raise _Refused("revoked")
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:

@@ -57,6 +57,13 @@ BROKEN_OFF = at("shop/test_reconcile", "test_a_list_of_events_that_breaks_off_is
 FORGOTTEN = at("shop/test_idempotency", "test_a_stored_checkout_is_forgotten_once_its_order_is_cancelled")
 CHAIN = at("shop/test_audit_log", "test_concurrent_writes_chain")
 ONE_ROW = at("shop/test_audit_log", "test_each_write_by_staff_leaves_one_row")
+FORGED = at("http/test_identity", "test_forged_tokens_are_refused_on_every_route")
+SENT_ONCE = at("http/test_identity", "test_a_credential_is_sent_once_as_bearer")
+REVOKED = at("http/test_identity", "test_revoked_tokens_are_refused_on_every_process")
+WITHDRAWN = at("http/test_identity", "test_a_new_key_is_accepted_and_a_withdrawn_one_refused")
+EXPIRED = at("http/test_identity", "test_a_verified_token_is_remembered_but_not_past_its_expiry")
+MATRIX = at("http/test_permissions", "test_the_matrix_is_as_reviewed")
+PRINCIPALS = "TestPrincipals::test_each_has_its_own_"
 HOLDS = at("sql/test_constraints", "test_a_transition_locks_its_cart_order_and_payment")
 
 RESERVE = "sql/checkout/reserve.sql"
@@ -1064,6 +1071,127 @@ MUTANTS = [
         'if not product.active and not principal.may("catalog:read"):',
         "if False:",
         at("http/test_catalog", "TestStaff::test_an_inactive_product_is_shown_to_staff_only"),
+    ),
+    # Who sends a request
+    *(
+        Mutant(f"token: {name}", "service/http/identity.py", find, replacement, tests)
+        for name, find, replacement, tests in (
+            ("two headers", "if credential is None or len(headers) > 1:", "if credential is None:", SENT_ONCE),
+            ("type", " or kind not in map(str.lower, settings.auth_types):", ":", FORGED),
+            ("critical", ' or "crit" in header or kind', " or kind", FORGED),
+            ("issuer", "issuer=settings.auth_issuer,", "", FORGED),
+            ("claims", '"require": ["iss", "aud", "sub", "iat", "exp"]', '"require": []', FORGED),
+            ("ID token", 'if claims.keys() & _ID_TOKEN or claims.get("typ") == "ID":', "if False:", FORGED),
+            ("life", "if not 0 <= expires_at - issued_at <=", "if not expires_at - issued_at <=", FORGED),
+            ("longest life", "<= settings.auth_max_token_seconds:", "<= 10 * settings.auth_max_token_seconds:", FORGED),
+            ("subject", "if not _SUBJECT.fullmatch(subject) or subject == ERASED:", "if subject == ERASED:", FORGED),
+            ("erased", " or subject == ERASED:", ":", FORGED),
+            ("revoked", "if issued_at <= self._revoked.get(subject", "if 0 > self._revoked.get(subject", REVOKED),
+            (
+                "remembered and revoked",
+                "            self._revoked = revoked\n            self._verified.clear()\n",
+                "            self._revoked = revoked\n",
+                REVOKED,
+            ),
+            (
+                "remembered and withdrawn",
+                "            self._keys_version = self._keys.version\n            self._verified.clear()\n",
+                "            self._keys_version = self._keys.version\n",
+                WITHDRAWN,
+            ),
+            ("remembered and expired", "if principal and time.time() < until:", "if principal:", EXPIRED),
+        )
+    ),
+    Mutant(
+        "token: audience",
+        "service/http/identity.py",
+        'options={"require": ["iss", "aud", "sub", "iat", "exp"]},',
+        'options={"require": ["iss", "aud", "sub", "iat", "exp"], "verify_aud": False},',
+        FORGED,
+    ),
+    Mutant(
+        "token: keys of any kind",
+        "service/infra/jwks.py",
+        'or jwk.get("use", "sig") != "sig"',
+        "",
+        at("http/test_identity", "test_only_keys_that_verify_signatures_are_used"),
+    ),
+    Mutant(
+        "token: weak keys",
+        "service/infra/jwks.py",
+        "return None if is_weak else key",
+        "return key",
+        at("http/test_identity", "test_a_weak_key_is_not_used"),
+    ),
+    Mutant(
+        "token: unknown keys once a minute",
+        "service/infra/jwks.py",
+        "if time.monotonic() - self._asked_at >= COOLDOWN_SECONDS:",
+        "if True:",
+        at("http/test_identity", "test_unknown_keys_are_asked_for_once_a_minute"),
+    ),
+    Mutant(
+        "token: another issuer's metadata",
+        "service/infra/jwks.py",
+        'if metadata.get("issuer") != issuer:',
+        "if False:",
+        at("http/test_identity", "test_metadata_that_cannot_be_trusted_give_no_keys"),
+    ),
+    Mutant(
+        "key: revoked",
+        "sql/access/find_key.sql",
+        " AND revoked_at IS NULL",
+        "",
+        at("http/test_identity", "test_a_service_key_may_do_what_its_scopes_say"),
+    ),
+    Mutant(
+        "key: expired",
+        "sql/access/find_key.sql",
+        " AND expires_at > now()",
+        "",
+        at("http/test_identity", "test_a_service_key_may_do_what_its_scopes_say"),
+    ),
+    Mutant(
+        "policy: scope",
+        "service/http/policy.py",
+        "if rule in SCOPES and rule not in principal.scopes:",
+        "if rule in SCOPES and principal is GUEST:",
+        MATRIX,
+    ),
+    Mutant(
+        "policy: open staff by an address",
+        "service/http/identity.py",
+        "self._settings.open_staff and self._is_own_address(scope)",
+        "self._settings.open_staff",
+        at("http/test_identity", "test_an_open_demo_answers_staff_by_its_address_only"),
+    ),
+    Mutant(
+        "limits: failures count",
+        "service/http/server/limits.py",
+        " or self._local.used(address) < self.per_minute",
+        " or True",
+        at("http/test_limits", "TestPrincipals::test_failures_count_against_the_address"),
+    ),
+    Mutant(
+        "limits: who may name an address",
+        "service/http/identity.py",
+        'forwarded = principal.may("storefront")',
+        "forwarded = True",
+        at("http/test_limits", f"{PRINCIPALS}requests"),
+    ),
+    Mutant(
+        "limits: a user's own",
+        "service/http/identity.py",
+        'if principal.user_id or principal.actor.startswith("key:"):',
+        "if False:",
+        at("http/test_limits", f"{PRINCIPALS}pending_orders"),
+    ),
+    Mutant(
+        "staff's idempotency keys",
+        "service/http/requests.py",
+        "return await _scoped(request, _name(request, principal), key)",
+        'return await _scoped(request, "staff", key)',
+        at("http/test_limits", "TestPrincipals::test_staff_have_their_own_idempotency_keys"),
     ),
     # Payments that match no order
     *(

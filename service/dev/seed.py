@@ -66,10 +66,15 @@ async def seed(pool: Pool, count: int, settings: Settings, show: Callable[[int],
 
 async def _add_examples(tx: Connection, settings: Settings) -> None:
     """Add an open cart with two units of the first product, and its cancelled order, which was never paid."""
-    await cart.CREATE_CART.run(tx, cart_id=EXAMPLE_CART)
+    await cart.CREATE_CART.run(tx, cart_id=EXAMPLE_CART, user_id=None)
     # Whatever the limit for customers is.
     limit, settings = cart.MAX_QUANTITY, settings.model_copy(update={"max_per_order": cart.MAX_QUANTITY})
-    if await cart.OPEN_FOR_PRODUCT.one_or_none(tx, cart_id=EXAMPLE_CART, product_id=1, max_per_order=limit) is None:
+    if (
+        await cart.OPEN_FOR_PRODUCT.one_or_none(
+            tx, cart_id=EXAMPLE_CART, product_id=1, max_per_order=limit, user_id=None
+        )
+        is None
+    ):
         # The catalogue had products before, so the new ones do not begin with id 1.
         return
     await cart.ADD_LINE.one_or_none(tx, cart_id=EXAMPLE_CART, product_id=1, quantity=2, max_per_order=limit)

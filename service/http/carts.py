@@ -1,16 +1,17 @@
 """Carts and checkout over HTTP."""
 
 from typing import Annotated
+from uuid import UUID
 
-from fastapi import APIRouter, Body, Depends, Response
+from fastapi import APIRouter, Body, Depends, Query, Response
 from pydantic import Field
 
 from service.http import fields, requests, responses
-from service.http.fields import CartId, ProductId
+from service.http.fields import CartId, Limit, ProductId
 from service.http.openapi import problems
-from service.http.policy import authorize
+from service.http.policy import Caller, authorize
 from service.http.requests import ClientKey, NoBody, PendingOrdersClient, ResourcesDep, SharedKey, no_unknown_query
-from service.shop import cart, checkout
+from service.shop import cart, checkout, ownership
 
 router = APIRouter(dependencies=[Depends(authorize), Depends(no_unknown_query)])
 
@@ -37,39 +38,72 @@ class CheckoutRequest(requests.Body):
     expected_total_minor: fields.Total | None = None
 
 
+class OwnCartsQuery(requests.Query):
+    """Which page of a user's own carts."""
+
+    limit: Limit = 20
+    after_id: UUID | None = None
+
+
 OptionalCheckoutRequest = Annotated[CheckoutRequest, Body(default_factory=CheckoutRequest)]
 
 
 @router.post("/carts", status_code=201, response_model=cart.Cart)
-async def create_cart(resources: ResourcesDep, key: ClientKey, _: NoBody) -> Response:
-    """Create an empty cart."""
-    return responses.stored(await cart.create_cart(resources, key))
+async def create_cart(resources: ResourcesDep, key: ClientKey, principal: Caller, _: NoBody) -> Response:
+    """Create an empty cart. With an access token it is the user's own; otherwise its id is enough to use it."""
+    return responses.stored(await cart.create_cart(resources, key, principal))
 
 
 @router.get("/carts/{cart_id}")
-async def get_cart(cart_id: CartId, resources: ResourcesDep) -> cart.Cart:
+async def get_cart(cart_id: CartId, resources: ResourcesDep, principal: Caller) -> cart.Cart:
     """Read a cart at today's prices."""
-    return await cart.get_cart(resources, cart_id)
+    return await cart.get_cart(resources, principal, cart_id)
 
 
 @router.post("/carts/{cart_id}/items", response_model=cart.Cart, responses=LINE_PROBLEMS)
-async def add_item(cart_id: CartId, item: NewItem, resources: ResourcesDep, key: SharedKey) -> Response:
+async def add_item(
+    cart_id: CartId, item: NewItem, resources: ResourcesDep, key: SharedKey, principal: Caller
+) -> Response:
     """Add units of a product to a cart."""
     return responses.stored(
-        await cart.add_item(resources, key, cart_id, product_id=item.product_id, quantity=item.quantity)
+        await cart.add_item(resources, key, principal, cart_id, product_id=item.product_id, quantity=item.quantity)
     )
 
 
 @router.put("/carts/{cart_id}/items/{product_id}", response_model=cart.Cart, responses=LINE_PROBLEMS)
-async def set_item(cart_id: CartId, product_id: ProductId, line: Quantity, resources: ResourcesDep) -> Response:
+async def set_item(
+    cart_id: CartId, product_id: ProductId, line: Quantity, resources: ResourcesDep, principal: Caller
+) -> Response:
     """Set the units of a product in a cart."""
-    return responses.stored(await cart.set_item(resources, cart_id, product_id=product_id, quantity=line.quantity))
+    return responses.stored(
+        await cart.set_item(resources, principal, cart_id, product_id=product_id, quantity=line.quantity)
+    )
 
 
 @router.delete("/carts/{cart_id}/items/{product_id}", response_model=cart.Cart, responses=problems("cart_not_open"))
-async def remove_item(cart_id: CartId, product_id: ProductId, resources: ResourcesDep) -> Response:
+async def remove_item(cart_id: CartId, product_id: ProductId, resources: ResourcesDep, principal: Caller) -> Response:
     """Remove a product from a cart. A product that is not in the cart changes nothing."""
-    return responses.stored(await cart.remove_item(resources, cart_id, product_id))
+    return responses.stored(await cart.remove_item(resources, principal, cart_id, product_id))
+
+
+@router.post("/carts/{cart_id}/claim", response_model=cart.Cart)
+async def claim_cart(
+    cart_id: CartId, resources: ResourcesDep, key: SharedKey, principal: Caller, _: NoBody
+) -> Response:
+    """Become the owner of a cart that has none, and of its orders.
+
+    Once one of them has an e-mail address, the token's verified one must be the same.
+    """
+    return responses.stored(await ownership.claim_cart(resources, key, principal, cart_id))
+
+
+@router.get("/me/carts")
+async def list_own_carts(
+    query: Annotated[OwnCartsQuery, Query()], resources: ResourcesDep, principal: Caller
+) -> cart.CartPage:
+    """List the user's own carts, newest first."""
+    before_id = query.after_id or cart.MAX_ID
+    return await cart.list_carts(resources, principal, before_id=before_id, limit=query.limit)
 
 
 @router.post(
@@ -86,8 +120,16 @@ async def remove_item(cart_id: CartId, product_id: ProductId, resources: Resourc
     },
 )
 async def check_out(
-    cart_id: CartId, body: OptionalCheckoutRequest, resources: ResourcesDep, key: SharedKey, client: PendingOrdersClient
+    cart_id: CartId,
+    body: OptionalCheckoutRequest,
+    resources: ResourcesDep,
+    key: SharedKey,
+    principal: Caller,
+    client: PendingOrdersClient,
 ) -> Response:
     """Reserve the stock and create the payment session. If repeated while the order is pending, return that order."""
-    expected = body.expected_total_minor
-    return responses.stored(await checkout.checkout(resources, key, cart_id, expected, client=client))
+    return responses.stored(
+        await checkout.checkout(
+            resources, key, principal, cart_id, expected_total_minor=body.expected_total_minor, client=client
+        )
+    )

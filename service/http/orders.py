@@ -12,17 +12,22 @@ from service.http.fields import BIGINT_MAX, DIGITS, Limit, OrderId, int64
 from service.http.openapi import problems
 from service.http.policy import Caller, authorize
 from service.http.requests import NoBody, ResourcesDep, SharedKey, StaffKey, no_unknown_query
-from service.shop import expiry, orders, refunds
+from service.shop import expiry, orders, ownership, refunds
 
 router = APIRouter(dependencies=[Depends(authorize), Depends(no_unknown_query)])
 
 
-class OrdersQuery(requests.Query):
+class OwnOrdersQuery(requests.Query):
+    """Which page of a user's own orders."""
+
+    limit: Limit = 20
+    after_id: Annotated[int, Field(ge=1, le=BIGINT_MAX), DIGITS, int64(1)] | None = None
+
+
+class OrdersQuery(OwnOrdersQuery):
     """Which page of the orders, or of the orders with one status."""
 
     status: orders.OrderStatus | None = None
-    limit: Limit = 20
-    after_id: Annotated[int, Field(ge=1, le=BIGINT_MAX), DIGITS, int64(1)] | None = None
 
 
 class RefundRequest(requests.Body):
@@ -60,8 +65,11 @@ async def list_orders(query: Annotated[OrdersQuery, Query()], resources: Resourc
 
 @router.get("/orders/{order_id}")
 async def get_order(order_id: OrderId, resources: ResourcesDep, principal: Caller) -> orders.Order:
-    """Read an order with its lines, payment, refunds and disputes. Only staff see who made refunds, and why."""
-    return await orders.get_order(resources, order_id, for_staff=principal.may("orders:read"))
+    """Read an order with its lines, payment, refunds and disputes.
+
+    Only staff see who made refunds, and why; only staff and the owner see the e-mail address.
+    """
+    return await orders.get_order(resources, principal, order_id)
 
 
 @router.get(
@@ -73,11 +81,31 @@ async def get_timeline(order_id: OrderId, resources: ResourcesDep, principal: Ca
     """Read every transition of an order, oldest first. Only staff see the actors and notes."""
     items: list[dict[str, object]] = [
         {"at": event.at, "from": event.from_status, "to": event.to_status, "actor": event.actor, "note": event.note}
-        for event in await orders.timeline(resources, order_id)
+        for event in await orders.timeline(resources, principal, order_id)
     ]
     for item in items if not principal.may("orders:read") else ():
         del item["actor"], item["note"]
     return {"order_id": order_id, "items": items, "next_cursor": None}
+
+
+@router.post("/orders/{order_id}/claim", response_model=orders.Order)
+async def claim_order(
+    order_id: OrderId, resources: ResourcesDep, principal: Caller, key: SharedKey, _: NoBody
+) -> Response:
+    """Become the owner of an order that has none, of its cart and of the cart's other orders.
+
+    Once one of them has an e-mail address, the token's verified one must be the same.
+    """
+    return responses.stored(await ownership.claim_order(resources, key, principal, order_id))
+
+
+@router.get("/me/orders")
+async def list_own_orders(
+    query: Annotated[OwnOrdersQuery, Query()], resources: ResourcesDep, principal: Caller
+) -> orders.OwnOrderPage:
+    """List the user's own orders, newest first."""
+    before_number = BIGINT_MAX if query.after_id is None else query.after_id
+    return await orders.list_own_orders(resources, principal, before_number=before_number, limit=query.limit)
 
 
 @router.post(
@@ -89,7 +117,7 @@ async def cancel_order(
     order_id: OrderId, resources: ResourcesDep, principal: Caller, key: SharedKey, _: NoBody
 ) -> Response:
     """Cancel a pending order; only staff also one whose payment is in progress. Repeating the call changes nothing."""
-    return responses.stored(await expiry.cancel(resources, key, order_id, by_staff=principal.may("orders:cancel")))
+    return responses.stored(await expiry.cancel(resources, key, principal, order_id))
 
 
 @router.post("/orders/{order_id}/refund", response_model=orders.Order, responses=problems("order_not_refundable"))
@@ -98,12 +126,14 @@ async def refund_order(
     refund: Annotated[RefundRequest, Body(default_factory=RefundRequest)],
     resources: ResourcesDep,
     key: StaffKey,
+    principal: Caller,
 ) -> Response:
     """Refund an order in full or in part, and return the order."""
     return responses.stored(
         await refunds.refund(
             resources,
             key,
+            principal,
             order_id,
             amount_minor=refund.amount_minor,
             restock=refund.restock,

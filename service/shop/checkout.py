@@ -26,6 +26,7 @@ from service.shop import cart, idempotency, money, orders, payment_session, sett
 from service.shop.idempotency import IdempotencyKey, StoredResponse
 from service.shop.money import Currency
 from service.shop.orders import OrderStatus, PaymentStatus
+from service.shop.principals import SERVICE, Principal
 
 # How often a checkout is tried while its cart or products keep changing.
 ATTEMPTS = 3
@@ -35,12 +36,16 @@ NETWORK_FACTOR = 10
 
 @dataclass(slots=True)
 class Reservation:
-    """A request to reserve a cart's units, by the client to limit, or None for no limit."""
+    """A request to reserve a cart's units, by the client to limit, or None for no limit.
+
+    `user_id` is the user who asks; without one, only a cart that nobody owns is reserved.
+    """
 
     key: IdempotencyKey | None
     cart_id: UUID
     expected_total_minor: int | None
     client: Client | None = None
+    user_id: str | None = None
 
 
 @dataclass(slots=True)
@@ -81,10 +86,11 @@ class Contended(Exception):
 class ClosedCart:
     """A cart closed for its checkout: its currency, None while it is empty, and its products, perhaps outdated.
 
-    `under_pressure` when most units of one of them are in unpaid holds.
+    `under_pressure` when most units of one of them are in unpaid holds. `user_id` is its owner.
     """
 
     currency: str | None
+    user_id: str | None
     product_ids: list[int]
     under_pressure: bool
     client_locked: bool
@@ -147,9 +153,10 @@ EXPLAIN_REFUSAL = statement("checkout/explain_refusal", RefusedLine)
 async def checkout(
     resources: Resources,
     key: IdempotencyKey | None,
+    principal: Principal,
     cart_id: UUID,
-    expected_total_minor: int | None,
     *,
+    expected_total_minor: int | None = None,
     client: Client | None = None,
 ) -> StoredResponse:
     """201 with the Checkout of a new order, or 200 with that of the cart's pending order.
@@ -158,7 +165,7 @@ async def checkout(
     `amount_out_of_range`, `checkout_in_progress`, `rate_limited`, `payment_refused`, `payment_unavailable`,
     `payment_misconfigured`, and the errors of the idempotency key.
     """
-    reservation = Reservation(key, cart_id, expected_total_minor, client)
+    reservation = Reservation(key, cart_id, expected_total_minor, client, principal.user_id)
     for _ in range(ATTEMPTS):
         order_id = new_id()
         try:
@@ -225,12 +232,13 @@ async def reserve(
     `try_add` takes more slots of the limiter that the caller has entered. Raises Contended when it finds no free slot
     for one of the products, and NotReserved when the cart's lines, total or currency forbid the order.
     """
-    key, cart_id, client = reservation.key, reservation.cart_id, reservation.client
-    if replay := await idempotency.find_stored_response(tx, key):
+    key, cart_id, client, user_id = reservation.key, reservation.cart_id, reservation.client, reservation.user_id
+    check = partial(cart.check_owner, cart_id=cart_id, user_id=user_id)
+    if replay := await idempotency.find_stored_response(tx, key, check):
         return replay
-    closed = await CLOSE_CART.one_or_none(tx, cart_id=cart_id, client_key=_lock_key(client))
+    closed = await CLOSE_CART.one_or_none(tx, cart_id=cart_id, client_key=_lock_key(client), user_id=user_id)
     if closed is None:
-        existing = await FIND_ORDER.one_or_none(tx, cart_id=cart_id)
+        existing = await FIND_ORDER.one_or_none(tx, cart_id=cart_id, user_id=user_id)
         if existing is None:
             raise not_found("cart")
         return CartChanged() if existing.order_id is None else ExistingOrder(existing.order_id)
@@ -266,6 +274,7 @@ async def reserve(
         minimum_minor=rules.minimum_minor,
         maximum_minor=rules.maximum_minor,
         line_count=line_count,
+        user_id=closed.user_id,
     )
     if reserved is None:
         raise NotReserved
@@ -328,7 +337,7 @@ async def explain_refusal(resources: Resources, reservation: Reservation) -> Sho
 async def resume_checkout(resources: Resources, key: IdempotencyKey | None, order_id: UUID) -> StoredResponse | None:
     """Continue the checkout of a cart that has a live order; None when the order has been cancelled since."""
     async with connection(resources.pool) as reader:
-        order = await orders.read(reader, order_id)
+        order = await orders.read(reader, SERVICE, order_id)
     if order.stripe_session_id is None and order.status == "PENDING_PAYMENT":
         claim = await payment_session.claim_session(resources, order_id)
         return await ensure_session(resources, key, order_id, claim, new=False)
@@ -403,7 +412,7 @@ async def read_response(
 
     Raises `cart_not_open` for an order that is paid, unless this checkout placed it.
     """
-    order = await orders.read(tx, order_id)
+    order = await orders.read(tx, SERVICE, order_id)
     if order.status == "CANCELLED":
         return None
     if order.status != "PENDING_PAYMENT" and status != 201:

@@ -1,12 +1,16 @@
-"""What Stripe says of a pending order's session in the seconds before its webhook, for the pages after a payment."""
+"""What the pages after a payment show: an order, and what Stripe says of its session before the webhook."""
 
 import asyncio
 import time
 from typing import Literal
+from uuid import UUID
 
+from service.infra.db import connection
 from service.infra.resources import Resources
 from service.infra.stripe import StripeFailed
+from service.shop import orders
 from service.shop.orders import Order
+from service.shop.principals import GUEST, SERVICE
 
 # Stripe is asked about one order at most once in this time, by all processes together.
 ASK_SECONDS = 5
@@ -18,6 +22,17 @@ MAX_LOCAL = 10_000
 State = Literal["open", "ended", "unknown"]
 
 _asked_locally: dict[str, float] = {}
+
+
+async def read_order(resources: Resources, order_id: UUID, session_id: str) -> tuple[Order, bool]:
+    """An order, and whether the page may show all of it: nobody owns it, or the page's address names its session.
+
+    The page takes no credential, and an owned order's id alone opens no lines. 404 when there is no order.
+    """
+    async with connection(resources.pool) as reader:
+        row = await orders.read(reader, SERVICE, order_id)
+        shows_all = row.user_id is None or session_id == row.stripe_session_id
+        return await orders.view(reader, GUEST, row), shows_all
 
 
 async def session_state(resources: Resources, order: Order) -> State:

@@ -12,6 +12,7 @@ from service.infra.transactions import run_transaction
 from service.shop import orders, payment_session, settlement, transitions
 from service.shop.idempotency import IdempotencyKey, StoredResponse, find_stored_response, run_once
 from service.shop.orders import Order, OrderRow
+from service.shop.principals import SERVICE, Principal
 from service.shop.transitions import AfterCommit
 
 DAY = 86_400
@@ -24,7 +25,7 @@ async def expire(resources: Resources, order_id: UUID) -> None:
     If Stripe has not answered until ten minutes after the session's end, the order is cancelled without an answer.
     """
     async with connection(resources.pool) as reader:
-        order = await orders.read(reader, order_id)
+        order = await orders.read(reader, SERVICE, order_id)
     if order.status != "PENDING_PAYMENT":
         return
     if order.payment_status == "PROCESSING":
@@ -55,23 +56,29 @@ async def cancel_closed(resources: Resources, closed: Mapping[UUID, str]) -> Non
 
 
 async def cancel(
-    resources: Resources, key: IdempotencyKey | None, order_id: UUID, *, by_staff: bool = False
+    resources: Resources, key: IdempotencyKey | None, principal: Principal, order_id: UUID
 ) -> StoredResponse:
     """Cancel a pending order; 200 with the Order, even if it was cancelled before.
 
-    Only staff end a payment that is in progress. Money that still comes is a late payment.
+    Only with `orders:cancel` another's order is cancelled, or a payment in progress ended. Money that still comes is a
+    late payment. Who may cancel is decided before Stripe is asked, since what Stripe has closed cannot be undone.
 
     Raises `order_not_cancellable` for an order that is paid or being paid, and what `expire` raises.
     """
-    if replay := await run_transaction(resources.pool, lambda tx: find_stored_response(tx, key), idempotent=True):
+    check = partial(orders.read, principal=principal, order_id=order_id, scope="orders:cancel")
+    if replay := await run_transaction(
+        resources.pool, lambda tx: find_stored_response(tx, key, check), idempotent=True
+    ):
         return replay
     async with connection(resources.pool) as reader:
-        order = await orders.read(reader, order_id)
+        order = await check(reader)
+    by_staff = principal.may("orders:cancel")
     if order.status == "PENDING_PAYMENT" and order.payment_status != "PROCESSING":
         await _end(resources, order, by_staff=by_staff)
     elif order.status == "PENDING_PAYMENT" and by_staff:
         await _end_processing(resources, order, "payment in progress ended by staff", by_staff=True)
-    return await run_once(resources.pool, key, 200, lambda tx: _read_cancelled(tx, order_id), order_id=order_id)
+    work = partial(_read_cancelled, principal=principal, order_id=order_id)
+    return await run_once(resources.pool, key, 200, work, order_id=order_id, check=check)
 
 
 async def _cancel_closed(tx: Connection, after: AfterCommit, closed: Mapping[UUID, str]) -> None:
@@ -84,8 +91,8 @@ async def _cancel_closed(tx: Connection, after: AfterCommit, closed: Mapping[UUI
     await transitions.cancel(tx, after, unpaid, payment_status="EXPIRED", note=settlement.SESSION_EXPIRED)
 
 
-async def _read_cancelled(tx: Connection, order_id: UUID) -> Order:
-    order = await orders.view(tx, order_id)
+async def _read_cancelled(tx: Connection, principal: Principal, order_id: UUID) -> Order:
+    order = await orders.view(tx, principal, await orders.read(tx, SERVICE, order_id))
     if order.status != "CANCELLED":
         raise ShopError("order_not_cancellable", "The order is paid, or being paid.", order_status=order.status)
     return order

@@ -25,6 +25,9 @@ class StoredKey:
     answer: bytes | None
 
 
+# Raises `not_found` unless the request may still be made, by the principal who sends it.
+Check = Callable[[Connection], Awaitable[object]]
+
 LOCK_KEY = statement("idempotency/lock_key", bool)
 FIND_KEY = statement("idempotency/find_key", StoredKey)
 STORE_KEY = statement("idempotency/store_key")
@@ -54,9 +57,12 @@ class StoredResponse:
     replayed: bool = False
 
 
-async def find_stored_response(tx: Connection, key: IdempotencyKey | None) -> StoredResponse | None:
+async def find_stored_response(
+    tx: Connection, key: IdempotencyKey | None, check: Check | None = None
+) -> StoredResponse | None:
     """Lock the key until this transaction ends, and return the response stored for it, if any.
 
+    A used key first has to pass `check(tx)`: all who know an id share its keys, and it may have an owner since.
     Raises `idempotency_key_in_use` while another request has it locked, `idempotency_key_reused` for another body.
     """
     if key is None:
@@ -66,6 +72,8 @@ async def find_stored_response(tx: Connection, key: IdempotencyKey | None) -> St
     stored = await FIND_KEY.one_or_none(tx, key_id=key.id)
     if stored is None:
         return None
+    if check is not None:
+        await check(tx)
     if stored.request_digest != key.request_digest:
         raise ShopError("idempotency_key_reused", "This Idempotency-Key was used before, with another body.")
     if stored.status is None or stored.answer is None:
@@ -101,18 +109,20 @@ async def run_once(
     *,
     location: Callable[[Any], str] | None = None,
     order_id: UUID | None = None,
+    check: Check | None = None,
     autocommit: bool = False,
 ) -> StoredResponse:
     """Run `work(tx)` in a transaction of its own; its result as JSON, or the response stored for the key.
 
     `order_id` is the order that the response is about, so that personal data in it can be erased.
+    `check` is for `find_stored_response`.
 
     After a COMMIT without an answer, the key shows whether it took effect. Without a key, this stays unknown.
     `autocommit` is for `run_transaction`. With a key it is ignored, because the key is stored by a second statement.
     """
 
     async def attempt(tx: Connection) -> StoredResponse:
-        response = await find_stored_response(tx, key)
+        response = await find_stored_response(tx, key, check)
         if response is None:
             result = await work(tx)
             response = StoredResponse(status, encode(result), location(result) if location else None)

@@ -10,7 +10,9 @@ from service.errors import not_found
 from service.infra.db import Connection, connection
 from service.infra.resources import Resources
 from service.infra.sql import statement
+from service.shop import personal_data
 from service.shop.money import AnyCurrency, Currency
+from service.shop.principals import Principal, Scope
 
 OrderStatus = Literal["PENDING_PAYMENT", "PAID", "FULFILLED", "CANCELLED"]
 PaymentStatus = Literal["INITIATED", "PROCESSING", "SUCCEEDED", "FAILED", "EXPIRED", "REFUND_PENDING", "REFUNDED"]
@@ -19,7 +21,7 @@ RefundStatus = Literal["REQUESTED", "PENDING", "SUCCEEDED", "FAILED"]
 
 @dataclass(slots=True)
 class OrderRow:
-    """An order beside its payment.
+    """An order beside its payment. `user_id` is its owner, `claimed` if by a claim.
 
     `hold_expired` is true once the time to pay is over, `stripe_deadline_passed` from ten minutes after the payment
     session's end. From then on the order is cancelled even if Stripe does not answer.
@@ -28,9 +30,12 @@ class OrderRow:
     id: UUID
     number: int
     cart_id: UUID
+    user_id: str | None
+    claimed: bool
     status: OrderStatus
     total_minor: int
     currency: Currency
+    email: str | None
     expires_at: datetime
     created_at: datetime
     paid_at: datetime | None
@@ -130,7 +135,10 @@ class Payment:
 
 @dataclass(slots=True)
 class Order:
-    """An order as clients see it; `checkout_url` is null once it cannot be paid."""
+    """An order as clients see it; `checkout_url` is null once it cannot be paid.
+
+    `email` is null where it is unknown, or not for the principal.
+    """
 
     id: UUID
     number: int
@@ -138,6 +146,7 @@ class Order:
     status: OrderStatus
     total_minor: int
     currency: Currency
+    email: str | None
     created_at: datetime
     expires_at: datetime
     paid_at: datetime | None
@@ -179,6 +188,33 @@ class OrderPage:
 
 
 @dataclass(slots=True)
+class OwnOrder:
+    """An order in its owner's listing; `number` is the cursor."""
+
+    id: UUID
+    number: int
+    cart_id: UUID
+    status: OrderStatus
+    total_minor: int
+    currency: Currency
+    created_at: datetime
+    expires_at: datetime
+    paid_at: datetime | None
+    fulfilled_at: datetime | None
+    cancelled_at: datetime | None
+    payment_status: PaymentStatus
+    refunded_minor: int
+
+
+@dataclass(slots=True)
+class OwnOrderPage:
+    """A keyset page of a user's orders, newest first."""
+
+    items: Sequence[OwnOrder]
+    next_cursor: int | None
+
+
+@dataclass(slots=True)
 class EventRow:
     """An entry of an order's history."""
 
@@ -197,29 +233,33 @@ LIST_REFUNDS = statement("orders/list_refunds", RefundRow)
 LIST_DISPUTES = statement("orders/list_disputes", Dispute)
 LIST_ORDERS = statement("orders/list_orders", ListedOrder)
 LIST_ORDERS_BY_STATUS = statement("orders/list_orders_by_status", ListedOrder)
+LIST_USER_ORDERS = statement("orders/list_user_orders", OwnOrder)
 LIST_EVENTS = statement("orders/list_events", EventRow)
 
 
-async def read(reader: Connection, order_id: UUID) -> OrderRow:
-    """An order beside its payment; 404 when there is none."""
-    order = await READ_ORDER.one_or_none(reader, order_id=order_id)
+async def read(
+    reader: Connection, principal: Principal, order_id: UUID, *, scope: Scope | None = "orders:read"
+) -> OrderRow:
+    """An order beside its payment; 404 when there is none, or it is another's and the principal lacks the scope."""
+    reads_all = scope is not None and principal.may(scope)
+    order = await READ_ORDER.one_or_none(reader, order_id=order_id, user_id=principal.user_id, reads_all=reads_all)
     if order is None:
         raise not_found("order")
     return order
 
 
-async def get_order(resources: Resources, order_id: UUID, *, for_staff: bool = False) -> Order:
-    """`view` on a connection of its own."""
+async def get_order(resources: Resources, principal: Principal, order_id: UUID) -> Order:
+    """An order as the principal sees it, on a connection of its own; raises as `read` does."""
     async with connection(resources.pool) as reader:
-        return await view(reader, order_id, for_staff=for_staff)
+        return await view(reader, principal, await read(reader, principal, order_id))
 
 
-async def view(reader: Connection, order_id: UUID, *, for_staff: bool = False) -> Order:
-    """An order with its lines, payment, refunds and disputes, as this connection sees it.
+async def view(reader: Connection, principal: Principal, row: OrderRow) -> Order:
+    """An order that was just read, with its lines, payment, refunds and disputes, as this connection sees them.
 
-    `for_staff`: with who decided refunds, and why.
+    With `orders:read` also with who decided refunds, and why.
     """
-    row = await read(reader, order_id)
+    order_id, for_staff = row.id, principal.may("orders:read")
     items = await LIST_ITEMS.all(reader, order_id=order_id)
     refunds: list[StaffOrderRefund | OrderRefund] = []
     disputes: list[Dispute] = []
@@ -236,6 +276,7 @@ async def view(reader: Connection, order_id: UUID, *, for_staff: bool = False) -
         row.status,
         row.total_minor,
         row.currency,
+        row.email if _may_see_email(row, principal) else None,
         row.created_at,
         row.expires_at,
         row.paid_at,
@@ -247,6 +288,15 @@ async def view(reader: Connection, order_id: UUID, *, for_staff: bool = False) -
         disputes,
         row.checkout_url,
     )
+
+
+def _may_see_email(row: OrderRow, principal: Principal) -> bool:
+    """Staff and the owner; an owner by claim, whom a leaked id is enough for, only where the address is theirs."""
+    if principal.may("orders:read"):
+        return True
+    if principal.user_id is None or principal.user_id != row.user_id:
+        return False
+    return not row.claimed or personal_data.same_email(row.email, principal.email)
 
 
 def _refund(row: RefundRow, *, for_staff: bool) -> StaffOrderRefund | OrderRefund:
@@ -266,10 +316,24 @@ async def list_orders(resources: Resources, *, status: OrderStatus | None, befor
     return OrderPage(page[:limit], page[limit - 1].number if len(page) > limit else None)
 
 
-async def timeline(resources: Resources, order_id: UUID) -> Sequence[EventRow]:
-    """The history of an order, oldest first."""
+async def list_own_orders(
+    resources: Resources, principal: Principal, *, before_number: int, limit: int
+) -> OwnOrderPage:
+    """A page of the user's orders with numbers below `before_number`, newest first."""
+    assert principal.user_id is not None
     async with connection(resources.pool) as reader:
-        events = await LIST_EVENTS.all(reader, order_id=order_id)
+        page = await LIST_USER_ORDERS.all(
+            reader, user_id=principal.user_id, before_number=before_number, limit=limit + 1
+        )
+    return OwnOrderPage(page[:limit], page[limit - 1].number if len(page) > limit else None)
+
+
+async def timeline(resources: Resources, principal: Principal, order_id: UUID) -> Sequence[EventRow]:
+    """The history of an order, oldest first; 404 as in `read`."""
+    async with connection(resources.pool) as reader:
+        events = await LIST_EVENTS.all(
+            reader, order_id=order_id, user_id=principal.user_id, reads_all=principal.may("orders:read")
+        )
     if not events:
         raise not_found("order")
     return events

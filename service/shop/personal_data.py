@@ -82,6 +82,11 @@ def lower_email(email: str) -> str:
     return unicodedata.normalize("NFC", email.strip().lower())
 
 
+def same_email(one: str | None, other: str | None) -> bool:
+    """Whether both are addresses, and equal in this form."""
+    return one is not None and other is not None and lower_email(one) == lower_email(other)
+
+
 def reduced_event(payload: dict[str, Any]) -> dict[str, Any]:
     """The members of a Stripe event that are not personal. Applying them has the effect of applying the event."""
     result: dict[str, Any] = _reduced(payload, EVENT)

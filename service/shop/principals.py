@@ -62,3 +62,5 @@ GUEST = Principal("customer")
 # Everybody, in a demo without ADMIN_TOKEN and AUTH_ISSUER.
 OPEN = Principal("open", STAFF_SCOPES)
 ADMIN = Principal("admin", STAFF_SCOPES)
+# The service itself: what it does to an order is nobody's request.
+SERVICE = Principal("service", frozenset({"orders:read"}))

@@ -21,6 +21,7 @@ from service.infra.stripe import PaymentIntent, StripeRefused, StripeUnknown
 from service.shop import audit_log, orders, stuck, transitions
 from service.shop.idempotency import IdempotencyKey, StoredResponse, run_once
 from service.shop.orders import Order
+from service.shop.principals import SERVICE, Principal
 from service.shop.transitions import AfterCommit, LockedOrder
 
 # The status of a refund at Stripe -> ours.
@@ -102,6 +103,7 @@ async def find_order(reader: Connection, payment_intent: str) -> UUID | None:
 async def refund(
     resources: Resources,
     key: IdempotencyKey | None,
+    principal: Principal,
     order_id: UUID,
     *,
     amount_minor: int | None,
@@ -119,7 +121,7 @@ async def refund(
         nonlocal after
         after = AfterCommit()
         await request(tx, after, order_id, amount_minor=amount_minor, restock=restock, reason=reason)
-        return await orders.view(tx, order_id, for_staff=True)
+        return await orders.view(tx, principal, await orders.read(tx, SERVICE, order_id))
 
     response = await run_once(resources.pool, key, 200, decide, order_id=order_id)
     await after.run(resources)
@@ -227,7 +229,7 @@ def settle_later(after: AfterCommit, order_id: UUID) -> None:
 async def settle(resources: Resources, order_id: UUID) -> None:
     """Ask Stripe for every due refund that it does not list yet, and record its list. Raises StripeUnknown."""
     async with connection(resources.pool) as reader:
-        order = await orders.read(reader, order_id)
+        order = await orders.read(reader, SERVICE, order_id)
         rows = await LIST_REFUNDS.all(reader, order_id=order_id)
         unmatched = await LIST_UNMATCHED.all(reader, order_id=order_id)
         resolved = await stuck.resolved_ids(reader, order_id)

@@ -162,7 +162,7 @@ async def add_note_once(tx: Connection, order: LockedOrder, text: str) -> bool:
 
     The history is compared, because it outlives a stored event.
     """
-    history = await orders.LIST_EVENTS.all(tx, order_id=order.id)
+    history = await orders.LIST_EVENTS.all(tx, order_id=order.id, user_id=None, reads_all=True)
     if (cause.get(), text) in [(event.cause, event.note) for event in history]:
         return False
     await add_note(tx, order, text)

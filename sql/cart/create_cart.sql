@@ -1,12 +1,13 @@
--- cart/create_cart: create an empty cart.
+-- cart/create_cart: create an empty cart, of a user or of nobody.
 --
 -- callers  service.dev.seed._add_examples, service.shop.cart.create_cart
 -- param    $1 cart_id uuid
+-- param    $2 user_id text null
 -- returns  none
 -- locks    new carts; to commit
 -- waits    for nothing: the id is new
 -- index    none
 -- rows     1
 -- guards   none
-INSERT INTO carts (id)
-VALUES ($1);
+INSERT INTO carts (id, user_id)
+VALUES ($1, $2);

@@ -3,7 +3,8 @@
 -- callers  service.shop.cart._explain_refusal
 -- param    $1 cart_id uuid
 -- param    $2 product_id bigint
--- returns  one; nulls = no such cart, product or live order
+-- param    $3 user_id text null
+-- returns  one; nulls = no such cart, product or live order, or another's cart
 -- locks    none
 -- waits    none
 -- index    carts_pkey, products_pkey, orders_one_live_per_cart
@@ -16,6 +17,6 @@ SELECT
     products.active AS product_active,
     products.currency AS product_currency
 FROM (VALUES (1)) AS single_row (number)
-LEFT JOIN carts ON carts.id = $1
+LEFT JOIN carts ON carts.id = $1 AND (carts.user_id IS NULL OR carts.user_id = $3)
 LEFT JOIN products ON products.id = $2
 LEFT JOIN orders ON orders.cart_id = $1 AND orders.status <> 'CANCELLED';

@@ -2,7 +2,9 @@
 --
 -- callers  service.shop.cart.read
 -- param    $1 cart_id uuid
--- returns  many by product_id; one row with a null product = an empty cart; none = no such cart
+-- param    $2 user_id text null
+-- param    $3 reads_all boolean
+-- returns  many by product_id; one row with a null product = an empty cart; none = no such cart, or another's
 -- locks    none
 -- waits    none
 -- index    carts_pkey, cart_items_pkey, products_pkey, orders_one_live_per_cart, order_items_pkey
@@ -20,7 +22,7 @@ WITH cart AS MATERIALIZED (
     FROM carts
     LEFT JOIN carts AS replacement ON carts.replaced_by = replacement.id
     LEFT JOIN orders ON carts.id = orders.cart_id AND orders.status <> 'CANCELLED'
-    WHERE carts.id = $1
+    WHERE carts.id = $1 AND (carts.user_id IS NULL OR carts.user_id = $2 OR $3)
 )
 
 SELECT

@@ -7,7 +7,8 @@
 -- callers  service.shop.checkout.reserve
 -- param    $1 cart_id uuid
 -- param    $2 client_key bigint null
--- returns  one or none; none = no such cart, or it is checked out
+-- param    $3 user_id text null
+-- returns  one or none; none = no such cart, or it is checked out, or another's
 -- locks    carts NO KEY UPDATE; advisory $2; to commit
 -- waits    on carts, advisory for edits, checkout and transitions of the same cart, checkouts of the same client; 55P03
 --          after lock_timeout -> busy
@@ -19,9 +20,10 @@ SET
     status = 'CHECKED_OUT',
     ordered_at = now(),
     updated_at = now()
-WHERE id = $1 AND status = 'OPEN'
+WHERE id = $1 AND status = 'OPEN' AND (user_id IS NULL OR user_id = $3)
 RETURNING
     currency,
+    user_id,
     array(
         SELECT product_id
         FROM cart_items

@@ -2,7 +2,8 @@
 --
 -- callers  service.shop.checkout.reserve
 -- param    $1 cart_id uuid
--- returns  one or none; none = no such cart; a null order = no live order
+-- param    $2 user_id text null
+-- returns  one or none; none = no such cart, or another's; a null order = no live order
 -- locks    none
 -- waits    none
 -- index    carts_pkey, orders_one_live_per_cart
@@ -13,4 +14,4 @@ SELECT
     orders.id AS order_id
 FROM carts
 LEFT JOIN orders ON carts.id = orders.cart_id AND orders.status <> 'CANCELLED'
-WHERE carts.id = $1;
+WHERE carts.id = $1 AND (carts.user_id IS NULL OR carts.user_id = $2);

@@ -22,6 +22,7 @@
 -- param    $16 max_pending integer
 -- param    $17 max_per_order integer
 -- param    $18 actor text
+-- param    $19 user_id text null
 -- returns  one or none; none = checkout/explain_refusal says why
 -- locks    products NO KEY UPDATE; carts KEY SHARE; new orders, stock_movements, order_items, payments,
 --          order_events; to commit
@@ -126,10 +127,13 @@ reserved_total AS MATERIALIZED (
 ),
 
 new_order AS (
-    INSERT INTO orders (id, cart_id, client, client_network, total_minor, currency, expires_at, next_attempt_at)
+    INSERT INTO orders (
+        id, cart_id, user_id, client, client_network, total_minor, currency, expires_at, next_attempt_at
+    )
     SELECT
         $1,
         $2,
+        $19,
         $10,
         $15,
         total_minor,

@@ -2,14 +2,17 @@
 -- A new column with personal data is one more line here: tests/sql/personal_data.py lists all columns.
 -- Ids, amounts, states and times stay. Of a cause, the client's own id of its request goes; of an actor, which user it
 -- was: it may be the customer. The audit log keeps what staff did.
+-- A cart that another order needs keeps its owner.
 --
 -- callers  service.shop.erasure._erase
 -- param    $1 order_ids uuid[]
 -- returns  one
--- locks    orders NO KEY UPDATE; payments, order_events, stock_movements, refunds NO KEY UPDATE in no order; to commit
+-- locks    orders NO KEY UPDATE; payments, order_events, stock_movements, refunds NO KEY UPDATE in no order; carts
+--          NO KEY UPDATE; to commit
 -- waits    on payments, refunds for a request or a sweep that claims one; 55P03 after lock_timeout -> busy;
---          erasure/lock_orders has locked the orders
--- index    orders_pkey, payments_one_per_order, order_events_pkey, refunds_by_order, stock_movements_once
+--          erasure/lock_orders has locked the carts and orders
+-- index    orders_pkey, carts_pkey, orders_by_cart, payments_one_per_order, order_events_pkey, refunds_by_order,
+--          stock_movements_once
 -- rows     1
 -- guards   none
 WITH erased_order AS (
@@ -19,9 +22,25 @@ WITH erased_order AS (
         email_digest = NULL,
         client = NULL,
         client_network = NULL,
+        user_id = 'erased',
         erased_at = now()
-    WHERE id = any($1) AND (erased_at IS NULL OR email IS NOT NULL OR client IS NOT NULL)
+    WHERE
+        id = any($1)
+        AND (erased_at IS NULL OR email IS NOT NULL OR client IS NOT NULL OR user_id IS DISTINCT FROM 'erased')
     RETURNING id
+),
+
+erased_cart AS (
+    UPDATE carts
+    SET user_id = 'erased'
+    WHERE
+        id = any(array(SELECT cart_id FROM orders WHERE id = any($1)))
+        AND user_id IS DISTINCT FROM 'erased'
+        AND NOT EXISTS (
+            SELECT
+            FROM orders
+            WHERE orders.cart_id = carts.id AND orders.erased_at IS NULL AND orders.id <> all($1)
+        )
 ),
 
 erased_payment AS (

@@ -2,10 +2,12 @@
 --
 -- callers  service.shop.orders.timeline, service.shop.traces.link_to_order, service.shop.transitions.add_note_once
 -- param    $1 order_id uuid
--- returns  many by id; none = no such order
+-- param    $2 user_id text null
+-- param    $3 reads_all boolean
+-- returns  many by id; none = no such order, or another's
 -- locks    none
 -- waits    none
--- index    order_events_pkey
+-- index    order_events_pkey, orders_pkey
 -- rows     0..n, usually 3
 -- guards   none
 SELECT
@@ -16,5 +18,7 @@ SELECT
     actor,
     note
 FROM order_events
-WHERE order_id = $1
+WHERE
+    order_id = $1
+    AND EXISTS (SELECT FROM orders WHERE id = $1 AND (user_id IS NULL OR user_id = $2 OR $3))
 ORDER BY id;

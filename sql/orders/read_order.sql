@@ -3,7 +3,9 @@
 --
 -- callers  service.shop.orders.read
 -- param    $1 order_id uuid
--- returns  one or none; none = no such order
+-- param    $2 user_id text null
+-- param    $3 reads_all boolean
+-- returns  one or none; none = no such order, or another's
 -- locks    none
 -- waits    none
 -- index    orders_pkey, payments_one_per_order
@@ -13,9 +15,12 @@ SELECT
     orders.id,
     orders.number,
     orders.cart_id,
+    orders.user_id,
+    orders.claimed,
     orders.status,
     orders.total_minor,
     orders.currency,
+    orders.email,
     orders.expires_at,
     orders.created_at,
     orders.paid_at,
@@ -35,4 +40,4 @@ SELECT
     payments.session_expires_at + interval '10 minutes' < now() AS stripe_deadline_passed
 FROM orders
 INNER JOIN payments ON orders.id = payments.order_id
-WHERE orders.id = $1;
+WHERE orders.id = $1 AND (orders.user_id IS NULL OR orders.user_id = $2 OR $3);

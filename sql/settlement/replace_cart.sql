@@ -1,4 +1,4 @@
--- settlement/replace_cart: empty a cart whose lines are no longer those of its order; they move to a new cart.
+-- settlement/replace_cart: empty a cart whose lines are no longer its order's; its owner gets them in a new cart.
 -- The next statement, settlement/restore_cart, inserts the order's lines: one cannot both delete and insert a line.
 -- A cart without lines needs no new cart.
 --
@@ -15,7 +15,8 @@
 WITH changed AS MATERIALIZED (
     SELECT
         carts.id,
-        carts.currency
+        carts.currency,
+        carts.user_id
     FROM carts
     WHERE
         carts.id = $1
@@ -33,10 +34,11 @@ WITH changed AS MATERIALIZED (
 ),
 
 new_cart AS (
-    INSERT INTO carts (id, currency)
+    INSERT INTO carts (id, currency, user_id)
     SELECT
         $3,
-        currency
+        currency,
+        user_id
     FROM changed
     WHERE EXISTS (SELECT FROM cart_items WHERE cart_id = $1)
     RETURNING id

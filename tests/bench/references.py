@@ -137,6 +137,7 @@ async def reserve(request: Request, cart_id: UUID) -> Response:
         0,
         settings.max_per_order,
         "customer",
+        None,
     )
     assert reserved is not None
     return Response(orjson.dumps({"order_id": str(order_id)}), 201, media_type="application/json")

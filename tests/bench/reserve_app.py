@@ -12,7 +12,7 @@ import service.app
 from service.http import carts, responses
 from service.http.carts import OptionalCheckoutRequest
 from service.http.fields import CartId
-from service.http.policy import POLICY
+from service.http.policy import POLICY, Caller
 from service.http.requests import ResourcesDep, SharedKey
 from service.http.server.protocol import UVICORN
 from service.infra.ids import new_id
@@ -27,11 +27,16 @@ def create_app() -> FastAPI:
 
 
 async def reserve(
-    cart_id: CartId, checkout_request: OptionalCheckoutRequest, resources: ResourcesDep, key: SharedKey
+    cart_id: CartId,
+    checkout_request: OptionalCheckoutRequest,
+    resources: ResourcesDep,
+    key: SharedKey,
+    principal: Caller,
 ) -> Response:
     """The first of checkout's transactions, decoded, retried and answered as the service does it."""
     order_id = new_id()
-    reservation = checkout.Reservation(key, cart_id, checkout_request.expected_total_minor)
+    expected = checkout_request.expected_total_minor
+    reservation = checkout.Reservation(key, cart_id, expected, user_id=principal.user_id)
     outcome = await checkout.reserve_in_turn(resources, reservation, order_id)
     assert isinstance(outcome, checkout.Reserved)
     return responses.json({"order_id": order_id}, 201)

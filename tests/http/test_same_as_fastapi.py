@@ -141,6 +141,8 @@ VALID: dict[str, list[Case]] = {
         Case("/carts/{cart}/checkout", '{"expected_total_minor": 2500}', {"Idempotency-Key": "f"}),
         Case("/carts/{cart}/checkout"),
     ],
+    "POST /carts/{cart_id}/claim": [Case("/carts/{cart}/claim"), Case("/carts/{cart}/claim", credential=None)],
+    "GET /me/carts": [Case("/me/carts"), Case("/me/carts", credential=None)],
     "GET /orders/{order_id}": [Case("/orders/{order}"), Case(f"/orders/{NOBODY}")],
     "GET /orders/{order_id}/timeline": [
         Case("/orders/{order}/timeline"),
@@ -154,6 +156,8 @@ VALID: dict[str, list[Case]] = {
         Case("/orders?limit=1&after_id=9"),
         Case("/orders?status=x"),
     ],
+    "POST /orders/{order_id}/claim": [Case("/orders/{order}/claim"), Case("/orders/{order}/claim", credential=None)],
+    "GET /me/orders": [Case("/me/orders"), Case("/me/orders", credential=None)],
     "POST /orders/{order_id}/cancel": [
         Case("/orders/{order}/cancel", headers={"Idempotency-Key": "g"}),
         Case("/orders/{order}/cancel", headers={"Idempotency-Key": "g"}),

@@ -23,6 +23,7 @@ from service.dev.stripe_standin.webhooks import signature
 from service.settings import Settings
 from tests.client import Shop
 from tests.conftest import WEBHOOK_SECRET
+from tests.provider import AUDIENCE, Provider, bearer
 
 # The application opens nothing before it is served.
 APP = create_app(Settings(database_url="postgresql://", stripe_api_key="sk_test_x", stripe_webhook_secret=("x",)))
@@ -39,6 +40,11 @@ CHECKS = [
 BOUNDS = bounds(
     max_examples=12, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
 )
+
+
+@pytest.fixture
+def changed_settings(provider: Provider) -> dict[str, str]:
+    return {"AUTH_ISSUER": provider.url, "AUTH_AUDIENCE": AUDIENCE}
 
 
 async def some_of_everything(shop: Shop, stripe: StripeStandin, name: str) -> dict[str, list[Any]]:
@@ -64,12 +70,14 @@ async def some_of_everything(shop: Shop, stripe: StripeStandin, name: str) -> di
 
 
 @pytest.mark.parametrize("room", ROOMS)
-async def test_it_answers_as_documented(shop: Shop, stripe: StripeStandin, room: str) -> None:
+async def test_it_answers_as_documented(shop: Shop, stripe: StripeStandin, provider: Provider, room: str) -> None:
+    # A user of the staff: some calls are for users alone.
+    shop.http.headers.update(bearer(provider.token("anna", "admin", exp=int(time.time()) + 3600)))
     calls = {label: call for label, call in CALLS.items() if call.tags == [room]}
     assert calls
     for label, call in calls.items():
         known = await some_of_everything(shop, stripe, label)
-        statuses = await asyncio.to_thread(ask, shop.url, call, known)
+        statuses = await asyncio.to_thread(ask, shop, call, known)
         # Some requests succeeded.
         assert any(status < 300 for status in statuses), (label, statuses)
 
@@ -78,7 +86,7 @@ def test_every_call_has_a_tag() -> None:
     assert all(call.tags and call.tags[0] in ROOMS for call in CALLS.values())
 
 
-def ask(url: str, call: APIOperation, known: dict[str, list[Any]]) -> set[int]:
+def ask(shop: Shop, call: APIOperation, known: dict[str, list[Any]]) -> set[int]:
     """Make a call in many ways; the statuses that it had."""
     statuses = set()
 
@@ -89,13 +97,14 @@ def ask(url: str, call: APIOperation, known: dict[str, list[Any]]) -> set[int]:
                 if data.draw(st.integers(0, 3)):
                     members[name] = data.draw(st.sampled_from(known[name]))
         if "Stripe-Signature" in call.headers and data.draw(st.integers(0, 3)):
-            sent = requests.Request(**case.as_transport_kwargs(url)).prepare()
+            sent = requests.Request(**case.as_transport_kwargs(shop.url)).prepare()
             case.headers["Stripe-Signature"] = signature(sent.body or b"", WEBHOOK_SECRET, int(time.time()))
-        answer = case.call(base_url=url, session=session)
+        answer = case.call(base_url=shop.url, session=session)
         statuses.add(answer.status_code)
         case.validate_response(answer, checks=CHECKS)
 
     with requests.Session() as session:
+        session.headers["Authorization"] = shop.http.headers["Authorization"]
         for mode in GenerationMode:
             # A call without a body or query has no invalid input.
             if mode is GenerationMode.POSITIVE or len(call.body) + len(call.query):

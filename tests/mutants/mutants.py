@@ -1303,6 +1303,153 @@ MUTANTS = [
         "GRANT SELECT, UPDATE, INSERT (",
         at("sql/test_roles", "test_a_role_has_exactly_the_listed_rights[app]"),
     ),
+    # Whose cart and order it is
+    *(
+        Mutant(f"{name}: owner", f"sql/{folder}/{name}.sql", find, instead, guards(f"{name}: owner"))
+        for folder, name, find, instead in (
+            ("cart", "open_cart", "user_id = $2)", "user_id = $2 OR true)"),
+            ("cart", "open_for_product", "carts.user_id = $4)", "carts.user_id = $4 OR true)"),
+            ("checkout", "close_cart", "user_id = $3)", "user_id = $3 OR true)"),
+            ("ownership", "claim_cart", " AND user_id IS NULL", ""),
+            ("ownership", "claim_orders", " AND user_id IS NULL", ""),
+        )
+    ),
+    *(
+        Mutant(f"stranger: {name}", file, find, instead, at(*test.split("::")))
+        for name, file, find, instead, test in (
+            (
+                "reads a cart",
+                "sql/cart/read_cart.sql",
+                "carts.user_id = $2 OR $3)",
+                "carts.user_id = $2 OR $3 OR true)",
+                "http/test_ownership::test_a_stranger_gets_404_and_changes_nothing[GET /carts/{cart_id}]",
+            ),
+            (
+                "reads an order",
+                "sql/orders/read_order.sql",
+                "orders.user_id = $2 OR $3)",
+                "orders.user_id = $2 OR $3 OR true)",
+                "http/test_ownership::test_a_stranger_gets_404_and_changes_nothing[GET /orders/{order_id}]",
+            ),
+            (
+                "reads a history",
+                "sql/orders/list_events.sql",
+                "user_id = $2 OR $3)",
+                "user_id = $2 OR $3 OR true)",
+                "http/test_ownership::test_a_stranger_gets_404_and_changes_nothing[GET /orders/{order_id}/timeline]",
+            ),
+            (
+                "learns why a line was refused",
+                "sql/cart/explain_refusal.sql",
+                "carts.user_id = $3)",
+                "carts.user_id = $3 OR true)",
+                "http/test_ownership::test_a_stranger_gets_404_and_changes_nothing[POST /carts/{cart_id}/items]",
+            ),
+            (
+                "resumes a checkout",
+                "sql/checkout/find_order.sql",
+                "carts.user_id = $2)",
+                "carts.user_id = $2 OR true)",
+                "http/test_ownership::test_a_stranger_gets_404_and_changes_nothing[POST /carts/{cart_id}/checkout]",
+            ),
+            (
+                "gets a stored response",
+                "sql/cart/check_owner.sql",
+                "user_id = $2)",
+                "user_id = $2 OR true)",
+                "http/test_ownership::test_a_stranger_gets_404_and_changes_nothing[POST /carts/{cart_id}/items]",
+            ),
+            (
+                "gets the stored response of an order",
+                "service/shop/idempotency.py",
+                "    if check is not None:",
+                "    if False:",
+                "shop/test_ownership::test_a_stored_response_is_replayed_to_whom_may_still_make_the_call",
+            ),
+            (
+                "orders of all in one's own list",
+                "sql/orders/list_user_orders.sql",
+                "orders.user_id = $1 ",
+                "(orders.user_id = $1 OR true) ",
+                "shop/test_ownership::test_a_user_lists_their_own",
+            ),
+            (
+                "carts of all in one's own list",
+                "sql/cart/list_carts.sql",
+                "carts.user_id = $1 ",
+                "(carts.user_id = $1 OR true) ",
+                "shop/test_ownership::test_a_user_lists_their_own",
+            ),
+        )
+    ),
+    *(
+        Mutant(f"claim: {name}", file, find, instead, at("shop/test_ownership", test))
+        for name, file, find, instead, test in (
+            (
+                "the address",
+                "service/shop/ownership.py",
+                "if email is not None and not personal_data",
+                "if False and not personal_data",
+                "test_a_claim_needs_the_address_of_every_order",
+            ),
+            (
+                "opens no address later",
+                "service/shop/orders.py",
+                "return not row.claimed or ",
+                "return True or ",
+                "test_who_claimed_an_order_sees_its_address_only_as_their_own",
+            ),
+            (
+                "the orders too",
+                "service/shop/ownership.py",
+                "for email in await CLAIM_ORDERS.all(tx, cart_id=cart_id, user_id=user_id):",
+                "for email in await CLAIM_ORDERS.all(tx, cart_id=UUID(int=0), user_id=user_id):",
+                "test_a_claim_takes_a_cart_and_its_orders",
+            ),
+            (
+                "a new cart is its owner's",
+                "sql/settlement/replace_cart.sql",
+                "        currency,\n        user_id\n    FROM changed",
+                "        currency,\n        NULL\n    FROM changed",
+                "test_a_cart_that_replaces_another_is_its_owners",
+            ),
+            (
+                "an order is its cart's owner's",
+                "service/shop/checkout.py",
+                "        user_id=closed.user_id,",
+                "        user_id=None,",
+                "test_checkout_copies_the_owner",
+            ),
+            (
+                "erased",
+                "sql/erasure/erase_columns.sql",
+                "        client_network = NULL,\n        user_id = 'erased',",
+                "        client_network = NULL,\n        user_id = user_id,",
+                "test_an_erased_order_has_no_owner",
+            ),
+            (
+                "a cart that another order needs is not erased",
+                "sql/erasure/erase_columns.sql",
+                "            WHERE orders.cart_id = carts.id AND",
+                "            WHERE false AND orders.cart_id = carts.id AND",
+                "test_the_owner_of_another_order_of_the_cart_stays",
+            ),
+        )
+    ),
+    Mutant(
+        "erase: lock of the carts",
+        "sql/erasure/lock_orders.sql",
+        "    FOR NO KEY UPDATE\n",
+        "",
+        at("sql/test_headers", "test_locks[erasure/lock_orders]"),
+    ),
+    Mutant(
+        "return page: lines",
+        "service/shop/confirmation.py",
+        "row.user_id is None or session_id == row.stripe_session_id",
+        "True or session_id == row.stripe_session_id",
+        at("shop/test_return_pages", "test_an_owned_order_is_shown_in_full_only_with_its_session"),
+    ),
     # Erasing personal data
     *(
         Mutant(f"erase: {name}", file, find, replacement, at(*test.split("::")))

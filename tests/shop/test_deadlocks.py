@@ -42,12 +42,12 @@ class Scene:
 
     async def create_cart(self) -> UUID:
         cart_id = uuid4()
-        await cart.CREATE_CART.run(on(self.resources.pool), cart_id=cart_id)
+        await cart.CREATE_CART.run(on(self.resources.pool), cart_id=cart_id, user_id=None)
         pool = on(self.resources.pool)
         for product_id in (self.product_id, *self.more_ids):
             # Gives the cart its currency.
             assert await cart.OPEN_FOR_PRODUCT.one_or_none(
-                pool, cart_id=cart_id, product_id=product_id, max_per_order=100
+                pool, cart_id=cart_id, product_id=product_id, max_per_order=100, user_id=None
             )
             await cart.SET_LINE.run(pool, cart_id=cart_id, product_id=product_id, quantity=1)
         return cart_id
@@ -146,11 +146,11 @@ async def test_four_sessions_do_not_deadlock(
     changes = [await CHANGES[name](scene) for name in (first, second, third)]
     cart_session, *sessions = scene.sessions
     cart_id = uuid4()
-    await cart.CREATE_CART.run(on(scene.resources.pool), cart_id=cart_id)
+    await cart.CREATE_CART.run(on(scene.resources.pool), cart_id=cart_id, user_id=None)
 
     await cart_session.execute("BEGIN")
     assert await cart.OPEN_FOR_PRODUCT.one_or_none(
-        cart_session, cart_id=cart_id, product_id=scene.product_id, max_per_order=100
+        cart_session, cart_id=cart_id, product_id=scene.product_id, max_per_order=100, user_id=None
     )
     line: dict[str, Any] = {"cart_id": cart_id, "product_id": scene.product_id, "quantity": 1}
     if fill == "add":

@@ -26,8 +26,9 @@ from service.infra.db import Pool
 from service.infra.limiters import Limiter
 from service.infra.resources import Resources, open_resources
 from service.settings import Settings
-from service.shop import cart, catalog, checkout, erasure, expiry, refunds, sweep, webhooks
+from service.shop import cart, catalog, checkout, erasure, expiry, ownership, refunds, sweep, webhooks
 from service.shop.audit import audit
+from service.shop.principals import ADMIN, GUEST, Principal
 from tests.client import eventually
 from tests.conftest import WEBHOOK_SECRET, cloned, login, served
 from tests.database import end_hold
@@ -37,6 +38,9 @@ from tests.stripe_ledger import assert_ledgers_agree
 COMPLETED = "checkout.session.completed"
 # Codes that ask a client to try again; the test does so once the other operation has ended.
 RETRYABLE = {"busy", "checkout_in_progress"}
+USER = Principal("user:anna", user_id="anna")
+# The arguments of a refund of everything.
+WHOLE: dict[str, Any] = {"amount_minor": None, "restock": False, "reason": None}
 
 
 class Failure(Exception):
@@ -151,12 +155,12 @@ class Scene:
 
 
 async def check_out(resources: Resources, scene: Scene) -> str:
-    return str((await checkout.checkout(resources, None, scene.cart, None)).status)
+    return str((await checkout.checkout(resources, None, GUEST, scene.cart)).status)
 
 
 async def check_out_rival(resources: Resources, scene: Scene) -> str:
     """Check out another cart with the same tent, at the price that the customer saw."""
-    return str((await checkout.checkout(resources, None, scene.rival, 1250)).status)
+    return str((await checkout.checkout(resources, None, GUEST, scene.rival, expected_total_minor=1250)).status)
 
 
 async def receive(resources: Resources, event: dict[str, Any] | None) -> str:
@@ -180,13 +184,15 @@ async def expire(resources: Resources, scene: Scene) -> str:
 
 async def cancel(resources: Resources, scene: Scene) -> str:
     assert scene.order
-    return str((await expiry.cancel(resources, None, scene.order)).status)
+    return str((await expiry.cancel(resources, None, GUEST, scene.order)).status)
 
 
 async def refund(resources: Resources, scene: Scene) -> str:
     assert scene.order
     return str(
-        (await refunds.refund(resources, None, scene.order, amount_minor=None, restock=False, reason=None)).status
+        (
+            await refunds.refund(resources, None, ADMIN, scene.order, amount_minor=None, restock=False, reason=None)
+        ).status
     )
 
 
@@ -206,7 +212,12 @@ async def change_price(resources: Resources, scene: Scene) -> str:
 
 
 async def edit_cart(resources: Resources, scene: Scene) -> str:
-    return str((await cart.add_item(resources, None, scene.cart, product_id=scene.mug, quantity=1)).status)
+    return str((await cart.add_item(resources, None, GUEST, scene.cart, product_id=scene.mug, quantity=1)).status)
+
+
+async def claim(resources: Resources, scene: Scene) -> str:
+    """Claim the cart for a user without a verified address: refused once the order is paid."""
+    return str((await ownership.claim_cart(resources, None, USER, scene.cart)).status)
 
 
 async def erase(resources: Resources, scene: Scene) -> str:
@@ -222,26 +233,27 @@ async def erase(resources: Resources, scene: Scene) -> str:
 Result = tuple[list[str], dict[str, Any]]
 Run = Callable[[Resources, Scene], Awaitable[str]]
 
-# By name: the function to run, and how it may end when it does not fail.
+# By name: the function to run, and how it may end when it does not fail. A guest's end with `not_found` after a claim.
 OPERATIONS: dict[str, tuple[Run, set[str]]] = {
-    "checkout": (check_out, {"201", "200", "insufficient_stock", "cart_not_open", "checkout_in_progress"}),
+    "checkout": (check_out, {"201", "200", "insufficient_stock", "cart_not_open", "checkout_in_progress", "not_found"}),
     "rival": (check_out_rival, {"201", "200", "insufficient_stock", "price_changed", "checkout_in_progress"}),
     # Checkout of an order whose first checkout was cut off before it knew its session.
-    "resume": (check_out, {"201", "200", "insufficient_stock", "cart_not_open", "checkout_in_progress"}),
+    "resume": (check_out, {"201", "200", "insufficient_stock", "cart_not_open", "checkout_in_progress", "not_found"}),
     "pay": (pay, {"applied", "unchanged", "duplicate"}),
     # The event of a payment that is already stored and, after a failure, not applied.
     "duplicate": (pay, {"applied", "unchanged", "duplicate"}),
     "late": (pay_late, {"applied", "unchanged", "duplicate", "late_money_refunded"}),
     "expire": (expire, {"done", "checkout_in_progress"}),
-    "cancel": (cancel, {"200", "order_not_cancellable", "checkout_in_progress"}),
+    "cancel": (cancel, {"200", "order_not_cancellable", "checkout_in_progress", "not_found"}),
     "refund": (refund, {"200", "order_not_refundable"}),
     # Make a requested refund at Stripe, which cancels its order.
     "settle": (settle, {"done"}),
     "stock": (move_stock, {"200", "insufficient_stock"}),
     "price": (change_price, {"done"}),
     # Only this one may be `busy`: it explains a refusal after the fact, when the reason may have changed.
-    "edit": (edit_cart, {"200", "cart_not_open", "busy"}),
+    "edit": (edit_cart, {"200", "cart_not_open", "busy", "not_found"}),
     "erase": (erase, {"done", "pending"}),
+    "claim": (claim, {"200", "forbidden", "not_found"}),
 }
 
 
@@ -269,14 +281,14 @@ STATE = {
                 WHERE product_id = products.id ORDER BY 1)
         FROM products WHERE id = ANY($1::bigint[]) ORDER BY id""",
     "carts": """
-        SELECT status, currency,
+        SELECT status, currency, user_id,
             ARRAY(SELECT quantity FROM cart_items WHERE cart_id = carts.id ORDER BY product_id),
             ARRAY(SELECT quantity FROM cart_items WHERE cart_id = carts.replaced_by ORDER BY product_id)
         FROM carts WHERE id = ANY($1::uuid[]) ORDER BY array_position($1, id)""",
     "orders": """
         SELECT array_position($1, orders.cart_id), orders.status, hold, total_minor, payments.status, attempt,
             refunded_minor, checkout_url IS NULL, stripe_session_id IS NULL, stripe_payment_intent_id IS NULL,
-            email, erased_at IS NULL,
+            email, erased_at IS NULL, user_id, claimed,
             ARRAY(SELECT quantity * unit_price_minor FROM order_items WHERE order_id = orders.id ORDER BY product_id),
             ARRAY(SELECT concat_ws(' ', cause, amount_minor, status) FROM refunds
                 WHERE order_id = orders.id ORDER BY 1),
@@ -312,10 +324,10 @@ class Stage:
         if cut_off:
             self.stripe.set_faults([{"method": "POST", "path": "/v1/checkout/session[s]", "action": "drop_after"}])
             with pytest.raises(ShopError):
-                await checkout.checkout(self.resources, None, cart_id, None)
+                await checkout.checkout(self.resources, None, GUEST, cart_id)
             self.stripe.set_faults([])
         else:
-            await checkout.checkout(self.resources, None, cart_id, None)
+            await checkout.checkout(self.resources, None, GUEST, cart_id)
         order_id = await self.database.fetchval(
             "SELECT id FROM orders WHERE cart_id = $1 ORDER BY number DESC LIMIT 1", cart_id
         )
@@ -334,7 +346,7 @@ class Stage:
         names = set(operations)
         if "late" in names:
             scene.order, session_id = await self.place_order(scene.cart)
-            await expiry.cancel(self.resources, None, scene.order)
+            await expiry.cancel(self.resources, None, GUEST, scene.order)
             # As if Stripe had accepted the payment just before the cancel.
             self.stripe.session(session_id)["status"] = "open"
             scene.late_payment = self.pay_session(session_id)
@@ -346,7 +358,9 @@ class Stage:
             if "settle" in names or (scene.payment and not pending):
                 await receive(self.resources, make_event(COMPLETED, self.stripe.session(session_id)))
             if "settle" in names:
-                await refunds.refund(self.resources, None, scene.order, amount_minor=None, restock=False, reason=None)
+                await refunds.refund(
+                    self.resources, None, ADMIN, scene.order, amount_minor=None, restock=False, reason=None
+                )
             if "expire" in names:
                 await end_hold(self.database, str(scene.order))
         if "duplicate" in names:

@@ -14,6 +14,7 @@ import pytest
 from service.dev.stripe_standin import StripeStandin
 from service.infra.resources import Resources
 from service.shop import checkout
+from service.shop.principals import GUEST
 from tests.client import Shop, eventually
 from tests.database import insert_carts, wait_for_blocked
 from tests.stripe_ledger import assert_ledgers_agree
@@ -281,7 +282,7 @@ async def test_a_checkout_waits_for_a_full_limiter_without_a_connection(
 
     async with limiter_full(api_resources, mug["id"]):
         async with limiter_full(api_resources, tent["id"]):
-            waiting = asyncio.create_task(checkout.checkout(api_resources, None, UUID(cart), None))
+            waiting = asyncio.create_task(checkout.checkout(api_resources, None, GUEST, UUID(cart)))
             assert await eventually(waits_without_connection)
             # The checkout has read the cart's products before this one was added.
             await shop.add_item(cart, mug["id"])

@@ -6,6 +6,7 @@ import pytest
 from service.dev.stripe_standin import StripeStandin
 from service.infra.resources import Resources
 from service.shop import sweep
+from service.shop.principals import ERASED
 from tests.client import Shop
 from tests.database import make_everything_due
 from tests.shop.test_refunds import create_fulfilled_order, request_refund
@@ -16,8 +17,8 @@ CONFIRMING, PAY = "We are confirming your payment", "Pay now"
 pytestmark = pytest.mark.usefixtures("webhooks_dropped")
 
 
-async def read(shop: Shop, order_id: str, page: str = "success") -> str:
-    answer = await shop.http.get(f"/payments/{page}?order_id={order_id}")
+async def read(shop: Shop, order_id: str, page: str = "success", session_id: str = "") -> str:
+    answer = await shop.http.get(f"/payments/{page}?order_id={order_id}&session_id={session_id}")
     assert answer.status_code == 200
     return answer.text
 
@@ -96,3 +97,33 @@ async def test_a_refund_in_a_currency_that_is_not_sold_is_shown(
     for page in ("success", "cancel"):
         text = await read(shop, placed_order["order_id"], page)
         assert f"Refund of {amount}" in text.replace("\xa0", " ")
+
+
+@pytest.mark.parametrize("owner", ["anna", ERASED])
+async def test_an_owned_order_is_shown_in_full_only_with_its_session(
+    shop: Shop, stripe: StripeStandin, resources: Resources, database: asyncpg.Connection, owner: str
+) -> None:
+    """A pending order's link to pay, then the lines and refunds of a fulfilled one. The rest is for everybody."""
+    pending = await shop.checked_out_cart()
+    fulfilled, _ = await create_fulfilled_order(shop, stripe, resources)
+    await request_refund(shop, fulfilled, amount_minor=500)
+    await database.execute("UPDATE orders SET user_id = $1", owner)
+    order = await shop.get_order(fulfilled)
+    own = order["payment"]["stripe_session_id"]
+    pending_session = pending["payment"]["stripe_session_id"]
+
+    for session_id, shows_all in ((own, True), ("", False), (pending_session, False), ("None", False)):
+        text = (await read(shop, fulfilled, session_id=session_id)).replace("\xa0", " ")
+        assert ("Refund of 5.00 EUR" in text, order["items"][0]["name"] in text) == (shows_all, shows_all)
+        assert f"Order {order['number']} · fulfilled" in text
+        assert f"{order['total_minor'] / 100:.2f} EUR" in text
+        assert "We have your payment" in text
+
+    async def forget_question() -> None:
+        await resources.redis.delete(f"confirmation:{pending['order_id']}")
+
+    for session_id, may_pay in ((own, False), ("", False), (pending_session, True)):
+        await forget_question()
+        text = await read(shop, pending["order_id"], session_id=session_id)
+        assert "Waiting for your payment" in text
+        assert (PAY in text) == may_pay

@@ -27,6 +27,7 @@ from service.infra.stripe import StripeRefused, StripeUnknown
 from service.settings import Settings
 from service.shop import checkout, expiry, fulfilment, reconcile, refunds, sweep
 from service.shop.audit import audit
+from service.shop.principals import GUEST
 from tests.client import Shop, eventually
 from tests.conftest import WEBHOOK_SECRET, cloned, login, served
 from tests.database import end_hold, make_everything_due
@@ -306,8 +307,8 @@ class ShopMachine(RuleBasedStateMachine):
         """The operations of the service's processes, by name, on this order."""
         order_id = UUID(order["id"])
         return {
-            "checkout": lambda: checkout.checkout(self.api_resources, None, UUID(order["cart_id"]), None),
-            "cancel": lambda: expiry.cancel(self.api_resources, None, order_id),
+            "checkout": lambda: checkout.checkout(self.api_resources, None, GUEST, UUID(order["cart_id"])),
+            "cancel": lambda: expiry.cancel(self.api_resources, None, GUEST, order_id),
             "expire": lambda: expiry.expire(self.resources, order_id),
             "fulfil": lambda: fulfilment.fulfil(self.resources, order_id),
             "settle_refunds": lambda: refunds.settle(self.resources, order_id),

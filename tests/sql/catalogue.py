@@ -32,6 +32,8 @@ def tables(products: int) -> list[dict[str, str]]:
                 SELECT
                     md5('order' || n)::uuid AS id,
                     md5('cart' || n)::uuid AS cart_id,
+                    -- Half of the customers are users.
+                    CASE WHEN n % 2 = 0 THEN 'user-' || n % 900000 END AS user_id,
                     status,
                     2500 AS total_minor,
                     'EUR' AS currency,
@@ -60,6 +62,7 @@ def tables(products: int) -> list[dict[str, str]]:
             "carts": f"""
                 SELECT
                     md5('cart' || n)::uuid AS id,
+                    CASE WHEN n % 2 = 0 THEN 'user-' || n % 900000 END AS user_id,
                     CASE WHEN n <= {orders} AND n % 10 <> 3 THEN 'CHECKED_OUT' ELSE 'OPEN' END AS status,
                     'EUR' AS currency,
                     at AS created_at,

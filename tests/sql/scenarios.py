@@ -25,6 +25,8 @@ OPEN, EMPTY, PENDING, REORDER, PAID, FULFILLED, CANCELLED, REORDERED, LATE, ABAN
 )
 
 EMAIL = "someone@example.com"
+# Owns the carts and the orders of PAID and FULFILLED; nobody owns the others.
+USER, STRANGER = "user", "stranger"
 
 # An order has the id of its cart, a payment the id of its order. Rows that a statement locks together are inserted in
 # another order than that of their ids: a plan that locks them as they lie fails the test. Nothing is overdue for a day.
@@ -52,7 +54,7 @@ WHERE carts.id <> '{EMPTY}' AND products.id <> {MUG} AND (carts.id <> '{SINGLE}'
 -- Two orders have an e-mail address with its hash, two have one without.
 INSERT INTO orders (
     id, cart_id, status, total_minor, currency, expires_at, paid_at, fulfilled_at, cancelled_at, email, email_digest,
-    next_attempt_at
+    next_attempt_at, user_id
 )
 SELECT
     id::uuid,
@@ -66,7 +68,8 @@ SELECT
     CASE WHEN status = 'CANCELLED' THEN now() END,
     CASE WHEN id IN ('{PAID}', '{FULFILLED}', '{CANCELLED}', '{LATE}') THEN '{EMAIL}' END,
     CASE WHEN id IN ('{PAID}', '{FULFILLED}') THEN sha256('{EMAIL}') END,
-    CASE WHEN status IN ('PENDING_PAYMENT', 'PAID') THEN now() END
+    CASE WHEN status IN ('PENDING_PAYMENT', 'PAID') THEN now() END,
+    CASE WHEN id IN ('{PAID}', '{FULFILLED}') THEN '{USER}' END
 FROM (
     VALUES
     ('{REORDERED}', '{REORDER}', 'CANCELLED'),
@@ -112,9 +115,11 @@ FROM orders WHERE status <> 'PENDING_PAYMENT';
 INSERT INTO order_events (order_id, from_status, to_status, cause)
 SELECT id, 'PAID', 'FULFILLED', 'x' FROM orders WHERE status = 'FULFILLED';
 
--- Moves the movements of a product, and the events of one order, behind the others.
-UPDATE stock_movements SET reason = reason WHERE product_id = {TENT};
+UPDATE carts SET user_id = '{USER}' WHERE id IN ('{PAID}', '{FULFILLED}');
+
+-- Moves the events and the movements of one order behind the others.
 UPDATE order_events SET cause = cause WHERE order_id = '{FULFILLED}';
+UPDATE stock_movements SET reason = reason WHERE order_id = '{PAID}';
 
 INSERT INTO refunds (id, order_id, stripe_payment_intent_id, amount_minor, cause, next_attempt_at)
 VALUES
@@ -228,8 +233,8 @@ KEY, NEW_KEY, BODY = (hashlib.sha256(text).digest() for text in (b"new", b"unuse
 CLIENT = BODY[:16]
 DIGEST = hashlib.sha256(EMAIL.encode()).digest()
 STOCK_RULE = "audit/stock_matches_ledger"
-# Of checkout/reserve: the client's network, pending orders of a client, units in a line, the actor.
-LIMITS = (CLIENT, 5, 100, "customer")
+# Of checkout/reserve: the client's network, pending orders of a client, units in a line, the actor, the owner.
+LIMITS = (CLIENT, 5, 100, "customer", USER)
 
 SCENARIOS = {
     "access/add_key": does(
@@ -323,20 +328,27 @@ SCENARIOS = {
         run(OPEN, TENT, 1, 100),
         none=run(OPEN, TENT, 100, 100),
         refused={"cart_items_quantity_range": run(OPEN, TENT, 9999, 10_000)},
-        predecessor=(OPEN, TENT, 100),
+        predecessor=(OPEN, TENT, 100, None),
     ),
-    "cart/create_cart": does(run(NEW)),
-    "cart/explain_refusal": does(run(PENDING, TENT), run(NEW, NO_PRODUCT)),
-    "cart/forget_currency": does(run(EMPTY), none=run(OPEN), predecessor=(EMPTY,)),
-    "cart/open_cart": does(run(OPEN), none=run(PENDING)),
-    "cart/open_for_product": does(run(OPEN, TENT, 100), none=run(OPEN, MUG, 100)),
-    "cart/read_cart": does(run(OPEN), run(EMPTY), none=run(NEW)),
-    "cart/remove_line": does(run(OPEN, TENT), none=run(OPEN, MUG), predecessor=(OPEN,)),
+    "cart/check_owner": does(run(OPEN, None), run(FULFILLED, USER), none=run(FULFILLED, STRANGER)),
+    "cart/create_cart": does(run(NEW, USER)),
+    "cart/explain_refusal": does(run(PENDING, TENT, None), run(NEW, NO_PRODUCT, USER)),
+    "cart/forget_currency": does(run(EMPTY), none=run(OPEN), predecessor=(EMPTY, None)),
+    "cart/list_carts": does(run(USER, UUID(int=2**128 - 1), 10), none=run(STRANGER, UUID(int=2**128 - 1), 10)),
+    "cart/open_cart": does(run(OPEN, USER), none=run(PENDING, None)),
+    "cart/open_for_product": does(run(OPEN, TENT, 100, USER), none=run(OPEN, MUG, 100, None)),
+    "cart/read_cart": does(
+        run(OPEN, None, False),
+        run(EMPTY, USER, False),
+        run(FULFILLED, STRANGER, True),
+        none=run(FULFILLED, None, False),
+    ),
+    "cart/remove_line": does(run(OPEN, TENT), none=run(OPEN, MUG), predecessor=(OPEN, None)),
     "cart/set_line": does(
         run(OPEN, MUG, 1),
         run(OPEN, TENT, 2),
         refused={"cart_items_quantity_range": run(OPEN, TENT, 10_000)},
-        predecessor=(OPEN, TENT, 100),
+        predecessor=(OPEN, TENT, 100, None),
     ),
     "catalog/create_category": does(run("Pots", "pots"), refused={"categories_slug_unique": run("Tents", "tents")}),
     "catalog/create_product": does(
@@ -367,9 +379,9 @@ SCENARIOS = {
     ),
     "payment_session/attach_session": does(run(PENDING, "cs_x", "url"), none=run(CANCELLED, "cs_x", "url")),
     "payment_session/claim_session": does(run(PENDING, 60.0), none=run(PAID, 60.0)),
-    "checkout/close_cart": does(run(OPEN, 7), none=run(PENDING, 7)),
+    "checkout/close_cart": does(run(OPEN, 7, USER), none=run(PENDING, 7, None)),
     "checkout/explain_refusal": does(run(OPEN, CLIENT, CLIENT), none=run(EMPTY, CLIENT, CLIENT)),
-    "checkout/find_order": does(run(PENDING), run(OPEN), none=run(NEW)),
+    "checkout/find_order": does(run(PENDING, None), run(OPEN, USER), none=run(FULFILLED, STRANGER)),
     "checkout/list_products": does(run(OPEN), none=run(EMPTY)),
     "payment_session/start_attempt": does(run(PENDING, 1, 1800, 60.0), none=run(PENDING, 2, 1800, 60.0)),
     "payment_session/read_claim": does(
@@ -377,7 +389,7 @@ SCENARIOS = {
         none=run(PENDING),
     ),
     "payment_session/release_claim": does(run(PENDING), none=run(PAID)),
-    "checkout/lock_products": does(run(OPEN), none=run(EMPTY), predecessor=(OPEN, 7)),
+    "checkout/lock_products": does(run(OPEN), none=run(EMPTY), predecessor=(OPEN, 7, None)),
     # One line: of several, another statement has locked the products.
     "checkout/reserve": does(
         run(NEW, SINGLE, NEW, None, 1800, 2100, 60.0, "{}", "x", CLIENT, "EUR", 50, 10_000, 1, *LIMITS),
@@ -387,7 +399,7 @@ SCENARIOS = {
                 NEW, PAID, NEW, None, 1800, 2100, 60.0, "{}", "x", CLIENT, "EUR", 50, 10_000, 3, *LIMITS
             )
         },
-        predecessor=(SINGLE, 7),
+        predecessor=(SINGLE, 7, None),
     ),
     "erasure/erase_columns": does(run([PAID, FULFILLED]), predecessor=([FULFILLED, PAID],)),
     "erasure/find_by_digest": does(run(DIGEST), none=run(NEW_KEY)),
@@ -396,7 +408,7 @@ SCENARIOS = {
     "erasure/list_payment_intents": does(run([PAID, FULFILLED]), none=run([PENDING])),
     "erasure/list_without_digest": does(run(), none=run(before="UPDATE orders SET email = NULL, email_digest = NULL")),
     "erasure/lock_events": does(run([FULFILLED], [EMAIL]), none=run([NEW], [])),
-    "erasure/lock_orders": does(run([REORDERED, PAID]), none=run([NEW])),
+    "erasure/lock_orders": does(run([REORDERED, PAID, PENDING]), none=run([NEW])),
     "erasure/lock_responses": does(run([FULFILLED]), none=run([NEW])),
     "erasure/reduce_event": does(run("evt_3", "{}"), none=run("evt_x", "{}"), predecessor=([FULFILLED], [])),
     "erasure/reduce_response": does(
@@ -434,10 +446,15 @@ SCENARIOS = {
     ),
     "orders/list_disputes": does(run(PAID, None), run(PAID, "pi_other"), none=run(NEW, None)),
     "orders/list_refunds": does(run(LATE, "EUR"), none=run(NEW, "EUR")),
-    "orders/list_events": does(run(PAID), none=run(NEW)),
+    "orders/list_events": does(
+        run(PENDING, None, False), run(FULFILLED, STRANGER, True), none=run(FULFILLED, STRANGER, False)
+    ),
     "orders/list_items": does(run(PAID), none=run(NEW)),
     "orders/list_orders": does(run(LAST, 10), none=run(0, 10)),
     "orders/list_orders_by_status": does(run("CANCELLED", LAST, 10), none=run("CANCELLED", 0, 10)),
+    "orders/list_user_orders": does(run(USER, LAST, 10), none=run(STRANGER, LAST, 10)),
+    "ownership/claim_cart": does(run(REORDER, USER), none=run(FULFILLED, STRANGER)),
+    "ownership/claim_orders": does(run(REORDER, USER), none=run(FULFILLED, STRANGER), predecessor=(REORDER, USER)),
     "transitions/lock_order": does(run(PENDING), none=run(NEW)),
     "transitions/lock_orders": does(run([REORDER, PENDING]), none=run([NEW])),
     "transitions/mark_cancelled": does(
@@ -459,7 +476,9 @@ SCENARIOS = {
     "settlement/mark_processing": does(
         run(PENDING, "cs_x", "x", 60.0, "stripe"), none=run(PAID, "cs_x", "x", 60.0, "stripe"), predecessor=(PENDING,)
     ),
-    "orders/read_order": does(run(PENDING), none=run(NEW)),
+    "orders/read_order": does(
+        run(PENDING, None, False), run(FULFILLED, USER, False), none=run(FULFILLED, STRANGER, False)
+    ),
     "transitions/lock_products": does(
         run([REORDER, PENDING]), none=run([NEW]), predecessor=([REORDER, PENDING, CANCELLED],)
     ),

@@ -96,6 +96,11 @@ INVALID_ROWS = [
     ("carts_pkey", f"INSERT INTO carts (id) VALUES ({ONE})"),
     ("carts_status_known", "UPDATE carts SET status = 'PAID'"),
     ("carts_currency_form", "UPDATE carts SET currency = 'EURO'"),
+    *(
+        (f"{table}_user_id_form", f"UPDATE {table} SET user_id = {text}")
+        for table in ("carts", "orders")
+        for text in ("''", "repeat('x', 256)", "'a\nb'", "'a\u202eb'")
+    ),
     ("carts_replaced_by_another", "UPDATE carts SET replaced_by = id"),
     ("cart_items_pkey", f"INSERT INTO cart_items (cart_id, product_id, quantity) VALUES ({ONE}, 1, 1)"),
     ("cart_items_cart_fkey", f"UPDATE cart_items SET cart_id = {NONE}"),
@@ -120,6 +125,7 @@ INVALID_ROWS = [
     ("orders_email_digest_form", "UPDATE orders SET email = 'x', email_digest = ''"),
     ("orders_email_digest_form", "UPDATE orders SET email_digest = sha256('x')"),
     ("orders_erased_has_no_email", "UPDATE orders SET email = 'x', erased_at = now()"),
+    ("orders_claimed_has_owner", "UPDATE orders SET claimed = true"),
     ("orders_client_network_form", "UPDATE orders SET client_network = ''"),
     ("orders_hold_positive", "UPDATE orders SET hold = 0"),
     ("orders_times_match_status", "UPDATE orders SET status = 'PAID'"),
@@ -377,9 +383,29 @@ INSERT INTO order_items (order_id, product_id, name, quantity, unit_price_minor)
 VALUES ({TWO}, 2, 'Mug', 1, 990), ({TWO}, 1, 'Tent', 1, 1250)
 """
 
+OWNED = f"UPDATE carts SET user_id = 'anna' WHERE id = {TWO}"
+
+# Of checkout/reserve: the client's network, pending orders of a client, units in a line, the actor, the owner.
+LIMITS = (None, 5, 100, "customer", None)
+
 # For each guard: SQL that makes the guard fail, the statement with its arguments, and the tables that must not change.
 # These are all tables where the guard protects the whole statement.
 GUARDS = {
+    "open_cart: owner": (OWNED, "cart/open_cart", (SECOND, "bob"), TABLES),
+    "open_for_product: owner": (
+        f"{OWNED}; UPDATE carts SET currency = NULL",
+        "cart/open_for_product",
+        (SECOND, 1, 100, None),
+        TABLES,
+    ),
+    "close_cart: owner": (OWNED, "checkout/close_cart", (SECOND, None, None), TABLES),
+    "claim_cart: owner": (OWNED, "ownership/claim_cart", (SECOND, "bob"), TABLES),
+    "claim_orders: owner": (
+        f"UPDATE orders SET user_id = 'anna' WHERE id = {TWO}",
+        "ownership/claim_orders",
+        (SECOND, "bob"),
+        TABLES,
+    ),
     "mark_paid: status": (
         PAID,
         "transitions/mark_paid",
@@ -455,21 +481,21 @@ GUARDS = {
     "reserve: currency": (
         MIXED,
         "checkout/reserve",
-        (THIRD, SECOND, THIRD, None, 1800, 2100, 1.0, "{}", "x", None, "EUR", 50, 10_000, 2, None, 5, 100, "customer"),
+        (THIRD, SECOND, THIRD, None, 1800, 2100, 1.0, "{}", "x", None, "EUR", 50, 10_000, 2, *LIMITS),
         TABLES,
     ),
     # One line is short, so the units of the other stay too.
     "reserve: stock": (
         f"{MIXED}; UPDATE products SET currency = 'EUR', stock = id - 1",
         "checkout/reserve",
-        (THIRD, SECOND, THIRD, None, 1800, 2100, 1.0, "{}", "x", None, "EUR", 50, 10_000, 2, None, 5, 100, "customer"),
+        (THIRD, SECOND, THIRD, None, 1800, 2100, 1.0, "{}", "x", None, "EUR", 50, 10_000, 2, *LIMITS),
         TABLES,
     ),
     # The products of these two lines are not locked.
     "reserve: line count": (
         f"{MIXED}; UPDATE products SET currency = 'EUR'",
         "checkout/reserve",
-        (THIRD, SECOND, THIRD, None, 1800, 2100, 1.0, "{}", "x", None, "EUR", 50, 10_000, 1, None, 5, 100, "customer"),
+        (THIRD, SECOND, THIRD, None, 1800, 2100, 1.0, "{}", "x", None, "EUR", 50, 10_000, 1, *LIMITS),
         TABLES,
     ),
 }

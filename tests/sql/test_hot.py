@@ -19,8 +19,11 @@ NOT_HOT = {
     "catalog/deactivate_product": {"products"},
     # An ordered cart leaves the index of carts that may be deleted.
     "checkout/close_cart": {"carts"},
-    # An erased order is no longer found by its e-mail.
-    "erasure/erase_columns": {"orders"},
+    # An erased order is no longer found by its e-mail, and is no longer listed with its owner's.
+    "erasure/erase_columns": {"orders", "carts"},
+    # An owned cart or order is listed with its owner's.
+    "ownership/claim_cart": {"carts"},
+    "ownership/claim_orders": {"orders"},
     # A dispute is found by its order, and a stuck item is listed while it is open.
     "disputes/link_order": {"disputes"},
     "stuck/add_item": {"stuck_items"},

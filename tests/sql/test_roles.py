@@ -44,13 +44,17 @@ ALLOWED = {
             "UPDATE": "name description category_id price_minor stock active max_per_order version updated_at",
         },
         "stock_movements": LEDGER,
-        "carts": {**READ, "INSERT": "id currency", "UPDATE": "status currency updated_at ordered_at replaced_by"},
+        "carts": {
+            **READ,
+            "INSERT": "id currency user_id",
+            "UPDATE": "status currency updated_at ordered_at replaced_by user_id",
+        },
         "cart_items": {**READ, "INSERT": "cart_id product_id quantity", "UPDATE": "quantity", "DELETE": ALL},
         "orders": {
             **READ,
-            "INSERT": "id cart_id client client_network total_minor currency expires_at next_attempt_at",
+            "INSERT": "id cart_id user_id client client_network total_minor currency expires_at next_attempt_at",
             "UPDATE": "status email email_digest client client_network hold paid_at cancelled_at next_attempt_at"
-            " attempts",
+            " attempts user_id claimed",
         },
         "order_items": {**READ, "INSERT": "order_id product_id name quantity unit_price_minor"},
         "order_events": HISTORY,
@@ -95,7 +99,7 @@ ALLOWED = {
         "stock_movements": LEDGER,
         "carts": {
             **READ,
-            "INSERT": "id currency",
+            "INSERT": "id currency user_id",
             "UPDATE": "status currency updated_at replaced_by",
             "DELETE": ALL,
         },
@@ -150,9 +154,10 @@ ALLOWED = {
 }
 # Without personal data, and without the URLs where an order can be paid.
 ALLOWED["readonly"] = {table: READ for table in ALLOWED["app"]} | {
+    "carts": {"SELECT": "id status currency created_at updated_at ordered_at replaced_by"},
     "orders": {
         "SELECT": "id number cart_id status total_minor currency hold expires_at created_at paid_at fulfilled_at"
-        " cancelled_at next_attempt_at attempts erased_at"
+        " cancelled_at next_attempt_at attempts erased_at claimed"
     },
     "order_events": {"SELECT": "id order_id at from_status to_status cause"},
     "payments": {
@@ -169,9 +174,10 @@ ALLOWED["readonly"] = {table: READ for table in ALLOWED["app"]} | {
 }
 ALLOWED["eraser"] = dict.fromkeys(ALLOWED["app"], NOTHING) | {
     "orders": {
-        "SELECT": "id number status email email_digest client erased_at",
-        "UPDATE": "email email_digest client client_network erased_at",
+        "SELECT": "id number cart_id status email email_digest client user_id erased_at",
+        "UPDATE": "email email_digest client client_network user_id erased_at",
     },
+    "carts": {"SELECT": "id user_id", "UPDATE": "user_id"},
     "order_events": {
         "SELECT": "order_id cause actor note",
         "INSERT": "order_id from_status to_status cause note actor",
@@ -271,12 +277,14 @@ APPS = {
     "orders/list_orders",
     "orders/list_orders_by_status",
     *(name for name in files("audit_log") if name != "audit_log/add_entry"),
+    "orders/list_user_orders",
     "stuck/find_item",
     "stuck/list_items",
     "stuck/list_items_of_kind",
     "stuck/resolve_item",
     "webhooks/record_event",
     *files("cart"),
+    *files("ownership"),
     *files("catalog"),
     *files("seed"),
 }

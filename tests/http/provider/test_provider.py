@@ -3,9 +3,11 @@
 It runs by `make compat`; the package oidc-provider is looked for in the folder NODE_MODULES.
 """
 
+import asyncio
 import base64
 import hashlib
 import re
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,7 +51,7 @@ class Provider:
         self._command = (*require_programs("node"), PROVIDER, require_node_package("oidc-provider"))
 
     @contextmanager
-    def running(self, *keys: str) -> Iterator[None]:
+    def running(self, *keys: str) -> Iterator[subprocess.Popen[str]]:
         """The provider during the block; it signs with the first key and publishes all."""
         command = [*map(str, self._command), str(self.port), str(self._folder), *keys]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
@@ -62,7 +64,7 @@ class Provider:
                         break
                 else:
                     pytest.fail(printed)
-                yield
+                yield process
             finally:
                 process.kill()
 
@@ -209,6 +211,32 @@ async def test_known_keys_go_on_while_the_provider_is_down(
             return (await whoami(shop, unknown)).status_code == 200 or None
 
         await eventually(accepted)
+
+
+async def test_a_frozen_provider_does_not_stop_the_shop(
+    monkeypatch: pytest.MonkeyPatch, shop: Shop, provider: Provider
+) -> None:
+    """It accepts connections and does not answer. Method: it goes on only after the other calls were answered."""
+    monkeypatch.setattr(jwks, "COOLDOWN_SECONDS", 0.1)
+    with provider.running("k1"):
+        first, known = await provider.token("kim"), await provider.token("lee")
+        assert (await whoami(shop, first)).status_code == 200
+    with provider.running("k2") as process:
+        unknown = await provider.token("mia")
+        process.send_signal(signal.SIGSTOP)
+
+        monkeypatch.setattr(jwks, "FETCH_SECONDS", 0.1)
+        assert is_problem(await whoami(shop, unknown), 503, "auth_unavailable")
+        monkeypatch.setattr(jwks, "FETCH_SECONDS", 60)
+        # Until no attempt of before is under way.
+        await asyncio.sleep(3 * jwks.COOLDOWN_SECONDS)
+        asking = asyncio.create_task(whoami(shop, unknown))
+        others = [await whoami(shop, known), await shop.http.get("/products")]
+        assert not asking.done()
+        process.send_signal(signal.SIGCONT)
+
+        assert (await asking).status_code == 200
+    assert [answer.status_code for answer in others] == [200, 200]
 
 
 async def test_an_id_token_is_refused(signing: None, shop: Shop, provider: Provider) -> None:

@@ -1,6 +1,7 @@
 """A server, a database or a role that is configured otherwise than a new one: every command works all the same."""
 
 import asyncpg
+import psycopg
 import pytest
 
 from service.dev.roles import ROLES
@@ -76,7 +77,8 @@ async def test_the_commands(environ: dict[str, str], database: asyncpg.Connectio
     "query",
     [
         "connect_timeout=7",
-        "channel_binding=prefer&sslmode=prefer&gssencmode=disable&sslnegotiation=postgres",
+        "channel_binding=prefer&sslmode=prefer&gssencmode=disable",
+        *(["sslnegotiation=postgres"] if psycopg.pq.version() >= 170_000 else []),
         "keepalives=1&keepalives_idle=30&tcp_user_timeout=10000&application_name=x&fallback_application_name=y",
         "target_session_attrs=any&load_balance_hosts=random&client_encoding=latin1",
         "options=-c%20geqo%3Doff%20-c%20default_transaction_isolation%3Dserializable",

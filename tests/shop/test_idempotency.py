@@ -186,11 +186,9 @@ class TestDifferentClients:
 
         for _ in range(2):
             for address in ("192.0.2.1", "192.0.2.2", "2001:db8:1::1", "2001:db8:1::2"):
-                # An unverified token does not make another client.
-                for authorization in ({}, {"Authorization": "Bearer other"}):
-                    answer = await send(shop, "/carts", b"", "1", **{"X-Forwarded-For": address}, **authorization)
-                    assert answer.status_code == 201
-                    assert carts.setdefault(address, answer.json()["id"]) == answer.json()["id"]
+                answer = await send(shop, "/carts", b"", "1", **{"X-Forwarded-For": address})
+                assert answer.status_code == 201
+                assert carts.setdefault(address, answer.json()["id"]) == answer.json()["id"]
 
         assert len(set(carts.values())) == 4
         assert await database.fetchval("SELECT count(*) FROM carts") == 4
@@ -339,7 +337,8 @@ async def test_a_checkout_that_died_after_its_reservation_is_resumed(
 ) -> None:
     cart, order_id = await shop.create_cart(((await shop.create_product())["id"], 1)), uuid4()
     path = f"/carts/{cart}/checkout"
-    key = IdempotencyKey.of(method="POST", path=path, principal="", key="a key", body=b"{}")
+    # In an open demo everybody is one principal.
+    key = IdempotencyKey.of(method="POST", path=path, principal="open", key="a key", body=b"{}")
     reservation = checkout.Reservation(key, UUID(cart), None)
     await run_transaction(
         api_resources.pool, lambda tx: checkout.reserve(tx, api_resources.settings, reservation, order_id)

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import NamedTuple
 
+import httptools
 import pytest
 from starlette.types import Receive, Scope, Send
 
@@ -329,6 +330,9 @@ async def test_a_trick_is_read_as_the_rfc_says_or_ends_its_connection(
     app: Echo, port: int, name: str, pieces: str
 ) -> None:
     trick = TRICKS[name]
+    if name == "a length between tabs" and tuple(map(int, httptools.__version__.split("."))) < (0, 8):
+        # Older parsers refuse what the RFC allows.
+        trick = Trick(trick.sent)
     sent = trick.sent + NEXT
     if pieces == "bytes" and trick.last:
         # A client that writes to a closed connection may lose the response.

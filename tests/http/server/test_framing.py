@@ -330,7 +330,7 @@ async def test_a_trick_is_read_as_the_rfc_says_or_ends_its_connection(
     app: Echo, port: int, name: str, pieces: str
 ) -> None:
     trick = TRICKS[name]
-    if name == "a length between tabs" and tuple(map(int, httptools.__version__.split("."))) < (0, 8):
+    if name == "a length between tabs" and httptools.__version__ < "0.8":
         # Older parsers refuse what the RFC allows.
         trick = Trick(trick.sent)
     sent = trick.sent + NEXT

@@ -191,6 +191,8 @@ class TestDifferentClients:
                 assert carts.setdefault(address, answer.json()["id"]) == answer.json()["id"]
 
         assert len(set(carts.values())) == 4
+        # An unverified token makes no other client.
+        assert problem(await send(shop, "/carts", b"", "1", Authorization="Bearer other")) == (401, "invalid_token")
         assert await database.fetchval("SELECT count(*) FROM carts") == 4
 
     async def test_a_client_without_an_address_gets_a_cart_each_time(self, settings: Settings) -> None:

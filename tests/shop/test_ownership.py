@@ -1,6 +1,7 @@
 """Owners of carts and orders: how they get one, what it opens, and what happens at once with it."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import replace
@@ -15,6 +16,7 @@ from service.dev.stripe_standin import StripeStandin
 from service.errors import ShopError
 from service.infra.db import Pool
 from service.infra.resources import Resources
+from service.infra.statements import Statement, files
 from service.settings import Settings
 from service.shop import cart, checkout, expiry, orders, ownership
 from service.shop.erasure import erase
@@ -142,6 +144,15 @@ async def test_a_cart_that_replaces_another_is_its_owners(
     with pytest.raises(ShopError, match="cart"):
         await cart.get_cart(api_resources, BOB, replaced_by)
     await assert_ledgers_agree(resources, stripe)
+
+
+def test_only_a_claim_and_an_erasure_change_an_owner() -> None:
+    """A claim changes no other owner: the mutants `claim_cart: owner` and `claim_orders: owner` remove that guard."""
+    changes = re.compile(r"\bSET\b(?:(?!\b(?:FROM|WHERE|RETURNING)\b).)*\b(?:user_id|claimed) =", re.DOTALL)
+
+    changing = {name for name in files() if changes.search(Statement(name).sql)}
+
+    assert changing == {"ownership/claim_cart", "ownership/claim_orders", "erasure/erase_columns"}
 
 
 # Claims

@@ -1367,6 +1367,13 @@ MUTANTS = [
                 "shop/test_ownership::test_a_stored_response_is_replayed_to_whom_may_still_make_the_call",
             ),
             (
+                "cancels with a right to read",
+                "service/shop/expiry.py",
+                'order_id=order_id, scope="orders:cancel")',
+                "order_id=order_id)",
+                "http/test_ownership::test_staff_read_what_others_own_and_only_cancel_it",
+            ),
+            (
                 "orders of all in one's own list",
                 "sql/orders/list_user_orders.sql",
                 "orders.user_id = $1 ",
@@ -1398,6 +1405,20 @@ MUTANTS = [
                 "return not row.claimed or ",
                 "return True or ",
                 "test_who_claimed_an_order_sees_its_address_only_as_their_own",
+            ),
+            (
+                "opens no address to guests",
+                "service/shop/orders.py",
+                "if principal.user_id is None or principal.user_id != row.user_id:",
+                "if principal.user_id != row.user_id:",
+                "test_a_guests_order_shows_no_address",
+            ),
+            (
+                "not of another's by staff",
+                "service/shop/ownership.py",
+                "order_id, scope=None)",
+                "order_id)",
+                "test_a_claim_takes_a_cart_and_its_orders",
             ),
             (
                 "the orders too",

@@ -286,6 +286,7 @@ def test_staff_need_a_token_with_the_right_role(project: Path) -> None:
 
         anonymous = call("GET", f"{api}/orders")
         order_id = buy(api, carl, customer=kim)
+        by_guest = call("GET", f"{api}/orders/{order_id}")
         refund = f"{api}/orders/{order_id}/refund"
         body = json.dumps({"amount_minor": 100})
         by_support = call("POST", refund, body, JSON | anna)
@@ -300,6 +301,7 @@ def test_staff_need_a_token_with_the_right_role(project: Path) -> None:
         process.wait(timeout=40)
 
     assert anonymous[0] == 401
+    assert by_guest[0] == 404
     assert by_support[0] == 403
     assert json.loads(by_support[1])["required_scope"] == "orders:refund"
     assert by_refunds[0] in (200, 201), by_refunds

@@ -151,6 +151,16 @@ async def test_a_customers_cart_is_theirs(signing: None, shop: Shop, provider: P
     await shop.call("GET", path, 404)
 
 
+async def test_a_customer_claims_a_guests_cart(signing: None, shop: Shop, provider: Provider) -> None:
+    cart_id = await shop.create_cart()
+    kim = await provider.token("kim")
+
+    claimed = await shop.call("POST", f"/carts/{cart_id}/claim", 200, Authorization=f"Bearer {kim}")
+
+    assert claimed["id"] == cart_id
+    await shop.call("GET", f"/carts/{cart_id}", 404)
+
+
 async def test_roles_get_what_the_matrix_says(signing: None, shop: Shop, provider: Provider) -> None:
     for roles in ((), *((role,) for role in ROLES), ("support", "refunds")):
         token = await provider.token("-".join(("anna", *roles)))

@@ -15,7 +15,7 @@ CREATE TABLE api_keys (
     prefix text NOT NULL,
     -- SHA-256 without a salt is enough: a key has 256 random bits.
     digest bytea NOT NULL,
-    scopes text [] NOT NULL,
+    scopes text[] NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now(),
     created_by text NOT NULL,
     expires_at timestamptz NOT NULL,

@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
@@ -228,6 +229,7 @@ def _invalid() -> ShopError:
     return ShopError("invalid_token", "The credential in the Authorization header is not valid.")
 
 
+@lru_cache(maxsize=256)
 def _is_address(host: str) -> bool:
     """Whether a Host is localhost or an IP address, with or without a port."""
     try:

@@ -57,6 +57,7 @@ class Identity:
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
         self._settings = resources.settings
+        self._open_staff = resources.settings.open_staff
         self._keys = KeySet(resources.settings, resources.stripe.session)
         # By the credential's SHA-256: whose it is, and until when that is believed, in seconds since 1970.
         self._verified: dict[bytes, tuple[Principal, float]] = {}
@@ -69,23 +70,30 @@ class Identity:
         if self._settings.auth_issuer:
             await asyncio.gather(self._keys.refresh_forever(), self._watch_revocations())
 
+    def at_hand(self, scope: Scope) -> Principal | None:
+        """Who sends a request, if nothing has to be verified for it: nobody, ADMIN_TOKEN, or who is remembered."""
+        credential = _credential(scope)
+        if credential is None:
+            return OPEN if self._open_staff and self._is_own_address(scope) else GUEST
+        self._forget_old_keys()
+        principal, until = self._verified.get(hashlib.sha256(credential).digest(), (None, 0.0))
+        if principal is None or time.time() >= until:
+            return ADMIN if is_admin(credential, self._settings.admin_token) else None
+        return None if principal.user_id and self._revocations_are_stale() else principal
+
     async def verify(self, scope: Scope) -> Principal:
         """Who sends a request. Raises `invalid_token`, `auth_unavailable` or `unavailable`."""
-        headers = [value for name, value in scope["headers"] if name == b"authorization"]
-        if not any(headers):
-            return OPEN if self._settings.open_staff and self._is_own_address(scope) else GUEST
-        credential = bearer(headers[0])
-        if credential is None or len(headers) > 1:
-            raise _invalid()
-        digest = hashlib.sha256(credential).digest()
-        if principal := self._at_hand(credential, digest):
-            if principal.user_id:
-                await self._know_revocations()
+        credential = _credential(scope) or b""
+        is_token = self._settings.auth_issuer and _TOKEN.fullmatch(credential)
+        if is_token and self._revocations_are_stale():
+            await self._read_revocations()
+        if principal := self.at_hand(scope):
             return principal
+        digest = hashlib.sha256(credential).digest()
         if credential.startswith(access.KEY_PREFIX.encode()):
             principal, expires_at = await self._find_key(digest)
             believed_for = access.KEY_CACHE_SECONDS
-        elif self._settings.auth_issuer and _TOKEN.fullmatch(credential):
+        elif is_token:
             principal, expires_at = await self._verify_token(credential.decode())
             believed_for = CACHE_SECONDS
         else:
@@ -96,24 +104,11 @@ class Identity:
         self._verified[digest] = principal, min(time.time() + believed_for, expires_at)
         return principal
 
-    def knows(self, scope: Scope) -> bool:
-        """Whether `verify` costs nothing: the request has no credential, ADMIN_TOKEN, or one that is remembered."""
-        headers = [value for name, value in scope["headers"] if name == b"authorization"]
-        credential = bearer(headers[0]) or b"" if headers else b""
-        return not any(headers) or self._at_hand(credential, hashlib.sha256(credential).digest()) is not None
-
     def _forget_old_keys(self) -> None:
         """Forget what the provider's former keys have verified."""
         if self._keys.version != self._keys_version:
             self._keys_version = self._keys.version
             self._verified.clear()
-
-    def _at_hand(self, credential: bytes, digest: bytes) -> Principal | None:
-        self._forget_old_keys()
-        principal, until = self._verified.get(digest, (None, 0.0))
-        if principal and time.time() < until:
-            return principal
-        return ADMIN if is_admin(credential, self._settings.admin_token) else None
 
     async def _find_key(self, digest: bytes) -> tuple[Principal, float]:
         key = await access.find_key(self._resources.pool, digest)
@@ -124,8 +119,6 @@ class Identity:
     async def _verify_token(self, token: str) -> tuple[Principal, float]:
         """The person that an access token names, and when it expires, in seconds since 1970."""
         settings = self._settings
-        # First: from the key on nothing is awaited, so that what is remembered follows from the newest keys.
-        await self._know_revocations()
         try:
             header = jwt.get_unverified_header(token)
             kid, kind = header.get("kid"), str(header.get("typ")).lower().removeprefix("application/")
@@ -168,10 +161,8 @@ class Identity:
         is_verified = claims.get("email_verified") is True and isinstance(email, str) and _EMAIL.fullmatch(email)
         return Principal(f"user:{subject}", scopes, subject, email if is_verified else None), expires_at
 
-    async def _know_revocations(self) -> None:
-        """Raises `unavailable` if the revocations were not read for a while, and cannot be read now."""
-        if time.monotonic() - self._revoked_read_at > REVOCATIONS_STALE_SECONDS:
-            await self._read_revocations()
+    def _revocations_are_stale(self) -> bool:
+        return time.monotonic() - self._revoked_read_at > REVOCATIONS_STALE_SECONDS
 
     async def _read_revocations(self) -> None:
         started = time.monotonic()
@@ -223,6 +214,14 @@ def client_of(clients: Clients, scope: Scope, principal: Principal, *, whole: bo
     if principal.user_id or principal.actor.startswith("key:"):
         return clients.named(principal.actor)
     return clients.client(scope, whole=whole)
+
+
+def _credential(scope: Scope) -> bytes | None:
+    """The bearer credential of a request; None without any, and empty for what cannot be one."""
+    headers = [value for name, value in scope["headers"] if name == b"authorization"]
+    if not any(headers):
+        return None
+    return (bearer(headers[0]) or b"") if len(headers) == 1 else b""
 
 
 def _invalid() -> ShopError:

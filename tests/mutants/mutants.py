@@ -1076,7 +1076,7 @@ MUTANTS = [
     *(
         Mutant(f"token: {name}", "service/http/identity.py", find, replacement, tests)
         for name, find, replacement, tests in (
-            ("two headers", "if credential is None or len(headers) > 1:", "if credential is None:", SENT_ONCE),
+            ("two headers", ' if len(headers) == 1 else b""', "", SENT_ONCE),
             ("type", " or kind not in map(str.lower, settings.auth_types):", ":", FORGED),
             ("critical", ' or "crit" in header or kind', " or kind", FORGED),
             ("issuer", "issuer=settings.auth_issuer,", "", FORGED),
@@ -1099,7 +1099,12 @@ MUTANTS = [
                 "            self._keys_version = self._keys.version\n",
                 WITHDRAWN,
             ),
-            ("remembered and expired", "if principal and time.time() < until:", "if principal:", EXPIRED),
+            (
+                "remembered and expired",
+                "if principal is None or time.time() >= until:",
+                "if principal is None:",
+                EXPIRED,
+            ),
         )
     ),
     Mutant(
@@ -1161,8 +1166,8 @@ MUTANTS = [
     Mutant(
         "policy: open staff by an address",
         "service/http/identity.py",
-        "self._settings.open_staff and self._is_own_address(scope)",
-        "self._settings.open_staff",
+        "self._open_staff and self._is_own_address(scope)",
+        "self._open_staff",
         at("http/test_identity", "test_an_open_demo_answers_staff_by_its_address_only"),
     ),
     Mutant(

@@ -129,7 +129,7 @@ class RateLimitMiddleware:
         client = address = self.clients.digest(scope) or b""
         # Who is over the limit by address cannot make us verify one more credential.
         if not scope["path"].startswith(UNREAD) and (
-            scope["app"].state.identity.knows(scope) or self._local.used(address) < self.per_minute
+            scope["app"].state.identity.at_hand(scope) or self._local.used(address) < self.per_minute
         ):
             principal = GUEST
             with suppress(ShopError):

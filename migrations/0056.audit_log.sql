@@ -48,9 +48,6 @@ BEGIN
     IF to_regrole('commerce_app') IS NOT NULL THEN
         GRANT SELECT, INSERT (actor, action, subject, before, after, request_id) ON audit_log TO commerce_app;
     END IF;
-    IF to_regrole('commerce_worker') IS NOT NULL THEN
-        GRANT INSERT (actor, action, subject, before, after, request_id) ON audit_log TO commerce_worker;
-    END IF;
     IF to_regrole('commerce_eraser') IS NOT NULL THEN
         GRANT INSERT (actor, action, subject, before, after, request_id) ON audit_log TO commerce_eraser;
     END IF;

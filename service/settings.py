@@ -213,13 +213,14 @@ class Settings(BaseModel):
     # Never offered: vouchers, for example, hold the units for days.
     excluded_payment_methods: Annotated[CommaList, AfterValidator(_payment_methods)] = ()
 
-    admin_token: str = Field(default="", min_length=32, pattern=r"^\S*$", repr=False)
+    # Longer ones could not be sent: service/infra/credentials.py.
+    admin_token: str = Field(default="", min_length=32, max_length=4096, pattern=r"^\S*$", repr=False)
     # Whether the staff calls of a demo without ADMIN_TOKEN and AUTH_ISSUER may be open to other machines.
     allow_open_staff: bool = False
     # The identity provider whose access tokens are accepted; empty: none. Tokens name it exactly like this.
     auth_issuer: IdentityUrl = ""
     # How tokens name this service.
-    auth_audience: str = Field(default="", max_length=255)
+    auth_audience: str = Field(default="", max_length=255, pattern=r"^(\S(.*\S)?)?$")
     # The provider's keys; by default where its metadata says.
     auth_jwks_url: IdentityUrl = ""
     auth_algorithms: Annotated[CommaList, AfterValidator(_algorithms)] = AUTH_ALGORITHMS

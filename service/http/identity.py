@@ -64,6 +64,7 @@ class Identity:
         self._keys_version = 0
         self._revoked: dict[str, float] = {}
         self._revoked_read_at = float("-inf")
+        self._reading: asyncio.Task[None] | None = None
 
     async def watch(self) -> None:
         """Keep the provider's keys and the revocations up to date, for as long as tokens are accepted."""
@@ -121,7 +122,7 @@ class Identity:
         settings = self._settings
         try:
             header = jwt.get_unverified_header(token)
-            kid, kind = header.get("kid"), str(header.get("typ")).lower().removeprefix("application/")
+            kid, kind = header.get("kid"), str(header.get("typ", "")).lower().removeprefix("application/")
             # `crit` names extensions that must be understood: none are.
             if not isinstance(kid, str) or "crit" in header or kind not in map(str.lower, settings.auth_types):
                 raise _Refused("kid, typ or crit")
@@ -165,6 +166,12 @@ class Identity:
         return time.monotonic() - self._revoked_read_at > REVOCATIONS_STALE_SECONDS
 
     async def _read_revocations(self) -> None:
+        """Read them, together with all who need them meanwhile."""
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.create_task(self._read_revocations_now())
+        await asyncio.shield(self._reading)
+
+    async def _read_revocations_now(self) -> None:
         started = time.monotonic()
         revoked = await access.list_revocations(self._resources)
         if revoked != self._revoked:
@@ -182,9 +189,13 @@ class Identity:
     def _is_own_address(self, scope: Scope) -> bool:
         """Whether an open demo is called by its address, unless it is open to other names too.
 
-        A page of a stranger cannot: its browser sends the name that the stranger's DNS server bound to this address.
+        A page of a stranger cannot: its browser says that it is of another site, or sends the name that the stranger's
+        DNS server bound to this address.
         """
-        hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
+        headers = scope["headers"]
+        if any(name == b"sec-fetch-site" and value not in (b"same-origin", b"none") for name, value in headers):
+            return False
+        hosts = [value.decode("latin-1") for name, value in headers if name == b"host"]
         return self._settings.allow_open_staff or (len(hosts) == 1 and _is_address(hosts[0]))
 
 
@@ -248,5 +259,8 @@ def _roles(claims: dict[str, Any], path: str) -> Iterator[str]:
         value = value.get(name) if isinstance(value, dict) else None
     if isinstance(value, str):
         yield value
-    elif isinstance(value, list | dict):
+    elif isinstance(value, list):
         yield from (role for role in value if isinstance(role, str))
+    elif isinstance(value, dict):
+        # An empty value or `false` gives nothing.
+        yield from (role for role, granted in value.items() if granted)

@@ -55,8 +55,8 @@ class Clients:
     def address(self, scope: Scope, *, whole: bool = False, forwarded: bool = False) -> str | None:
         """The nearest hop that is not a trusted proxy. X-Forwarded-For counts as far as trusted proxies wrote it.
 
-        If `forwarded`, that hop is believed too, and the address is the one it names, or None without one. An IPv6
-        address is reduced to its /64, unless `whole`. A peer without an address is a Unix socket: a proxy on this
+        If `forwarded`, that hop is believed too, and the address is the one that it names, or None if it names none. An
+        IPv6 address is reduced to its /64, unless `whole`. A peer without an address is a Unix socket: a proxy on this
         machine, which is trusted.
         """
         peer = scope.get("client")
@@ -69,14 +69,15 @@ class Clients:
             if name == b"x-forwarded-for"
             for hop in value.decode("latin-1").split(",")
         ]
-        if hops and address is not None and not (forwarded or self._trusts(address)):
+        named = bool(hops)
+        if named and address is not None and not (forwarded or self._trusts(address)):
             self._warn(address)
         while hops and (address is None or self._trusts(address)):
             previous = _parse(hops.pop())
             if previous is None:
                 break
             address = previous
-        if forwarded:
+        if forwarded and (hops or not named):
             address = _parse(hops.pop()) if hops else None
         if isinstance(address, IPv6Address) and not whole:
             return str(IPv6Network((int(address), 64), strict=False))

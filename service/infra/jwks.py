@@ -31,11 +31,7 @@ MAX_WAITING = 100
 MAX_BYTES = 256 * 1024
 RSA_BITS = 2048
 # The algorithm of a key, by its type and curve: a token cannot choose another one.
-_ALGORITHMS: dict[tuple[Any, Any], str] = {
-    ("EC", "P-256"): "ES256",
-    ("OKP", "Ed25519"): "EdDSA",
-    ("RSA", None): "RS256",
-}
+_ALGORITHMS = {"EC P-256": "ES256", "OKP Ed25519": "EdDSA", "RSA None": "RS256"}
 
 # With the system's authorities: an identity provider may have a certificate of the company's own.
 _tls = cache(ssl.create_default_context)
@@ -105,7 +101,8 @@ class KeySet:
         try:
             async with asyncio.timeout(FETCH_SECONDS):
                 published = await self._read_keys()
-        except (_Unusable, TimeoutError, aiohttp.ClientError, OSError) as error:
+        except Exception as error:
+            # Whatever the provider answers, the next refresh must come.
             # The next attempt asks for the keys' address again: it may have changed.
             self._failed, self._url = True, self._settings.auth_jwks_url
             logger.warning(
@@ -119,18 +116,17 @@ class KeySet:
                 kid: key for kid, jwk in published.items() if (key := _usable(jwk, self._settings.auth_algorithms))
             }
             self.version += 1
-            logger.info("identity provider's keys changed", extra={"kids": sorted(self._keys)})
+            level = logging.INFO if self._keys else logging.WARNING
+            logger.log(level, "identity provider's keys changed", extra={"kids": sorted(self._keys)})
 
     async def _read_keys(self) -> dict[str, dict[str, Any]]:
-        """The usable keys as they are published, by their `kid`. Raises _Unusable if there is none."""
+        """The usable keys as they are published, by their `kid`: none, if the provider has withdrawn them all."""
         if not self._url:
             self._url = await self._find_url()
         listed = (await self._get(self._url)).get("keys")
-        known = [jwk for jwk in listed if isinstance(jwk, dict)] if isinstance(listed, list) else []
-        usable = {jwk["kid"]: jwk for jwk in known if _usable(jwk, self._settings.auth_algorithms)}
-        if not usable:
-            raise _Unusable("the set has no key that can be used")
-        return usable
+        if not isinstance(listed, list):
+            raise _Unusable(f"{self._url} did not answer a set of keys")
+        return {jwk["kid"]: jwk for jwk in listed if _usable(jwk, self._settings.auth_algorithms)}
 
     async def _find_url(self) -> str:
         """The address of the keys, from the issuer's metadata (OpenID Connect Discovery 1.0)."""
@@ -163,9 +159,11 @@ class KeySet:
         return document
 
 
-def _usable(jwk: dict[str, Any], allowed: tuple[str, ...]) -> jwt.PyJWK | None:
-    """The key, if it verifies signatures by one of the allowed algorithms; None for any other."""
-    algorithm = _ALGORITHMS.get((jwk.get("kty"), jwk.get("crv")))
+def _usable(jwk: Any, allowed: tuple[str, ...]) -> jwt.PyJWK | None:
+    """The key, if it verifies signatures by one of the allowed algorithms; None for anything else."""
+    if not isinstance(jwk, dict):
+        return None
+    algorithm = _ALGORITHMS.get(f"{jwk.get('kty')} {jwk.get('crv')}")
     operations = jwk.get("key_ops", ["verify"])
     if (
         algorithm not in allowed

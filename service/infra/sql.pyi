@@ -628,6 +628,8 @@ class SettlementMarkProcessing(Statement[Row]):
         cause: str,
         recheck_seconds: float,
         actor: str,
+        email: str | None,
+        email_digest: bytes | None,
     ) -> Row | None: ...
 
 class SettlementRecordLatePayment(Statement[Row]):

@@ -76,8 +76,23 @@ async def add(
         subject=subject,
         before=before,
         after=after,
-        request_id=cause.get().removeprefix("request "),
+        request_id=_request_id(),
     )
+
+
+async def add_once(
+    tx: Connection, action: Action, subject: str, *, before: dict[str, Any] | None, after: dict[str, Any] | None
+) -> None:
+    """`add`, unless another transaction of the same request has done so."""
+    newest = await LIST_ENTRIES_OF_SUBJECT_BY_ACTOR.all(
+        tx, subject=subject, actor=actor.get(), before_id=2**63 - 1, limit=1
+    )
+    if [(entry.action, entry.request_id) for entry in newest] != [(action, _request_id())]:
+        await add(tx, action, subject, before=before, after=after)
+
+
+def _request_id() -> str:
+    return cause.get().removeprefix("request ")
 
 
 def changed(before: Any, after: Any) -> dict[str, dict[str, Any] | None]:

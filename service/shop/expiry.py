@@ -9,7 +9,7 @@ from service.infra.db import Connection, connection
 from service.infra.resources import Resources
 from service.infra.stripe import StripeRefused, StripeUnknown
 from service.infra.transactions import run_transaction
-from service.shop import orders, payment_session, settlement, transitions
+from service.shop import audit_log, orders, payment_session, settlement, transitions
 from service.shop.idempotency import IdempotencyKey, StoredResponse, find_stored_response, run_once
 from service.shop.orders import Order, OrderRow
 from service.shop.principals import SERVICE, Principal
@@ -77,7 +77,8 @@ async def cancel(
         await _end(resources, order, by_staff=by_staff)
     elif order.status == "PENDING_PAYMENT" and by_staff:
         await _end_processing(resources, order, "payment in progress ended by staff", by_staff=True)
-    work = partial(_read_cancelled, principal=principal, order_id=order_id)
+    ended_by_staff = by_staff and order.status == "PENDING_PAYMENT"
+    work = partial(_read_cancelled, principal=principal, order_id=order_id, ended_by_staff=ended_by_staff)
     return await run_once(resources.pool, key, 200, work, order_id=order_id, check=check)
 
 
@@ -91,10 +92,14 @@ async def _cancel_closed(tx: Connection, after: AfterCommit, closed: Mapping[UUI
     await transitions.cancel(tx, after, unpaid, payment_status="EXPIRED", note=settlement.SESSION_EXPIRED)
 
 
-async def _read_cancelled(tx: Connection, principal: Principal, order_id: UUID) -> Order:
+async def _read_cancelled(tx: Connection, principal: Principal, order_id: UUID, *, ended_by_staff: bool) -> Order:
     order = await orders.view(tx, principal, await orders.read(tx, SERVICE, order_id))
     if order.status != "CANCELLED":
         raise ShopError("order_not_cancellable", "The order is paid, or being paid.", order_status=order.status)
+    if ended_by_staff:
+        # Stripe's event about the session that we closed may have cancelled the order before us.
+        changes = {"before": {"status": "PENDING_PAYMENT"}, "after": {"status": "CANCELLED"}}
+        await audit_log.add_once(tx, "cancel_order", f"order:{order_id}", **changes)
     return order
 
 

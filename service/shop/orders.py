@@ -137,7 +137,7 @@ class Payment:
 class Order:
     """An order as clients see it; `checkout_url` is null once it cannot be paid.
 
-    `email` is null where it is unknown, or not for the principal.
+    `email` is null where it is unknown or not for the principal, and in every response to a `POST`.
     """
 
     id: UUID
@@ -251,13 +251,17 @@ async def read(
 async def get_order(resources: Resources, principal: Principal, order_id: UUID) -> Order:
     """An order as the principal sees it, on a connection of its own; raises as `read` does."""
     async with connection(resources.pool) as reader:
-        return await view(reader, principal, await read(reader, principal, order_id))
+        row = await read(reader, principal, order_id)
+        order = await view(reader, principal, row)
+    order.email = row.email if _may_see_email(row, principal) else None
+    return order
 
 
 async def view(reader: Connection, principal: Principal, row: OrderRow) -> Order:
     """An order that was just read, with its lines, payment, refunds and disputes, as this connection sees them.
 
-    With `orders:read` also with who decided refunds, and why.
+    With `orders:read` also with who decided refunds, and why. Without the e-mail address: the response to a `POST` is
+    stored for a day, and may be replayed to a principal who no longer sees it.
     """
     order_id, for_staff = row.id, principal.may("orders:read")
     items = await LIST_ITEMS.all(reader, order_id=order_id)
@@ -276,7 +280,7 @@ async def view(reader: Connection, principal: Principal, row: OrderRow) -> Order
         row.status,
         row.total_minor,
         row.currency,
-        row.email if _may_see_email(row, principal) else None,
+        None,
         row.created_at,
         row.expires_at,
         row.paid_at,

@@ -16,7 +16,7 @@ from service.infra.logs import actor, cause
 from service.infra.resources import Resources
 from service.infra.sql import statement
 from service.infra.stripe import PaymentIntent, Session, StripeRefused, StripeUnknown
-from service.shop import payment_session, refunds, stuck, transitions
+from service.shop import payment_session, personal_data, refunds, stuck, transitions
 from service.shop.transitions import AfterCommit, LockedOrder
 
 # A bank transfer may take days. The sweep asks for it at this interval, in case the event about its end is lost.
@@ -69,6 +69,8 @@ async def apply_session(
         cause=cause.get(),
         actor=actor.get(),
         recheck_seconds=RECHECK_SECONDS,
+        email=session.email,
+        email_digest=personal_data.email_digest(session.email) if session.email else None,
     ):
         return "unchanged"
     else:

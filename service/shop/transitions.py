@@ -240,7 +240,8 @@ async def mark_paid(
         email=email,
         email_digest=personal_data.email_digest(email) if email else None,
         cause=cause.get(),
-        actor=actor.get(),
+        # Stripe says that somebody paid. Who asked Stripe may be staff or a stranger, unless it was a job.
+        actor=actor.get() if actor.get().startswith("job:") else "stripe",
     )
     if paid is None:
         raise ShopError("busy", "The order changed while it was locked.")

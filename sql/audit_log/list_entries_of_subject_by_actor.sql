@@ -1,7 +1,7 @@
 -- audit_log/list_entries_of_subject_by_actor: a keyset page of what one actor did to one subject, newest first.
 -- A range of audit_log_by_subject, as in audit_log/list_entries_of_subject: a subject has fewer entries than an actor.
 --
--- callers  service.shop.audit_log.list_entries
+-- callers  service.shop.audit_log.add_once, service.shop.audit_log.list_entries
 -- param    $1 subject text
 -- param    $2 actor text
 -- param    $3 before_id bigint

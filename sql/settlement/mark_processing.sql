@@ -1,4 +1,5 @@
 -- settlement/mark_processing: record that a payment takes days; the units stay on hold until it settles.
+-- With the payer's e-mail address: without it, a stranger with the order's id could claim it for days.
 --
 -- callers  service.shop.settlement.apply_session
 -- param    $1 order_id uuid
@@ -6,6 +7,8 @@
 -- param    $3 cause text
 -- param    $4 recheck_seconds double precision
 -- param    $5 actor text
+-- param    $6 email text null
+-- param    $7 email_digest bytea null
 -- returns  one or none; none = the payment is no longer INITIATED
 -- locks    payments UPDATE; orders NO KEY UPDATE; new order_events; to commit
 -- waits    for nothing: transitions/lock_order has locked the rows
@@ -28,6 +31,8 @@ WITH payment AS (
 processing_order AS (
     UPDATE orders
     SET
+        email = CASE WHEN orders.erased_at IS NULL THEN $6 END,
+        email_digest = CASE WHEN orders.erased_at IS NULL THEN $7::bytea END,
         next_attempt_at = now() + make_interval(secs => $4),
         attempts = 0
     FROM payment

@@ -49,6 +49,10 @@ async def status_of(shop: Shop, token: str, path: str = "/orders") -> tuple[int,
     return answer.status_code, answer.json().get("code") if answer.status_code >= 400 else None
 
 
+def changed_jwk(own_kid: str, **changed: Any) -> dict[str, Any]:
+    return {**public_jwk(own_kid, *KEYS[own_kid]), **changed}
+
+
 @pytest.mark.parametrize("kid", ["one", "ed", "rsa"])
 async def test_a_token_of_each_algorithm_is_accepted(shop: Shop, provider: Provider, kid: str) -> None:
     assert await status_of(shop, provider.token("anna", "viewer", kid=kid)) == (200, None)
@@ -202,12 +206,13 @@ async def test_routes_that_do_not_read_the_header_ignore_it(shop: Shop) -> None:
         ("roles", {"roles": ["unknown", 7, None]}, False),
         ("roles", {"roles": []}, False),
         ("roles", {"roles": {"viewer": {"123": "shop.example"}}}, True),
+        *(("roles", {"roles": {"viewer": nothing}}, False) for nothing in (False, None, {}, [], "")),
         ("roles", {"scope": "orders:read", "groups": ["viewer"]}, False),
         ("realm_access.roles", {"realm_access": {"roles": ["viewer", "offline_access"]}}, True),
         ("realm_access.roles", {"realm_access": ["viewer"]}, False),
         ("realm_access.roles", {"roles": ["viewer"]}, False),
         ("https://shop.example/roles", {"https://shop.example/roles": ["viewer"]}, True),
-        ("urn:zitadel:iam:org:project:roles", {"urn:zitadel:iam:org:project:roles": {"viewer": {}}}, True),
+        ("urn:zitadel:iam:org:project:roles", {"urn:zitadel:iam:org:project:roles": {"viewer": {"1": "a"}}}, True),
     ],
 )
 async def test_roles_come_from_one_claim_alone(
@@ -237,6 +242,60 @@ async def test_unknown_keys_are_asked_for_once_a_minute(shop: Shop, provider: Pr
     assert asked <= 2
     await flood()
     assert provider.requests["/keys"] == asked
+
+
+@pytest.mark.parametrize(
+    "published",
+    [
+        [],
+        [changed_jwk("one", alg="RS512")],
+        # What is no key, or one that nobody can read, does not stop the refreshes.
+        [
+            7,
+            None,
+            {},
+            {"kty": ["EC"], "crv": {}, "kid": "x"},
+            {"kty": "EC", "crv": "P-256", "kid": "x", "x": 1, "y": []},
+        ],
+    ],
+)
+async def test_all_keys_can_be_withdrawn(
+    settings: Settings, provider: Provider, monkeypatch: pytest.MonkeyPatch, published: list[Any]
+) -> None:
+    monkeypatch.setattr(jwks, "REFRESH_SECONDS", 0.01)
+    async with served(create_app(settings)) as url, Shop(url) as shop:
+        token = provider.token("anna", "viewer")
+        assert await status_of(shop, token) == (200, None)
+        provider.published = published
+
+        async def is_refused() -> bool:
+            return await status_of(shop, token) == (401, "invalid_token")
+
+        await eventually(is_refused)
+        provider.published = [public_jwk("one", *KEYS["one"])]
+
+        async def is_accepted() -> bool:
+            return await status_of(shop, token) == (200, None)
+
+        await eventually(is_accepted)
+
+
+@pytest.mark.parametrize("address", ["https://a..example/keys", f"https://{64 * 'a'}.example/keys"])
+async def test_an_odd_address_of_keys_does_not_stop_the_refreshes(
+    settings: Settings, provider: Provider, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setattr(jwks, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(jwks, "COOLDOWN_SECONDS", 0.02)
+    metadata = {"issuer": provider.url, "jwks_uri": address}
+    provider.documents = {"/.well-known/openid-configuration": metadata}
+    async with served(create_app(settings)) as url, Shop(url) as shop:
+        assert await status_of(shop, provider.token("anna", "viewer")) == (503, "auth_unavailable")
+        provider.documents = {}
+
+        async def is_accepted() -> bool:
+            return await status_of(shop, provider.token("anna", "viewer")) == (200, None)
+
+        await eventually(is_accepted)
 
 
 async def test_few_requests_wait_for_a_provider_that_hangs(
@@ -312,7 +371,6 @@ async def test_without_the_provider_known_keys_go_on(
 @pytest.mark.parametrize(
     "documents",
     [
-        {"/keys": {"keys": []}},
         {"/keys": {}},
         {"/keys": [1]},
         {"/keys": {"keys": {"one": 1}}},
@@ -347,10 +405,6 @@ async def test_metadata_that_cannot_be_trusted_give_no_keys(
     async with served(create_app(settings)) as url, Shop(url) as shop:
         assert await status_of(shop, provider.token("anna", "viewer")) == (503, "auth_unavailable")
         assert provider.requests["/keys"] == 0
-
-
-def changed_jwk(own_kid: str, **changed: Any) -> dict[str, Any]:
-    return {**public_jwk(own_kid, *KEYS[own_kid]), **changed}
 
 
 @pytest.mark.parametrize(
@@ -479,6 +533,41 @@ async def test_tokens_are_refused_while_revocations_are_unknown(
     assert await status_of(shop, ADMIN_TOKEN) == (200, None)
 
 
+async def test_stale_revocations_are_read_once_for_all(
+    settings: Settings, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(identity, "REVOCATIONS_SECONDS", 3600)
+    read = access.list_revocations
+    reads: list[float] = []
+
+    async def slow(resources: Any) -> dict[str, float]:
+        reads.append(time.monotonic())
+        await asyncio.sleep(0.2)
+        return await read(resources)
+
+    app = create_app(settings)
+    async with served(app) as url, Shop(url) as shop:
+        token = provider.token("anna", "viewer")
+        assert await status_of(shop, token) == (200, None)
+        monkeypatch.setattr(access, "list_revocations", slow)
+        app.state.identity._revoked_read_at = float("-inf")
+        assert set(await asyncio.gather(*(status_of(shop, token) for _ in range(20)))) == {(200, None)}
+        assert len(reads) == 1
+
+
+async def test_a_remembered_token_is_not_accepted_with_stale_revocations(
+    settings: Settings, provider: Provider, database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(identity, "REVOCATIONS_SECONDS", 3600)
+    app = create_app(settings)
+    async with served(app) as url, Shop(url) as shop:
+        token = provider.token("anna", "viewer", iat=int(time.time()) - 2)
+        assert await status_of(shop, token) == (200, None)
+        await database.execute("INSERT INTO token_revocations (subject) VALUES ('anna')")
+        app.state.identity._revoked_read_at = float("-inf")
+        assert await status_of(shop, token) == (401, "invalid_token")
+
+
 async def test_a_service_key_may_do_what_its_scopes_say(
     shop: Shop, owner_pool: Pool, database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -528,3 +617,11 @@ async def test_in_an_open_demo_a_credential_must_still_be_valid(shop: Shop, owne
 @pytest.mark.parametrize("changed_settings", [{}])
 async def test_an_open_demo_answers_staff_by_its_address_only(shop: Shop, host: str, status: int) -> None:
     assert (await shop.http.get("/orders", headers={"Host": host})).status_code == status
+
+
+@pytest.mark.parametrize(
+    ("site", "status"), [("cross-site", 401), ("same-site", 401), ("same-origin", 200), ("none", 200)]
+)
+@pytest.mark.parametrize("changed_settings", [{"ALLOW_OPEN_STAFF": "true"}])
+async def test_an_open_demo_does_not_answer_pages_of_other_sites(shop: Shop, site: str, status: int) -> None:
+    assert (await shop.http.get("/orders", headers={"Sec-Fetch-Site": site})).status_code == status

@@ -406,6 +406,28 @@ class TestPendingOrders:
         assert await database.fetchval("SELECT stock FROM products WHERE id = $1", tent) == 4
 
 
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "client"),
+    [
+        # The storefront's own address, and behind a proxy of ours.
+        ("203.0.113.5", ["192.0.2.1"], "192.0.2.1"),
+        ("10.1.2.3", ["192.0.2.1, 203.0.113.5"], "192.0.2.1"),
+        # Only the hop that the storefront wrote last.
+        ("203.0.113.5", ["198.51.100.9, 192.0.2.1"], "192.0.2.1"),
+        ("10.1.2.3", ["198.51.100.9, 192.0.2.1, 203.0.113.5"], "192.0.2.1"),
+        # It names nobody, or the proxy is the storefront.
+        ("203.0.113.5", [], None),
+        ("10.1.2.3", [], None),
+        ("10.1.2.3", ["192.0.2.1"], "192.0.2.1"),
+        ("203.0.113.5", ["somebody"], None),
+    ],
+)
+def test_a_storefronts_key_is_believed_for_one_hop(peer: str, forwarded: list[str], client: str | None) -> None:
+    clients = Clients(Settings.load({"DATABASE_URL": "postgresql://db", "TRUSTED_PROXIES": PROXIES}))
+    headers = [(b"x-forwarded-for", hops.encode()) for hops in forwarded]
+    assert clients.address({"type": "http", "client": (peer, 1), "headers": headers}, forwarded=True) == client
+
+
 class TestPrincipals:
     """Requests, pending orders and idempotency keys count per user or key; a storefront's key names its customer."""
 

@@ -1198,6 +1198,20 @@ MUTANTS = [
         'return await _scoped(request, "staff", key)',
         at("http/test_limits", "TestPrincipals::test_staff_have_their_own_idempotency_keys"),
     ),
+    Mutant(
+        "claim: the payer's address of a payment that takes days",
+        "sql/settlement/mark_processing.sql",
+        "email = CASE WHEN orders.erased_at IS NULL THEN $6 END",
+        "email = CASE WHEN orders.erased_at IS NULL AND $6 IS NULL THEN $6 END",
+        at("shop/test_ownership", "test_a_claim_needs_the_address_of_a_payment_that_takes_days"),
+    ),
+    Mutant(
+        "audit log: a cancel that Stripe's event recorded first",
+        "service/shop/expiry.py",
+        "    if ended_by_staff:",
+        "    if False:",
+        at("shop/test_audit_log", "test_an_order_that_stripes_event_cancels_before_staff_has_one_row"),
+    ),
     # Payments that match no order
     *(
         Mutant(

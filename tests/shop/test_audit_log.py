@@ -13,7 +13,8 @@ import pytest
 
 from service.dev.stripe_standin import StripeStandin
 from service.infra.resources import Resources
-from service.shop import expiry, refunds, sweep
+from service.infra.stripe import Session
+from service.shop import expiry, refunds, settlement, sweep
 from tests.client import ADMIN_TOKEN, Shop
 from tests.database import checksum_tables, end_hold
 from tests.shop.test_erasure import places
@@ -310,6 +311,26 @@ async def test_an_order_that_staff_cancel_has_one_row(
     assert await log.new_rows() == [("cancel_order", f"order:{order_id}", *status.values())]
     last = await database.fetchrow("SELECT * FROM order_events WHERE to_status = 'CANCELLED' ORDER BY id LIMIT 1")
     assert last["actor"] == "admin"
+
+
+async def test_an_order_that_stripes_event_cancels_before_staff_has_one_row(
+    shop: Shop, resources: Resources, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stripe tells about the session that staff have closed, before the staff's own request records it."""
+    order = await shop.checked_out_cart()
+    await log.new_rows()
+    settle = settlement.settle_session
+
+    async def settle_later(own: Resources, order_id: UUID, session: Session, **options: Any) -> str:
+        await expiry.cancel_closed(resources, {order_id: session.id})
+        return await settle(own, order_id, session, **options)
+
+    monkeypatch.setattr(settlement, "settle_session", settle_later)
+    for _ in range(2):
+        await shop.call("POST", f"/orders/{order['order_id']}/cancel", 200, Idempotency_Key="k")
+
+    status = {"before": {"status": "PENDING_PAYMENT"}, "after": {"status": "CANCELLED"}}
+    assert await log.new_rows() == [("cancel_order", f"order:{order['order_id']}", *status.values())]
 
 
 async def test_an_order_that_nobody_of_the_staff_cancels_has_none(

@@ -474,7 +474,10 @@ SCENARIOS = {
         predecessor=(CANCELLED,),
     ),
     "settlement/mark_processing": does(
-        run(PENDING, "cs_x", "x", 60.0, "stripe"), none=run(PAID, "cs_x", "x", 60.0, "stripe"), predecessor=(PENDING,)
+        run(PENDING, "cs_x", "x", 60.0, "stripe", EMAIL, DIGEST),
+        run(PENDING, "cs_x", "x", 60.0, "stripe", None, None),
+        none=run(PAID, "cs_x", "x", 60.0, "stripe", None, None),
+        predecessor=(PENDING,),
     ),
     "orders/read_order": does(
         run(PENDING, None, False), run(FULFILLED, USER, False), none=run(FULFILLED, STRANGER, False)

@@ -442,11 +442,16 @@ GUARDS = {
         ([FIRST], "PAID", "EXPIRED", "x", None, "admin"),
         ("payments",),
     ),
-    "mark_processing: payment": (CAPTURED, "settlement/mark_processing", (FIRST, "cs", "x", 1.0, "stripe"), TABLES),
+    "mark_processing: payment": (
+        CAPTURED,
+        "settlement/mark_processing",
+        (FIRST, "cs", "x", 1.0, "stripe", None, None),
+        TABLES,
+    ),
     "mark_processing: order": (
         CANCELLED,
         "settlement/mark_processing",
-        (FIRST, "cs", "x", 1.0, "stripe"),
+        (FIRST, "cs", "x", 1.0, "stripe", None, None),
         ("orders", "order_events"),
     ),
     "mark_fulfilled: status": ("SELECT", "fulfilment/mark_fulfilled", (FIRST, "x", "job:x"), TABLES),

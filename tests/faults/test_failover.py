@@ -206,10 +206,14 @@ async def test_the_server_that_a_name_leads_to_now_is_used(
 async def health_check(url: str) -> AsyncIterator[int]:
     """Patroni's check: 200 while this server takes writes, else 503. Its port."""
 
+    answering: set[asyncio.Task[None] | None] = set()
+
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
+        answering.add(asyncio.current_task())
         status = b"503 Service Unavailable"
-        with suppress(OSError, asyncpg.PostgresError):
+        # HAProxy may have been stopped in the middle of its check.
+        with suppress(OSError, EOFError, asyncpg.PostgresError):
+            await reader.readuntil(b"\r\n\r\n")
             server = await asyncpg.connect(url, timeout=1)
             if await server.fetchval("SHOW transaction_read_only") == "off":
                 status = b"200 OK"
@@ -220,6 +224,7 @@ async def health_check(url: str) -> AsyncIterator[int]:
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     yield server.sockets[0].getsockname()[1]
     server.close()
+    await asyncio.gather(*filter(None, answering))
 
 
 @asynccontextmanager

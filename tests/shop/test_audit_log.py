@@ -12,6 +12,7 @@ import orjson
 import pytest
 
 from service.dev.stripe_standin import StripeStandin
+from service.errors import ShopError
 from service.infra.resources import Resources
 from service.infra.stripe import Session
 from service.shop import expiry, refunds, settlement, sweep
@@ -331,6 +332,22 @@ async def test_an_order_that_stripes_event_cancels_before_staff_has_one_row(
 
     status = {"before": {"status": "PENDING_PAYMENT"}, "after": {"status": "CANCELLED"}}
     assert await log.new_rows() == [("cancel_order", f"order:{order['order_id']}", *status.values())]
+
+
+async def test_the_row_of_a_cancel_stands_in_the_transaction_that_cancels(
+    shop: Shop, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process dies after that transaction, before it answers."""
+    order_id = (await shop.checked_out_cart())["order_id"]
+    await log.new_rows()
+
+    async def dies(*_: Any, **__: Any) -> None:
+        raise ShopError("unavailable", "The process died.")
+
+    monkeypatch.setattr(expiry, "_read_cancelled", dies)
+    await shop.call("POST", f"/orders/{order_id}/cancel", 503)
+
+    assert [row[:2] for row in await log.new_rows()] == [("cancel_order", f"order:{order_id}")]
 
 
 async def test_an_order_that_nobody_of_the_staff_cancels_has_none(

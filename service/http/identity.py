@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 
 
 class _Refused(ValueError):
-    """An access token that is signed, but not accepted; the text says why."""
+    """An access token that is not accepted; the text says why."""
 
 
 class Identity:

@@ -42,7 +42,7 @@ NOT_PERSONAL = {
     "order_items": "name",
     "orders": "currency status",
     "payments": "captured_currency currency status stripe_payment_intent_id stripe_session_id",
-    "products": "currency description name",
+    "products": "currency description image_url name sku",
     "reconcile_positions": "list",
     "refunds": "cause failure_reason status stripe_payment_intent_id stripe_refund_id",
     # Why staff moved stock of a product, without an order. People must not write customers' names there.

@@ -40,8 +40,9 @@ ALLOWED = {
         "categories": {**READ, "INSERT": "name slug", "UPDATE": "name slug", "DELETE": ALL},
         "products": {
             **READ,
-            "INSERT": "name description category_id price_minor currency stock active max_per_order",
-            "UPDATE": "name description category_id price_minor stock active max_per_order version updated_at",
+            "INSERT": "name description category_id price_minor currency stock active sku image_url max_per_order",
+            "UPDATE": "name description category_id price_minor stock active sku image_url max_per_order version"
+            " updated_at",
         },
         "stock_movements": LEDGER,
         "carts": {

@@ -14,8 +14,8 @@ SET statement_timeout = '1h';
 ALTER TABLE products VALIDATE CONSTRAINT products_sku_form;
 ALTER TABLE products VALIDATE CONSTRAINT products_image_url_form;
 
--- A unique index without a condition would make the sku a key of the row. A change of it would take a stronger lock than
--- the edit took before, and such a second step can deadlock with the key locks of orders.
+-- A unique index without a condition would make the sku a key of the row. A change of it would take a stronger lock
+-- than the edit took before, and such a second step can deadlock with the key locks of orders.
 -- A killed run leaves an invalid index behind.
 DROP INDEX CONCURRENTLY IF EXISTS products_sku_unique;
 

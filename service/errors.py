@@ -86,6 +86,7 @@ KINDS: dict[str, Kind] = {
     ),
     "request_timeout": Kind(408, "Request timeout", "The body did not arrive in time.", "Send the request again."),
     "slug_taken": Kind(409, "Slug taken", "Another category has this slug.", "Choose another slug."),
+    "sku_taken": Kind(409, "SKU taken", "Another product has this sku.", "Edit that product, or choose another sku."),
     "category_in_use": Kind(
         409, "Category in use", "Products still use this category.", "Move these products to another category first."
     ),
@@ -282,6 +283,7 @@ KINDS: dict[str, Kind] = {
 # Constraint -> code and detail of the error for its violation.
 CONSTRAINTS: dict[str, tuple[str, str]] = {
     "categories_slug_unique": ("slug_taken", "Another category has this slug."),
+    "products_sku_unique": ("sku_taken", "Another product has this sku."),
     "products_category_fkey": ("category_in_use", "Products still use this category."),
     "products_stock_not_negative": ("insufficient_stock", "There are not enough units in stock."),
     "cart_items_quantity_range": ("invalid", "A line holds 1 to 9,999 units."),

@@ -65,17 +65,21 @@ class NewProduct(Body):
     currency: money.Currency
     stock: int = Field(ge=0, le=MAX_STOCK)
     active: bool = True
+    sku: fields.Sku | None = None
+    image_url: fields.ImageUrl | None = None
     max_per_order: MaxPerOrder | None = None
 
 
 class ProductEdit(Body):
-    """Members that are left out stay unchanged. Null takes the product out of its category, or removes its limit."""
+    """Members that are left out stay unchanged. Null takes the product out of its category, or removes the value."""
 
     name: Name = LEFT_OUT
     description: fields.Description = LEFT_OUT
     category_id: fields.Id | None = None
     price_minor: Price = LEFT_OUT
     active: bool = LEFT_OUT
+    sku: fields.Sku | None = None
+    image_url: fields.ImageUrl | None = None
     max_per_order: MaxPerOrder | None = None
 
 
@@ -113,7 +117,7 @@ async def delete_category(category_id: CategoryId, resources: ResourcesDep) -> R
     return Response(status_code=204)
 
 
-@router.post("/products", status_code=201, response_model=catalog.Product, responses=problems("not_found"))
+@router.post("/products", status_code=201, response_model=catalog.Product, responses=problems("not_found", "sku_taken"))
 async def create_product(new: NewProduct, resources: ResourcesDep, key: StaffKey) -> Response:
     """Add a product."""
     return responses.stored(await catalog.create_product(resources, key, **new.model_dump()))
@@ -150,7 +154,7 @@ async def get_product(
 @router.patch(
     "/products/{product_id}",
     response_model=catalog.Product,
-    responses={200: ETAG, **problems("precondition_failed")},
+    responses={200: ETAG, **problems("precondition_failed", "sku_taken")},
 )
 async def update_product(
     product_id: ProductId,
@@ -161,6 +165,8 @@ async def update_product(
     """Edit a product. With `If-Match`, edit it only if it has the named version; its stock may differ."""
     change = catalog.ProductChange(
         set_category="category_id" in edit.model_fields_set,
+        set_sku="sku" in edit.model_fields_set,
+        set_image_url="image_url" in edit.model_fields_set,
         set_max_per_order="max_per_order" in edit.model_fields_set,
         **edit.model_dump(exclude_unset=True),
     )

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, 
 
 from service.errors import not_found
 from service.infra.logs import add_subject
-from service.shop.text import MAX_LENGTH, is_slug, is_visible, to_nfc
+from service.shop.text import IMAGE_URL_FORM, MAX_LENGTH, SKU_FORM, has_host, is_slug, is_visible, to_nfc
 
 BIGINT_MAX = 2**63 - 1
 UUID_FORM = r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
@@ -81,6 +81,12 @@ def _slug(slug: str) -> str:
     return slug
 
 
+def _image_url(url: str) -> str:
+    if not has_host(url):
+        raise ValueError("must name a host")
+    return url
+
+
 Name = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_LENGTH, pattern=_NO_CONTROL),
@@ -104,5 +110,7 @@ Slug = Annotated[
 ]
 # A slug to look for; an impossible one is not found.
 SlugQuery = Annotated[str, BeforeValidator(to_nfc), StringConstraints(max_length=MAX_LENGTH, pattern=NO_NUL)]
+Sku = Annotated[str, StringConstraints(pattern=SKU_FORM)]
+ImageUrl = Annotated[str, StringConstraints(max_length=2048, pattern=IMAGE_URL_FORM), AfterValidator(_image_url)]
 # Why staff do something, in their words.
 Reason = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500, pattern=_NO_CONTROL)]

@@ -241,6 +241,8 @@ class CatalogCreateProduct(Statement[Row]):
         currency: str,
         stock: int,
         active: bool,
+        sku: str | None,
+        image_url: str | None,
         max_per_order: int | None,
         actor: str,
     ) -> Row | None: ...
@@ -293,6 +295,10 @@ class CatalogUpdateProduct(Statement[Row]):
         set_category: bool,
         category_id: int | None,
         active: bool | None,
+        set_sku: bool,
+        sku: str | None,
+        set_image_url: bool,
+        image_url: str | None,
         set_max_per_order: bool,
         max_per_order: int | None,
     ) -> Row | None: ...

@@ -39,6 +39,8 @@ class Product:
     currency: Currency
     stock: int
     active: bool
+    sku: str | None
+    image_url: str | None
     max_per_order: int | None
     version: int
     created_at: datetime
@@ -59,6 +61,8 @@ class ListedProduct:
     category_id: int | None
     price_minor: int
     currency: Currency
+    sku: str | None
+    image_url: str | None
     available: bool
 
 
@@ -88,6 +92,10 @@ class ProductChange:
     set_category: bool = False
     category_id: int | None = None
     active: bool | None = None
+    set_sku: bool = False
+    sku: str | None = None
+    set_image_url: bool = False
+    image_url: str | None = None
     set_max_per_order: bool = False
     max_per_order: int | None = None
 
@@ -169,6 +177,8 @@ async def create_product(
     currency: str,
     stock: int,
     active: bool,
+    sku: str | None = None,
+    image_url: str | None = None,
     max_per_order: int | None = None,
 ) -> StoredResponse:
     """201 with the new Product; its stock is the first row of its ledger."""
@@ -184,6 +194,8 @@ async def create_product(
             currency=currency,
             stock=stock,
             active=active,
+            sku=sku,
+            image_url=image_url,
             max_per_order=max_per_order,
             actor=actor.get(),
         )
@@ -246,6 +258,10 @@ async def update_product(
             set_category=change.set_category,
             category_id=change.category_id,
             active=change.active,
+            set_sku=change.set_sku,
+            sku=change.sku,
+            set_image_url=change.set_image_url,
+            image_url=change.image_url,
             set_max_per_order=change.set_max_per_order,
             max_per_order=change.max_per_order,
         )

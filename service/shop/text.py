@@ -1,9 +1,13 @@
-"""Rules for names and slugs, in every script."""
+"""Rules for names and slugs, in every script; for skus and the addresses of pictures."""
 
 import re
 import unicodedata
+from urllib.parse import urlsplit
 
 MAX_LENGTH = 200
+SKU_FORM = r"^[A-Za-z0-9._-]{1,64}$"
+# No control characters, no spaces, none that reverse the text, and none that browsers read as a slash or quote.
+IMAGE_URL_FORM = r'^https://[^\u0000-\u0020\u007f-\u00a0\u2000-\u200a\u2028-\u202f\u205f-\u2069\u3000"<>\\`]+$'
 # Letters, marks and symbols that show nothing: fillers, joiners of marks, variation selectors, the blank of braille.
 _INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
@@ -55,6 +59,15 @@ def is_slug(text: str) -> bool:
         and all(unicodedata.category(c) not in ("Lu", "Lt") and unicodedata.category(c)[0] in "LMN" for c in word)
         for word in text.split("-")
     )
+
+
+def has_host(url: str) -> bool:
+    """Whether a URL of IMAGE_URL_FORM names a host, with a valid port if any, and without a user."""
+    try:
+        url_parts = urlsplit(url)
+        return bool(url_parts.hostname) and url_parts.port != 0 and "@" not in url_parts.netloc
+    except ValueError:
+        return False
 
 
 def _plain(c: str) -> str:

@@ -9,16 +9,22 @@
 -- param    $5 currency text
 -- param    $6 stock integer
 -- param    $7 active boolean
--- param    $8 max_per_order integer null
--- param    $9 actor text
+-- param    $8 sku text null
+-- param    $9 image_url text null
+-- param    $10 max_per_order integer null
+-- param    $11 actor text
 -- returns  one or none; none = no such category
 -- locks    categories KEY SHARE; new products, stock_movements; to commit
--- waits    on categories for deletion or a new slug of the category; 55P03 after lock_timeout -> busy
+-- waits    on categories, products for deletion or a new slug of the category, and for another product that takes this
+--          sku; 55P03 after lock_timeout -> busy
 -- index    categories_pkey
 -- rows     0..1
--- guards   products_stock_not_negative -> insufficient_stock, never products_category_fkey -> category_in_use
+-- guards   products_sku_unique -> sku_taken, products_stock_not_negative -> insufficient_stock,
+--          never products_category_fkey -> category_in_use
 WITH new_product AS (
-    INSERT INTO products (name, description, category_id, price_minor, currency, stock, active, max_per_order)
+    INSERT INTO products (
+        name, description, category_id, price_minor, currency, stock, active, sku, image_url, max_per_order
+    )
     SELECT
         $1,
         $2,
@@ -27,7 +33,9 @@ WITH new_product AS (
         $5,
         $6,
         $7,
-        $8
+        $8,
+        $9,
+        $10
     WHERE $3::bigint IS NULL OR EXISTS (SELECT FROM categories WHERE id = $3 FOR KEY SHARE)
     RETURNING
         id,
@@ -38,6 +46,8 @@ WITH new_product AS (
         currency,
         stock,
         active,
+        sku,
+        image_url,
         max_per_order,
         version,
         created_at,
@@ -50,7 +60,7 @@ movement AS (
         id,
         stock,
         'initial stock',
-        $9
+        $11
     FROM new_product
     WHERE stock > 0
 )
@@ -64,6 +74,8 @@ SELECT
     currency,
     stock,
     active,
+    sku,
+    image_url,
     max_per_order,
     version,
     created_at,

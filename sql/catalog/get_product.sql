@@ -17,6 +17,8 @@ SELECT
     currency,
     stock,
     active,
+    sku,
+    image_url,
     max_per_order,
     version,
     created_at,

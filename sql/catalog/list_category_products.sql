@@ -19,6 +19,8 @@ WITH item AS (
         category_id,
         price_minor,
         currency,
+        sku,
+        image_url,
         stock > 0 AS available
     FROM (
         SELECT
@@ -28,6 +30,8 @@ WITH item AS (
             price_minor,
             currency,
             stock,
+            sku,
+            image_url,
             active
         FROM products
         WHERE (category_id, active, id) > ($1, true, $2) AND category_id <= $1

@@ -20,6 +20,8 @@ WITH item AS (
         category_id,
         price_minor,
         currency,
+        sku,
+        image_url,
         stock > 0 AS available
     FROM (
         SELECT
@@ -28,7 +30,9 @@ WITH item AS (
             category_id,
             price_minor,
             currency,
-            stock
+            stock,
+            sku,
+            image_url
         FROM products
         WHERE active AND id > $1
         ORDER BY id

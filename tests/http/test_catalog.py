@@ -24,6 +24,8 @@ async def test_a_product_is_created_and_read(shop: Shop) -> None:
         "description": "",
         "category_id": None,
         "active": True,
+        "sku": None,
+        "image_url": None,
         "max_per_order": None,
         "version": 1,
         "created_at": made["created_at"],
@@ -48,6 +50,8 @@ async def test_a_product_is_created_with_all_members(shop: Shop) -> None:
         "currency": "JPY",
         "stock": 1_000_000_000,
         "active": False,
+        "sku": "az.AZ_09-" + 55 * "x",
+        "image_url": "https://example.com/" + 2028 * "é",
         "max_per_order": 9_999,
     }
     made = await shop.create_product(**fields)
@@ -59,15 +63,49 @@ async def test_a_product_is_created_with_all_members(shop: Shop) -> None:
 async def test_the_listing_says_what_is_for_sale(shop: Shop) -> None:
     assert await shop.call("GET", "/products", 200) == {"items": [], "next_cursor": None}
     camping = await shop.call("POST", "/categories", 201, {"name": "Camping"})
-    tent = await shop.create_product(category_id=camping["id"])
+    picture = "https://images.example.com:8443/tent.jpg?w=400"
+    tent = await shop.create_product(category_id=camping["id"], sku="T-1", image_url=picture)
     mug = await shop.create_product(name="Mug", stock=0)
     await shop.create_product(active=False)
     listed = {"id": tent["id"], "name": "Tent", "category_id": camping["id"], "price_minor": 1250, "currency": "EUR"}
     sold_out = {**listed, "id": mug["id"], "name": "Mug", "category_id": None, "available": False}
-    items = [{**listed, "available": True}, sold_out]
+    items = [
+        {**listed, "available": True, "sku": "T-1", "image_url": picture},
+        {**sold_out, "sku": None, "image_url": None},
+    ]
     assert await shop.call("GET", "/products", 200) == {"items": items, "next_cursor": None}
     assert await shop.call("GET", "/products?category=camping", 200) == {"items": items[:1], "next_cursor": None}
     await shop.call("GET", "/products?category=nowhere", 404)
+
+
+async def test_a_sku_belongs_to_one_product(shop: Shop) -> None:
+    tent, mug = await shop.create_product(sku="T-1"), await shop.create_product(name="Mug")
+    at_mug = f"/products/{mug['id']}"
+
+    taken = [
+        await shop.call("POST", "/products", 409, {**TENT, "sku": "T-1"}),
+        await shop.call("PATCH", at_mug, 409, {"sku": "T-1"}),
+    ]
+
+    assert [problem["code"] for problem in taken] == ["sku_taken", "sku_taken"]
+    assert (await shop.call("GET", at_mug, 200))["version"] == 1
+    assert (await shop.call("PATCH", at_mug, 200, {"sku": "t-1"}))["sku"] == "t-1"
+    await shop.call("PATCH", f"/products/{tent['id']}", 200, {"sku": None})
+    assert (await shop.create_product(sku="T-1"))["sku"] == "T-1"
+
+
+async def test_sku_and_picture_are_changed_and_removed(shop: Shop) -> None:
+    tent = await shop.create_product()
+    at_tent = f"/products/{tent['id']}"
+    await shop.call("GET", "/products", 200)
+
+    changed = await shop.call("PATCH", at_tent, 200, {"sku": "T-1", "image_url": "https://example.com/tent.jpg"})
+    listed = (await shop.call("GET", "/products", 200))["items"][0]
+    renamed = await shop.call("PATCH", at_tent, 200, {"name": "Big tent"})
+    removed = await shop.call("PATCH", at_tent, 200, {"sku": None, "image_url": None})
+
+    values = [(row["sku"], row["image_url"]) for row in (changed, listed, renamed, removed)]
+    assert values == [("T-1", "https://example.com/tent.jpg")] * 3 + [(None, None)]
 
 
 @pytest.mark.parametrize("filed", [False, True], ids=["all", "category"])

@@ -144,6 +144,16 @@ LARGEST = "9223372036854775807"
 DESCRIPTIONS = [
     text for text in STRINGS if text not in ('""', '" "', '"\\u200b"', f'"{TOO_LONG}"') and "Set-Cookie" not in text
 ]
+SKUS = [text for text in STRINGS if text != '"c4nary"'] + [f'"{65 * "x"}"', '"a b"', '"a/b"', '"ä"', '"A1\\n"', '"Ａ"']
+IMAGE_URLS = [*STRINGS, f'"https://example.com/{2029 * "x"}"', '"https://example.com/a b.png"'] + [
+    f'"{url}"'
+    for url in r"""
+    http://example.com/a.png //example.com/a.png javascript:alert(1) https:example.com https:// https:///a.png https://?a
+    https://:443/a.png https://user@example.com/ https://example.com:x/ https://example.com:65536/ https://example.com:0/
+    https://[::1/ https://example.com/\u0000 https://example.com/\n https://example.com/\u00a0
+    https://example.com\\@c4nary.example/ https://example.com/\u202egnp.exe https://example.com/\"a
+    """.split()
+]
 # Invalid values by member. A large number is either invalid, or names something that does not exist.
 WRONG: dict[str, dict[str, list[str]]] = {
     "POST /categories": {"name": STRINGS + NO_NULL, "slug": [*STRINGS, '"A"', '"a b"', '"a--b"', '"-"', '"../a"']},
@@ -156,6 +166,8 @@ WRONG: dict[str, dict[str, list[str]]] = {
         "currency": [*STRINGS, *'"EU" "eur" "XXX" "ISK" "EURO" "EUR\\n" "ＥＵＲ" 978 null'.split()],
         "stock": [*INTEGERS, *LARGE, "1000000001", "null"],
         "active": BOOLEANS + NO_NULL,
+        "sku": SKUS,
+        "image_url": IMAGE_URLS,
         "max_per_order": [*IDS, *LARGE, "10000"],
     },
     "PATCH /products/{product}": {
@@ -164,6 +176,8 @@ WRONG: dict[str, dict[str, list[str]]] = {
         "category_id": [*IDS, *LARGE, LARGEST],
         "price_minor": [*IDS, *LARGE, "100000000", "null"],
         "active": BOOLEANS + NO_NULL,
+        "sku": SKUS,
+        "image_url": IMAGE_URLS,
         "max_per_order": [*IDS, *LARGE, "10000"],
         # Not writable here.
         "stock": ["1"],

@@ -89,7 +89,7 @@ async def some_writes(
     at_product, at_category = f"/products/{product['id']}", f"/categories/{category['id']}"
     of_product, of_category = f"product:{product['id']}", f"category:{category['id']}"
     new = {"name": "Pan", "description": "", "category_id": None, "price_minor": 700, "currency": "EUR", "stock": 3}
-    new |= {"active": True, "max_per_order": None}
+    new |= {"active": True, "sku": None, "image_url": None, "max_per_order": None}
     about_people = f"{CANARY} called"
     refunded = {"refund_id": "{refund}", "amount_minor": 50, "currency": "EUR", "restock": False}
     edit, edited = {"price_minor": 1300, "name": "Tent"}, ({"price_minor": 1250}, {"price_minor": 1300})

@@ -100,13 +100,12 @@ async def restock(scene: Scene) -> Change:
 
 
 async def edit(scene: Scene) -> Change:
-    unchanged = dict.fromkeys(("description", "price_minor", "category_id", "active", "max_per_order"))
+    kept = ("description", "price_minor", "category_id", "active", "sku", "image_url", "max_per_order")
+    unchanged = dict.fromkeys(kept) | {f"set_{name}": False for name in ("category", *kept[4:])}
 
     async def change(tx: Connection) -> None:
         await catalog.LOCK_PRODUCT.one_or_none(tx, product_id=scene.product_id)
-        await catalog.UPDATE_PRODUCT.one_or_none(
-            tx, product_id=scene.product_id, name="Tent", set_category=False, set_max_per_order=False, **unchanged
-        )
+        await catalog.UPDATE_PRODUCT.one_or_none(tx, product_id=scene.product_id, name="Tent", **unchanged)
 
     return change
 

@@ -85,6 +85,7 @@ def tables(products: int) -> list[dict[str, str]]:
                     100 + n % 9900 AS price_minor,
                     'EUR' AS currency,
                     n % 100 AS stock,
+                    'SKU-' || n AS sku,
                     CASE WHEN n % 100 = 1 THEN n % 10000 = 1 ELSE n % 10 > 0 END AS active
                 FROM generate_series(1, {products}) AS n""",
             "categories": f"""

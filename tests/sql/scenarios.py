@@ -25,6 +25,7 @@ OPEN, EMPTY, PENDING, REORDER, PAID, FULFILLED, CANCELLED, REORDERED, LATE, ABAN
 )
 
 EMAIL = "someone@example.com"
+PICTURE = "https://images.example.com/tent.jpg"
 # Owns the carts and the orders of PAID and FULFILLED; nobody owns the others.
 USER, STRANGER = "user", "stranger"
 
@@ -32,12 +33,12 @@ USER, STRANGER = "user", "stranger"
 # another order than that of their ids: a plan that locks them as they lie fails the test. Nothing is overdue for a day.
 SEED = f"""
 INSERT INTO categories (name, slug) VALUES ('Tents', 'tents'), ('Mugs', 'mugs'), ('Unused', 'unused');
-INSERT INTO products (id, name, category_id, price_minor, currency, stock) OVERRIDING SYSTEM VALUE
+INSERT INTO products (id, name, category_id, price_minor, currency, stock, sku) OVERRIDING SYSTEM VALUE
 VALUES
-    ({ROPE}, 'Rope', {TENTS}, 700, 'EUR', 10),
-    ({TENT}, 'Tent', {TENTS}, 1250, 'EUR', 10),
-    ({LAMP}, 'Lamp', {TENTS}, 990, 'EUR', 10),
-    ({MUG}, 'Mug', {MUGS}, 400, 'USD', 10);
+    ({ROPE}, 'Rope', {TENTS}, 700, 'EUR', 10, NULL),
+    ({TENT}, 'Tent', {TENTS}, 1250, 'EUR', 10, 'T-1'),
+    ({LAMP}, 'Lamp', {TENTS}, 990, 'EUR', 10, NULL),
+    ({MUG}, 'Mug', {MUGS}, 400, 'USD', 10, NULL);
 INSERT INTO stock_movements (product_id, delta, reason) SELECT id, 10, 'initial stock' FROM products;
 SELECT setval('products_id_seq', 10), setval('categories_id_seq', 10);
 
@@ -352,10 +353,13 @@ SCENARIOS = {
     ),
     "catalog/create_category": does(run("Pots", "pots"), refused={"categories_slug_unique": run("Tents", "tents")}),
     "catalog/create_product": does(
-        run("Pot", "", TENTS, 100, "EUR", 5, True, 9, "admin"),
-        run("Pot", "", None, 100, "EUR", 0, True, None, "admin"),
-        none=run("Pot", "", NO_CATEGORY, 100, "EUR", 5, True, 9, "admin"),
-        refused={"products_stock_not_negative": run("Pot", "", TENTS, 100, "EUR", -1, True, None, "admin")},
+        run("Pot", "", TENTS, 100, "EUR", 5, True, "P-1", PICTURE, 9, "admin"),
+        run("Pot", "", None, 100, "EUR", 0, True, None, None, None, "admin"),
+        none=run("Pot", "", NO_CATEGORY, 100, "EUR", 5, True, "P-1", None, 9, "admin"),
+        refused={
+            "products_sku_unique": run("Pot", "", None, 100, "EUR", 5, True, "T-1", None, None, "admin"),
+            "products_stock_not_negative": run("Pot", "", TENTS, 100, "EUR", -1, True, None, None, None, "admin"),
+        },
     ),
     "catalog/deactivate_product": does(run(TENT), none=run(NO_PRODUCT), predecessor=(TENT,)),
     "catalog/delete_category": does(run(UNUSED), none=run(NO_CATEGORY), refused={"products_category_fkey": run(TENTS)}),
@@ -373,8 +377,11 @@ SCENARIOS = {
         predecessor=(TENTS,),
     ),
     "catalog/update_product": does(
-        run(TENT, "Big tent", None, None, True, MUGS, None, True, 9),
-        none=run(TENT, "Big tent", None, None, True, NO_CATEGORY, None, False, None),
+        run(TENT, "Big tent", None, None, True, MUGS, None, True, "T-2", True, PICTURE, True, 9),
+        none=run(TENT, "Big tent", None, None, True, NO_CATEGORY, None, False, None, False, None, False, None),
+        refused={
+            "products_sku_unique": run(MUG, None, None, None, False, None, None, True, "T-1", False, None, False, None)
+        },
         predecessor=(TENT,),
     ),
     "payment_session/attach_session": does(run(PENDING, "cs_x", "url"), none=run(CANCELLED, "cs_x", "url")),

@@ -251,6 +251,8 @@ class Settings(BaseModel):
     processing_days: int = Field(default=21, ge=1, le=365)
     # Longer than the 30 days in which Stripe may send an event again.
     event_days: int = Field(default=90, ge=31, le=3650)
+    # The text search configuration of the catalogue's language; its words are indexed anew when it changes.
+    search_language: str = Field(default="simple", pattern="^[a-z_][a-z0-9_]{0,62}$")
     metrics_host: str = "127.0.0.1"
     metrics_port: int = Field(default=0, ge=0, le=65_535)
     # Where spans are sent by OpenTelemetry's protocol over HTTP; empty: no traces.

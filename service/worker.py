@@ -24,7 +24,7 @@ from service.infra.queue import QUEUE, QueueReader, open_redis
 from service.infra.resources import Resources, open_resources
 from service.infra.stripe import StripeRefused, StripeUnknown
 from service.settings import Settings
-from service.shop import audit, expiry, fulfilment, pressure, reconcile, refunds, retention, sweep
+from service.shop import audit, expiry, fulfilment, pressure, reconcile, refunds, retention, search, sweep
 from service.shop.access import MetricsReaders
 
 # The time limit of a job. It is short: a job whose worker was killed runs again ten seconds after this limit.
@@ -74,6 +74,11 @@ PERIODIC_TASKS: dict[str, PeriodicTask] = {
     ),
     "delete_expired": PeriodicTask(lambda settings: 600, retention.delete_expired),
     "measure_holds": PeriodicTask(lambda settings: pressure.SECONDS, pressure.measure_holds),
+    "index_products": PeriodicTask(
+        lambda settings: search.INDEX_SECONDS,
+        lambda resources: search.index_stale(resources.pool, resources.settings.search_language),
+        alone=True,
+    ),
 }
 
 

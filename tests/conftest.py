@@ -94,7 +94,8 @@ def servers(pytestconfig: pytest.Config) -> Iterator[tuple[str, str]]:
         if database_url is not None:
             used.add("PostgreSQL by TEST_DATABASE_URL")
         elif in_docker:
-            environment = {"POSTGRES_PASSWORD": "tests", "POSTGRES_INITDB_ARGS": "--encoding=UTF8 --locale=C"}
+            locale = "--encoding=UTF8 --locale=C --lc-ctype=C.UTF-8"
+            environment = {"POSTGRES_PASSWORD": "tests", "POSTGRES_INITDB_ARGS": locale}
             command = "postgres -c fsync=off -c max_connections=300"
             database_url = (
                 f"postgresql://postgres:tests@{container(stack, POSTGRES, 5432, environment, command)}/postgres"

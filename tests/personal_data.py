@@ -42,9 +42,11 @@ NOT_PERSONAL = {
     "order_items": "name",
     "orders": "currency status",
     "payments": "captured_currency currency status stripe_payment_intent_id stripe_session_id",
+    "product_search": "currency language name_key words",
     "products": "currency description image_url name sku",
     "reconcile_positions": "list",
     "refunds": "cause failure_reason status stripe_payment_intent_id stripe_refund_id",
+    "search_words": "word",
     # Why staff moved stock of a product, without an order. People must not write customers' names there.
     "stock_movements": "reason",
     "stripe_events": "id outcome type",

@@ -156,6 +156,7 @@ def test_safe_combinations_are_accepted(changed: dict[str, str]) -> None:
         ("RECONCILE_SECONDS", "inf"),
         ("STRIPE_TIMEOUT_SECONDS", "61"),
         ("STRIPE_TIMEOUT_SECONDS", "0"),
+        ("SEARCH_LANGUAGE", "german; hidden"),
         ("CART_DAYS", "0"),
         ("EVENT_DAYS", "30"),
         ("METRICS_PORT", "65536"),
@@ -332,6 +333,7 @@ def test_every_setting_may_come_from_a_file(name: str, tmp_path: Path) -> None:
     values |= {"AUTH_ISSUER": "https://i.example", "AUTH_AUDIENCE": "shop", "AUTH_JWKS_URL": "https://i.example/keys"}
     values |= {"AUTH_ALGORITHMS": "RS256", "AUTH_TYPES": "JWT", "AUTH_ROLES_CLAIM": "groups"}
     values |= {"HTTPS_PROXY": "http://proxy:1", "NO_PROXY": "s.example", "OTLP_ENDPOINT": "http://collector:4318"}
+    values |= {"SEARCH_LANGUAGE": "german"}
     value = values.pop(name, "60" if "SECONDS" in name else "true" if name.startswith("ALLOW") else "40")
     (file := tmp_path / "value").write_text(f"{value}\n")
 

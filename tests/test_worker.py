@@ -55,7 +55,7 @@ def hurried(resources: Resources, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Settings with which every task runs twice a second, and is late half a second after it was due."""
     monkeypatch.setattr(worker, "HEARTBEAT_SECONDS", 0.5)
     monkeypatch.setattr(worker, "LATE_SECONDS", 0.5)
-    for name in ("audit", "delete_expired", "measure_holds"):
+    for name in ("audit", "delete_expired", "measure_holds", "index_products"):
         task = worker.PERIODIC_TASKS[name]._replace(seconds=lambda settings: 0.5)
         monkeypatch.setitem(worker.PERIODIC_TASKS, name, task)
     return resources.settings.model_copy(update={"reconcile_seconds": 0.5})

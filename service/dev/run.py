@@ -14,10 +14,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
+import psycopg
+
 from service.dev.issuer.tokens import AUDIENCE, issuer_port, issuer_url
 from service.dev.processes import CannotRun, complete, spawn, stop, tail
 from service.dev.roles import ROLES, login, make_roles
-from service.dev.servers import data_folder, kept_port, postgres, refuse_taken_port, stored_secret, valkey
+from service.dev.servers import LETTERS, data_folder, kept_port, postgres, refuse_taken_port, stored_secret, valkey
 from service.settings import Settings, UnsafeSettings, environment, is_loopback
 
 Child = subprocess.Popen[bytes]
@@ -166,6 +168,7 @@ class Everything:
         """Start PostgreSQL, with a role and a password for each process; none can log in as another."""
         administrator_url = self._embed("PostgreSQL", postgres, 15432)
         passwords = {role: stored_secret(self.data / f"{role}_password") for role in ROLES}
+        _know_letters(administrator_url)
         make_roles(administrator_url, passwords)
         urls = {role: login(administrator_url, role, password) for role, password in passwords.items()}
         _show("PostgreSQL", urls["commerce_owner"])
@@ -232,6 +235,14 @@ class Everything:
             time.sleep(0.05)
         name, log = self.children[process.pid]
         raise CannotRun(f"{name} is not ready after {READY_SECONDS} s: {answer}\n{tail(log)}")
+
+
+def _know_letters(administrator_url: str) -> None:
+    """Change the LC_CTYPE of databases from before the search. Nothing in them depends on it: text sorts by C.UTF-8."""
+    with psycopg.connect(administrator_url) as connection:
+        connection.execute(
+            "UPDATE pg_database SET datctype = %s WHERE datctype = 'C' AND datlocprovider = 'b'", [LETTERS]
+        )
 
 
 def _show(name: str, address: str) -> None:

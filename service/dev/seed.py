@@ -10,7 +10,7 @@ from service.infra.logs import actor
 from service.infra.sql import statement
 from service.infra.transactions import run_transaction
 from service.settings import Settings
-from service.shop import cart, checkout, transitions
+from service.shop import cart, checkout, search, transitions
 from service.shop.text import slug_of
 
 BATCH = 1000
@@ -61,6 +61,7 @@ async def seed(pool: Pool, count: int, settings: Settings, show: Callable[[int],
         await run_transaction(pool, load)
         loaded += len(batch)
         show(loaded)
+    await search.index_stale(pool, settings.search_language)
     return loaded
 
 

@@ -26,6 +26,8 @@ from service.dev.processes import STOP_SECONDS, Account, CannotRun, Command, com
 
 # Not /var/tmp: its cleaners delete files unread for a month, which would corrupt a database.
 ROOT_FOLDER = Path("/var/lib/commerce-core")
+# The LC_CTYPE that knows letters of every script, for the search.
+LETTERS = "UTF-8" if sys.platform == "darwin" else "C.UTF-8"
 START_SECONDS = 60
 ORPHAN_SECONDS = 15
 
@@ -221,7 +223,8 @@ def _create_cluster(initdb: Path, folder: Path, account: Account | None, durable
     login = ("--username=postgres", "--auth=scram-sha-256", f"--pwfile={folder / 'password'}")
     # Text sorts the same on every machine, whatever its locales.
     text = ("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
-    command: Command = [initdb, "-D", unfinished, *login, *text, *(() if durable else ("--no-sync",))]
+    letters = f"--lc-ctype={LETTERS}"
+    command: Command = [initdb, "-D", unfinished, *login, *text, letters, *(() if durable else ("--no-sync",))]
     complete(command, folder / "log", account=account)
     unfinished.rename(folder / "data")
 

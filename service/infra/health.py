@@ -17,7 +17,8 @@ from service.infra.resources import Resources
 from service.infra.sql import statement
 
 # The worker itself, and its periodic tasks.
-HEARTBEAT, PERIODIC_TASKS = "heartbeat", ("sweep", "reconcile", "audit", "delete_expired", "measure_holds")
+HEARTBEAT = "heartbeat"
+PERIODIC_TASKS = ("sweep", "reconcile", "audit", "delete_expired", "measure_holds", "index_products")
 # Read at start, because a deployment may replace the files with those of newer code.
 MIGRATIONS, INDEXES = migration_names(), index_names()
 

@@ -10,7 +10,7 @@ from service.infra.logs import actor
 from service.infra.resources import Resources
 from service.infra.sql import statement
 from service.infra.transactions import run_transaction
-from service.shop import audit_log
+from service.shop import audit_log, search
 from service.shop.idempotency import IdempotencyKey, StoredResponse, run_once
 from service.shop.money import Currency, check_price
 from service.shop.text import slug_of
@@ -201,6 +201,7 @@ async def create_product(
         )
         if product is None:
             raise not_found("category")
+        await search.index(tx, [product.id], resources.settings.search_language)
         await audit_log.add(tx, "create_product", f"product:{product.id}", **audit_log.changed(None, product))
         return product
 
@@ -268,6 +269,7 @@ async def update_product(
         if product is None:
             raise not_found("category")
         check_price(product.price_minor, product.currency)
+        await search.index(tx, [product_id], resources.settings.search_language)
         await audit_log.add(tx, "update_product", f"product:{product_id}", **audit_log.changed(current, product))
         return product
 
@@ -284,6 +286,7 @@ async def deactivate_product(resources: Resources, product_id: int) -> None:
         if current is None:
             raise not_found("product")
         await DEACTIVATE_PRODUCT.run(tx, product_id=product_id)
+        await search.index(tx, [product_id], resources.settings.search_language)
         changes = audit_log.changed(current, replace(current, active=False))
         await audit_log.add(tx, "delete_product", f"product:{product_id}", **changes)
 

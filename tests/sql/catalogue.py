@@ -202,6 +202,27 @@ def tables(products: int) -> list[dict[str, str]]:
                     md5('request' || n) AS request_id,
                     {age} AS at
                 FROM generate_series(1, 3 * {products}) AS n""",
+            # Every name has the word Product. One description in a hundred has the word rare, one in 10,000 novel.
+            "product_search": """
+                SELECT
+                    id AS product_id,
+                    version,
+                    'simple' AS language,
+                    array_to_tsvector(
+                        ARRAY[
+                            '$EUR', 'product', '=product', (id - 10)::text, '=' || (id - 10),
+                            CASE WHEN id % 100 = 0 THEN 'rare' WHEN id % 10000 = 1 THEN 'novel' ELSE 'usual' END
+                        ]
+                        || array_remove(ARRAY['#' || category_id], NULL)
+                    ) AS words,
+                    lower(name) AS name_key,
+                    price_minor,
+                    currency
+                FROM products
+                WHERE id > 10 AND active""",
+            "search_words": f"""
+                SELECT translate(n::text, '0123456789', 'etaoinshrd') || 'wort' AS word
+                FROM generate_series(1, {max(products // 10, 100)}) AS n""",
             "audit_balances": """
                 SELECT
                     id AS product_id,

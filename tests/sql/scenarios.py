@@ -18,7 +18,7 @@ from service.infra.packaged import index_names, migration_names
 
 # Categories and products; NO_… are ids that no row has.
 TENTS, MUGS, UNUSED, NO_CATEGORY = 1, 2, 3, 404
-TENT, LAMP, ROPE, MUG, NO_PRODUCT = 1, 2, 3, 4, 404
+TENT, LAMP, ROPE, MUG, OLD, NO_PRODUCT = 1, 2, 3, 4, 5, 404
 
 OPEN, EMPTY, PENDING, REORDER, PAID, FULFILLED, CANCELLED, REORDERED, LATE, ABANDONED, NEW, SINGLE = (
     UUID(f"00000000-0000-4000-8000-00000000000{digit}") for digit in "123456789afc"
@@ -41,6 +41,19 @@ VALUES
     ({MUG}, 'Mug', {MUGS}, 400, 'USD', 10, NULL);
 INSERT INTO stock_movements (product_id, delta, reason) SELECT id, 10, 'initial stock' FROM products;
 SELECT setval('products_id_seq', 10), setval('categories_id_seq', 10);
+
+INSERT INTO product_search (product_id, version, language, words, name_key, price_minor, currency)
+SELECT
+    id,
+    version,
+    'simple',
+    array_to_tsvector(ARRAY['$' || currency, '#' || category_id, lower(name), '=' || lower(name)]),
+    lower(name),
+    price_minor,
+    currency
+FROM products
+WHERE id <> {MUG};
+INSERT INTO search_words (word) VALUES ('tent'), ('lamp');
 
 INSERT INTO carts (id, status, currency)
 VALUES
@@ -197,6 +210,11 @@ VALUES
     (sha256('b'), sha256('body'), '{FULFILLED}', 200, '{{}}'),
     (sha256('a'), sha256('body'), '{FULFILLED}', 200, '{{}}'),
     (sha256('c'), sha256('body'), '{FULFILLED}', 200, '{{}}');
+-- Off sale, and not yet taken out of the search.
+INSERT INTO products (id, name, price_minor, currency, stock, active) OVERRIDING SYSTEM VALUE
+VALUES ({OLD}, 'Old', 100, 'EUR', 0, false);
+INSERT INTO product_search (product_id, version, language, words, name_key, price_minor, currency)
+VALUES ({OLD}, 1, 'simple', 'old', 'old', 100, 'EUR');
 """
 
 
@@ -556,6 +574,11 @@ SCENARIOS = {
     "refunds/settle_unmatched": does(run(PAID), none=run(NEW), predecessor=(PAID,)),
     "pressure/measure_holds": does(run(9.0)),
     "seed/add_category": does(run("Pots", "pots"), run("Tents", "tents")),
+    "search/find_stale": does(run(0, "simple"), run(0, "german"), run(LAST, "simple")),
+    "search/index_products": does(
+        run([TENT, ROPE, MUG, OLD], "simple"),
+        none=run([NO_PRODUCT], "simple"),
+    ),
     "seed/add_products": does(
         run(["Pot", "Pan"], ["", ""], [MUGS, TENTS], [100, 100], ["EUR", "EUR"], [5, 5], "command:seed"),
         refused={

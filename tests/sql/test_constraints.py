@@ -53,6 +53,9 @@ INSERT INTO stuck_items (kind, id, order_id, reason) VALUES ('dispute_open', 'dp
 INSERT INTO api_keys (name, prefix, digest, scopes, created_by, expires_at)
 VALUES ('erp', 'cck_erp', sha256('key'), '{{stock:write}}', 'anna', '2100-01-01');
 INSERT INTO token_revocations (subject) VALUES ('anna');
+INSERT INTO product_search (product_id, language, version, words, name_key, price_minor, currency)
+VALUES (1, 'simple', 1, 'tent', 'tent', 1250, 'EUR');
+INSERT INTO search_words VALUES ('tent');
 INSERT INTO audit_log (actor, action, subject, request_id) VALUES ('admin', 'delete_product', 'product:1', 'x');
 """
 
@@ -60,6 +63,7 @@ INSERT INTO audit_log (actor, action, subject, request_id) VALUES ('admin', 'del
 NEW_ORDER = "INSERT INTO orders (id, number, cart_id, status, total_minor, currency, expires_at, cancelled_at)"
 NEW_REFUND = "INSERT INTO refunds (id, order_id, stripe_payment_intent_id, amount_minor, cause)"
 NEW_PRODUCT = "INSERT INTO products (id, name, price_minor, currency, stock)"
+SEARCH_ROW = "INSERT INTO product_search (product_id, language, version, words, name_key, price_minor, currency)"
 NEW_KEY = "INSERT INTO api_keys (id, name, prefix, digest, scopes, created_by, expires_at) OVERRIDING SYSTEM VALUE"
 NEW_MOVEMENT = "INSERT INTO stock_movements (product_id, delta, reason, order_id, hold)"
 OWN_ID = "OVERRIDING SYSTEM VALUE"
@@ -313,6 +317,11 @@ INVALID_ROWS = [
     ("audit_log_before_form", "UPDATE audit_log SET before = '1'"),
     ("audit_log_after_form", "UPDATE audit_log SET after = '[]'"),
     ("audit_log_request_id_length", "UPDATE audit_log SET request_id = ''"),
+    ("product_search_pkey", f"{SEARCH_ROW} VALUES (1, 'simple', 1, '', '', 1, 'EUR')"),
+    ("product_search_product_fkey", f"{SEARCH_ROW} VALUES (99, 'simple', 1, '', '', 1, 'EUR')"),
+    ("product_search_language_length", f"{SEARCH_ROW} VALUES (2, '', 1, '', '', 1, 'EUR')"),
+    ("search_words_pkey", "INSERT INTO search_words VALUES ('tent')"),
+    ("search_words_word_length", "INSERT INTO search_words VALUES ('mug')"),
     ("hold_pressure_pkey", "INSERT INTO hold_pressure DEFAULT VALUES"),
     ("hold_pressure_one_row", "INSERT INTO hold_pressure (id) VALUES (false)"),
     ("hold_pressure_time_ends", "UPDATE hold_pressure SET measured_at = 'infinity'"),

@@ -209,6 +209,10 @@ FILL = {
     "0056.audit_log": """
         INSERT INTO audit_log (actor, action, subject, after, request_id)
         SELECT 'admin', 'create_product', 'product:' || id, '{}', 'x' FROM products""",
+    "0070.search": """
+        INSERT INTO product_search
+        SELECT id, 1, 'simple', 'product'::tsvector, 'product', price_minor, currency FROM products;
+        INSERT INTO search_words (word) VALUES ('product')""",
     "0006.idempotency_keys": """
         INSERT INTO idempotency_keys (id, request_digest, order_id)
         SELECT sha256(id::text::bytea), sha256('body'), id FROM orders""",
@@ -258,7 +262,10 @@ FROM own
 JOIN pg_description ON objoid = own.oid AND classoid = 'pg_class'::regclass
 LEFT JOIN pg_attribute ON attrelid = own.oid AND attnum = objsubid AND attnum > 0
 UNION ALL
-SELECT 'function', proname, pg_get_functiondef(oid) FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+-- Extensions stay, with their functions.
+SELECT 'function', proname, pg_get_functiondef(oid) FROM pg_proc
+WHERE pronamespace = 'public'::regnamespace
+AND NOT EXISTS (SELECT FROM pg_depend WHERE objid = pg_proc.oid AND deptype = 'e')
 """
 # Table locks that can block reads, writes, DDL or VACUUM.
 LOCKS = (
@@ -278,11 +285,11 @@ async def connected(url: str, **settings: str) -> AsyncIterator[asyncpg.Connecti
 
 
 @asynccontextmanager
-async def empty(template: str) -> AsyncIterator[str]:
-    """The URL, for a superuser, of a database that has the roles and nothing else."""
+async def empty(template: str, options: str = "") -> AsyncIterator[str]:
+    """The URL, for a superuser, of a database that has the roles and nothing else; `options` of CREATE DATABASE."""
     name = f"test_{uuid4().hex}"
     async with connected(template) as server:
-        await server.execute(f"CREATE DATABASE {name}")
+        await server.execute(f"CREATE DATABASE {name} {options}")
         try:
             roles.make_roles(with_database(template, name), PASSWORDS)
             yield with_database(template, name)
@@ -828,3 +835,23 @@ async def test_no_customer_request_fails_during_migrations(
     fulfilled = await on(resources.pool).fetchval("SELECT count(*) FROM orders WHERE status = 'FULFILLED'")
     assert fulfilled == sum(bought[1:])
     await assert_ledgers_agree(resources, stripe)
+
+
+# The search
+
+
+async def test_a_database_without_letters_beyond_ascii_is_refused(template: str) -> None:
+    for letters in ("C", "POSIX"):
+        async with empty(template, f"TEMPLATE template0 LC_CTYPE '{letters}'") as url:
+            with pytest.raises(psycopg.Error, match=r"LC_CTYPE is C\. .*createdb .*--lc-ctype=C\.UTF-8 NEW &&"):
+                await migrate(login(url, "owner"))
+
+
+async def test_without_pg_trgm_the_migration_names_the_command(template: str) -> None:
+    async with empty(template) as url, connected(url) as administrator:
+        name = await administrator.fetchval("SELECT current_database()")
+        await administrator.execute(f"REVOKE CREATE ON DATABASE {name} FROM commerce_owner")
+        with pytest.raises(psycopg.Error, match=r"--command='CREATE EXTENSION pg_trgm'"):
+            await migrate(login(url, "owner"))
+        await administrator.execute("CREATE EXTENSION pg_trgm")
+        await migrate(login(url, "owner"))

@@ -9,9 +9,10 @@ PERSONAL = {
     "idempotency_keys": "answer",
     # Notes may quote people. An actor may be a customer, by the `sub` of their token.
     "order_events": "actor note",
-    # `client`, `client_network` and `email_digest` are hashes of an address.
-    "carts": "user_id",
-    "orders": "client client_network email email_digest user_id",
+    # `client`, `client_network` and `email_digest` are hashes of an address. A storefront may write anything into a
+    # `reference`.
+    "carts": "reference user_id",
+    "orders": "client client_network email email_digest reference user_id",
     # What Stripe is told about the customer, and where the order can be paid.
     "payments": "checkout_url session_parameters",
     # What staff wrote, and who.

@@ -109,8 +109,9 @@ INVALID_ROWS = [
     ("carts_status_known", "UPDATE carts SET status = 'PAID'"),
     ("carts_currency_form", "UPDATE carts SET currency = 'EURO'"),
     *(
-        (f"{table}_user_id_form", f"UPDATE {table} SET user_id = {text}")
+        (f"{table}_{column}_form", f"UPDATE {table} SET {column} = {text}")
         for table in ("carts", "orders")
+        for column in ("user_id", "reference")
         for text in ("''", "repeat('x', 256)", "'a\nb'", "'a\u202eb'")
     ),
     ("carts_replaced_by_another", "UPDATE carts SET replaced_by = id"),

@@ -53,13 +53,14 @@ ALLOWED = {
         "stock_movements": LEDGER,
         "carts": {
             **READ,
-            "INSERT": "id currency user_id",
+            "INSERT": "id currency user_id reference",
             "UPDATE": "status currency updated_at ordered_at replaced_by user_id",
         },
         "cart_items": {**READ, "INSERT": "cart_id product_id quantity", "UPDATE": "quantity", "DELETE": ALL},
         "orders": {
             **READ,
-            "INSERT": "id cart_id user_id client client_network total_minor currency expires_at next_attempt_at",
+            "INSERT": "id cart_id user_id client client_network total_minor currency expires_at next_attempt_at"
+            " reference",
             "UPDATE": "status email email_digest client client_network hold paid_at cancelled_at next_attempt_at"
             " attempts user_id claimed",
         },
@@ -67,7 +68,8 @@ ALLOWED = {
         "order_events": HISTORY,
         "payments": {
             **READ,
-            "INSERT": "id order_id amount_minor currency session_parameters session_expires_at claimed_until",
+            "INSERT": "id order_id amount_minor currency session_parameters session_expires_at claimed_until"
+            " order_number",
             "UPDATE": "status refunded_minor attempt session_parameters session_expires_at claimed_until"
             " stripe_session_id checkout_url stripe_payment_intent_id captured_minor captured_currency updated_at",
         },
@@ -174,6 +176,7 @@ ALLOWED["readonly"] = {table: READ for table in ALLOWED["app"]} | {
     "payments": {
         "SELECT": "id order_id status amount_minor currency refunded_minor attempt session_expires_at claimed_until"
         " stripe_session_id stripe_payment_intent_id created_at updated_at captured_minor captured_currency"
+        " order_number"
     },
     "stripe_events": {"SELECT": "id type received_at order_id outcome handled_at next_attempt_at attempts"},
     "idempotency_keys": {"SELECT": "id request_digest order_id status location created_at"},
@@ -185,10 +188,10 @@ ALLOWED["readonly"] = {table: READ for table in ALLOWED["app"]} | {
 }
 ALLOWED["eraser"] = dict.fromkeys(ALLOWED["app"], NOTHING) | {
     "orders": {
-        "SELECT": "id number cart_id status email email_digest client user_id erased_at",
-        "UPDATE": "email email_digest client client_network user_id erased_at",
+        "SELECT": "id number cart_id status email email_digest client user_id reference erased_at",
+        "UPDATE": "email email_digest client client_network user_id reference erased_at",
     },
-    "carts": {"SELECT": "id user_id", "UPDATE": "user_id"},
+    "carts": {"SELECT": "id user_id reference", "UPDATE": "user_id reference"},
     "order_events": {
         "SELECT": "order_id cause actor note",
         "INSERT": "order_id from_status to_status cause note actor",

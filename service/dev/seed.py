@@ -67,7 +67,7 @@ async def seed(pool: Pool, count: int, settings: Settings, show: Callable[[int],
 
 async def _add_examples(tx: Connection, settings: Settings) -> None:
     """Add an open cart with two units of the first product, and its cancelled order, which was never paid."""
-    await cart.CREATE_CART.run(tx, cart_id=EXAMPLE_CART, user_id=None)
+    await cart.CREATE_CART.run(tx, cart_id=EXAMPLE_CART, user_id=None, reference=None)
     # Whatever the limit for customers is.
     limit, settings = cart.MAX_QUANTITY, settings.model_copy(update={"max_per_order": cart.MAX_QUANTITY})
     if (

@@ -19,6 +19,12 @@ LINE_PROBLEMS = problems("cart_not_open", "product_inactive", "currency_mismatch
 Units = Annotated[int, Field(ge=1, le=cart.MAX_QUANTITY)]
 
 
+class NewCart(requests.Body):
+    """What the storefront calls the cart; its order gets it."""
+
+    reference: fields.Reference | None = None
+
+
 class NewItem(requests.Body):
     """Units of a product to add."""
 
@@ -45,13 +51,14 @@ class OwnCartsQuery(requests.Query):
     after_id: UUID | None = None
 
 
+OptionalNewCart = Annotated[NewCart, Body(default_factory=NewCart)]
 OptionalCheckoutRequest = Annotated[CheckoutRequest, Body(default_factory=CheckoutRequest)]
 
 
 @router.post("/carts", status_code=201, response_model=cart.Cart)
-async def create_cart(resources: ResourcesDep, key: ClientKey, principal: Caller, _: NoBody) -> Response:
+async def create_cart(new: OptionalNewCart, resources: ResourcesDep, key: ClientKey, principal: Caller) -> Response:
     """Create an empty cart. With an access token it is the user's own; otherwise its id is enough to use it."""
-    return responses.stored(await cart.create_cart(resources, key, principal))
+    return responses.stored(await cart.create_cart(resources, key, principal, reference=new.reference))
 
 
 @router.get("/carts/{cart_id}")

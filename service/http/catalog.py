@@ -2,7 +2,7 @@
 
 import re
 from functools import lru_cache
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Response
 from fastapi import Query as QueryParameters
@@ -12,7 +12,7 @@ from service.errors import invalid, not_found
 from service.http import fields, responses
 from service.http.fields import AfterId, CategoryId, Name, ProductId, Slug
 from service.http.openapi import ETAG, problems
-from service.http.policy import Caller, authorize
+from service.http.policy import Caller, authorize, require
 from service.http.requests import Body, Query, ResourcesDep, StaffKey, no_unknown_query
 from service.shop import cart, catalog, money
 
@@ -34,11 +34,20 @@ class CategoriesQuery(Query):
 
 
 class ProductsQuery(Query):
-    """Which page of the products, or of one category's products."""
+    """Which page of the products, or of one category's products; for staff also those that are not for sale."""
 
     limit: fields.Limit = catalog.DEFAULT_LIMIT
     after_id: AfterId = 0
     category: fields.SlugQuery | None = None
+    active: Literal["true", "false", "all"] | None = None
+    stock_at_most: Annotated[int, Field(ge=0, le=MAX_STOCK), fields.DIGITS] | None = None
+
+
+class MovementsQuery(Query):
+    """Which page of the ledger."""
+
+    limit: fields.Limit = catalog.DEFAULT_LIMIT
+    after_id: Annotated[int, Field(ge=1, le=fields.BIGINT_MAX), fields.DIGITS, fields.int64(1)] | None = None
 
 
 class NewCategory(Body):
@@ -70,17 +79,33 @@ class NewProduct(Body):
     max_per_order: MaxPerOrder | None = None
 
 
-class ProductEdit(Body):
-    """Members that are left out stay unchanged. Null takes the product out of its category, or removes the value."""
-
+class _Edit(Body):
     name: Name = LEFT_OUT
     description: fields.Description = LEFT_OUT
     category_id: fields.Id | None = None
     price_minor: Price = LEFT_OUT
     active: bool = LEFT_OUT
-    sku: fields.Sku | None = None
     image_url: fields.ImageUrl | None = None
     max_per_order: MaxPerOrder | None = None
+
+    def change(self) -> catalog.ProductChange:
+        """The members that were sent; for those that null removes, also that they were sent."""
+        names = self.model_fields_set & {"category_id", "sku", "image_url", "max_per_order"}
+        sent: dict[str, Any] = {f"set_{name.removesuffix('_id')}": True for name in names}
+        return catalog.ProductChange(**sent, **self.model_dump(exclude_unset=True, exclude={"currency", "stock"}))
+
+
+class ProductEdit(_Edit):
+    """Members that are left out stay unchanged. Null takes the product out of its category, or removes the value."""
+
+    sku: fields.Sku | None = None
+
+
+class ProductPut(_Edit):
+    """The product that the path names. Members that are left out keep their values; a new one needs some of them."""
+
+    currency: money.Currency = LEFT_OUT
+    stock: Annotated[int, Field(ge=0, le=MAX_STOCK)] = LEFT_OUT
 
 
 class StockMove(Body):
@@ -120,12 +145,33 @@ async def delete_category(category_id: CategoryId, resources: ResourcesDep) -> R
 @router.post("/products", status_code=201, response_model=catalog.Product, responses=problems("not_found", "sku_taken"))
 async def create_product(new: NewProduct, resources: ResourcesDep, key: StaffKey) -> Response:
     """Add a product."""
-    return responses.stored(await catalog.create_product(resources, key, **new.model_dump()))
+    return responses.stored(await catalog.create_product(resources, key, catalog.NewProduct(**new.model_dump())))
 
 
-@router.get("/products", response_model=catalog.ProductPage, responses=problems("not_found"))
-async def list_products(query: Annotated[ProductsQuery, QueryParameters()], resources: ResourcesDep) -> Response:
-    """List the products for sale by id, a page at a time."""
+@router.get(
+    "/products",
+    response_model=catalog.ProductPage | catalog.StaffProductPage,
+    responses=problems("not_found", "unauthorized", "forbidden"),
+)
+async def list_products(
+    query: Annotated[ProductsQuery, QueryParameters()], resources: ResourcesDep, principal: Caller
+) -> Response:
+    """List the products for sale by id, a page at a time.
+
+    `active` and `stock_at_most` are for staff with `catalog:read`; the items then have `stock` and `active`, and a page
+    may have fewer of them than `limit` while `next_cursor` is not null. `stock_at_most=0` lists what is sold out.
+    """
+    if query.active is not None or query.stock_at_most is not None:
+        require(principal, "catalog:read")
+        page = await catalog.list_staff_products(
+            resources,
+            limit=query.limit,
+            after_id=query.after_id,
+            category=query.category,
+            active={"true": True, "false": False, "all": None}[query.active or "true"],
+            stock_at_most=query.stock_at_most,
+        )
+        return responses.json(page)
     return _shared(
         await catalog.list_products(resources, limit=query.limit, after_id=query.after_id, category=query.category)
     )
@@ -163,15 +209,36 @@ async def update_product(
     if_match: Annotated[str | None, Header(alias="If-Match")] = None,
 ) -> Response:
     """Edit a product. With `If-Match`, edit it only if it has the named version; its stock may differ."""
-    change = catalog.ProductChange(
-        set_category="category_id" in edit.model_fields_set,
-        set_sku="sku" in edit.model_fields_set,
-        set_image_url="image_url" in edit.model_fields_set,
-        set_max_per_order="max_per_order" in edit.model_fields_set,
-        **edit.model_dump(exclude_unset=True),
-    )
-    product = await catalog.update_product(resources, product_id, _versions(if_match), change)
+    product = await catalog.update_product(resources, product_id, _versions(if_match), edit.change())
     return responses.json(product, headers={"ETag": product.etag})
+
+
+@router.put(
+    "/products/by-sku/{sku}",
+    response_model=catalog.Product,
+    responses={
+        200: ETAG,
+        201: {"model": catalog.Product, "description": "The product was created.", **ETAG},
+        **problems("not_found", "precondition_failed", "sku_taken"),
+    },
+)
+async def put_product(
+    sku: fields.Sku,
+    product: ProductPut,
+    resources: ResourcesDep,
+    if_match: Annotated[str | None, Header(alias="If-Match")] = None,
+) -> Response:
+    """Create the product with this sku, or edit it; an edit that changes nothing keeps its version.
+
+    A new product needs `name`, `price_minor`, `currency` and `stock`. `stock` is ignored in an edit: units move by
+    `POST /products/{product_id}/stock`. `currency` cannot be changed.
+    """
+    row, created = await catalog.put_product(
+        resources, sku, _versions(if_match), product.change(), currency=product.currency, stock=product.stock
+    )
+    if not created:
+        return responses.json(row, headers={"ETag": row.etag})
+    return responses.json(row, status=201, headers={"ETag": row.etag, "Location": f"/products/{row.id}"})
 
 
 @router.delete("/products/{product_id}", status_code=204)
@@ -187,6 +254,15 @@ async def move_stock(product_id: ProductId, move: StockMove, resources: Resource
     if move.delta == 0:
         raise invalid("/delta", "must not be zero")
     return responses.stored(await catalog.move_stock(resources, key, product_id, delta=move.delta, reason=move.reason))
+
+
+@router.get("/products/{product_id}/stock")
+async def list_movements(
+    product_id: ProductId, query: Annotated[MovementsQuery, QueryParameters()], resources: ResourcesDep
+) -> catalog.MovementPage:
+    """List what came to a product's stock and what left it, newest first."""
+    before_id = fields.BIGINT_MAX if query.after_id is None else query.after_id
+    return await catalog.list_movements(resources, product_id, before_id=before_id, limit=query.limit)
 
 
 @lru_cache(maxsize=4)

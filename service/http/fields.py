@@ -112,5 +112,13 @@ Slug = Annotated[
 SlugQuery = Annotated[str, BeforeValidator(to_nfc), StringConstraints(max_length=MAX_LENGTH, pattern=NO_NUL)]
 Sku = Annotated[str, StringConstraints(pattern=SKU_FORM)]
 ImageUrl = Annotated[str, StringConstraints(max_length=2048, pattern=IMAGE_URL_FORM), AfterValidator(_image_url)]
+# A storefront's own name of a cart and its order.
+Reference = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=255, pattern=_NO_CONTROL),
+    AfterValidator(_visible),
+]
+# What is looked up exactly: a number, a name, an address or an id.
+Exact = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=800, pattern=_NO_CONTROL)]
 # Why staff do something, in their words.
 Reason = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500, pattern=_NO_CONTROL)]

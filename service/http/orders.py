@@ -25,9 +25,11 @@ class OwnOrdersQuery(requests.Query):
 
 
 class OrdersQuery(OwnOrdersQuery):
-    """Which page of the orders, or of the orders with one status."""
+    """Which page of the orders, or of those that fit all of the other parameters."""
 
     status: orders.OrderStatus | None = None
+    payment_status: orders.PaymentStatus | None = None
+    q: fields.Exact | None = None
 
 
 class RefundRequest(requests.Body):
@@ -58,9 +60,19 @@ class Timeline(BaseModel):
 
 @router.get("/orders")
 async def list_orders(query: Annotated[OrdersQuery, Query()], resources: ResourcesDep) -> orders.OrderPage:
-    """List all orders, newest first."""
-    before_number = BIGINT_MAX if query.after_id is None else query.after_id
-    return await orders.list_orders(resources, status=query.status, before_number=before_number, limit=query.limit)
+    """List the orders, newest first: all, or those with a status, a payment status or exactly what `q` says.
+
+    `q` is a number, an e-mail address in any letter case, a reference, or an id of Stripe's: of a session, a payment
+    intent, a refund, a dispute or an event. A page may have fewer orders than `limit` while `next_cursor` is not null.
+    """
+    return await orders.list_orders(
+        resources,
+        status=query.status,
+        payment_status=query.payment_status,
+        text=query.q,
+        before_number=BIGINT_MAX if query.after_id is None else query.after_id,
+        limit=query.limit,
+    )
 
 
 @router.get("/orders/{order_id}")

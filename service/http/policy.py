@@ -28,8 +28,10 @@ POLICY: dict[str, Rule] = {
     "GET /products/{product_id}": "public",
     "POST /products": "catalog:write",
     "PATCH /products/{product_id}": "catalog:write",
+    "PUT /products/by-sku/{sku}": "catalog:write",
     "DELETE /products/{product_id}": "catalog:write",
     "POST /products/{product_id}/stock": "stock:write",
+    "GET /products/{product_id}/stock": "catalog:read",
     "POST /carts": "public",
     "GET /carts/{cart_id}": "owner",
     "POST /carts/{cart_id}/items": "owner",
@@ -81,12 +83,18 @@ async def authorize(request: Request) -> Principal:
         if principal is GUEST:
             raise ShopError("unauthorized", "This call is for signed-in customers.")
         raise ShopError("forbidden", "This call is for people with an access token.")
-    if rule in SCOPES and rule not in principal.scopes:
-        if principal is GUEST:
-            raise ShopError("unauthorized", "This call needs a credential.")
-        raise ShopError("forbidden", f"This call needs the scope {rule}.", required_scope=rule)
+    if rule in SCOPES:
+        require(principal, rule)
     actor.set(principal.actor)
     return principal
+
+
+def require(principal: Principal, scope: str) -> None:
+    """Raises `unauthorized` or `forbidden` unless the principal has the scope."""
+    if scope not in principal.scopes:
+        if principal is GUEST:
+            raise ShopError("unauthorized", "This call needs a credential.")
+        raise ShopError("forbidden", f"This call needs the scope {scope}.", required_scope=scope)
 
 
 Caller = Annotated[Principal, Depends(authorize)]

@@ -195,7 +195,9 @@ class CartCheckOwner(Statement[Row]):
     async def one_or_none(self, connection: Connection, /, *, cart_id: UUID, user_id: str | None) -> Row | None: ...
 
 class CartCreateCart(Statement[None]):
-    async def run(self, connection: Connection, /, *, cart_id: UUID, user_id: str | None) -> int: ...
+    async def run(
+        self, connection: Connection, /, *, cart_id: UUID, user_id: str | None, reference: str | None
+    ) -> int: ...
 
 class CartExplainRefusal(Statement[Row]):
     async def one(self, connection: Connection, /, *, cart_id: UUID, product_id: int, user_id: str | None) -> Row: ...
@@ -256,6 +258,19 @@ class CatalogDeleteCategory(Statement[Row]):
 class CatalogFindCategory(Statement[Row]):
     async def one_or_none(self, connection: Connection, /, *, slug: str) -> Row | None: ...
 
+class CatalogFindStaffProducts(Statement[Row]):
+    async def one(
+        self,
+        connection: Connection,
+        /,
+        *,
+        category_id: int | None,
+        active: bool | None,
+        stock_at_most: int | None,
+        after_id: int,
+        limit: int,
+    ) -> Row: ...
+
 class CatalogGetProduct(Statement[Row]):
     async def one_or_none(self, connection: Connection, /, *, product_id: int) -> Row | None: ...
 
@@ -265,14 +280,23 @@ class CatalogListCategories(Statement[Row]):
 class CatalogListCategoryProducts(Statement[Row]):
     async def one(self, connection: Connection, /, *, category_id: int, after_id: int, limit: int) -> Row: ...
 
+class CatalogListMovements(Statement[Row]):
+    async def all(self, connection: Connection, /, *, product_id: int, before_id: int, limit: int) -> list[Row]: ...
+
 class CatalogListProducts(Statement[Row]):
     async def one(self, connection: Connection, /, *, after_id: int, limit: int) -> Row: ...
+
+class CatalogListStaffProducts(Statement[Row]):
+    async def all(self, connection: Connection, /, *, product_ids: Sequence[int]) -> list[Row]: ...
 
 class CatalogLockCategory(Statement[Row]):
     async def one_or_none(self, connection: Connection, /, *, category_id: int) -> Row | None: ...
 
 class CatalogLockProduct(Statement[Row]):
     async def one_or_none(self, connection: Connection, /, *, product_id: int) -> Row | None: ...
+
+class CatalogLockProductBySku(Statement[Row]):
+    async def one_or_none(self, connection: Connection, /, *, sku: str) -> Row | None: ...
 
 class CatalogMoveStock(Statement[Row]):
     async def one_or_none(
@@ -347,6 +371,7 @@ class CheckoutReserve(Statement[Row]):
         max_per_order: int,
         actor: str,
         user_id: str | None,
+        reference: str | None,
     ) -> Row | None: ...
 
 class DisputesDeleteDispute(Statement[None]):
@@ -453,6 +478,26 @@ class MigrationsListInvalidIndexes(Statement[Row]):
 class MigrationsLockMigrations(Statement[Row]):
     async def one(self, connection: Connection, /) -> Row: ...
 
+class OrdersFindByPaymentStatus(Statement[Row]):
+    async def one(
+        self, connection: Connection, /, *, payment_status: str, status: str | None, before_number: int, limit: int
+    ) -> Row: ...
+
+class OrdersFindOrders(Statement[Row]):
+    async def all(
+        self,
+        connection: Connection,
+        /,
+        *,
+        number: int | None,
+        email_digest: bytes,
+        text: str,
+        status: str | None,
+        payment_status: str | None,
+        before_number: int,
+        limit: int,
+    ) -> list[Row]: ...
+
 class OrdersListDisputes(Statement[Row]):
     async def all(
         self, connection: Connection, /, *, order_id: UUID, stripe_payment_intent_id: str | None
@@ -465,6 +510,9 @@ class OrdersListEvents(Statement[Row]):
 
 class OrdersListItems(Statement[Row]):
     async def all(self, connection: Connection, /, *, order_id: UUID) -> list[Row]: ...
+
+class OrdersListNumbered(Statement[Row]):
+    async def all(self, connection: Connection, /, *, numbers: Sequence[int]) -> list[Row]: ...
 
 class OrdersListOrders(Statement[Row]):
     async def all(self, connection: Connection, /, *, before_number: int, limit: int) -> list[Row]: ...
@@ -482,6 +530,14 @@ class OrdersReadOrder(Statement[Row]):
     async def one_or_none(
         self, connection: Connection, /, *, order_id: UUID, user_id: str | None, reads_all: bool
     ) -> Row | None: ...
+
+class OrdersWalkOrders(Statement[Row]):
+    async def one(self, connection: Connection, /, *, payment_status: str, before_number: int, limit: int) -> Row: ...
+
+class OrdersWalkOrdersByStatus(Statement[Row]):
+    async def one(
+        self, connection: Connection, /, *, status: str, payment_status: str, before_number: int, limit: int
+    ) -> Row: ...
 
 class OwnershipClaimCart(Statement[Row]):
     async def one_or_none(self, connection: Connection, /, *, cart_id: UUID, user_id: str) -> Row | None: ...
@@ -945,17 +1001,25 @@ def statement(name: Literal["catalog/delete_category"], row: type[Row]) -> Catal
 @overload
 def statement(name: Literal["catalog/find_category"], row: type[Row]) -> CatalogFindCategory[Row]: ...
 @overload
+def statement(name: Literal["catalog/find_staff_products"], row: type[Row]) -> CatalogFindStaffProducts[Row]: ...
+@overload
 def statement(name: Literal["catalog/get_product"], row: type[Row]) -> CatalogGetProduct[Row]: ...
 @overload
 def statement(name: Literal["catalog/list_categories"], row: type[Row]) -> CatalogListCategories[Row]: ...
 @overload
 def statement(name: Literal["catalog/list_category_products"], row: type[Row]) -> CatalogListCategoryProducts[Row]: ...
 @overload
+def statement(name: Literal["catalog/list_movements"], row: type[Row]) -> CatalogListMovements[Row]: ...
+@overload
 def statement(name: Literal["catalog/list_products"], row: type[Row]) -> CatalogListProducts[Row]: ...
+@overload
+def statement(name: Literal["catalog/list_staff_products"], row: type[Row]) -> CatalogListStaffProducts[Row]: ...
 @overload
 def statement(name: Literal["catalog/lock_category"], row: type[Row]) -> CatalogLockCategory[Row]: ...
 @overload
 def statement(name: Literal["catalog/lock_product"], row: type[Row]) -> CatalogLockProduct[Row]: ...
+@overload
+def statement(name: Literal["catalog/lock_product_by_sku"], row: type[Row]) -> CatalogLockProductBySku[Row]: ...
 @overload
 def statement(name: Literal["catalog/move_stock"], row: type[Row]) -> CatalogMoveStock[Row]: ...
 @overload
@@ -1029,11 +1093,17 @@ def statement(
 @overload
 def statement(name: Literal["migrations/lock_migrations"], row: type[Row]) -> MigrationsLockMigrations[Row]: ...
 @overload
+def statement(name: Literal["orders/find_by_payment_status"], row: type[Row]) -> OrdersFindByPaymentStatus[Row]: ...
+@overload
+def statement(name: Literal["orders/find_orders"], row: type[Row]) -> OrdersFindOrders[Row]: ...
+@overload
 def statement(name: Literal["orders/list_disputes"], row: type[Row]) -> OrdersListDisputes[Row]: ...
 @overload
 def statement(name: Literal["orders/list_events"], row: type[Row]) -> OrdersListEvents[Row]: ...
 @overload
 def statement(name: Literal["orders/list_items"], row: type[Row]) -> OrdersListItems[Row]: ...
+@overload
+def statement(name: Literal["orders/list_numbered"], row: type[Row]) -> OrdersListNumbered[Row]: ...
 @overload
 def statement(name: Literal["orders/list_orders"], row: type[Row]) -> OrdersListOrders[Row]: ...
 @overload
@@ -1044,6 +1114,10 @@ def statement(name: Literal["orders/list_refunds"], row: type[Row]) -> OrdersLis
 def statement(name: Literal["orders/list_user_orders"], row: type[Row]) -> OrdersListUserOrders[Row]: ...
 @overload
 def statement(name: Literal["orders/read_order"], row: type[Row]) -> OrdersReadOrder[Row]: ...
+@overload
+def statement(name: Literal["orders/walk_orders"], row: type[Row]) -> OrdersWalkOrders[Row]: ...
+@overload
+def statement(name: Literal["orders/walk_orders_by_status"], row: type[Row]) -> OrdersWalkOrdersByStatus[Row]: ...
 @overload
 def statement(name: Literal["ownership/claim_cart"], row: type[Row]) -> OwnershipClaimCart[Row]: ...
 @overload

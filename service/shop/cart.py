@@ -26,13 +26,15 @@ CartStatus = Literal["OPEN", "CHECKED_OUT"]
 
 @dataclass(slots=True)
 class Line:
-    """A line; money in minor units of the cart's currency."""
+    """A line; money in minor units of the cart's currency. `available` while its quantity is in stock."""
 
     product_id: int
     name: str
     quantity: int
     unit_price_minor: int
     line_total_minor: int
+    active: bool
+    available: bool
 
 
 @dataclass(slots=True)
@@ -47,6 +49,7 @@ class Cart:
     items: list[Line]
     total_minor: int
     currency: Currency | None
+    reference: str | None
     replaced_by: UUID | None
 
 
@@ -57,11 +60,14 @@ class CartRow:
     id: UUID
     status: CartStatus
     currency: Currency | None
+    reference: str | None
     replaced_by: UUID | None
     product_id: int | None
     quantity: int | None
+    active: bool | None
     name: str | None
     unit_price_minor: int | None
+    available: bool | None
 
 
 @dataclass(slots=True)
@@ -82,6 +88,7 @@ class ListedCart:
     id: UUID
     status: CartStatus
     currency: Currency | None
+    reference: str | None
     created_at: datetime
     updated_at: datetime
     replaced_by: UUID | None
@@ -108,13 +115,15 @@ CHECK_OWNER = statement("cart/check_owner", UUID)
 LIST_CARTS = statement("cart/list_carts", ListedCart)
 
 
-async def create_cart(resources: Resources, key: IdempotencyKey | None, principal: Principal) -> StoredResponse:
+async def create_cart(
+    resources: Resources, key: IdempotencyKey | None, principal: Principal, *, reference: str | None = None
+) -> StoredResponse:
     """201 with an empty Cart. It is the user's; of other principals nobody owns it."""
 
     async def create(tx: Connection) -> Cart:
         cart_id = new_id()
-        await CREATE_CART.run(tx, cart_id=cart_id, user_id=principal.user_id)
-        return Cart(cart_id, "OPEN", [], 0, None, None)
+        await CREATE_CART.run(tx, cart_id=cart_id, user_id=principal.user_id, reference=reference)
+        return Cart(cart_id, "OPEN", [], 0, None, reference, None)
 
     return await run_once(resources.pool, key, 201, create, location=lambda cart: f"/carts/{cart.id}", autocommit=True)
 
@@ -131,12 +140,21 @@ async def read(reader: Connection, principal: Principal, cart_id: UUID, *, reads
     if not rows:
         raise not_found("cart")
     lines = [
-        Line(row.product_id, row.name, row.quantity, row.unit_price_minor, row.quantity * row.unit_price_minor)
+        Line(
+            row.product_id,
+            row.name,
+            row.quantity,
+            row.unit_price_minor,
+            row.quantity * row.unit_price_minor,
+            bool(row.active),
+            bool(row.available),
+        )
         for row in rows
         if row.product_id and row.name and row.quantity and row.unit_price_minor
     ]
     total = sum(line.line_total_minor for line in lines)
-    return Cart(cart_id, rows[0].status, lines, total, rows[0].currency, rows[0].replaced_by)
+    first = rows[0]
+    return Cart(cart_id, first.status, lines, total, first.currency, first.reference, first.replaced_by)
 
 
 async def check_owner(tx: Connection, *, cart_id: UUID, user_id: str | None) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from uuid import UUID
 
 from service.errors import ShopError, invalid, not_found
 from service.infra.db import Connection, connection
@@ -82,6 +83,75 @@ class ProductPage:
     next_cursor: int | None
 
 
+@dataclass(slots=True)
+class StaffListedProduct:
+    """A product in a listing for staff, with its exact stock."""
+
+    id: int
+    name: str
+    category_id: int | None
+    price_minor: int
+    currency: Currency
+    sku: str | None
+    image_url: str | None
+    stock: int
+    active: bool
+    available: bool
+
+
+@dataclass(slots=True)
+class StaffProductPage:
+    """A keyset page of products for staff."""
+
+    items: Sequence[StaffListedProduct]
+    next_cursor: int | None
+
+
+@dataclass(slots=True)
+class FoundProducts:
+    """The ids of products that fit. `walked_to` is where the listing goes on, if it ended before the last product."""
+
+    ids: list[int]
+    walked_to: int | None
+
+
+@dataclass(slots=True)
+class Movement:
+    """A row of the ledger: units that came or went. `order_id` is null for those that staff moved."""
+
+    id: int
+    at: datetime
+    delta: int
+    reason: str
+    # Null in rows of older code.
+    actor: str | None
+    order_id: UUID | None
+
+
+@dataclass(slots=True)
+class MovementPage:
+    """A keyset page of a product's ledger, newest first."""
+
+    items: Sequence[Movement]
+    next_cursor: int | None
+
+
+@dataclass(slots=True, kw_only=True)
+class NewProduct:
+    """A product that is to be created."""
+
+    name: str
+    description: str = ""
+    category_id: int | None = None
+    price_minor: int
+    currency: str
+    stock: int
+    active: bool = True
+    sku: str | None = None
+    image_url: str | None = None
+    max_per_order: int | None = None
+
+
 @dataclass(slots=True, kw_only=True)
 class ProductChange:
     """An edit by staff. None leaves a field unchanged, unless its `set_…` is true."""
@@ -99,6 +169,15 @@ class ProductChange:
     set_max_per_order: bool = False
     max_per_order: int | None = None
 
+    def changes(self, product: Product) -> bool:
+        """Whether any field of the product would differ."""
+        plain = ("name", "description", "price_minor", "active")
+        settable = ("category_id", "sku", "image_url", "max_per_order")
+        return any(getattr(self, name) not in (None, getattr(product, name)) for name in plain) or any(
+            getattr(self, f"set_{name.removesuffix('_id')}") and getattr(self, name) != getattr(product, name)
+            for name in settable
+        )
+
 
 CREATE_CATEGORY = statement("catalog/create_category", Category)
 LIST_CATEGORIES = statement("catalog/list_categories", Category)
@@ -111,10 +190,14 @@ GET_PRODUCT = statement("catalog/get_product", Product)
 # These two return a ProductPage as JSON.
 LIST_PRODUCTS = statement("catalog/list_products", str)
 LIST_CATEGORY_PRODUCTS = statement("catalog/list_category_products", str)
+FIND_STAFF_PRODUCTS = statement("catalog/find_staff_products", FoundProducts)
+LIST_STAFF_PRODUCTS = statement("catalog/list_staff_products", StaffListedProduct)
 LOCK_PRODUCT = statement("catalog/lock_product", Product)
+LOCK_PRODUCT_BY_SKU = statement("catalog/lock_product_by_sku", Product)
 UPDATE_PRODUCT = statement("catalog/update_product", Product)
 DEACTIVATE_PRODUCT = statement("catalog/deactivate_product")
 MOVE_STOCK = statement("catalog/move_stock", Product)
+LIST_MOVEMENTS = statement("catalog/list_movements", Movement)
 
 
 async def create_category(
@@ -166,48 +249,40 @@ async def delete_category(resources: Resources, category_id: int) -> None:
     await run_transaction(resources.pool, delete)
 
 
-async def create_product(
-    resources: Resources,
-    key: IdempotencyKey | None,
-    *,
-    name: str,
-    description: str,
-    category_id: int | None,
-    price_minor: int,
-    currency: str,
-    stock: int,
-    active: bool,
-    sku: str | None = None,
-    image_url: str | None = None,
-    max_per_order: int | None = None,
-) -> StoredResponse:
+async def create_product(resources: Resources, key: IdempotencyKey | None, new: NewProduct) -> StoredResponse:
     """201 with the new Product; its stock is the first row of its ledger."""
-    check_price(price_minor, currency)
-
-    async def create(tx: Connection) -> Product:
-        product = await CREATE_PRODUCT.one_or_none(
-            tx,
-            name=name,
-            description=description,
-            category_id=category_id,
-            price_minor=price_minor,
-            currency=currency,
-            stock=stock,
-            active=active,
-            sku=sku,
-            image_url=image_url,
-            max_per_order=max_per_order,
-            actor=actor.get(),
-        )
-        if product is None:
-            raise not_found("category")
-        await search.index(tx, [product.id], resources.settings.search_language)
-        await audit_log.add(tx, "create_product", f"product:{product.id}", **audit_log.changed(None, product))
-        return product
-
-    response = await run_once(resources.pool, key, 201, create, location=lambda product: f"/products/{product.id}")
+    check_price(new.price_minor, new.currency)
+    response = await run_once(
+        resources.pool,
+        key,
+        201,
+        lambda tx: _create(tx, resources, new),
+        location=lambda product: f"/products/{product.id}",
+    )
     await resources.cache.invalidate()
     return response
+
+
+async def _create(tx: Connection, resources: Resources, new: NewProduct) -> Product:
+    product = await CREATE_PRODUCT.one_or_none(
+        tx,
+        name=new.name,
+        description=new.description,
+        category_id=new.category_id,
+        price_minor=new.price_minor,
+        currency=new.currency,
+        stock=new.stock,
+        active=new.active,
+        sku=new.sku,
+        image_url=new.image_url,
+        max_per_order=new.max_per_order,
+        actor=actor.get(),
+    )
+    if product is None:
+        raise not_found("category")
+    await search.index(tx, [product.id], resources.settings.search_language)
+    await audit_log.add(tx, "create_product", f"product:{product.id}", **audit_log.changed(None, product))
+    return product
 
 
 async def get_product(resources: Resources, product_id: int) -> Product:
@@ -238,6 +313,34 @@ async def _read_page(resources: Resources, *, limit: int, after_id: int, categor
     return page.encode()
 
 
+async def list_staff_products(
+    resources: Resources,
+    *,
+    limit: int,
+    after_id: int,
+    category: str | None,
+    active: bool | None,
+    stock_at_most: int | None,
+) -> StaffProductPage:
+    """A keyset page of products, for sale or not (None: both). It may be short, or empty, before the last one."""
+    async with connection(resources.pool) as reader:
+        category_id = None
+        if category is not None:
+            category_id = await FIND_CATEGORY.one_or_none(reader, slug=category)
+            if category_id is None:
+                raise not_found("category")
+        found = await FIND_STAFF_PRODUCTS.one(
+            reader,
+            category_id=category_id,
+            active=active,
+            stock_at_most=stock_at_most,
+            after_id=after_id,
+            limit=limit + 1,
+        )
+        page = await LIST_STAFF_PRODUCTS.all(reader, product_ids=found.ids[:limit])
+    return StaffProductPage(page, found.ids[limit - 1] if len(found.ids) > limit else found.walked_to)
+
+
 async def update_product(
     resources: Resources, product_id: int, versions: frozenset[int] | None, change: ProductChange
 ) -> Product:
@@ -250,32 +353,103 @@ async def update_product(
         if versions is not None and current.version not in versions:
             detail = "The product has been edited since that version."
             raise ShopError("precondition_failed", detail, version=current.version)
-        product = await UPDATE_PRODUCT.one_or_none(
-            tx,
-            product_id=product_id,
-            name=change.name,
-            description=change.description,
-            price_minor=change.price_minor,
-            set_category=change.set_category,
-            category_id=change.category_id,
-            active=change.active,
-            set_sku=change.set_sku,
-            sku=change.sku,
-            set_image_url=change.set_image_url,
-            image_url=change.image_url,
-            set_max_per_order=change.set_max_per_order,
-            max_per_order=change.max_per_order,
-        )
-        if product is None:
-            raise not_found("category")
-        check_price(product.price_minor, product.currency)
-        await search.index(tx, [product_id], resources.settings.search_language)
-        await audit_log.add(tx, "update_product", f"product:{product_id}", **audit_log.changed(current, product))
-        return product
+        return await _update(tx, resources, current, change)
 
     product = await run_transaction(resources.pool, update)
     await resources.cache.invalidate()
     return product
+
+
+async def _update(tx: Connection, resources: Resources, current: Product, change: ProductChange) -> Product:
+    """Edit a product that this transaction has locked."""
+    product = await UPDATE_PRODUCT.one_or_none(
+        tx,
+        product_id=current.id,
+        name=change.name,
+        description=change.description,
+        price_minor=change.price_minor,
+        set_category=change.set_category,
+        category_id=change.category_id,
+        active=change.active,
+        set_sku=change.set_sku,
+        sku=change.sku,
+        set_image_url=change.set_image_url,
+        image_url=change.image_url,
+        set_max_per_order=change.set_max_per_order,
+        max_per_order=change.max_per_order,
+    )
+    if product is None:
+        raise not_found("category")
+    check_price(product.price_minor, product.currency)
+    await search.index(tx, [product.id], resources.settings.search_language)
+    await audit_log.add(tx, "update_product", f"product:{current.id}", **audit_log.changed(current, product))
+    return product
+
+
+async def put_product(
+    resources: Resources,
+    sku: str,
+    versions: frozenset[int] | None,
+    change: ProductChange,
+    *,
+    currency: str | None,
+    stock: int | None,
+) -> tuple[Product, bool]:
+    """The product with this sku after the edit, and whether it was created. `stock` counts for a new product alone.
+
+    An edit that changes nothing leaves the version as it is. `precondition_failed` as in `update_product`.
+    """
+    # Once true it stays so: an attempt may have committed before its connection was lost.
+    changed = False
+
+    async def put(tx: Connection) -> tuple[Product, bool]:
+        nonlocal changed
+        current = await LOCK_PRODUCT_BY_SKU.one_or_none(tx, sku=sku)
+        if versions is not None and (current is None or current.version not in versions):
+            detail = "The product has been edited since that version."
+            raise ShopError("precondition_failed", detail, version=current.version if current else 0)
+        if current is None:
+            changed = True
+            return await _create(tx, resources, _whole(sku, change, currency=currency, stock=stock)), True
+        if currency not in (None, current.currency):
+            raise invalid("/currency", "cannot be changed")
+        if not change.changes(current):
+            return current, False
+        changed = True
+        return await _update(tx, resources, current, change), False
+
+    try:
+        result = await run_transaction(resources.pool, put, idempotent=True)
+    except ShopError as error:
+        if error.code != "sku_taken":
+            raise
+        # Another request has created it since this one looked; now there is a product to lock.
+        result = await run_transaction(resources.pool, put, idempotent=True)
+    if changed:
+        await resources.cache.invalidate()
+    return result
+
+
+def _whole(sku: str, change: ProductChange, *, currency: str | None, stock: int | None) -> NewProduct:
+    """The product that a PUT creates; 422 for what it lacks."""
+    if change.name is None or change.price_minor is None or currency is None or stock is None:
+        needed = {"name": change.name, "price_minor": change.price_minor, "currency": currency, "stock": stock}
+        missing = [name for name, value in needed.items() if value is None]
+        errors = [{"pointer": f"/{name}", "message": "is needed for a new product"} for name in missing]
+        raise ShopError("invalid", "The request is not valid.", errors=errors)
+    check_price(change.price_minor, currency)
+    return NewProduct(
+        name=change.name,
+        description=change.description or "",
+        category_id=change.category_id,
+        price_minor=change.price_minor,
+        currency=currency,
+        stock=stock,
+        active=change.active is not False,
+        sku=sku,
+        image_url=change.image_url,
+        max_per_order=change.max_per_order,
+    )
 
 
 async def deactivate_product(resources: Resources, product_id: int) -> None:
@@ -321,3 +495,12 @@ async def move_stock(
     if availability_changed:
         await resources.cache.invalidate()
     return response
+
+
+async def list_movements(resources: Resources, product_id: int, *, before_id: int, limit: int) -> MovementPage:
+    """A page of the product's ledger with ids below `before_id`, newest first."""
+    async with connection(resources.pool) as reader:
+        page = await LIST_MOVEMENTS.all(reader, product_id=product_id, before_id=before_id, limit=limit + 1)
+        if not page and await GET_PRODUCT.one_or_none(reader, product_id=product_id) is None:
+            raise not_found("product")
+    return MovementPage(page[:limit], page[limit - 1].id if len(page) > limit else None)

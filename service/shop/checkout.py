@@ -91,6 +91,7 @@ class ClosedCart:
 
     currency: str | None
     user_id: str | None
+    reference: str | None
     product_ids: list[int]
     under_pressure: bool
     client_locked: bool
@@ -134,6 +135,7 @@ class Checkout:
     """A checkout's response; `expires_at` is the end of the hold."""
 
     order_id: UUID
+    number: int
     status: OrderStatus
     total_minor: int
     currency: Currency
@@ -275,6 +277,7 @@ async def reserve(
         maximum_minor=rules.maximum_minor,
         line_count=line_count,
         user_id=closed.user_id,
+        reference=closed.reference,
     )
     if reserved is None:
         raise NotReserved
@@ -401,7 +404,7 @@ async def attach_session(
         return await read_response(tx, key, order_id, status=status), None
     payment = CheckoutPayment(attached.payment_id, attached.payment_status, session.id)
     total, currency, expires_at = attached.total_minor, attached.currency, attached.expires_at
-    body = Checkout(order_id, "PENDING_PAYMENT", total, currency, expires_at, payment, session.url)
+    body = Checkout(order_id, attached.number, "PENDING_PAYMENT", total, currency, expires_at, payment, session.url)
     return await store_response(tx, key, status, body), expires_at
 
 
@@ -419,6 +422,7 @@ async def read_response(
         raise cart.cart_not_open(order_id)
     body = Checkout(
         order.id,
+        order.number,
         order.status,
         order.total_minor,
         order.currency,

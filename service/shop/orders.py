@@ -35,6 +35,7 @@ class OrderRow:
     status: OrderStatus
     total_minor: int
     currency: Currency
+    reference: str | None
     email: str | None
     expires_at: datetime
     created_at: datetime
@@ -146,6 +147,7 @@ class Order:
     status: OrderStatus
     total_minor: int
     currency: Currency
+    reference: str | None
     email: str | None
     created_at: datetime
     expires_at: datetime
@@ -169,6 +171,7 @@ class ListedOrder:
     status: OrderStatus
     total_minor: int
     currency: Currency
+    reference: str | None
     email: str | None
     created_at: datetime
     expires_at: datetime
@@ -197,6 +200,7 @@ class OwnOrder:
     status: OrderStatus
     total_minor: int
     currency: Currency
+    reference: str | None
     created_at: datetime
     expires_at: datetime
     paid_at: datetime | None
@@ -227,12 +231,25 @@ class EventRow:
     note: str | None
 
 
+@dataclass(slots=True)
+class FoundOrders:
+    """The numbers of orders that fit a search. `walked_to` is where it goes on, if it ended before the last order."""
+
+    numbers: list[int]
+    walked_to: int | None
+
+
 READ_ORDER = statement("orders/read_order", OrderRow)
 LIST_ITEMS = statement("orders/list_items", OrderLine)
 LIST_REFUNDS = statement("orders/list_refunds", RefundRow)
 LIST_DISPUTES = statement("orders/list_disputes", Dispute)
 LIST_ORDERS = statement("orders/list_orders", ListedOrder)
 LIST_ORDERS_BY_STATUS = statement("orders/list_orders_by_status", ListedOrder)
+FIND_ORDERS = statement("orders/find_orders", int)
+FIND_BY_PAYMENT_STATUS = statement("orders/find_by_payment_status", FoundOrders)
+WALK_ORDERS = statement("orders/walk_orders", FoundOrders)
+WALK_ORDERS_BY_STATUS = statement("orders/walk_orders_by_status", FoundOrders)
+LIST_NUMBERED = statement("orders/list_numbered", ListedOrder)
 LIST_USER_ORDERS = statement("orders/list_user_orders", OwnOrder)
 LIST_EVENTS = statement("orders/list_events", EventRow)
 
@@ -280,6 +297,7 @@ async def view(reader: Connection, principal: Principal, row: OrderRow) -> Order
         row.status,
         row.total_minor,
         row.currency,
+        row.reference,
         None,
         row.created_at,
         row.expires_at,
@@ -310,14 +328,72 @@ def _refund(row: RefundRow, *, for_staff: bool) -> StaffOrderRefund | OrderRefun
     return OrderRefund(*own, row.failure_reason, [])
 
 
-async def list_orders(resources: Resources, *, status: OrderStatus | None, before_number: int, limit: int) -> OrderPage:
-    """A page of orders with numbers below `before_number`, newest first."""
+async def list_orders(
+    resources: Resources,
+    *,
+    status: OrderStatus | None,
+    payment_status: PaymentStatus | None = None,
+    text: str | None = None,
+    before_number: int,
+    limit: int,
+) -> OrderPage:
+    """A page of orders with numbers below `before_number`, newest first.
+
+    `text` is an order's number, e-mail address, reference or one of Stripe's ids, exactly. A page by the payment's
+    status may be short, or empty, before the last one.
+    """
     async with connection(resources.pool) as reader:
+        if text is not None or payment_status is not None:
+            found = await _find(
+                reader,
+                text,
+                status=status,
+                payment_status=payment_status,
+                before_number=before_number,
+                limit=limit + 1,
+            )
+            page = await LIST_NUMBERED.all(reader, numbers=found.numbers[:limit])
+            cursor = found.numbers[limit - 1] if len(found.numbers) > limit else found.walked_to
+            return OrderPage(page, cursor)
         if status is None:
             page = await LIST_ORDERS.all(reader, before_number=before_number, limit=limit + 1)
         else:
             page = await LIST_ORDERS_BY_STATUS.all(reader, status=status, before_number=before_number, limit=limit + 1)
     return OrderPage(page[:limit], page[limit - 1].number if len(page) > limit else None)
+
+
+async def _find(
+    reader: Connection,
+    text: str | None,
+    *,
+    status: OrderStatus | None,
+    payment_status: PaymentStatus | None,
+    before_number: int,
+    limit: int,
+) -> FoundOrders:
+    """The numbers of the orders that fit all that is not None. Without `text`, a status of the payment is needed."""
+    page = {"before_number": before_number, "limit": limit}
+    if text is not None:
+        is_number = text.isascii() and text.isdecimal() and len(text) <= 18
+        numbers = await FIND_ORDERS.all(
+            reader,
+            number=int(text) if is_number else None,
+            email_digest=personal_data.email_digest(text),
+            text=text,
+            status=status,
+            payment_status=payment_status,
+            **page,
+        )
+        return FoundOrders(numbers, None)
+    assert payment_status is not None
+    if payment_status not in ("INITIATED", "SUCCEEDED"):
+        return await FIND_BY_PAYMENT_STATUS.one(reader, payment_status=payment_status, status=status, **page)
+    if payment_status == "INITIATED":
+        # Only pending orders have such a payment.
+        status = status or "PENDING_PAYMENT"
+    if status is not None:
+        return await WALK_ORDERS_BY_STATUS.one(reader, status=status, payment_status=payment_status, **page)
+    return await WALK_ORDERS.one(reader, payment_status=payment_status, **page)
 
 
 async def list_own_orders(

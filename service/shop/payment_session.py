@@ -38,6 +38,7 @@ class Attached:
 
     payment_id: UUID
     payment_status: PaymentStatus
+    number: int
     total_minor: int
     currency: str
     expires_at: datetime

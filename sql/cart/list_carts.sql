@@ -14,6 +14,7 @@ SELECT
     carts.id,
     carts.status,
     carts.currency,
+    carts.reference,
     carts.created_at,
     carts.updated_at,
     -- An abandoned cart may have been deleted.

@@ -16,6 +16,7 @@ WITH cart AS MATERIALIZED (
         carts.id,
         carts.status,
         carts.currency,
+        carts.reference,
         -- An abandoned cart may have been deleted.
         replacement.id AS replaced_by,
         orders.id AS order_id
@@ -29,11 +30,14 @@ SELECT
     cart.id,
     cart.status,
     cart.currency,
+    cart.reference,
     cart.replaced_by,
     cart_items.product_id,
     cart_items.quantity,
+    products.active,
     coalesce(order_items.name, products.name) AS name,
-    coalesce(order_items.unit_price_minor, products.price_minor) AS unit_price_minor
+    coalesce(order_items.unit_price_minor, products.price_minor) AS unit_price_minor,
+    products.stock >= cart_items.quantity AS available
 FROM cart
 LEFT JOIN cart_items ON cart.id = cart_items.cart_id
 LEFT JOIN products ON cart_items.product_id = products.id

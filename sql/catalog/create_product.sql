@@ -1,7 +1,7 @@
 -- catalog/create_product: add a product, with its first units in the ledger.
 -- An unknown category inserts nothing: the foreign key's error would be reported as category_in_use.
 --
--- callers  service.shop.catalog.create_product
+-- callers  service.shop.catalog._create
 -- param    $1 name text
 -- param    $2 description text
 -- param    $3 category_id bigint null

@@ -1,6 +1,6 @@
 -- catalog/get_product: one product, active or not.
 --
--- callers  service.shop.catalog.get_product, service.shop.catalog.move_stock
+-- callers  service.shop.catalog.get_product, service.shop.catalog.move_stock, service.shop.catalog.list_movements
 -- param    $1 product_id bigint
 -- returns  one or none; none = no such product
 -- locks    none

@@ -1,6 +1,6 @@
 -- catalog/update_product: an edit by staff; null leaves a column unchanged, a set_… says whether the next one applies.
 --
--- callers  service.shop.catalog.update_product
+-- callers  service.shop.catalog._update
 -- param    $1 product_id bigint
 -- param    $2 name text null
 -- param    $3 description text null

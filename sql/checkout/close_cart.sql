@@ -24,6 +24,7 @@ WHERE id = $1 AND status = 'OPEN' AND (user_id IS NULL OR user_id = $3)
 RETURNING
     currency,
     user_id,
+    reference,
     array(
         SELECT product_id
         FROM cart_items

@@ -23,6 +23,7 @@
 -- param    $17 max_per_order integer
 -- param    $18 actor text
 -- param    $19 user_id text null
+-- param    $20 reference text null
 -- returns  one or none; none = checkout/explain_refusal says why
 -- locks    products NO KEY UPDATE; carts KEY SHARE; new orders, stock_movements, order_items, payments,
 --          order_events; to commit
@@ -128,7 +129,7 @@ reserved_total AS MATERIALIZED (
 
 new_order AS (
     INSERT INTO orders (
-        id, cart_id, user_id, client, client_network, total_minor, currency, expires_at, next_attempt_at
+        id, cart_id, user_id, client, client_network, total_minor, currency, reference, expires_at, next_attempt_at
     )
     SELECT
         $1,
@@ -138,10 +139,13 @@ new_order AS (
         $15,
         total_minor,
         currency,
+        $20,
         now() + make_interval(secs => $5::integer),
         now() + make_interval(secs => $5::integer)
     FROM reserved_total
-    RETURNING id
+    RETURNING
+        id,
+        number
 ),
 
 movement AS (
@@ -169,11 +173,12 @@ item AS (
 
 payment AS (
     INSERT INTO payments (
-        id, order_id, amount_minor, currency, session_parameters, session_expires_at, claimed_until
+        id, order_id, order_number, amount_minor, currency, session_parameters, session_expires_at, claimed_until
     )
     SELECT
         $3,
         $1,
+        new_order.number,
         total_minor,
         currency,
         $8 || jsonb_build_object(
@@ -183,7 +188,7 @@ payment AS (
         ),
         now() + make_interval(secs => $6::integer),
         now() + make_interval(secs => $7)
-    FROM reserved_total
+    FROM new_order, reserved_total
     RETURNING
         attempt,
         session_parameters,

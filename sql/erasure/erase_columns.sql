@@ -23,19 +23,28 @@ WITH erased_order AS (
         client = NULL,
         client_network = NULL,
         user_id = 'erased',
+        reference = NULL,
         erased_at = now()
     WHERE
         id = any($1)
-        AND (erased_at IS NULL OR email IS NOT NULL OR client IS NOT NULL OR user_id IS DISTINCT FROM 'erased')
+        AND (
+            erased_at IS NULL
+            OR email IS NOT NULL
+            OR client IS NOT NULL
+            OR reference IS NOT NULL
+            OR user_id IS DISTINCT FROM 'erased'
+        )
     RETURNING id
 ),
 
 erased_cart AS (
     UPDATE carts
-    SET user_id = 'erased'
+    SET
+        user_id = 'erased',
+        reference = NULL
     WHERE
         id = any(array(SELECT cart_id FROM orders WHERE id = any($1)))
-        AND user_id IS DISTINCT FROM 'erased'
+        AND (user_id IS DISTINCT FROM 'erased' OR reference IS NOT NULL)
         AND NOT EXISTS (
             SELECT
             FROM orders

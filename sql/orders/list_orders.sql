@@ -16,6 +16,7 @@ SELECT
     orders.status,
     orders.total_minor,
     orders.currency,
+    orders.reference,
     orders.email,
     orders.created_at,
     orders.expires_at,

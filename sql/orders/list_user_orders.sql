@@ -17,6 +17,7 @@ SELECT
     orders.status,
     orders.total_minor,
     orders.currency,
+    orders.reference,
     orders.created_at,
     orders.expires_at,
     orders.paid_at,

@@ -20,6 +20,7 @@ SELECT
     orders.status,
     orders.total_minor,
     orders.currency,
+    orders.reference,
     orders.email,
     orders.expires_at,
     orders.created_at,

@@ -14,6 +14,7 @@
 WITH pending_order AS MATERIALIZED (
     SELECT
         id,
+        number,
         total_minor,
         currency,
         expires_at
@@ -35,6 +36,7 @@ WHERE payments.order_id = pending_order.id AND payments.status = 'INITIATED'
 RETURNING
     payments.id AS payment_id,
     payments.status AS payment_status,
+    pending_order.number,
     pending_order.total_minor,
     pending_order.currency,
     pending_order.expires_at;

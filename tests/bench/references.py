@@ -138,6 +138,7 @@ async def reserve(request: Request, cart_id: UUID) -> Response:
         settings.max_per_order,
         "customer",
         None,
+        None,
     )
     assert reserved is not None
     return Response(orjson.dumps({"order_id": str(order_id)}), 201, media_type="application/json")

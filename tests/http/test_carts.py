@@ -13,7 +13,8 @@ async def test_a_cart_is_created_and_read(shop: Shop) -> None:
     made = answer.json()
     assert answer.status_code == 201
     assert answer.headers["location"] == f"/carts/{made['id']}"
-    empty = {"status": "OPEN", "items": [], "total_minor": 0, "currency": None, "replaced_by": None}
+    empty = {"status": "OPEN", "items": [], "total_minor": 0, "currency": None}
+    empty |= {"reference": None, "replaced_by": None}
     assert made == {"id": made["id"], **empty}
     assert UUID(made["id"]).version == 7
     assert await shop.call("GET", answer.headers["location"], 200) == made
@@ -39,13 +40,15 @@ async def test_lines_are_added_set_and_removed(shop: Shop) -> None:
                 "quantity": quantity,
                 "unit_price_minor": product["price_minor"],
                 "line_total_minor": quantity * int(str(product["price_minor"])),
+                "active": True,
+                "available": quantity <= 10,
             }
             for product, quantity in lines
         ]
         total = sum(int(str(item["line_total_minor"])) for item in items)
         currency = "EUR" if lines else None
         whole = {"items": items, "total_minor": total, "currency": currency}
-        return {"id": cart, "status": "OPEN", "replaced_by": None, **whole}
+        return {"id": cart, "status": "OPEN", "reference": None, "replaced_by": None, **whole}
 
     assert await shop.add_item(cart, mug["id"], 2) == expected((mug, 2))
     assert await shop.add_item(cart, tent["id"], 1) == expected((tent, 1), (mug, 2))
@@ -202,3 +205,41 @@ async def test_a_cart_checked_out_shows_what_was_ordered(shop: Shop) -> None:
     await shop.call("POST", f"/orders/{placed['order_id']}/cancel", 200)
     cart = await shop.call("GET", f"/carts/{cart_id}", 200)
     assert (cart["items"][0]["name"], cart["total_minor"]) == ("Renamed", 2 * 9900)
+
+
+async def test_a_line_says_whether_it_can_be_bought_now(shop: Shop) -> None:
+    tent = await shop.create_product(stock=2)
+    cart = await shop.create_cart((tent["id"], 2))
+
+    async def line() -> tuple[bool, bool]:
+        (item,) = (await shop.call("GET", f"/carts/{cart}", 200))["items"]
+        return item["active"], item["available"]
+
+    states = [await line()]
+    await shop.call("POST", f"/products/{tent['id']}/stock", 200, {"delta": -1, "reason": "broken"})
+    states.append(await line())
+    await shop.call("DELETE", f"/products/{tent['id']}", 204)
+    states.append(await line())
+
+    assert states == [(True, True), (True, False), (False, False)]
+
+
+async def test_a_reference_goes_with_every_order_of_the_cart(shop: Shop) -> None:
+    made = await shop.call("POST", "/carts", 201, {"reference": "  Ä web-4711 ?# \n"})
+    tent = await shop.create_product()
+
+    added = await shop.add_item(made["id"], tent["id"])
+    orders = []
+    for _ in range(2):
+        order_id = (await shop.check_out(made["id"]))["order_id"]
+        orders.append(await shop.get_order(order_id))
+        cancelled = await shop.call("POST", f"/orders/{order_id}/cancel", 200)
+        orders.append(cancelled)
+
+    assert {row["reference"] for row in (made, added, *orders)} == {"Ä web-4711 ?#"}
+    listed = (await shop.call("GET", "/orders", 200))["items"]
+    assert [order["reference"] for order in listed] == ["Ä web-4711 ?#"] * 2
+    assert (await shop.call("GET", f"/carts/{made['id']}", 200))["reference"] == "Ä web-4711 ?#"
+    other = await shop.checked_out_cart()
+    assert (await shop.get_order(other["order_id"]))["reference"] is None
+    assert other["number"] == (await shop.get_order(other["order_id"]))["number"]

@@ -1,6 +1,7 @@
 """Categories, products, their listing and their stock, as the contract has them."""
 
 import asyncio
+import itertools
 import unicodedata
 from datetime import datetime
 
@@ -8,7 +9,7 @@ import asyncpg
 import pytest
 
 from tests.client import ADMIN_TOKEN, Shop
-from tests.database import wait_for_blocked
+from tests.database import checksum_tables, wait_for_blocked
 
 TENT = {"name": "Tent", "price_minor": 1250, "currency": "EUR", "stock": 10}
 
@@ -250,6 +251,11 @@ class TestStaff:
     def changed_settings(self) -> dict[str, str]:
         return {"ADMIN_TOKEN": ADMIN_TOKEN}
 
+    async def test_the_listing_for_staff_needs_its_scope(self, shop: Shop) -> None:
+        for query in ("active=true", "active=all", "stock_at_most=0"):
+            assert (await shop.call("GET", f"/products?{query}", 401))["code"] == "unauthorized"
+        await shop.call("GET", "/products?active=all", 200, Authorization=f"Bearer {ADMIN_TOKEN}")
+
     async def test_an_inactive_product_is_shown_to_staff_only(self, shop: Shop) -> None:
         staff = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
         hidden, shown = [
@@ -444,3 +450,191 @@ async def test_a_category_deleted_under_a_product_is_not_found(
         writing = asyncio.create_task(shop.call(method, path, 404, {**body, "category_id": category["id"]}))
         await wait_for_blocked(database)
     assert "category" in (await writing)["detail"]
+
+
+# Products by their sku
+
+AT_SKU = "/products/by-sku/T-1"
+
+
+async def test_a_put_creates_a_product_and_then_edits_it(shop: Shop) -> None:
+    category = await shop.call("POST", "/categories", 201, {"name": "Camping"})
+    answer = await shop.http.put(AT_SKU, json={**TENT, "category_id": category["id"], "max_per_order": 3})
+    made = answer.json()
+
+    assert (answer.status_code, answer.headers["location"]) == (201, f"/products/{made['id']}")
+    assert answer.headers["etag"] == '"1-10"'
+    assert made == await shop.call("GET", f"/products/{made['id']}", 200)
+    assert (made["sku"], made["description"], made["active"], made["version"]) == ("T-1", "", True, 1)
+
+    edit = {"price_minor": 1300, "stock": 99, "currency": "EUR", "category_id": None}
+    edited = await shop.call("PUT", AT_SKU, 200, edit)
+
+    times = {"updated_at": edited["updated_at"]}
+    assert edited == {**made, **times, "price_minor": 1300, "category_id": None, "version": 2}
+    ledger = (await shop.call("GET", f"/products/{made['id']}/stock", 200))["items"]
+    assert [(row["delta"], row["reason"]) for row in ledger] == [(10, "initial stock")]
+
+
+async def test_a_put_that_changes_nothing_leaves_no_trace(shop: Shop, database: asyncpg.Connection) -> None:
+    made = await shop.call("PUT", AT_SKU, 201, {**TENT, "image_url": "https://example.com/a.jpg"})
+    before = await checksum_tables(database)
+
+    for body in ({}, TENT, {**TENT, "stock": 5}, {"image_url": made["image_url"], "max_per_order": None}):
+        assert await shop.call("PUT", AT_SKU, 200, body) == made
+
+    assert await checksum_tables(database) == before
+
+
+@pytest.mark.parametrize("missing", ["name", "price_minor", "currency", "stock"])
+async def test_a_put_names_what_a_new_product_lacks(shop: Shop, missing: str) -> None:
+    problem = await shop.call("PUT", AT_SKU, 422, {name: value for name, value in TENT.items() if name != missing})
+
+    assert [error["pointer"] for error in problem["errors"]] == [f"/{missing}"]
+    await shop.call("PUT", AT_SKU, 201, TENT)
+    await shop.call("PUT", AT_SKU, 200, {"name": "Big tent"})
+
+
+async def test_a_put_keeps_to_the_rules_of_products(shop: Shop) -> None:
+    await shop.call("PUT", AT_SKU, 422, {**TENT, "price_minor": 100_000_000})
+    await shop.call("PUT", AT_SKU, 404, {**TENT, "category_id": 1})
+    await shop.call("PUT", AT_SKU, 412, TENT, If_Match='"1-10"')
+    made = await shop.call("PUT", AT_SKU, 201, TENT, If_Match="*")
+    for body, status in (
+        ({"currency": "USD"}, 422),
+        ({"price_minor": 100_000_000}, 422),
+        ({"category_id": 1}, 404),
+        ({"sku": "T-2"}, 422),
+    ):
+        await shop.call("PUT", AT_SKU, status, body)
+    problem = await shop.call("PUT", AT_SKU, 412, {"name": "Mug"}, If_Match='"2-10"')
+    assert problem["version"] == 1
+    assert await shop.call("GET", f"/products/{made['id']}", 200) == made
+    for sku in ("a%20b", 65 * "x", "%C3%A4"):
+        await shop.call("PUT", f"/products/by-sku/{sku}", 422, TENT)
+    await shop.call("PUT", f"/products/by-sku/{64 * 'x'}", 201, TENT)
+    assert (await shop.call("PUT", "/products/by-sku/t-1", 201, TENT))["id"] != made["id"]
+
+
+@pytest.mark.parametrize("body", [TENT, None], ids=["equal", "different"])
+async def test_eight_puts_of_a_sku_at_once_make_one_product(
+    shop: Shop, database: asyncpg.Connection, body: dict[str, object] | None
+) -> None:
+    bodies = [body or {**TENT, "name": f"Tent {number}"} for number in range(8)]
+    for number in range(5):
+        path = f"/products/by-sku/T-{number}"
+
+        answers = await asyncio.gather(*(shop.http.put(path, json=one) for one in bodies))
+
+        assert sorted(answer.status_code for answer in answers) == [*[200] * 7, 201]
+        (product_id,) = {answer.json()["id"] for answer in answers}
+        rows = await database.fetch("SELECT name, stock, version FROM products WHERE sku = $1", f"T-{number}")
+        assert [(row["stock"], row["version"]) for row in rows] == [(10, 1 if body else 8)]
+        ledger = "SELECT delta FROM stock_movements WHERE product_id = $1"
+        assert [row["delta"] for row in await database.fetch(ledger, product_id)] == [10]
+        changes = await database.fetch(
+            "SELECT before ->> 'name' AS before, after ->> 'name' AS after FROM audit_log WHERE subject = $1"
+            " ORDER BY id",
+            f"product:{product_id}",
+        )
+        # Each begins where the one before it ended.
+        assert [row["before"] for row in changes] == [None, *(row["after"] for row in changes[:-1])]
+        assert changes[-1]["after"] == rows[0]["name"]
+        assert len(changes) == rows[0]["version"]
+
+
+async def test_a_put_invalidates_the_cached_page_when_it_changes_something(shop: Shop) -> None:
+    await shop.call("GET", "/products", 200)
+    await shop.call("PUT", AT_SKU, 201, TENT)
+    assert [item["name"] for item in (await shop.call("GET", "/products", 200))["items"]] == ["Tent"]
+    await shop.call("PUT", AT_SKU, 200, {"name": "Big tent"})
+    assert [item["name"] for item in (await shop.call("GET", "/products", 200))["items"]] == ["Big tent"]
+
+
+# For staff
+
+
+async def walk(shop: Shop, query: str, limit: int) -> list[dict[str, object]]:
+    """All products of a listing, page by page."""
+    items: list[dict[str, object]] = []
+    cursor: int | None = 0
+    while cursor is not None:
+        page = await shop.call("GET", f"/products?{query}&limit={limit}&after_id={cursor}", 200)
+        items += page["items"]
+        cursor = page["next_cursor"]
+    return items
+
+
+@pytest.mark.parametrize("limit", [1, 2, 20])
+async def test_staff_list_what_is_off_sale_sold_out_or_low(shop: Shop, limit: int) -> None:
+    category = await shop.call("POST", "/categories", 201, {"name": "Camping"})
+    ids = {}
+    for number, (active, stock, filed) in enumerate(itertools.product((True, False), (0, 3, 9), (True, False))):
+        product = await shop.create_product(
+            name=f"Product {number}", active=active, stock=stock, category_id=category["id"] if filed else None
+        )
+        ids[product["id"]] = (active, stock, filed)
+
+    for active, at_most, filed in itertools.product(("true", "false", "all", None), (0, 3, None), (True, False)):
+        query = "&".join(
+            [
+                *([f"active={active}"] if active else []),
+                *([f"stock_at_most={at_most}"] if at_most is not None else []),
+                *(["category=camping"] if filed else []),
+            ]
+        )
+        items = await walk(shop, query, limit)
+        expected = [
+            product_id
+            for product_id, (is_active, stock, in_category) in ids.items()
+            if active == "all" or is_active == (active != "false")
+            if at_most is None or stock <= at_most
+            if in_category or not filed
+        ]
+        assert [item["id"] for item in items] == expected, query
+        if active or at_most is not None:
+            assert [(item["active"], item["stock"], item["available"]) for item in items] == [
+                (*ids[product_id][:2], ids[product_id][1] > 0) for product_id in expected
+            ]
+
+
+async def test_a_listing_for_staff_reads_so_many_products_and_the_next_page_goes_on(
+    shop: Shop, database: asyncpg.Connection
+) -> None:
+    """The one product that is sold out comes after 20,000 others: three pages, of which two are empty."""
+    await database.execute(
+        "INSERT INTO products (name, price_minor, currency, stock)"
+        " SELECT 'x', 1, 'EUR', CASE WHEN n = 20001 THEN 0 ELSE 5 END FROM generate_series(1, 20001) AS n"
+    )
+
+    pages, cursor = [], 0
+    while cursor is not None:
+        page = await shop.call("GET", f"/products?stock_at_most=0&after_id={cursor}", 200)
+        pages.append([item["stock"] for item in page["items"]])
+        cursor = page["next_cursor"]
+
+    assert pages == [[], [], [0]]
+
+
+async def test_the_ledger_is_read_newest_first(shop: Shop) -> None:
+    tent = await shop.create_product()
+    at_stock = f"/products/{tent['id']}/stock"
+    placed = await shop.checked_out_cart((tent["id"], 2))
+    await shop.call("POST", f"/orders/{placed['order_id']}/cancel", 200)
+    await shop.call("POST", at_stock, 200, {"delta": -3, "reason": "broken"})
+    await shop.create_product(name="Mug")
+
+    pages, query = [], "limit=3"
+    for _ in range(2):
+        page = await shop.call("GET", f"{at_stock}?{query}", 200)
+        pages.append([(row["delta"], row["reason"], row["actor"], row["order_id"]) for row in page["items"]])
+        query = f"limit=3&after_id={page['next_cursor']}"
+
+    order = placed["order_id"]
+    expected = [(-3, "broken", "open", None), (2, "release", "open", order), (-2, "hold", "open", order)]
+    assert pages == [expected, [(10, "initial stock", "open", None)]]
+    assert page["next_cursor"] is None
+    assert page["items"][0].keys() == {"id", "at", "delta", "reason", "actor", "order_id"}
+    empty = await shop.create_product(stock=0)
+    assert await shop.call("GET", f"/products/{empty['id']}/stock", 200) == {"items": [], "next_cursor": None}
+    await shop.call("GET", f"/products/{empty['id'] + 1}/stock", 404)

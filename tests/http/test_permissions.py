@@ -90,6 +90,7 @@ class Objects:
             "PATCH /categories/{category_id}": {"name": "Tents"},
             "POST /products": {"name": "Tent", "price_minor": 1250, "currency": "EUR", "stock": 1},
             "PATCH /products/{product_id}": {"name": "Tent"},
+            "PUT /products/by-sku/{sku}": {"name": "Tent", "price_minor": 1250, "currency": "EUR", "stock": 1},
             "POST /products/{product_id}/stock": {"delta": 1, "reason": "delivery"},
             "PUT /carts/{cart_id}/items/{product_id}": {"quantity": 1},
             "POST /stuck/{kind}/{id}/resolve": {"reason": "paid back in cash"},
@@ -105,7 +106,7 @@ class Objects:
             "{order_id}": lambda: self.order(owned=owned),
             "{kind}/{id}": self.stuck,
         }
-        path = template.replace("{code}", "invalid").replace("{name}", "favicon-32x32.png")
+        path = template.replace("{code}", "invalid").replace("{name}", "favicon-32x32.png").replace("{sku}", "T-1")
         for name, make in makers.items():
             if name in path:
                 made = str(await make())

@@ -99,6 +99,10 @@ VALID: dict[str, list[Case]] = {
         Case("/products?limit=1&limit=2"),
         Case("/products?after_id=1&category=camping"),
         Case("/products?category=nowhere"),
+        Case("/products?active=all&limit=1"),
+        Case("/products?active=false&category=camping"),
+        Case("/products?stock_at_most=0", credential=None),
+        Case("/products?active=yes"),
     ],
     "GET /products/{product_id}": [
         Case("/products/1"),
@@ -114,6 +118,19 @@ VALID: dict[str, list[Case]] = {
         Case("/products/2", "{}"),
     ],
     "DELETE /products/{product_id}": [Case("/products/3"), Case("/products/99")],
+    "PUT /products/by-sku/{sku}": [
+        Case("/products/by-sku/T-1", '{"name": "Tent", "price_minor": 1, "currency": "EUR", "stock": 1}'),
+        Case("/products/by-sku/T-1", '{"name": "Tent", "stock": 2}'),
+        Case("/products/by-sku/T-1", '{"name": "Big tent"}', {"If-Match": '"7-1"'}),
+        Case("/products/by-sku/T-2", "{}"),
+        Case("/products/by-sku/T%202", "{}"),
+    ],
+    "GET /products/{product_id}/stock": [
+        Case("/products/1/stock"),
+        Case("/products/1/stock?limit=1&after_id=9"),
+        Case("/products/99/stock"),
+        Case("/products/1/stock", credential=None),
+    ],
     "POST /products/{product_id}/stock": [
         Case("/products/1/stock", '{"delta": 5, "reason": "delivery"}', {"Idempotency-Key": "c"}),
         Case("/products/1/stock", '{"delta": 0, "reason": "delivery"}'),
@@ -121,6 +138,7 @@ VALID: dict[str, list[Case]] = {
     ],
     "POST /carts": [
         Case("/carts"),
+        Case("/carts", '{"reference": "web-4711"}'),
         Case("/carts", "{}", {"Idempotency-Key": "d"}),
         Case("/carts", "{}", {"Idempotency-Key": "d"}),
     ],
@@ -156,6 +174,8 @@ VALID: dict[str, list[Case]] = {
         Case("/orders?status=PAID"),
         Case("/orders?limit=1&after_id=9"),
         Case("/orders?status=x"),
+        Case("/orders?payment_status=INITIATED&limit=1"),
+        Case("/orders?q=1"),
     ],
     "POST /orders/{order_id}/claim": [Case("/orders/{order}/claim"), Case("/orders/{order}/claim", credential=None)],
     "GET /me/orders": [Case("/me/orders"), Case("/me/orders", credential=None)],

@@ -80,6 +80,7 @@ async def test_a_checkout_answers_with_the_order_and_where_to_pay(shop: Shop, st
     assert (answer.status_code, answer.headers["location"]) == (201, f"/orders/{order['id']}")
     assert placed_order == {
         "order_id": order["id"],
+        "number": order["number"],
         "status": "PENDING_PAYMENT",
         "total_minor": 2 * 1250 + 990,
         "currency": "EUR",

@@ -42,7 +42,7 @@ class Scene:
 
     async def create_cart(self) -> UUID:
         cart_id = uuid4()
-        await cart.CREATE_CART.run(on(self.resources.pool), cart_id=cart_id, user_id=None)
+        await cart.CREATE_CART.run(on(self.resources.pool), cart_id=cart_id, user_id=None, reference=None)
         pool = on(self.resources.pool)
         for product_id in (self.product_id, *self.more_ids):
             # Gives the cart its currency.
@@ -145,7 +145,7 @@ async def test_four_sessions_do_not_deadlock(
     changes = [await CHANGES[name](scene) for name in (first, second, third)]
     cart_session, *sessions = scene.sessions
     cart_id = uuid4()
-    await cart.CREATE_CART.run(on(scene.resources.pool), cart_id=cart_id, user_id=None)
+    await cart.CREATE_CART.run(on(scene.resources.pool), cart_id=cart_id, user_id=None, reference=None)
 
     await cart_session.execute("BEGIN")
     assert await cart.OPEN_FOR_PRODUCT.one_or_none(

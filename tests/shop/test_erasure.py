@@ -339,7 +339,9 @@ def paths_of(members: personal_data.Members, at: str = "") -> Iterator[str]:
 
 def test_every_member_of_a_stored_response_stays_or_is_personal() -> None:
     members = {*Order.__dataclass_fields__, *Checkout.__dataclass_fields__}
-    assert members - {*personal_data.RESPONSE} == {"checkout_url", "email"}, "service/shop/personal_data.py, RESPONSE"
+    assert members - {*personal_data.RESPONSE} == {"checkout_url", "email", "reference"}, (
+        "service/shop/personal_data.py, RESPONSE"
+    )
     assert {*orders.OrderLine.__dataclass_fields__} == {*personal_data.RESPONSE["items"]}
     assert {*orders.Payment.__dataclass_fields__} == {*personal_data.RESPONSE["payment"]}
 

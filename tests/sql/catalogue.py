@@ -46,6 +46,8 @@ def tables(products: int) -> list[dict[str, str]]:
                     CASE
                         WHEN status IN ('PAID', 'FULFILLED') THEN sha256((n % 900000 || '@example.com')::bytea)
                     END AS email_digest,
+                    -- One storefront in four has names of its own.
+                    CASE WHEN n % 4 = 0 THEN 'web-' || n END AS reference,
                     CASE WHEN status IN ('PENDING_PAYMENT', 'PAID') THEN now() + interval '1 day' END AS next_attempt_at
                 FROM (
                     SELECT
@@ -118,6 +120,7 @@ def tables(products: int) -> list[dict[str, str]]:
                 SELECT
                     id,
                     id AS order_id,
+                    number AS order_number,
                     CASE status
                         WHEN 'PENDING_PAYMENT' THEN 'INITIATED' WHEN 'CANCELLED' THEN 'EXPIRED' ELSE 'SUCCEEDED'
                     END AS status,

@@ -68,7 +68,7 @@ WHERE carts.id <> '{EMPTY}' AND products.id <> {MUG} AND (carts.id <> '{SINGLE}'
 -- Two orders have an e-mail address with its hash, two have one without.
 INSERT INTO orders (
     id, cart_id, status, total_minor, currency, expires_at, paid_at, fulfilled_at, cancelled_at, email, email_digest,
-    next_attempt_at, user_id
+    next_attempt_at, user_id, reference
 )
 SELECT
     id::uuid,
@@ -83,7 +83,8 @@ SELECT
     CASE WHEN id IN ('{PAID}', '{FULFILLED}', '{CANCELLED}', '{LATE}') THEN '{EMAIL}' END,
     CASE WHEN id IN ('{PAID}', '{FULFILLED}') THEN sha256('{EMAIL}') END,
     CASE WHEN status IN ('PENDING_PAYMENT', 'PAID') THEN now() END,
-    CASE WHEN id IN ('{PAID}', '{FULFILLED}') THEN '{USER}' END
+    CASE WHEN id IN ('{PAID}', '{FULFILLED}') THEN '{USER}' END,
+    CASE WHEN id IN ('{PAID}', '{FULFILLED}', '{LATE}') THEN 'web-1' END
 FROM (
     VALUES
     ('{REORDERED}', '{REORDER}', 'CANCELLED'),
@@ -104,10 +105,13 @@ SELECT product_id, quantity, 'release', order_id, 1
 FROM order_items INNER JOIN orders ON order_id = id WHERE status = 'CANCELLED';
 UPDATE products SET stock = (SELECT sum(delta) FROM stock_movements WHERE product_id = products.id);
 
-INSERT INTO payments (id, order_id, status, amount_minor, currency, session_parameters, session_expires_at)
+INSERT INTO payments (
+    id, order_id, order_number, status, amount_minor, currency, session_parameters, session_expires_at
+)
 SELECT
     id,
     id,
+    number,
     CASE status WHEN 'CANCELLED' THEN 'EXPIRED' ELSE 'INITIATED' END,
     2940,
     'EUR',
@@ -252,8 +256,8 @@ KEY, NEW_KEY, BODY = (hashlib.sha256(text).digest() for text in (b"new", b"unuse
 CLIENT = BODY[:16]
 DIGEST = hashlib.sha256(EMAIL.encode()).digest()
 STOCK_RULE = "audit/stock_matches_ledger"
-# Of checkout/reserve: the client's network, pending orders of a client, units in a line, the actor, the owner.
-LIMITS = (CLIENT, 5, 100, "customer", USER)
+# Of checkout/reserve: the client's network, pending orders of a client, units in a line, actor, owner, reference.
+LIMITS = (CLIENT, 5, 100, "customer", USER, "web-1")
 
 SCENARIOS = {
     "access/add_key": does(
@@ -350,7 +354,7 @@ SCENARIOS = {
         predecessor=(OPEN, TENT, 100, None),
     ),
     "cart/check_owner": does(run(OPEN, None), run(FULFILLED, USER), none=run(FULFILLED, STRANGER)),
-    "cart/create_cart": does(run(NEW, USER)),
+    "cart/create_cart": does(run(NEW, USER, "web-1")),
     "cart/explain_refusal": does(run(PENDING, TENT, None), run(NEW, NO_PRODUCT, USER)),
     "cart/forget_currency": does(run(EMPTY), none=run(OPEN), predecessor=(EMPTY, None)),
     "cart/list_carts": does(run(USER, UUID(int=2**128 - 1), 10), none=run(STRANGER, UUID(int=2**128 - 1), 10)),
@@ -382,11 +386,17 @@ SCENARIOS = {
     "catalog/deactivate_product": does(run(TENT), none=run(NO_PRODUCT), predecessor=(TENT,)),
     "catalog/delete_category": does(run(UNUSED), none=run(NO_CATEGORY), refused={"products_category_fkey": run(TENTS)}),
     "catalog/find_category": does(run("tents"), none=run("pots")),
+    "catalog/find_staff_products": does(
+        run(None, None, None, 0, 10), run(TENTS, True, 5, 0, 1), run(None, False, None, 0, 10)
+    ),
     "catalog/get_product": does(run(TENT), none=run(NO_PRODUCT)),
     "catalog/list_categories": does(run(0, 10), none=run(LAST, 10)),
     "catalog/list_category_products": does(run(TENTS, 0, 10), run(TENTS, 0, 1), run(UNUSED, 0, 10)),
     "catalog/list_products": does(run(0, 10), run(0, 1), run(LAST, 10)),
     "catalog/lock_category": does(run(TENTS), none=run(NO_CATEGORY)),
+    "catalog/list_movements": does(run(TENT, LAST, 10), none=run(NO_PRODUCT, LAST, 10)),
+    "catalog/list_staff_products": does(run([TENT, MUG]), none=run([NO_PRODUCT])),
+    "catalog/lock_product_by_sku": does(run("T-1"), none=run("t-1")),
     "catalog/lock_product": does(run(TENT), none=run(NO_PRODUCT)),
     "catalog/move_stock": does(run(TENT, 1, "x", "admin"), none=run(TENT, -1000, "x", "admin")),
     "catalog/update_category": does(
@@ -477,6 +487,20 @@ SCENARIOS = {
     "orders/list_items": does(run(PAID), none=run(NEW)),
     "orders/list_orders": does(run(LAST, 10), none=run(0, 10)),
     "orders/list_orders_by_status": does(run("CANCELLED", LAST, 10), none=run("CANCELLED", 0, 10)),
+    "orders/find_orders": does(
+        run(1, DIGEST, "web-1", None, None, LAST, 10),
+        run(None, DIGEST, "x", "PAID", "SUCCEEDED", LAST, 10),
+        *(run(None, BODY, text, None, None, LAST, 10) for text in (f"pi_{PAID}", "pi_1", "re_3", "dp_1", "evt_4")),
+        none=run(4711, BODY, "cs_other", None, None, LAST, 10),
+    ),
+    "orders/find_by_payment_status": does(
+        run("EXPIRED", None, LAST, 10), run("REFUND_PENDING", "CANCELLED", LAST, 1), run("REFUNDED", None, LAST, 10)
+    ),
+    "orders/walk_orders": does(run("SUCCEEDED", LAST, 10), run("SUCCEEDED", LAST, 1)),
+    "orders/walk_orders_by_status": does(
+        run("PENDING_PAYMENT", "INITIATED", LAST, 1), run("FULFILLED", "SUCCEEDED", LAST, 1)
+    ),
+    "orders/list_numbered": does(run([*range(20)]), none=run([0])),
     "orders/list_user_orders": does(run(USER, LAST, 10), none=run(STRANGER, LAST, 10)),
     "ownership/claim_cart": does(run(REORDER, USER), none=run(FULFILLED, STRANGER)),
     "ownership/claim_orders": does(run(REORDER, USER), none=run(FULFILLED, STRANGER), predecessor=(REORDER, USER)),

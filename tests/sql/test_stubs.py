@@ -19,7 +19,7 @@ CALLS = {
     "await FINISH.run(tx, event_id='evt_1', outcome='applied', order_id=None, handled=True, reduced_payload={})": None,
     "stored: Row | None = await FIND.one_or_none(tx, key_id=b'')": None,
     "rows: list[UUID] = await CLAIM.all(tx, limit=10)": None,
-    "count: int = await CREATE.run(tx, cart_id=one, user_id=None)": None,
+    "count: int = await CREATE.run(tx, cart_id=one, user_id=None, reference=None)": None,
     "locked: bool = await LOCK.one(tx, advisory_key=7)": None,
     # Behind the connection nothing goes by its position, so two arguments cannot be swapped.
     "await ADD.run(tx, one, 7, quantity=1)": "Too many positional arguments",

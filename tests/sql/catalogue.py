@@ -178,6 +178,15 @@ def tables(products: int) -> list[dict[str, str]]:
                     now() - make_interval(secs => number * 90000.0 / {orders}) AS created_at
                 FROM orders
                 WHERE number > 10 AND number % 2 = 0""",
+            # Half of the refunds name lines. Before the refunds, to which they refer.
+            "refund_items": f"""
+                SELECT
+                    id AS refund_id,
+                    {product_id} AS product_id,
+                    1 AS quantity,
+                    number % 3 = 0 AS restock
+                FROM orders, generate_series(0, number % 2) AS line
+                WHERE number > 10 AND number % 40 = 0""",
             "refunds": """
                 SELECT
                     id,

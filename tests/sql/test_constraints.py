@@ -43,6 +43,7 @@ INSERT INTO refunds (id, order_id, stripe_payment_intent_id, amount_minor, cause
 VALUES ({TWO}, {TWO}, 'pi_2', 1250, 'late_money', now());
 INSERT INTO refunds (id, order_id, stripe_payment_intent_id, amount_minor, cause, status, stripe_refund_id)
 VALUES ({ONE}, {TWO}, 'pi_2', 50, 'staff', 'FAILED', 're_1');
+INSERT INTO refund_items (refund_id, product_id, quantity, restock) VALUES ({ONE}, 1, 1, true);
 INSERT INTO order_events (order_id, to_status, cause) VALUES ({ONE}, 'PENDING_PAYMENT', 'test');
 INSERT INTO stock_movements (product_id, delta, reason, order_id, hold) VALUES (1, -2, 'hold', {ONE}, 1);
 INSERT INTO stock_movements (product_id, delta, reason) VALUES (1, 10, 'initial stock');
@@ -235,6 +236,10 @@ INVALID_ROWS = [
     ("refunds_reason_length", "UPDATE refunds SET reason = ''"),
     ("refunds_failure_reason_form", f"UPDATE refunds SET failure_reason = 'declined' WHERE id = {TWO}"),
     ("refunds_failure_reason_form", f"UPDATE refunds SET failure_reason = '' WHERE id = {ONE}"),
+    ("refund_items_pkey", "INSERT INTO refund_items SELECT * FROM refund_items"),
+    ("refund_items_refund_fkey", f"UPDATE refund_items SET refund_id = {NONE}"),
+    ("refund_items_quantity_range", "UPDATE refund_items SET quantity = 0"),
+    ("refund_items_quantity_range", "UPDATE refund_items SET quantity = 10000"),
     ("disputes_pkey", "INSERT INTO disputes SELECT * FROM disputes"),
     ("disputes_order_fkey", f"UPDATE disputes SET order_id = {NONE}"),
     ("disputes_amount_not_negative", "UPDATE disputes SET amount_minor = -1"),
@@ -287,6 +292,10 @@ INVALID_ROWS = [
     ("stock_movements_order_form", "UPDATE stock_movements SET hold = 1 WHERE order_id IS NULL"),
     ("stock_movements_order_form", "UPDATE stock_movements SET delta = 2 WHERE reason = 'hold'"),
     ("stock_movements_order_form", "UPDATE stock_movements SET reason = 'release' WHERE reason = 'hold'"),
+    *(
+        ("stock_movements_order_form", f"{NEW_MOVEMENT} VALUES (1, {delta}, '{reason}', {ONE}, 1)")
+        for delta, reason in ((1, "refund:"), (1, "refund:1"), (1, f"refund:{THIRD} "), (-1, f"refund:{THIRD}"))
+    ),
     ("stock_movements_once", f"{NEW_MOVEMENT} VALUES (1, -1, 'hold', {ONE}, 1)"),
     ("stock_movements_hold_positive", f"{NEW_MOVEMENT} VALUES (1, -1, 'hold', {ONE}, 0)"),
     ("stripe_events_pkey", "INSERT INTO stripe_events SELECT * FROM stripe_events"),

@@ -209,6 +209,9 @@ FILL = {
     "0056.audit_log": """
         INSERT INTO audit_log (actor, action, subject, after, request_id)
         SELECT 'admin', 'create_product', 'product:' || id, '{}', 'x' FROM products""",
+    "0075.refund_items": """
+        INSERT INTO refund_items (refund_id, product_id, quantity, restock)
+        SELECT id, (SELECT max(id) FROM products), 1, true FROM refunds""",
     "0070.search": """
         INSERT INTO product_search
         SELECT id, 1, 'simple', 'product'::tsvector, 'product', price_minor, currency FROM products;

@@ -77,6 +77,7 @@ ALLOWED = {
             **READ,
             "INSERT": "id order_id stripe_payment_intent_id amount_minor cause restock reason next_attempt_at actor",
         },
+        "refund_items": {**READ, "INSERT": "refund_id product_id quantity restock"},
         "unmatched_payments": {**READ, "INSERT": "stripe_payment_intent_id order_id amount_minor currency"},
         "disputes": DISPUTES,
         "api_keys": VALID_KEYS,
@@ -135,6 +136,7 @@ ALLOWED = {
             " failure_reason next_attempt_at actor",
             "UPDATE": "status stripe_refund_id failure_reason next_attempt_at attempts updated_at",
         },
+        "refund_items": {**READ, "INSERT": "refund_id product_id quantity restock"},
         "unmatched_payments": {
             **READ,
             "INSERT": "stripe_payment_intent_id order_id amount_minor currency",
@@ -258,6 +260,7 @@ WORKERS = {
     "webhooks/read_event",
     "refunds/fail_refund",
     "refunds/record_refund",
+    "refunds/return_units",
     "refunds/settle_unmatched",
     "disputes/delete_dispute",
     "stuck/count_items",

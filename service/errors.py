@@ -187,9 +187,13 @@ KINDS: dict[str, Kind] = {
     "order_not_refundable": Kind(
         409,
         "Order not refundable",
-        "The order is not paid, or the amount is more than what is left to refund.",
-        "Refund at most `refundable_minor`.",
-        members={"refundable_minor": Member(int, "How much can still be refunded.", 1250)},
+        "The order is not paid, or the amount or units are more than what is left to refund.",
+        "Refund at most `refundable_minor`, and of the product `product_id` at most `refundable_quantity`.",
+        members={
+            "refundable_minor": Member(int, "How much can still be refunded.", 1250),
+            "product_id": Member(int, "Of a refund by line: the first line of which too much was asked.", 1),
+            "refundable_quantity": Member(int, "How many units of this line can still be refunded.", 1),
+        },
     ),
     "idempotency_key_in_use": Kind(
         409,

@@ -288,6 +288,10 @@ REFUND = (
     " (id, order_id, stripe_payment_intent_id, amount_minor, cause, status, stripe_refund_id)"
     " SELECT gen_random_uuid(), id, 'pi_1', {}, '{}', '{}', gen_random_uuid()::text FROM orders;"
 )
+# Every refund is for so many units, and restocks them.
+REFUNDED_UNITS = (
+    " INSERT INTO refund_items (refund_id, product_id, quantity, restock) SELECT id, 1, {}, true FROM refunds;"
+)
 
 BROKEN = {
     "stock": ("stock_matches_ledger", "product 1", "UPDATE products SET stock = stock + 1"),
@@ -349,6 +353,30 @@ BROKEN = {
         "payment_fits_order",
         "order {order}",
         PAID + REFUND.format(2501, "staff", "REQUESTED"),
+    ),
+    "a refund of other lines than its amount": (
+        "refund_lines_add_up",
+        "order {order}",
+        PAID + REFUND.format(1250, "staff", "REQUESTED") + REFUNDED_UNITS.format(2),
+    ),
+    "refunds of more units than were ordered": (
+        "refund_lines_add_up",
+        "order {order}",
+        PAID + (REFUND.format(3750, "staff", "REQUESTED") + REFUNDED_UNITS.format(3)),
+    ),
+    "more units returned than a refund names": (
+        "refund_lines_add_up",
+        "order {order}",
+        PAID
+        + REFUND.format(1250, "staff", "REQUESTED")
+        + REFUNDED_UNITS.format(1)
+        + " INSERT INTO stock_movements (product_id, delta, reason, order_id, hold)"
+        " SELECT 1, 2, 'refund:' || id, order_id, 1 FROM refunds",
+    ),
+    "units that a refund did not return": (
+        "units_add_up",
+        "order {order}",
+        PAID + REFUND.format(1250, "staff", "SUCCEEDED") + REFUNDED_UNITS.format(1),
     ),
     "a refund of another payment": ("payment_fits_order", "order {order}", REFUND.format(1, "staff", "REQUESTED")),
     "a total that is no sum": (

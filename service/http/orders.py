@@ -5,7 +5,7 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Body, Depends, Query, Response
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field, WrapValidator
 
 from service.http import fields, requests, responses
 from service.http.fields import BIGINT_MAX, DIGITS, Limit, OrderId, int64
@@ -13,6 +13,7 @@ from service.http.openapi import problems
 from service.http.policy import Caller, authorize
 from service.http.requests import NoBody, ResourcesDep, SharedKey, StaffKey, no_unknown_query
 from service.shop import expiry, orders, ownership, refunds
+from service.shop.cart import MAX_LINES, MAX_QUANTITY
 
 router = APIRouter(dependencies=[Depends(authorize), Depends(no_unknown_query)])
 
@@ -38,6 +39,33 @@ class RefundRequest(requests.Body):
     amount_minor: fields.Amount | None = None
     restock: bool = False
     reason: fields.Reason | None = None
+
+
+class RefundLine(requests.Body):
+    """Units of a line of the order to refund, at the order's price."""
+
+    product_id: fields.Id
+    quantity: Annotated[int, Field(ge=1, le=MAX_QUANTITY)]
+    restock: bool = False
+
+
+def _different(items: list[RefundLine]) -> list[RefundLine]:
+    if len({item.product_id for item in items}) < len(items):
+        raise ValueError("must name each product once")
+    return items
+
+
+class LineRefundRequest(requests.Body):
+    """The lines to refund, and why."""
+
+    items: Annotated[list[RefundLine], Field(min_length=1, max_length=MAX_LINES), AfterValidator(_different)]
+    reason: fields.Reason | None = None
+
+
+def _choose(body: object, _: object) -> RefundRequest | LineRefundRequest:
+    """The form that a body has: by its `items`, so that errors are about one form only."""
+    model = LineRefundRequest if isinstance(body, dict) and "items" in body else RefundRequest
+    return model.model_validate(body)
 
 
 class Transition(BaseModel):
@@ -135,20 +163,26 @@ async def cancel_order(
 @router.post("/orders/{order_id}/refund", response_model=orders.Order, responses=problems("order_not_refundable"))
 async def refund_order(
     order_id: OrderId,
-    refund: Annotated[RefundRequest, Body(default_factory=RefundRequest)],
+    refund: Annotated[RefundRequest | LineRefundRequest, Body(default_factory=RefundRequest), WrapValidator(_choose)],
     resources: ResourcesDep,
     key: StaffKey,
     principal: Caller,
 ) -> Response:
-    """Refund an order in full or in part, and return the order."""
+    """Refund an order in full, by an amount or by its lines, and return the order."""
+    amount_minor, items, restock = None, [], False
+    if isinstance(refund, LineRefundRequest):
+        items = [refunds.RefundLine(item.product_id, item.quantity, item.restock) for item in refund.items]
+    else:
+        amount_minor, restock = refund.amount_minor, refund.restock
     return responses.stored(
         await refunds.refund(
             resources,
             key,
             principal,
             order_id,
-            amount_minor=refund.amount_minor,
-            restock=refund.restock,
+            amount_minor=amount_minor,
+            items=items,
+            restock=restock,
             reason=refund.reason,
         )
     )

@@ -134,6 +134,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "audit/history_is_legal": ("order_events",),
     "audit/order_lines_add_up": ("order_events",),
     "audit/payment_fits_order": ("order_events", "refunds"),
+    "audit/refund_lines_add_up": ("order_events", "refunds", "stock_movements"),
     "audit/units_add_up": ("order_events", "refunds", "stock_movements"),
     "audit/stock_matches_ledger": ("stock_movements",),
 }

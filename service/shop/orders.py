@@ -84,11 +84,22 @@ class RefundRow:
 
 
 @dataclass(slots=True)
+class RefundItemRow:
+    """Units of a line that a refund is for, and whether they return to the stock."""
+
+    refund_id: UUID
+    product_id: int
+    quantity: int
+    restock: bool
+
+
+@dataclass(slots=True)
 class RefundItem:
-    """Units of a line that a refund is for."""
+    """Units of a line that a refund is for, and whether they return to the stock."""
 
     product_id: int
     quantity: int
+    restock: bool
 
 
 @dataclass(slots=True)
@@ -242,6 +253,7 @@ class FoundOrders:
 READ_ORDER = statement("orders/read_order", OrderRow)
 LIST_ITEMS = statement("orders/list_items", OrderLine)
 LIST_REFUNDS = statement("orders/list_refunds", RefundRow)
+LIST_REFUND_ITEMS = statement("orders/list_refund_items", RefundItemRow)
 LIST_DISPUTES = statement("orders/list_disputes", Dispute)
 LIST_ORDERS = statement("orders/list_orders", ListedOrder)
 LIST_ORDERS_BY_STATUS = statement("orders/list_orders_by_status", ListedOrder)
@@ -286,7 +298,8 @@ async def view(reader: Connection, principal: Principal, row: OrderRow) -> Order
     disputes: list[Dispute] = []
     if row.status != "PENDING_PAYMENT":
         rows = await LIST_REFUNDS.all(reader, order_id=order_id, order_currency=row.currency)
-        refunds = [_refund(refund, for_staff=for_staff) for refund in rows]
+        refund_items = await LIST_REFUND_ITEMS.all(reader, order_id=order_id) if rows else []
+        refunds = [_refund(refund, refund_items, for_staff=for_staff) for refund in rows]
         disputes = await LIST_DISPUTES.all(
             reader, order_id=order_id, stripe_payment_intent_id=row.stripe_payment_intent_id
         )
@@ -321,11 +334,12 @@ def _may_see_email(row: OrderRow, principal: Principal) -> bool:
     return not row.claimed or personal_data.same_email(row.email, principal.email)
 
 
-def _refund(row: RefundRow, *, for_staff: bool) -> StaffOrderRefund | OrderRefund:
+def _refund(row: RefundRow, order_items: Sequence[RefundItemRow], *, for_staff: bool) -> StaffOrderRefund | OrderRefund:
     own = (row.id, row.amount_minor, row.currency, row.status, row.created_at)
+    items = [RefundItem(i.product_id, i.quantity, i.restock) for i in order_items if i.refund_id == row.id]
     if for_staff:
-        return StaffOrderRefund(*own, row.failure_reason, [], row.reason, row.actor)
-    return OrderRefund(*own, row.failure_reason, [])
+        return StaffOrderRefund(*own, row.failure_reason, items, row.reason, row.actor)
+    return OrderRefund(*own, row.failure_reason, items)
 
 
 async def list_orders(

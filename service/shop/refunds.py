@@ -5,8 +5,9 @@ A refund is stored as a row before Stripe is asked for it. `settle` takes the ro
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
+from types import MappingProxyType
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 from service.errors import ShopError, invalid
@@ -34,6 +35,8 @@ STATUSES = {
 }
 
 
+# Lines that a note names. The refund itself has all of them.
+MOST_NAMED = 20
 # The failure reason of a refund that is not made, because people paid the money back in another way.
 SETTLED_ELSEWHERE = "settled_elsewhere"
 
@@ -84,11 +87,32 @@ class StripeState:
     unanswered: StripeUnknown | None = None
 
 
+@dataclass(slots=True)
+class RefundLine:
+    """Units of a line to refund, and whether they return to the stock."""
+
+    product_id: int
+    quantity: int
+    restock: bool
+
+
+@dataclass(slots=True)
+class RefundableLine:
+    """A line's price in minor units, and its units that no refund names, apart from failed ones."""
+
+    product_id: int
+    unit_price_minor: int
+    quantity_left: int
+
+
 ADD_UNMATCHED = statement("refunds/add_unmatched")
 LIST_UNMATCHED = statement("refunds/list_unmatched", UnmatchedPayment)
 SETTLE_UNMATCHED = statement("refunds/settle_unmatched", SettledPayment)
 LIST_REFUNDS = statement("refunds/list_refunds", Refund)
 ADD_REFUND = statement("refunds/add_refund")
+LIST_LINES = statement("refunds/list_lines", RefundableLine)
+ADD_ITEMS = statement("refunds/add_items")
+RETURN_UNITS = statement("refunds/return_units", transitions.MovedUnits)
 RECORD_REFUND = statement("refunds/record_refund")
 FAIL_REFUND = statement("refunds/fail_refund")
 SET_BALANCE = statement("refunds/set_balance")
@@ -109,6 +133,7 @@ async def refund(
     amount_minor: int | None,
     restock: bool,
     reason: str | None,
+    items: Sequence[RefundLine] = (),
 ) -> StoredResponse:
     """200 with the Order once the refund is decided. The worker makes it at Stripe, so it may still be pending.
 
@@ -120,7 +145,7 @@ async def refund(
     async def decide(tx: Connection) -> Order:
         nonlocal after
         after = AfterCommit()
-        await request(tx, after, order_id, amount_minor=amount_minor, restock=restock, reason=reason)
+        await request(tx, after, order_id, amount_minor=amount_minor, restock=restock, reason=reason, items=items)
         return await orders.view(tx, principal, await orders.read(tx, SERVICE, order_id))
 
     response = await run_once(resources.pool, key, 200, decide, order_id=order_id)
@@ -130,18 +155,28 @@ async def refund(
 
 
 async def request(
-    tx: Connection, after: AfterCommit, order_id: UUID, *, amount_minor: int | None, restock: bool, reason: str | None
+    tx: Connection,
+    after: AfterCommit,
+    order_id: UUID,
+    *,
+    amount_minor: int | None,
+    restock: bool,
+    reason: str | None,
+    items: Sequence[RefundLine] = (),
 ) -> None:
-    """Decide a refund for staff, who may say why: of `amount_minor`, or of everything that is left.
+    """Decide a refund for staff, who may say why: of `items`, of `amount_minor`, or of everything that is left.
 
-    Raises `order_not_refundable` with the refundable amount when less is left, and `invalid` for a restock with a
-    partial refund.
+    Raises `order_not_refundable` with what is left to refund when it is less, and `invalid` for a restock with a
+    partial amount.
     """
     order = await transitions.lock(tx, order_id)
     rows = await LIST_REFUNDS.all(tx, order_id=order_id)
     refunded = sum(_refunded_and_pending(order.stripe_payment_intent_id, rows))
     left = order.total_minor - refunded if order.payment_status == "SUCCEEDED" else 0
-    amount = left if amount_minor is None else amount_minor
+    if items:
+        amount = await _price(tx, order, items, left)
+    else:
+        amount = left if amount_minor is None else amount_minor
     if not 0 < amount <= left or order.stripe_payment_intent_id is None:
         raise ShopError("order_not_refundable", "This amount cannot be refunded.", refundable_minor=left)
     if restock and amount != left:
@@ -159,11 +194,53 @@ async def request(
         reason=reason,
         wait_seconds=0.0,
     )
-    await transitions.add_note(tx, order, f"refund of {amount} requested")
-    decided = {"refund_id": str(refund_id), "amount_minor": amount, "currency": order.currency, "restock": restock}
+    await _add_items(tx, refund_id, items)
+    await transitions.add_note(tx, order, f"refund of {_named(items, amount)} requested")
+    decided = {"refund_id": str(refund_id), "amount_minor": amount, "currency": order.currency}
+    decided |= {"items": [asdict(item) for item in items]} if items else {"restock": restock}
     await audit_log.add(tx, "refund_order", f"order:{order_id}", before=None, after=decided)
     after.log("refund decided", order_id, refund_id=refund_id, amount_minor=amount, decided_by="staff")
     await _balance(tx, after, order)
+
+
+async def _price(tx: Connection, order: LockedOrder, items: Sequence[RefundLine], left: int) -> int:
+    """What the units cost, at the prices of the order. `left` is what can be refunded.
+
+    Raises `order_not_refundable` with the first line of which too much is asked.
+    """
+    lines = {line.product_id: line for line in await LIST_LINES.all(tx, order_id=order.id)}
+    total = 0
+    for item in items:
+        line = lines.get(item.product_id)
+        quantity = min(line.quantity_left, (left - total) // line.unit_price_minor) if line else 0
+        if line is None or item.quantity > quantity:
+            raise ShopError(
+                "order_not_refundable",
+                "So many units of this line cannot be refunded.",
+                refundable_minor=left,
+                product_id=item.product_id,
+                refundable_quantity=quantity,
+            )
+        total += item.quantity * line.unit_price_minor
+    return total
+
+
+async def _add_items(tx: Connection, refund_id: UUID, items: Sequence[RefundLine]) -> None:
+    if items:
+        await ADD_ITEMS.run(
+            tx,
+            refund_id=refund_id,
+            product_ids=[item.product_id for item in items],
+            quantities=[item.quantity for item in items],
+            restocks=[item.restock for item in items],
+        )
+
+
+def _named(items: Sequence[RefundLine], amount: int) -> str:
+    """What a refund is of, in a note: its lines and its amount."""
+    names = [f"{item.quantity} × product {item.product_id}" for item in items[:MOST_NAMED]]
+    names += [f"{len(items) - MOST_NAMED} other lines"] if len(items) > MOST_NAMED else []
+    return f"{', '.join(names)} for {amount}" if items else str(amount)
 
 
 async def add_late_payment(
@@ -309,7 +386,8 @@ async def _record(tx: Connection, after: AfterCommit, *, order_id: UUID, state: 
             failure_reason=(listed.failure_reason or listed.status) if status == "FAILED" else None,
         )
     await _report_changes(tx, after, order, before)
-    decided = await _balance(tx, after, order)
+    decided = await _balance(tx, after, order, before)
+    await return_units(tx, after, order)
     for payment in await SETTLE_UNMATCHED.all(tx, order_id=order_id):
         if payment.refunded:
             await stuck.end(tx, "unmatched_payment", [payment.stripe_payment_intent_id])
@@ -375,15 +453,18 @@ async def _count_failure(_: Resources) -> None:
     REFUNDS_FAILED.inc()
 
 
-async def _balance(tx: Connection, after: AfterCommit, order: LockedOrder) -> bool:
+async def _balance(
+    tx: Connection, after: AfterCommit, order: LockedOrder, before: Mapping[UUID, Refund] = MappingProxyType({})
+) -> bool:
     """Set the payment's status by its refunds, and the order's status by the payment's.
 
-    True when a refund was decided that can be made at once.
+    `before` are the refunds as they were. True when a refund was decided that can be made at once.
     """
     if not order.captured:
         return False
     rows = await LIST_REFUNDS.all(tx, order_id=order.id)
-    decided = await _decide_owed(tx, after, order, rows)
+    failed = [row for row in rows if row.status == "FAILED" and row.id in before and before[row.id].status != "FAILED"]
+    decided = await _decide_owed(tx, after, order, rows, failed)
     refunded, pending = _refunded_and_pending(order.stripe_payment_intent_id, rows)
     whole = refunded + pending >= order.captured_minor
     if refunded == order.captured_minor:
@@ -405,15 +486,30 @@ async def _balance(tx: Connection, after: AfterCommit, order: LockedOrder) -> bo
     if order.status == "PAID":
         note = "refunded before it was fulfilled"
         await transitions.cancel(tx, after, [order], payment_status=status, note=note)
-    elif order.status == "FULFILLED" and any(row.restock and row.status == "SUCCEEDED" for row in rows):
-        await transitions.return_stock(tx, after, [order])
     return decided
 
 
-async def _decide_owed(tx: Connection, after: AfterCommit, order: LockedOrder, rows: Sequence[Refund]) -> bool:
+async def return_units(tx: Connection, after: AfterCommit, order: LockedOrder) -> None:
+    """Return the units of succeeded refunds that ask for it, as far as they are not back."""
+    if order.status == "CANCELLED":
+        return
+    succeeded = {row.id: row for row in await LIST_REFUNDS.all(tx, order_id=order.id) if row.status == "SUCCEEDED"}
+    items = await orders.LIST_REFUND_ITEMS.all(tx, order_id=order.id) if succeeded else []
+    if any(row.restock for row in succeeded.values()) or any(
+        item.restock and item.refund_id in succeeded for item in items
+    ):
+        await transitions.lock_products(tx, [order])
+        returned = await RETURN_UNITS.all(tx, order_id=order.id, hold_number=order.hold_number, actor=actor.get())
+        transitions.invalidate_if_available(after, returned)
+
+
+async def _decide_owed(
+    tx: Connection, after: AfterCommit, order: LockedOrder, rows: Sequence[Refund], failed: Sequence[Refund]
+) -> bool:
     """Decide a refund for every payment that has no live order, for the part not yet refunded or pending.
 
-    True when one of these refunds can be made at once. A refund that follows a failed one waits.
+    True when one of these refunds can be made at once. A refund that follows a failed one waits. Those that have just
+    `failed` are made again with their lines.
     """
     # The amount owed by payment intent, from its first decision; an order may have been paid twice.
     owed = {row.stripe_payment_intent_id: row.amount_minor for row in reversed(rows) if row.cause == "late_money"}
@@ -437,24 +533,43 @@ async def _decide_owed(tx: Connection, after: AfterCommit, order: LockedOrder, r
         first = all(row.cause == "stripe" for row in rows if row.stripe_payment_intent_id == intent)
         # Later refunds wait for up to a day, because a disputed payment cannot be refunded for months, if ever.
         wait_seconds = 0.0 if first else min(86_400.0, 10.0 * 2 ** min(failures, 14))
-        refund_id, decided_by = new_id(), "staff" if has_late_refund else "late_money"
-        await ADD_REFUND.run(
-            tx,
-            refund_id=refund_id,
-            order_id=order.id,
-            stripe_payment_intent_id=intent,
-            amount_minor=left,
-            cause=decided_by,
-            actor=actor.get(),
-            restock=False,
-            reason=None,
-            wait_seconds=wait_seconds,
-        )
-        text = f"refund of {left} decided" if first else "a refund failed: it is tried again"
-        await transitions.add_note(tx, order, text)
-        after.log("refund decided", order.id, refund_id=refund_id, amount_minor=left, decided_by=decided_by)
+        repeated = await _failed_lines(tx, order, failed, left) if intent == order.stripe_payment_intent_id else []
+        rest = left - sum(part for part, _ in repeated)
+        for part, items in [*repeated, *([(rest, [])] if rest else [])]:
+            refund_id, decided_by = new_id(), "staff" if items or has_late_refund else "late_money"
+            await ADD_REFUND.run(
+                tx,
+                refund_id=refund_id,
+                order_id=order.id,
+                stripe_payment_intent_id=intent,
+                amount_minor=part,
+                cause=decided_by,
+                actor=actor.get(),
+                restock=False,
+                reason=None,
+                wait_seconds=wait_seconds,
+            )
+            await _add_items(tx, refund_id, items)
+            again = f"{_named(items, part)} is" if items else "it is"
+            text = f"refund of {part} decided" if first else f"a refund failed: {again} tried again"
+            await transitions.add_note(tx, order, text)
+            after.log("refund decided", order.id, refund_id=refund_id, amount_minor=part, decided_by=decided_by)
         decided |= first
     return decided
+
+
+async def _failed_lines(
+    tx: Connection, order: LockedOrder, failed: Sequence[Refund], left: int
+) -> list[tuple[int, list[RefundLine]]]:
+    """The refunds by line that are to be made again: each one's amount, within `left`, and its lines."""
+    items = await orders.LIST_REFUND_ITEMS.all(tx, order_id=order.id) if failed else []
+    repeated = []
+    for row in failed:
+        own = [RefundLine(i.product_id, i.quantity, i.restock) for i in items if i.refund_id == row.id]
+        if own and row.amount_minor <= left:
+            left -= row.amount_minor
+            repeated.append((row.amount_minor, own))
+    return repeated
 
 
 def _refunded_and_pending(intent: str | None, rows: Sequence[Refund]) -> tuple[int, int]:

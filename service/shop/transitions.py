@@ -206,7 +206,7 @@ async def cancel(
 
 
 async def return_stock(tx: Connection, after: AfterCommit, locked: Sequence[LockedOrder]) -> None:
-    """Return the units of each order's last hold to the stock."""
+    """Return the units of each order's last hold that are not back to the stock."""
     await lock_products(tx, locked)
     returned = await RETURN_STOCK.all(
         tx,
@@ -214,7 +214,11 @@ async def return_stock(tx: Connection, after: AfterCommit, locked: Sequence[Lock
         hold_numbers=[order.hold_number for order in locked],
         actor=actor.get(),
     )
-    # A product that was sold out is available again.
+    invalidate_if_available(after, returned)
+
+
+def invalidate_if_available(after: AfterCommit, returned: Sequence[MovedUnits]) -> None:
+    """Invalidate the cached page if a product that was sold out is available again."""
     if any(units.stock == units.quantity for units in returned):
         after.add(lambda resources: resources.cache.invalidate())
 

@@ -210,7 +210,18 @@ WRONG: dict[str, dict[str, list[str]]] = {
     "PUT /carts/{cart}/items/{product}": {"quantity": [*IDS, *LARGE, "10000", "null"]},
     "POST /carts/{cart}/checkout": {"expected_total_minor": [*INTEGERS, *LARGE, LARGEST]},
     # A pending order has nothing to refund, so valid requests are refused for that reason.
-    "POST /orders/{order}/refund": {"amount_minor": [*IDS, *LARGE, LARGEST], "restock": BOOLEANS + NO_NULL},
+    "POST /orders/{order}/refund": {
+        "amount_minor": [*IDS, *LARGE, LARGEST],
+        "restock": BOOLEANS + NO_NULL,
+        "items": [
+            *("[]", "{}", "null", "1", '"x"', "[[]]", "[null]", "[{}]"),
+            *(f'[{{"product_id": {value}, "quantity": 1}}]' for value in [*IDS, *LARGE, LARGEST, "null"]),
+            *(f'[{{"product_id": 1, "quantity": {value}}}]' for value in [*IDS, *LARGE, "10000", "null"]),
+            *(f'[{{"product_id": 1, "quantity": 1, "restock": {value}}}]' for value in BOOLEANS + NO_NULL),
+            '[{"product_id": 1, "quantity": 1}, {"product_id": 1, "quantity": 2}]',
+            '[{"product_id": 1, "quantity": 1, "c4nary": 1}]',
+        ],
+    },
     "POST /stuck/{kind}/{id}/resolve": {
         "reason": [t for t in STRINGS if t not in (f'"{TOO_LONG}"', '"\\u200b"')] + NO_NULL
     },

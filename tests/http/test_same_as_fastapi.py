@@ -186,6 +186,7 @@ VALID: dict[str, list[Case]] = {
     ],
     "POST /orders/{order_id}/refund": [
         Case("/orders/{order}/refund", '{"amount_minor": 1, "restock": false}'),
+        Case("/orders/{order}/refund", '{"items": [{"product_id": 1, "quantity": 1, "restock": true}]}'),
         Case("/orders/{order}/refund"),
     ],
     "GET /audit": [

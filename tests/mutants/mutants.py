@@ -45,6 +45,12 @@ WAITED = at("shop/test_races", "test_a_checkout_uses_the_product_as_changed_whil
 AHEAD = at("shop/test_deadlocks", "test_the_products_of_two_lines_are_locked_in_the_order_of_their_ids")
 LATE = at("shop/test_refunds", "test_a_late_payment_is_refunded_once_where_its_order_cannot_be_restored")
 FEW_LEFT = at("shop/test_refunds", "test_as_many_late_payments_succeed_as_there_are_units")
+BY_LINE = at("shop/test_refunds", "test_a_refund_by_line_costs_its_units_and_returns_those_to_restock")
+ALL_LINES = at(
+    "shop/test_refunds",
+    "test_refunds_of_all_lines_before_fulfilment_cancel_the_order_and_return_each_unit_once",
+)
+FAILED_LINE = at("shop/test_refunds", "test_a_refund_by_line_that_fails_after_its_units_are_back_returns_them_once")
 RESTOCK = at("shop/test_refunds", "test_a_restock_returns_the_units_once_though_the_refund_fails")
 LATE_ATTEMPT = at("shop/test_checkout", "test_a_refusal_of_an_older_attempt_does_not_end_the_newer_one")
 OLDER_ATTEMPT = at("shop/test_checkout", "test_a_conclusion_about_an_older_attempt_changes_nothing")
@@ -68,6 +74,7 @@ HOLDS = at("sql/test_constraints", "test_a_transition_locks_its_cart_order_and_p
 
 RESERVE = "sql/checkout/reserve.sql"
 MARK_PAID, MARK_CANCELLED = "sql/transitions/mark_paid.sql", "sql/transitions/mark_cancelled.sql"
+RETURN_UNITS = "sql/refunds/return_units.sql"
 RETURN, RETAKE = "sql/transitions/return_stock.sql", "sql/settlement/retake_stock.sql"
 CLAIM_SESSION, START_ATTEMPT = "sql/payment_session/claim_session.sql", "sql/payment_session/start_attempt.sql"
 AUDIT = "service/shop/audit.py"
@@ -232,14 +239,63 @@ MUTANTS = [
         RETURN,
         "    FROM movement\n    GROUP BY",
         RELEASED_LINES,
-        RESTOCK,
+        ALL_LINES,
     ),
     Mutant(
-        "return_stock: twice is no error",
+        "return_stock: less what refunds have returned",
         RETURN,
-        "    ON CONFLICT (order_id, product_id, hold, reason) WHERE order_id IS NOT NULL DO NOTHING\n",
+        "AND stock_movements.delta > 0",
+        "AND stock_movements.delta > 9999",
+        ALL_LINES,
+    ),
+    Mutant(
+        "return_units: what is back counts",
+        RETURN_UNITS,
+        "WHERE order_id = $1 AND hold = $2 AND delta > 0",
+        "WHERE order_id = $1 AND hold = $2 AND delta > 9999",
+        FAILED_LINE,
+    ),
+    Mutant(
+        "return_units: only of succeeded refunds",
+        RETURN_UNITS,
+        "WHEN refund_items.restock AND refund.status = 'SUCCEEDED' THEN",
+        "WHEN refund_items.restock THEN",
+        at("shop/test_refunds", "test_units_return_with_their_own_refund"),
+    ),
+    Mutant(
+        "return_units: only what is to be restocked",
+        RETURN_UNITS,
+        "WHEN refund_items.restock AND refund.status = 'SUCCEEDED' THEN",
+        "WHEN refund.status = 'SUCCEEDED' THEN",
+        BY_LINE,
+    ),
+    Mutant(
+        "return_units: the rest of a fulfilled order",
+        RETURN_UNITS,
+        " AND orders.status = 'FULFILLED'",
         "",
-        RESTOCK,
+        at("shop/test_refunds", "test_a_restock_of_the_rest_waits_for_the_whole_refund_of_a_paid_order"),
+    ),
+    Mutant(
+        "return_units: not what a line does not restock",
+        RETURN_UNITS,
+        "order_items.quantity - sum(item.remaining)",
+        "order_items.quantity",
+        at("shop/test_refunds", "test_a_restock_of_the_rest_returns_what_no_line_keeps_and_is_not_back"),
+    ),
+    Mutant(
+        "return_units: no more than is due",
+        RETURN_UNITS,
+        "least(new_item.quantity, due.quantity - new_item.quantity_before)::integer",
+        "new_item.quantity",
+        FAILED_LINE,
+    ),
+    Mutant(
+        "return_units: lock",
+        "service/shop/refunds.py",
+        "        await transitions.lock_products(tx, [order])\n",
+        "",
+        at("shop/test_deadlocks", "test_the_products_of_two_lines_are_locked_in_the_order_of_their_ids"),
     ),
     Mutant("return_stock: lock", "service/shop/transitions.py", "    await lock_products(tx, locked)\n", "", AHEAD),
     # Transitions
@@ -814,6 +870,65 @@ MUTANTS = [
         "refunded = sum(_refunded_and_pending(order.stripe_payment_intent_id, rows))",
         "refunded = _refunded_and_pending(order.stripe_payment_intent_id, rows)[0]",
         at("shop/test_refunds", "test_concurrent_refunds_never_exceed_what_was_paid"),
+    ),
+    Mutant(
+        "refund by line: failed refunds name no units",
+        "sql/refunds/list_lines.sql",
+        " AND refunds.status <> 'FAILED'",
+        "",
+        FAILED_LINE,
+    ),
+    Mutant(
+        "refund by line: units that others name are gone",
+        "sql/refunds/list_lines.sql",
+        "order_items.quantity - coalesce(refunded.quantity, 0)",
+        "order_items.quantity",
+        at("shop/test_refunds", "test_a_refund_by_line_is_never_more_than_what_is_left"),
+    ),
+    Mutant(
+        "refund by line: no more than the money that is left",
+        "service/shop/refunds.py",
+        "min(line.quantity_left, (left - total) // line.unit_price_minor)",
+        "line.quantity_left",
+        at("shop/test_refunds", "test_a_refund_by_line_is_never_more_than_what_is_left"),
+    ),
+    Mutant(
+        "refund by line: read under the order's lock",
+        "service/shop/refunds.py",
+        "    order = await transitions.lock(tx, order_id)\n    rows = await LIST_REFUNDS.all(tx, order_id=order_id)\n"
+        "    refunded =",
+        "    rows = await LIST_REFUNDS.all(tx, order_id=order_id)\n"
+        "    lines = {line.product_id: line for line in await LIST_LINES.all(tx, order_id=order_id)}\n"
+        "    order = await transitions.lock(tx, order_id)\n    refunded =",
+        at("shop/test_refunds", "test_concurrent_refunds_of_one_line_never_exceed_its_units"),
+    ),
+    Mutant(
+        "refund by line: each product once",
+        "service/http/orders.py",
+        "if len({item.product_id for item in items}) < len(items):",
+        "if False:",
+        at("shop/test_refunds", "test_a_refund_has_one_form"),
+    ),
+    Mutant(
+        "refund by line: a failed one is made again with its lines",
+        "service/shop/refunds.py",
+        "if own and row.amount_minor <= left:",
+        "if not own:",
+        ALL_LINES,
+    ),
+    Mutant(
+        "refund by line: only lines whose money is left are made again",
+        "service/shop/refunds.py",
+        "if own and row.amount_minor <= left:",
+        "if own:",
+        at("shop/test_refunds", "test_lines_whose_money_went_back_in_the_dashboard_are_not_refunded_again"),
+    ),
+    Mutant(
+        "refund by line: only what has just failed is made again",
+        "service/shop/refunds.py",
+        ' and before[row.id].status != "FAILED"]',
+        "]",
+        at("shop/test_refunds", "test_only_the_lines_of_a_refund_that_has_just_failed_are_refunded_again"),
     ),
     Mutant(
         "refund: restock only with a full refund",

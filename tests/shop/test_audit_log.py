@@ -84,6 +84,8 @@ async def some_writes(
         await shop.call("POST", "/categories", 201, {"name": "Mugs"}),
     )
     paid_order, _ = await create_fulfilled_order(shop, stripe, resources)
+    lines_order, _ = await create_fulfilled_order(shop, stripe, resources)
+    bought = (await shop.get_order(lines_order))["items"][0]["product_id"]
     pending = (await shop.checked_out_cart((product["id"], 1)))["order_id"]
     await database.execute("INSERT INTO stuck_items (kind, id, reason) VALUES ('dispute_open', 'dp_1', 'x')")
     at_product, at_category = f"/products/{product['id']}", f"/categories/{category['id']}"
@@ -98,6 +100,8 @@ async def some_writes(
     revoked = {"sub": "anna"}
     settled = {"reason": about_people}
     refund = {"amount_minor": 50, "reason": about_people}
+    refund_lines = {"items": [{"product_id": bought, "quantity": 1, "restock": True}], "reason": about_people}
+    refunded_lines = {"refund_id": "{refund}", "amount_minor": 1250, "currency": "EUR", "items": refund_lines["items"]}
     return [
         (
             "POST",
@@ -124,6 +128,12 @@ async def some_writes(
             ("cancel_order", f"order:{pending}", {"status": "PENDING_PAYMENT"}, {"status": "CANCELLED"}),
         ),
         ("POST", f"/orders/{paid_order}/refund", refund, ("refund_order", f"order:{paid_order}", None, refunded)),
+        (
+            "POST",
+            f"/orders/{lines_order}/refund",
+            refund_lines,
+            ("refund_order", f"order:{lines_order}", None, refunded_lines),
+        ),
         (
             "POST",
             "/stuck/dispute_open/dp_1/resolve",

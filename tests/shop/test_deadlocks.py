@@ -21,7 +21,7 @@ from service.infra.db import Connection
 from service.infra.resources import Resources, open_resources
 from service.infra.stripe import Session
 from service.settings import Settings
-from service.shop import cart, catalog, checkout, settlement, transitions
+from service.shop import cart, catalog, checkout, refunds, settlement, transitions
 from service.shop.checkout import Reservation
 from service.shop.transitions import AfterCommit
 from tests.conftest import cloned
@@ -110,6 +110,25 @@ async def edit(scene: Scene) -> Change:
     return change
 
 
+async def return_lines(scene: Scene) -> Change:
+    """Return the units of a paid order, whose refund by line has succeeded."""
+    order_id = await scene.create_order()
+    tx = scene.sessions[0]
+    lines = (scene.product_id, *scene.more_ids)
+    paid = Session(f"cs_{order_id}", "complete", "paid", 1250 * len(lines), "EUR", f"pi_{order_id}", None, None, None)
+    async with tx.transaction():
+        assert await settlement.apply_session(tx, AfterCommit(), order_id, paid) == "applied"
+        items = [refunds.RefundLine(product_id, 1, True) for product_id in lines]
+        await refunds.request(tx, AfterCommit(), order_id, amount_minor=None, items=items, restock=False, reason=None)
+
+    async def change(tx: Connection) -> None:
+        await tx.execute("UPDATE refunds SET status = 'SUCCEEDED', stripe_refund_id = id, next_attempt_at = NULL")
+        order = await transitions.lock(tx, order_id)
+        await refunds.return_units(tx, AfterCommit(), order)
+
+    return change
+
+
 CHANGES = {"checkout": check_out, "cancel": cancel, "late payment": pay_late, "restock": restock, "edit": edit}
 
 
@@ -175,14 +194,14 @@ async def test_four_sessions_do_not_deadlock(
 
 
 @pytest.mark.asyncio(loop_scope="module")
-@pytest.mark.parametrize("change", ["checkout", "cancel", "late payment"])
+@pytest.mark.parametrize("change", ["checkout", "cancel", "late payment", "refund by line"])
 async def test_the_products_of_two_lines_are_locked_in_the_order_of_their_ids(
     scenes: Callable[[], Awaitable[Scene]], change: str
 ) -> None:
     scene = await scenes()
     first, second = scene.product_id, (await scenes()).product_id
     scene.more_ids = [second]
-    change_both = await CHANGES[change](scene)
+    change_both = await {**CHANGES, "refund by line": return_lines}[change](scene)
     locker, other = scene.sessions[:2]
     # The first product lies behind the second, for a plan that reads the rows as they lie.
     await locker.execute(f"UPDATE products SET updated_at = now() WHERE id = {first}")

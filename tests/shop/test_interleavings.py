@@ -196,6 +196,15 @@ async def refund(resources: Resources, scene: Scene) -> str:
     )
 
 
+async def refund_line(resources: Resources, scene: Scene) -> str:
+    assert scene.order
+    items = [refunds.RefundLine(scene.tent, 1, restock=True)]
+    response = await refunds.refund(
+        resources, None, ADMIN, scene.order, amount_minor=None, restock=False, reason=None, items=items
+    )
+    return str(response.status)
+
+
 async def settle(resources: Resources, scene: Scene) -> str:
     assert scene.order
     await refunds.settle(resources, scene.order)
@@ -246,6 +255,7 @@ OPERATIONS: dict[str, tuple[Run, set[str]]] = {
     "expire": (expire, {"done", "checkout_in_progress"}),
     "cancel": (cancel, {"200", "order_not_cancellable", "checkout_in_progress", "not_found"}),
     "refund": (refund, {"200", "order_not_refundable"}),
+    "refund_line": (refund_line, {"200", "order_not_refundable"}),
     # Make a requested refund at Stripe, which cancels its order.
     "settle": (settle, {"done"}),
     "stock": (move_stock, {"200", "insufficient_stock"}),
@@ -290,9 +300,10 @@ STATE = {
             refunded_minor, checkout_url IS NULL, stripe_session_id IS NULL, stripe_payment_intent_id IS NULL,
             email, erased_at IS NULL, user_id, claimed,
             ARRAY(SELECT quantity * unit_price_minor FROM order_items WHERE order_id = orders.id ORDER BY product_id),
-            ARRAY(SELECT concat_ws(' ', cause, amount_minor, status) FROM refunds
-                WHERE order_id = orders.id ORDER BY 1),
-            ARRAY(SELECT concat_ws(' ', from_status, to_status, note) FROM order_events
+            ARRAY(SELECT concat_ws(' ', cause, amount_minor, status, quantity) FROM refunds
+                LEFT JOIN refund_items ON id = refund_id WHERE order_id = orders.id ORDER BY 1),
+            ARRAY(SELECT concat_ws(' ', from_status, to_status, regexp_replace(note, 'product [0-9]+', 'product'))
+                FROM order_events
                 WHERE order_id = orders.id ORDER BY order_events.id)
         FROM orders JOIN payments ON order_id = orders.id
         WHERE cart_id = ANY($1::uuid[]) ORDER BY 1, number""",
@@ -351,9 +362,9 @@ class Stage:
             self.stripe.session(session_id)["status"] = "open"
             scene.late_payment = self.pay_session(session_id)
         pending = names & {"resume", "pay", "duplicate", "expire", "cancel"}
-        if pending or "settle" in names or (names & {"refund", "erase"} and "late" not in names):
+        if pending or "settle" in names or (names & {"refund", "refund_line", "erase"} and "late" not in names):
             scene.order, session_id = await self.place_order(scene.cart, cut_off="resume" in names)
-            if names & {"pay", "duplicate", "refund", "settle"} or ("erase" in names and not pending):
+            if names & {"pay", "duplicate", "refund", "refund_line", "settle"} or ("erase" in names and not pending):
                 scene.payment = self.pay_session(session_id)
             if "settle" in names or (scene.payment and not pending):
                 await receive(self.resources, make_event(COMPLETED, self.stripe.session(session_id)))

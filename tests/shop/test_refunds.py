@@ -591,6 +591,310 @@ async def test_a_refund_that_stripe_refuses_leaves_the_order_refundable(
     await assert_ledgers_agree(resources, stripe)
 
 
+# By line
+
+
+async def create_two_lines(shop: Shop) -> tuple[dict[str, Any], dict[str, Any]]:
+    return await shop.create_product(stock=3, price_minor=1000), await shop.create_product(stock=2, price_minor=300)
+
+
+def line(product: dict[str, Any], quantity: int, **more: Any) -> dict[str, Any]:
+    return {"product_id": product["id"], "quantity": quantity, **more}
+
+
+async def get_stocks(shop: Shop, *products: dict[str, Any]) -> list[int]:
+    return [await shop.get_stock(product["id"]) for product in products]
+
+
+async def test_a_refund_by_line_costs_its_units_and_returns_those_to_restock(
+    shop: Shop, stripe: StripeStandin, resources: Resources
+) -> None:
+    tent, mug = await create_two_lines(shop)
+    order_id, _ = await create_fulfilled_order(shop, stripe, resources, (tent["id"], 3), (mug["id"], 2))
+    await shop.call("PATCH", f"/products/{tent['id']}", 200, {"price_minor": 5})
+
+    answer = await request_refund(shop, order_id, items=[line(tent, 2, restock=True), line(mug, 1)], reason="broken")
+    assert await get_stocks(shop, tent, mug) == [0, 0], "units return once Stripe shows the refund as succeeded"
+    await refunds.settle(resources, UUID(order_id))
+
+    (refund,) = answer["refunds"]
+    assert (refund["amount_minor"], refund["reason"]) == (2300, "broken")
+    assert refund["items"] == [line(tent, 2, restock=True), line(mug, 1, restock=False)]
+    assert (await shop.get_order(order_id))["refunds"] == [{**refund, "status": "SUCCEEDED"}]
+    notes = [event["note"] for event in (await shop.call("GET", f"/orders/{order_id}/timeline", 200))["items"]]
+    assert f"refund of 2 × product {tent['id']}, 1 × product {mug['id']} for 2300 requested" in notes
+    assert [r["amount"] for r in stripe.refunds] == [2300]
+    assert await shop.get_order_state(order_id) == ("FULFILLED", "SUCCEEDED", 2300)
+    assert await get_stocks(shop, tent, mug) == [2, 0]
+    await assert_ledgers_agree(resources, stripe)
+
+
+async def test_a_refund_by_line_is_never_more_than_what_is_left(
+    shop: Shop, stripe: StripeStandin, resources: Resources
+) -> None:
+    """Units that other refunds name are gone, and money that was refunded by amount."""
+    tent, mug = await create_two_lines(shop)
+    other = await shop.create_product()
+    order_id, _ = await create_fulfilled_order(shop, stripe, resources, (tent["id"], 3), (mug["id"], 2))
+
+    async def refusal(*items: dict[str, Any]) -> tuple[int, int, int]:
+        problem = await request_refund(shop, order_id, 409, items=list(items))
+        assert problem["code"] == "order_not_refundable"
+        return problem["refundable_minor"], problem["product_id"], problem["refundable_quantity"]
+
+    assert await refusal(line(mug, 1), line(tent, 4)) == (3600, tent["id"], 3)
+    assert await refusal(line(other, 1)) == (3600, other["id"], 0)
+    await request_refund(shop, order_id, items=[line(tent, 1)])
+    assert await refusal(line(tent, 3)) == (2600, tent["id"], 2)
+    # An amount names no units. It leaves money for one tent, or for two mugs.
+    await request_refund(shop, order_id, amount_minor=1500)
+    assert await refusal(line(tent, 2)) == (1100, tent["id"], 1)
+    assert await refusal(line(tent, 1), line(mug, 1)) == (1100, mug["id"], 0)
+    await request_refund(shop, order_id, items=[line(tent, 1)])
+    await refunds.settle(resources, UUID(order_id))
+    assert await refusal(line(mug, 1)) == (100, mug["id"], 0)
+
+    await request_refund(shop, order_id)
+    assert await refusal(line(mug, 1)) == (0, mug["id"], 0)
+    await refunds.settle(resources, UUID(order_id))
+    assert await shop.get_order_state(order_id) == ("FULFILLED", "REFUNDED", 3600)
+    await assert_ledgers_agree(resources, stripe)
+
+
+async def test_refunds_of_all_lines_before_fulfilment_cancel_the_order_and_return_each_unit_once(
+    shop: Shop, stripe: StripeStandin, resources: Resources, database: asyncpg.Connection
+) -> None:
+    """One line is back by its own refund, the other without restock: the cancel returns the rest.
+
+    Then a refund fails, and is made again with its lines. No unit returns a second time.
+    """
+    tent, mug = await create_two_lines(shop)
+    order_id, _ = await create_paid_order(shop, stripe, (tent["id"], 3), (mug["id"], 2))
+
+    for items, stocks in (([line(tent, 2, restock=True)], [2, 0]), ([line(mug, 2)], [2, 0]), ([line(tent, 1)], [3, 2])):
+        await request_refund(shop, order_id, items=items)
+        await refunds.settle(resources, UUID(order_id))
+        assert await get_stocks(shop, tent, mug) == stocks
+        await assert_ledgers_agree(resources, stripe)
+    assert await shop.get_order_state(order_id) == ("CANCELLED", "REFUNDED", 3600)
+
+    for refund in list(stripe.refunds):
+        stripe.set_refund(refund["id"], "failed")
+        await refunds.settle(resources, UUID(order_id))
+        await make_everything_due(database)
+        await sweep.sweep(resources)
+        await assert_ledgers_agree(resources, stripe)
+    assert await shop.get_order_state(order_id) == ("CANCELLED", "REFUNDED", 3600)
+    again = [refund["items"] for refund in (await shop.get_order(order_id))["refunds"][3:]]
+    assert again == [[line(tent, 2, restock=True)], [line(mug, 2, restock=False)], [line(tent, 1, restock=False)]]
+    assert await get_stocks(shop, tent, mug) == [3, 2]
+
+
+async def test_a_refund_by_line_that_fails_after_its_units_are_back_returns_them_once(
+    shop: Shop, stripe: StripeStandin, resources: Resources
+) -> None:
+    tent, mug = await create_two_lines(shop)
+    order_id, _ = await create_fulfilled_order(shop, stripe, resources, (tent["id"], 3), (mug["id"], 2))
+
+    async def refund(quantity: int, stock: int) -> None:
+        await request_refund(shop, order_id, items=[line(tent, quantity, restock=True)])
+        await refunds.settle(resources, UUID(order_id))
+        assert await shop.get_stock(tent["id"]) == stock
+        await assert_ledgers_agree(resources, stripe)
+
+    await refund(1, 1)
+    (failed,) = stripe.refunds
+    stripe.set_refund(failed["id"], "failed")
+    await refunds.settle(resources, UUID(order_id))
+    # The unit that is back counts for the first of the next ones.
+    await refund(1, 1)
+    await refund(2, 3)
+    await request_refund(shop, order_id, 409, items=[line(tent, 1)])
+
+
+async def test_two_refunds_that_succeed_together_return_the_units_of_both(
+    shop: Shop, stripe: StripeStandin, resources: Resources
+) -> None:
+    tent, mug = await create_two_lines(shop)
+    order_id, _ = await create_fulfilled_order(shop, stripe, resources, (tent["id"], 3), (mug["id"], 2))
+    await request_refund(shop, order_id, items=[line(tent, 1, restock=True), line(mug, 2, restock=True)])
+    await request_refund(shop, order_id, items=[line(tent, 2, restock=True)])
+
+    await settle_by_many_workers(stripe, resources, order_id)
+
+    assert await get_stocks(shop, tent, mug) == [3, 2]
+    await assert_ledgers_agree(resources, stripe)
+
+
+async def test_a_restock_of_the_rest_returns_what_no_line_keeps_and_is_not_back(
+    shop: Shop, stripe: StripeStandin, resources: Resources
+) -> None:
+    tent, mug = await create_two_lines(shop)
+    order_id, _ = await create_fulfilled_order(shop, stripe, resources, (tent["id"], 3), (mug["id"], 2))
+    await request_refund(shop, order_id, items=[line(tent, 1, restock=True), line(mug, 1)])
+    await refunds.settle(resources, UUID(order_id))
+    assert await get_stocks(shop, tent, mug) == [1, 0]
+
+    await request_refund(shop, order_id, restock=True)
+    await refunds.settle(resources, UUID(order_id))
+
+    # One mug was refunded and did not come back.
+    assert await get_stocks(shop, tent, mug) == [3, 1]
+    assert await shop.get_order_state(order_id) == ("FULFILLED", "REFUNDED", 3600)
+    await assert_ledgers_agree(resources, stripe)
+
+
+async def test_units_return_with_their_own_refund(shop: Shop, stripe: StripeStandin, resources: Resources) -> None:
+    tent, mug = await create_two_lines(shop)
+    order_id, _ = await create_fulfilled_order(shop, stripe, resources, (tent["id"], 3), (mug["id"], 2))
+    await request_refund(shop, order_id, items=[line(tent, 1, restock=True)])
+    await refunds.settle(resources, UUID(order_id))
+    stripe.refund_status = "pending"
+
+    await request_refund(shop, order_id, items=[line(tent, 2, restock=True)])
+    await refunds.settle(resources, UUID(order_id))
+    assert await shop.get_stock(tent["id"]) == 1
+    await assert_ledgers_agree(resources, stripe)
+
+    *_, newest = stripe.refunds
+    stripe.set_refund(newest["id"], "succeeded")
+    await refunds.settle(resources, UUID(order_id))
+    assert await shop.get_stock(tent["id"]) == 3
+    await assert_ledgers_agree(resources, stripe)
+
+
+async def test_a_restock_of_the_rest_waits_for_the_whole_refund_of_a_paid_order(
+    shop: Shop, stripe: StripeStandin, resources: Resources
+) -> None:
+    """The refund of the rest succeeds, and an earlier one fails: the order is fulfilled, so its units are sold."""
+    tent, mug = await create_two_lines(shop)
+    order_id, _ = await create_paid_order(shop, stripe, (tent["id"], 3), (mug["id"], 2))
+    stripe.refund_status = "pending"
+    await request_refund(shop, order_id, amount_minor=100)
+    await refunds.settle(resources, UUID(order_id))
+    stripe.refund_status = "succeeded"
+    await request_refund(shop, order_id, restock=True)
+    await refunds.settle(resources, UUID(order_id))
+    assert await get_stocks(shop, tent, mug) == [0, 0]
+
+    pending, _ = stripe.refunds
+    stripe.set_refund(pending["id"], "failed")
+    await refunds.settle(resources, UUID(order_id))
+    await fulfilment.fulfil(resources, UUID(order_id))
+    assert await shop.get_order_state(order_id) == ("FULFILLED", "SUCCEEDED", 3500)
+    assert await get_stocks(shop, tent, mug) == [0, 0]
+    await assert_ledgers_agree(resources, stripe)
+
+    await request_refund(shop, order_id)
+    await refunds.settle(resources, UUID(order_id))
+    assert await get_stocks(shop, tent, mug) == [3, 2]
+    await assert_ledgers_agree(resources, stripe)
+
+
+async def test_only_the_lines_of_a_refund_that_has_just_failed_are_refunded_again(
+    shop: Shop, stripe: StripeStandin, resources: Resources, database: asyncpg.Connection
+) -> None:
+    """A refund by line fails while the order is live. All that is left is then refunded by amount, which fails too."""
+    tent, mug = await create_two_lines(shop)
+    order_id, _ = await create_paid_order(shop, stripe, (tent["id"], 3), (mug["id"], 2))
+    for body in ({"items": [line(tent, 1)]}, {}):
+        await request_refund(shop, order_id, **body)
+        await refunds.settle(resources, UUID(order_id))
+        *_, newest = stripe.refunds
+        if body or await shop.get_order_state(order_id) == ("CANCELLED", "REFUNDED", 3600):
+            stripe.set_refund(newest["id"], "failed")
+        await refunds.settle(resources, UUID(order_id))
+
+    await make_everything_due(database)
+    await sweep.sweep(resources)
+
+    assert await shop.get_order_state(order_id) == ("CANCELLED", "REFUNDED", 3600)
+    shown = [(refund["amount_minor"], len(refund["items"])) for refund in (await shop.get_order(order_id))["refunds"]]
+    assert shown == [(1000, 1), (3600, 0), (3600, 0)]
+    await assert_ledgers_agree(resources, stripe)
+
+
+async def test_lines_whose_money_went_back_in_the_dashboard_are_not_refunded_again(
+    shop: Shop, stripe: StripeStandin, resources: Resources, database: asyncpg.Connection
+) -> None:
+    tent, mug = await create_two_lines(shop)
+    order_id, intent = await create_paid_order(shop, stripe, (tent["id"], 3), (mug["id"], 2))
+    await request_refund(shop, order_id, items=[line(tent, 3), line(mug, 2)])
+    await refunds.settle(resources, UUID(order_id))
+    (refund,) = stripe.refunds
+    stripe.set_refund(refund["id"], "failed")
+    await refunds.settle(resources, UUID(order_id))
+    await resources.stripe.create_refund(intent, 100, {}, "dashboard")
+
+    for _ in range(2):
+        await make_everything_due(database)
+        await sweep.sweep(resources)
+
+    assert await shop.get_order_state(order_id) == ("CANCELLED", "REFUNDED", 3600)
+    shown = (await shop.get_order(order_id))["refunds"]
+    assert sorted((r["status"], r["amount_minor"], len(r["items"])) for r in shown) == [
+        ("FAILED", 3600, 2),
+        ("FAILED", 3600, 2),
+        ("SUCCEEDED", 100, 0),
+        ("SUCCEEDED", 3500, 0),
+    ]
+    await assert_ledgers_agree(resources, stripe)
+
+
+async def test_a_refund_has_one_form(shop: Shop, stripe: StripeStandin, resources: Resources) -> None:
+    tent, mug = await create_two_lines(shop)
+    order_id, _ = await create_fulfilled_order(shop, stripe, resources, (tent["id"], 3), (mug["id"], 2))
+    one = [line(tent, 1)]
+    for body, pointer in (
+        ({"items": []}, "/items"),
+        ({"items": None}, "/items"),
+        ({"items": one, "amount_minor": 1000}, ""),
+        ({"items": one, "amount_minor": None}, ""),
+        ({"items": one, "restock": True}, ""),
+        ({"items": one + one}, "/items"),
+        ({"items": [line(tent, 0)]}, "/items/0/quantity"),
+        ({"items": [line(tent, 10_000)]}, "/items/0/quantity"),
+        ({"items": [*one, line(mug, 1, restock=1)]}, "/items/1/restock"),
+        ({"items": [{"quantity": 1}]}, "/items/0/product_id"),
+        ({"items": [{"product_id": 2**63, "quantity": 1}]}, "/items/0/product_id"),
+    ):
+        problem = await request_refund(shop, order_id, 422, **body)
+        assert [error["pointer"] for error in problem["errors"]] == [pointer], body
+    assert (await shop.get_order(order_id))["refunds"] == []
+
+
+async def test_concurrent_refunds_of_one_line_never_exceed_its_units(
+    shop: Shop, stripe: StripeStandin, resources: Resources
+) -> None:
+    """Eight refunds of one line; then lines beside amounts, for another order of the same products."""
+    tent, mug = (
+        await shop.create_product(stock=9, price_minor=1000),
+        await shop.create_product(stock=9, price_minor=300),
+    )
+    for amounts, quantity in ((0, 1), (4, 1), (4, 2)):
+        lines = ((tent["id"], 3), (mug["id"], 3))
+        order_id, _ = await create_fulfilled_order(shop, stripe, resources, *lines)
+        bodies: list[dict[str, Any]] = [{"items": [line(tent, quantity, restock=True)]} for _ in range(8)]
+        bodies += [{"amount_minor": 1300} for _ in range(amounts)] + [{"items": [line(mug, 3)]}] * bool(amounts)
+        random.shuffle(bodies)
+
+        answers = await asyncio.gather(*(shop.http.post(f"/orders/{order_id}/refund", json=body) for body in bodies))
+
+        assert {answer.status_code for answer in answers} == {200, 409}
+        await settle_by_many_workers(stripe, resources, order_id)
+        rows = await on(resources.pool).fetch(
+            "SELECT amount_minor, coalesce(sum(quantity) FILTER (WHERE product_id = $2), 0) AS tents FROM refunds"
+            " LEFT JOIN refund_items ON id = refund_id WHERE order_id = $1 GROUP BY id",
+            UUID(order_id),
+            tent["id"],
+        )
+        assert sum(row["amount_minor"] for row in rows) <= 3900
+        tents = sum(row["tents"] for row in rows)
+        assert tents <= 3
+        assert amounts or tents == 3, "as many as there are"
+        await assert_ledgers_agree(resources, stripe)
+
+
 # Concurrent with fulfilment
 
 

@@ -293,6 +293,12 @@ class ShopMachine(RuleBasedStateMachine):
         body = {"restock": restock} | ({"amount_minor": amount} if amount else {})
         await self.call("POST", f"/orders/{order_id}/refund", body, key)
 
+    async def refund_lines(self, order_id: str, quantity: int, restock: bool, key: str | None = None) -> None:
+        """Refund so many units of each line."""
+        lines = (await self.shop.get_order(order_id))["items"]
+        items = [{"product_id": line["product_id"], "quantity": quantity, "restock": restock} for line in lines]
+        await self.call("POST", f"/orders/{order_id}/refund", {"items": items}, key)
+
     async def pay(self, order_id: str, *, later: bool) -> None:
         for session in self.open_sessions():
             if session["metadata"]["order_id"] == order_id:
@@ -378,7 +384,9 @@ class ShopMachine(RuleBasedStateMachine):
     @step(
         when=lambda self: self.orders,
         order=positions,
-        actions=st.lists(st.sampled_from(["checkout again", "pay", "refund", *OPERATIONS]), min_size=2, max_size=4),
+        actions=st.lists(
+            st.sampled_from(["checkout again", "pay", "refund", "refund a line", *OPERATIONS]), min_size=2, max_size=4
+        ),
     )
     async def several_actions_run_concurrently(self, order: int, actions: list[str]) -> None:
         chosen = self.pick(self.orders, order)
@@ -389,6 +397,7 @@ class ShopMachine(RuleBasedStateMachine):
             "cancel": lambda: self.cancel(chosen["id"]),
             "pay": lambda: self.pay(chosen["id"], later=False),
             "refund": lambda: self.refund(chosen["id"], None, False),
+            "refund a line": lambda: self.refund_lines(chosen["id"], 1, True),
         }
         self.concurrent = True
         await asyncio.gather(
@@ -418,6 +427,18 @@ class ShopMachine(RuleBasedStateMachine):
     async def staff_refunds(self, order: int, amount: int | None, restock: bool, status: str, key: str | None) -> None:
         self.stripe.refund_status = status
         await self.refund(self.pick(self.paid_orders(), order)["id"], amount, restock, key)
+
+    @step(
+        when=paid_orders,
+        order=positions,
+        quantity=st.integers(1, 2),
+        restock=st.booleans(),
+        status=refund_statuses,
+        key=idempotency_keys,
+    )
+    async def staff_refunds_lines(self, order: int, quantity: int, restock: bool, status: str, key: str | None) -> None:
+        self.stripe.refund_status = status
+        await self.refund_lines(self.pick(self.paid_orders(), order)["id"], quantity, restock, key)
 
     @step(
         when=lambda self: self.stripe.ledger()["payments"],

@@ -152,6 +152,11 @@ INSERT INTO refunds (id, order_id, stripe_payment_intent_id, amount_minor, cause
 VALUES ('{FULFILLED}', '{PAID}', 'pi_2', 50, 'stripe', 'SUCCEEDED', 're_2'),
     ('{CANCELLED}', '{PAID}', 'pi_1', 50, 'stripe', 'SUCCEEDED', 're_3');
 
+INSERT INTO refunds (id, order_id, stripe_payment_intent_id, amount_minor, cause, status, stripe_refund_id)
+VALUES ('{SINGLE}', '{FULFILLED}', 'pi_{FULFILLED}', 2240, 'staff', 'SUCCEEDED', 're_4');
+INSERT INTO refund_items (refund_id, product_id, quantity, restock)
+VALUES ('{SINGLE}', {LAMP}, 1, true), ('{SINGLE}', {TENT}, 1, true);
+
 INSERT INTO disputes (
     stripe_dispute_id, stripe_payment_intent_id, order_id, amount_minor, currency, reason, status, reported_at
 )
@@ -298,6 +303,9 @@ SCENARIOS = {
     ),
     "audit/payment_fits_order": does(
         run([PAID, LATE], before="UPDATE payments SET currency = 'CHF'"), none=run([PAID, LATE])
+    ),
+    "audit/refund_lines_add_up": does(
+        run([PAID, FULFILLED], before="UPDATE refund_items SET quantity = 2"), none=run([PAID, FULFILLED])
     ),
     "audit/stock_matches_ledger": does(
         run([TENT, LAMP], before="UPDATE products SET stock = stock + 1"), none=run([TENT, LAMP])
@@ -480,6 +488,7 @@ SCENARIOS = {
         none=run("dp_1", "pi_x", None, 50, "EUR", "general", "lost", LONG_AGO),
     ),
     "orders/list_disputes": does(run(PAID, None), run(PAID, "pi_other"), none=run(NEW, None)),
+    "orders/list_refund_items": does(run(FULFILLED), none=run(PAID)),
     "orders/list_refunds": does(run(LATE, "EUR"), none=run(NEW, "EUR")),
     "orders/list_events": does(
         run(PENDING, None, False), run(FULFILLED, STRANGER, True), none=run(FULFILLED, STRANGER, False)
@@ -532,7 +541,7 @@ SCENARIOS = {
         run(PENDING, None, False), run(FULFILLED, USER, False), none=run(FULFILLED, STRANGER, False)
     ),
     "transitions/lock_products": does(
-        run([REORDER, PENDING]), none=run([NEW]), predecessor=([REORDER, PENDING, CANCELLED],)
+        run([REORDER, PENDING]), none=run([NEW]), predecessor=([REORDER, PENDING, CANCELLED, FULFILLED],)
     ),
     "transitions/return_stock": does(
         run([REORDER, PENDING], [1, 1], "admin"), none=run([CANCELLED], [1], "admin"), predecessor=([REORDER, PENDING],)
@@ -573,6 +582,9 @@ SCENARIOS = {
     "reconcile/find_unsettled": does(run([PENDING, CANCELLED, PAID]), none=run([PAID, NEW])),
     "reconcile/move_position": does(run("events", SOON), none=run("events", LONG_AGO)),
     "reconcile/read_position": does(run("events")),
+    "refunds/add_items": does(
+        run(LATE, [TENT, LAMP], [1, 1], [True, False]), none=run(LATE, [], [], []), predecessor=(LATE,)
+    ),
     "refunds/add_refund": does(
         run(NEW, PAID, f"pi_{PAID}", 50, "staff", False, "x", 0.0, "admin"),
         none=run(NEW, LATE, f"pi_{LATE}", 50, "late_money", False, None, 0.0, "admin"),
@@ -581,6 +593,7 @@ SCENARIOS = {
     "refunds/add_unmatched": does(run("pi_x", LATE, 50, "EUR"), none=run("pi_1", LATE, 50, "EUR"), predecessor=(LATE,)),
     "refunds/fail_refund": does(run(LATE, "x"), none=run(PENDING, "x"), predecessor=(LATE,)),
     "refunds/find_order": does(run(f"pi_{PAID}"), none=run("pi_x")),
+    "refunds/list_lines": does(run(PAID), none=run(NEW)),
     "refunds/list_refunds": does(run(LATE), none=run(NEW)),
     "refunds/list_unmatched": does(run(PAID), none=run(NEW)),
     "refunds/record_refund": does(
@@ -589,6 +602,7 @@ SCENARIOS = {
         none=run(PENDING, LATE, f"pi_{LATE}", 50, "SUCCEEDED", "re_1", None),
         predecessor=(LATE,),
     ),
+    "refunds/return_units": does(run(FULFILLED, 1, "admin"), none=run(PAID, 1, "admin"), predecessor=([FULFILLED],)),
     "refunds/set_balance": does(
         run(PAID, 0, "SUCCEEDED"),
         none=run(PENDING, 0, "SUCCEEDED"),

@@ -1,0 +1,133 @@
+-- refunds/return_units: return the units of an order whose refunds have succeeded and ask for it, each unit once.
+-- A refund may fail after its units are back, and be made again: what is back already counts first.
+-- A refund by amount may return the rest of a fulfilled order, without the units that other refunds do not restock.
+--
+-- callers  service.shop.refunds.return_units
+-- param    $1 order_id uuid
+-- param    $2 hold_number integer
+-- param    $3 actor text
+-- returns  many by id; none = nothing is to be returned
+-- locks    products NO KEY UPDATE; orders KEY SHARE; new stock_movements; to commit
+-- waits    for nothing: transitions/lock_products has locked the products
+-- index    refunds_by_order, refund_items_pkey, orders_pkey, order_items_pkey, stock_movements_once, products_pkey
+-- rows     0..100 by service.shop.cart.MAX_LINES, usually 1
+-- guards   never products_stock_not_negative -> insufficient_stock, never stock_movements_once -> busy
+WITH refund AS MATERIALIZED (
+    SELECT
+        id,
+        restock,
+        status
+    FROM refunds
+    WHERE order_id = $1 AND status <> 'FAILED'
+),
+
+-- The units that each refund may return, and those that it names and does not restock.
+item AS MATERIALIZED (
+    SELECT
+        refund.id AS refund_id,
+        refund_items.product_id,
+        CASE
+            WHEN refund_items.restock AND refund.status = 'SUCCEEDED' THEN refund_items.quantity
+            ELSE 0
+        END AS quantity,
+        CASE WHEN refund_items.restock THEN 0 ELSE refund_items.quantity END AS remaining
+    FROM refund
+    INNER JOIN refund_items ON refund.id = refund_items.refund_id
+    UNION ALL
+    SELECT
+        refund.id AS refund_id,
+        order_items.product_id,
+        order_items.quantity,
+        0 AS remaining
+    FROM refund, orders
+    INNER JOIN order_items ON orders.id = order_items.order_id
+    WHERE refund.restock AND refund.status = 'SUCCEEDED' AND orders.id = $1 AND orders.status = 'FULFILLED'
+),
+
+returned AS MATERIALIZED (
+    SELECT
+        product_id,
+        reason,
+        delta
+    FROM stock_movements
+    WHERE order_id = $1 AND hold = $2 AND delta > 0
+),
+
+due AS (
+    SELECT
+        order_items.product_id,
+        least(sum(item.quantity), order_items.quantity - sum(item.remaining)) - coalesce((
+            SELECT sum(returned.delta)
+            FROM returned
+            WHERE returned.product_id = order_items.product_id
+        ), 0) AS quantity
+    FROM order_items
+    INNER JOIN item ON order_items.product_id = item.product_id
+    WHERE order_items.order_id = $1
+    GROUP BY
+        order_items.product_id,
+        order_items.quantity
+),
+
+-- A refund returns units of a product once. Several new ones share what is due.
+new_item AS (
+    SELECT
+        refund_id,
+        product_id,
+        quantity,
+        sum(quantity) OVER (PARTITION BY product_id ORDER BY refund_id) - quantity AS quantity_before
+    FROM item
+    WHERE
+        quantity > 0
+        AND NOT EXISTS (
+            SELECT
+            FROM returned
+            WHERE returned.product_id = item.product_id AND returned.reason = 'refund:' || item.refund_id
+        )
+),
+
+movement AS (
+    INSERT INTO stock_movements (product_id, delta, reason, order_id, hold, actor)
+    SELECT
+        new_item.product_id,
+        least(new_item.quantity, due.quantity - new_item.quantity_before)::integer,
+        'refund:' || new_item.refund_id,
+        $1,
+        $2,
+        $3
+    FROM new_item
+    INNER JOIN due ON new_item.product_id = due.product_id
+    WHERE due.quantity > new_item.quantity_before
+    RETURNING
+        product_id,
+        delta
+),
+
+-- One row for each product, because an UPDATE changes a row only once.
+released AS (
+    SELECT
+        product_id,
+        sum(delta)::integer AS quantity
+    FROM movement
+    GROUP BY product_id
+),
+
+restocked AS (
+    UPDATE products
+    SET
+        stock = products.stock + released.quantity,
+        updated_at = now()
+    FROM released
+    WHERE products.id = released.product_id
+    RETURNING
+        products.id,
+        products.stock,
+        released.quantity
+)
+
+SELECT
+    id AS product_id,
+    stock,
+    quantity
+FROM restocked
+ORDER BY id;

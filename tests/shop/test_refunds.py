@@ -644,13 +644,13 @@ async def test_a_refund_by_line_is_never_more_than_what_is_left(
 
     assert await refusal(line(mug, 1), line(tent, 4)) == (3600, tent["id"], 3)
     assert await refusal(line(other, 1)) == (3600, other["id"], 0)
-    await request_refund(shop, order_id, items=[line(tent, 1)])
-    assert await refusal(line(tent, 3)) == (2600, tent["id"], 2)
-    # An amount names no units. It leaves money for one tent, or for two mugs.
-    await request_refund(shop, order_id, amount_minor=1500)
-    assert await refusal(line(tent, 2)) == (1100, tent["id"], 1)
-    assert await refusal(line(tent, 1), line(mug, 1)) == (1100, mug["id"], 0)
-    await request_refund(shop, order_id, items=[line(tent, 1)])
+    await request_refund(shop, order_id, items=[line(mug, 1)])
+    assert await refusal(line(mug, 2)) == (3300, mug["id"], 1)
+    # An amount names no units. It leaves the money for two tents.
+    await request_refund(shop, order_id, amount_minor=1200)
+    assert await refusal(line(tent, 3)) == (2100, tent["id"], 2)
+    assert await refusal(line(tent, 2), line(mug, 1)) == (2100, mug["id"], 0)
+    await request_refund(shop, order_id, items=[line(tent, 2)])
     await refunds.settle(resources, UUID(order_id))
     assert await refusal(line(mug, 1)) == (100, mug["id"], 0)
 

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
@@ -45,6 +46,28 @@ def project() -> Iterator[Path]:
     with scratch_folder() as folder:
         yield folder
         shutil.rmtree(data_folder(folder))
+
+
+@dataclass
+class Run:
+    """A run that is ready: its folder, its port and what it has printed."""
+
+    project: Path
+    port: int
+    process: subprocess.Popen[str]
+    printed: str
+
+
+@pytest.fixture(scope="module")
+def ready() -> Iterator[Run]:
+    """One run for the tests that only use it."""
+    port = free_port()
+    with scratch_folder() as project:
+        with running(project, port) as process:
+            yield Run(project, port, process, wait_for(process, "Ctrl-C"))
+            process.send_signal(signal.SIGTERM)
+            process.wait(timeout=40)
+        shutil.rmtree(data_folder(project))
 
 
 @contextmanager
@@ -185,26 +208,22 @@ def test_the_issuer_is_for_development_only(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="inspects processes in /proc")
-def test_each_process_knows_its_own_login_only(project: Path) -> None:
+def test_each_process_knows_its_own_login_only(ready: Run) -> None:
     """Every password is another; the API and the worker have neither the owner's nor the superuser's."""
-    data = data_folder(project)
-    with running(project, free_port()) as process:
-        printed = wait_for(process, "Ctrl-C")
-        files = [*data.glob("commerce_*_password"), *(data / name / "password" for name in ("postgresql", "valkey"))]
-        secrets = {file: file.read_text() for file in files}
-        environs = {
-            command(child)[0]: Path(f"/proc/{child}/environ").read_text()
-            for child in children(process)
-            if command(child)[0] in ("serve", "worker", "standin", "issuer")
-        }
-        arguments = "".join(" ".join(command(child, 0)) for child in children(process))
-        private = [
-            data / name for name in ("stripe.sqlite3", "webhook_secret", "issuer_key.pem", "valkey/data/valkey.conf")
-        ]
-        modes = {stat.S_IMODE(file.stat().st_mode) for file in (*private, *files)}
-        refused = refused_logins(printed, data, secrets[data / "commerce_app_password"])
-        process.send_signal(signal.SIGTERM)
-        process.wait(timeout=40)
+    data = data_folder(ready.project)
+    files = [*data.glob("commerce_*_password"), *(data / name / "password" for name in ("postgresql", "valkey"))]
+    secrets = {file: file.read_text() for file in files}
+    environs = {
+        command(child)[0]: Path(f"/proc/{child}/environ").read_text()
+        for child in children(ready.process)
+        if command(child)[0] in ("serve", "worker", "standin", "issuer")
+    }
+    arguments = "".join(" ".join(command(child, 0)) for child in children(ready.process))
+    private = [
+        data / name for name in ("stripe.sqlite3", "webhook_secret", "issuer_key.pem", "valkey/data/valkey.conf")
+    ]
+    modes = {stat.S_IMODE(file.stat().st_mode) for file in (*private, *files)}
+    refused = refused_logins(ready.printed, data, secrets[data / "commerce_app_password"])
 
     assert len(set(secrets.values())) == len(ROLES) + 2
     known = {
@@ -268,37 +287,31 @@ def server_addresses(project: Path) -> list[str]:
     return re.findall(r"^  (?:PostgreSQL|Valkey|Stripe|issuer) .*", printed, re.MULTILINE)
 
 
-def test_staff_need_a_token_with_the_right_role(project: Path) -> None:
+def test_staff_need_a_token_with_the_right_role(ready: Run) -> None:
     """A customer buys; support may not refund, and refunds may not edit prices."""
-    port = free_port()
-    api = f"http://127.0.0.1:{port}"
-    with running(project, port) as process:
-        printed = wait_for(process, "Ctrl-C")
-        kim, carl, anna, rita = (
-            bearer(project, *f"--sub {options}".split())
-            for options in (
-                "kim --email kim@example.com",
-                "carl --role catalogue",
-                "anna --role support",
-                "rita --role refunds",
-            )
+    project, api = ready.project, f"http://127.0.0.1:{ready.port}"
+    kim, carl, anna, rita = (
+        bearer(project, *f"--sub {options}".split())
+        for options in (
+            "kim --email kim@example.com",
+            "carl --role catalogue",
+            "anna --role support",
+            "rita --role refunds",
         )
+    )
 
-        anonymous = call("GET", f"{api}/orders")
-        order_id = buy(api, carl, customer=kim)
-        by_guest = call("GET", f"{api}/orders/{order_id}")
-        refund = f"{api}/orders/{order_id}/refund"
-        body = json.dumps({"amount_minor": 100})
-        by_support = call("POST", refund, body, JSON | anna)
-        by_refunds = call("POST", refund, body, JSON | rita)
-        price = call("PATCH", f"{api}/products/1", json.dumps({"price_minor": 1}), JSON | rita)
-        shown = re.search(r'curl \S+/orders -H "Authorization: Bearer \$\((.*)\)"', printed)
-        assert shown
-        ada = subprocess.check_output(shown[1].split(), cwd=project, env=environ(), text=True).strip()
-        orders = call("GET", f"{api}/orders", headers={"Authorization": f"Bearer {ada}"})
-
-        process.send_signal(signal.SIGTERM)
-        process.wait(timeout=40)
+    anonymous = call("GET", f"{api}/orders")
+    order_id = buy(api, carl, customer=kim)
+    by_guest = call("GET", f"{api}/orders/{order_id}")
+    refund = f"{api}/orders/{order_id}/refund"
+    body = json.dumps({"amount_minor": 100})
+    by_support = call("POST", refund, body, JSON | anna)
+    by_refunds = call("POST", refund, body, JSON | rita)
+    price = call("PATCH", f"{api}/products/1", json.dumps({"price_minor": 1}), JSON | rita)
+    shown = re.search(r'curl \S+/orders -H "Authorization: Bearer \$\((.*)\)"', ready.printed)
+    assert shown
+    ada = subprocess.check_output(shown[1].split(), cwd=project, env=environ(), text=True).strip()
+    orders = call("GET", f"{api}/orders", headers={"Authorization": f"Bearer {ada}"})
 
     assert anonymous[0] == 401
     assert by_guest[0] == 404
@@ -309,20 +322,15 @@ def test_staff_need_a_token_with_the_right_role(project: Path) -> None:
     assert orders[0] == 200
 
 
-def test_the_tour_of_the_readme_works(project: Path) -> None:
+def test_the_tour_of_the_readme_works(ready: Run) -> None:
     require_programs("curl")
-    port = free_port()
     section = (ROOT / "README.md").read_text().partition("\n## A purchase\n")[2]
     lines = itertools.takewhile(lambda line: line.startswith("    "), section.strip("\n").splitlines())
-    tour = "\n".join(lines).replace("http://localhost:8080", f"http://127.0.0.1:{port}")
+    tour = "\n".join(lines).replace("http://localhost:8080", f"http://127.0.0.1:{ready.port}")
     tour = tour.replace(".venv/bin/commerce-core", f"{sys.executable} -m service")
-    with running(project, port) as process:
-        wait_for(process, "Ctrl-C")
 
-        shown = subprocess.check_output(["sh", "-euc", tour], cwd=project, env=environ(), text=True)
+    shown = subprocess.check_output(["sh", "-euc", tour], cwd=ready.project, env=environ(), text=True)
 
-        process.send_signal(signal.SIGTERM)
-        process.wait(timeout=40)
     answers = [json.loads(line) for line in shown.splitlines() if line.startswith('{"id"')]
     assert [answer["status"] for answer in answers] == ["OPEN", "FULFILLED", "FULFILLED"]
     assert [refund["amount_minor"] for refund in answers[-1]["refunds"]] == [100]
@@ -355,17 +363,12 @@ def test_a_signal_stops_every_child(project: Path) -> None:
         assert alive(started) == []
 
 
-def test_a_second_run_on_the_same_data_is_refused(project: Path) -> None:
-    with running(project, free_port()) as first:
-        wait_for(first, "Ctrl-C")
+def test_a_second_run_on_the_same_data_is_refused(ready: Run) -> None:
+    with running(ready.project, free_port()) as second:
+        _, errors = second.communicate(timeout=20)
 
-        with running(project, free_port()) as second:
-            _, errors = second.communicate(timeout=20)
-
-        first.send_signal(signal.SIGTERM)
-        first.wait(timeout=40)
     assert second.returncode == 1
-    assert f"Process {first.pid} already runs on" in errors
+    assert f"Process {ready.process.pid} already runs on" in errors
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends children with their parent")

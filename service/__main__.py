@@ -41,6 +41,7 @@ def _serve(options: argparse.Namespace) -> int:
     settings = Settings.load()
     settings.refuse_unsafe()
     settings.refuse_open_staff(options.host)
+    _refuse_unknown_language(settings)
     # uvicorn stops on SIGTERM, then raises it again. Exit with status 0 instead, after the clean-up below.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     # The workers inherit it.
@@ -82,7 +83,36 @@ def _worker(options: argparse.Namespace) -> int:
 
     from service import worker
 
-    uvloop.run(worker.run(Settings.load()))
+    settings = Settings.load()
+    settings.refuse_unsafe()
+    _refuse_unknown_language(settings)
+    uvloop.run(worker.run(settings))
+    return 0
+
+
+def _refuse_unknown_language(settings: Settings) -> None:
+    from service.shop.search import check_language
+
+    async def check() -> None:
+        async with aclosing(Pool(settings, "commerce-start")) as pool:
+            await check_language(pool, settings.search_language)
+
+    asyncio.run(check())
+
+
+def _index(options: argparse.Namespace) -> int:
+    from service.shop.search import index_stale
+
+    def show(indexed: int) -> None:
+        if indexed % 10_000 == 0:
+            print(f"{indexed} products so far", file=sys.stderr)
+
+    async def run() -> int:
+        settings = Settings.load()
+        async with aclosing(Pool(settings, "commerce-index")) as pool:
+            return await index_stale(pool, settings.search_language, show)
+
+    print(f"{asyncio.run(run())} products indexed")
     return 0
 
 
@@ -339,6 +369,7 @@ def _parser() -> argparse.ArgumentParser:
     command("worker", _worker, "Run the jobs and the periodic tasks.")
     migrate = command("migrate", _migrate, "Bring the database's schema up to date.")
     migrate.add_argument("--undo", action="store_true", help="undo the newest migration instead, and lose its data")
+    command("index", _index, "Index for the search what is not: after a change of SEARCH_LANGUAGE, without the worker.")
     seed = command("seed", _seed, "Load demo products into an empty catalogue.")
     seed.add_argument("--products", type=_number(1, demo.MOST), default=300, metavar="N", help="how many (default 300)")
     audit = command("audit", _audit, "Check the rules of money and stock; exit status 1 when one is violated.")

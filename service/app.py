@@ -9,7 +9,7 @@ from fastapi import APIRouter, FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.http import access, audit, carts, catalog, openapi, operations, orders, policy, stuck, webhooks
+from service.http import access, audit, carts, catalog, openapi, operations, orders, policy, search, stuck, webhooks
 from service.http.identity import Identity
 from service.http.responses import HANDLERS
 from service.http.routing import Router
@@ -82,7 +82,7 @@ def create_app(settings: Settings) -> Service:
 
     app = Service(lifespan=lifespan, redirect_slashes=False, exception_handlers=HANDLERS, **openapi.APPLICATION)
     routers: dict[str, tuple[APIRouter, ...]] = {
-        "catalog": (catalog.router,),
+        "catalog": (catalog.router, search.router),
         "carts": (carts.router,),
         "orders": (orders.router, stuck.router),
         "staff": (access.router, audit.router),

@@ -31,7 +31,7 @@ from tests.conftest import login
 from tests.database import psql, wait_for_blocked
 from tests.faults.stage import family
 
-COMMANDS = "run serve worker migrate seed audit erase key review replay stripe-check token issuer standin".split()
+COMMANDS = "run serve worker migrate index seed audit erase key review replay stripe-check token issuer standin".split()
 
 
 @pytest.fixture
@@ -769,3 +769,17 @@ async def test_stripe_check_says_what_the_key_may_do(environ: dict[str, str], st
     assert unreachable[0] == 2
     assert "\nmissing: nothing\nnot proved: " in unreachable[1]
     assert (unset[0], unset[2]) == (2, "Refusing to start: STRIPE_API_KEY is not set.\n")
+
+
+async def test_an_unknown_language_of_the_search_stops_the_start(environ: dict[str, str]) -> None:
+    for name in ("serve", "worker"):
+        status, _, errors = await command({**environ, "SEARCH_LANGUAGE": "klingon"}, name)
+        assert status == 2
+        assert "Refusing to start: SEARCH_LANGUAGE: PostgreSQL has no text search configuration klingon" in errors
+
+
+async def test_index_indexes_what_is_not(environ: dict[str, str], database: asyncpg.Connection) -> None:
+    await database.execute("INSERT INTO products (name, price_minor, currency, stock) VALUES ('Lamp', 1, 'EUR', 0)")
+    assert await command(environ, "index") == (0, "1 products indexed\n", "")
+    assert await command({**environ, "SEARCH_LANGUAGE": "german"}, "index") == (0, "1 products indexed\n", "")
+    assert await command({**environ, "SEARCH_LANGUAGE": "german"}, "index") == (0, "0 products indexed\n", "")

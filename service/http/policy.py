@@ -26,6 +26,7 @@ POLICY: dict[str, Rule] = {
     "DELETE /categories/{category_id}": "catalog:write",
     "GET /products": "public",
     "GET /products/{product_id}": "public",
+    "GET /search": "public",
     "POST /products": "catalog:write",
     "PATCH /products/{product_id}": "catalog:write",
     "PUT /products/by-sku/{sku}": "catalog:write",

@@ -679,11 +679,124 @@ class RetentionDeleteEvents(Statement[None]):
 class RetentionDeleteKeys(Statement[None]):
     async def run(self, connection: Connection, /, *, limit: int) -> int: ...
 
+class SearchCountMatches(Statement[Row]):
+    async def all(
+        self, connection: Connection, /, *, queries: Sequence[str], min_prices: Sequence[int], max_prices: Sequence[int]
+    ) -> list[Row]: ...
+
+class SearchFindLanguage(Statement[Row]):
+    async def one_or_none(self, connection: Connection, /, *, language: str) -> Row | None: ...
+
+class SearchFindSimilar(Statement[Row]):
+    async def all(self, connection: Connection, /, *, word: str, swapped: Sequence[str]) -> list[Row]: ...
+
 class SearchFindStale(Statement[Row]):
     async def one(self, connection: Connection, /, *, after_id: int, language: str) -> Row: ...
 
 class SearchIndexProducts(Statement[None]):
     async def run(self, connection: Connection, /, *, product_ids: Sequence[int], language: str) -> int: ...
+
+class SearchMatchPrices(Statement[Row]):
+    async def all(
+        self,
+        connection: Connection,
+        /,
+        *,
+        currency: str,
+        query: str | None,
+        name_query: str | None,
+        sort: str,
+        min_price: int,
+        max_price: int,
+        available: bool | None,
+        limit: int,
+        after_rank: int,
+        after_name: str,
+        after_place: int,
+    ) -> list[Row]: ...
+
+class SearchMatchWords(Statement[Row]):
+    async def all(
+        self,
+        connection: Connection,
+        /,
+        *,
+        rare_words: str,
+        query: str | None,
+        name_query: str | None,
+        sort: str,
+        min_price: int,
+        max_price: int,
+        available: bool | None,
+        limit: int,
+        after_rank: int,
+        after_name: str,
+        after_place: int,
+    ) -> list[Row]: ...
+
+class SearchSplitQuery(Statement[Row]):
+    async def all(self, connection: Connection, /, *, query: str, language: str) -> list[Row]: ...
+
+class SearchWalkName(Statement[Row]):
+    async def all(
+        self,
+        connection: Connection,
+        /,
+        *,
+        query: str | None,
+        min_price: int,
+        max_price: int,
+        available: bool | None,
+        after_name: str,
+        after_id: int,
+        limit: int,
+    ) -> list[Row]: ...
+
+class SearchWalkNewest(Statement[Row]):
+    async def all(
+        self,
+        connection: Connection,
+        /,
+        *,
+        query: str | None,
+        min_price: int,
+        max_price: int,
+        available: bool | None,
+        before_id: int,
+        limit: int,
+    ) -> list[Row]: ...
+
+class SearchWalkPrice(Statement[Row]):
+    async def all(
+        self,
+        connection: Connection,
+        /,
+        *,
+        query: str | None,
+        currency: str,
+        min_price: int,
+        max_price: int,
+        available: bool | None,
+        after_price: int,
+        after_id: int,
+        limit: int,
+    ) -> list[Row]: ...
+
+class SearchWalkPriceDown(Statement[Row]):
+    async def all(
+        self,
+        connection: Connection,
+        /,
+        *,
+        query: str | None,
+        currency: str,
+        min_price: int,
+        max_price: int,
+        available: bool | None,
+        before_price: int,
+        before_id: int,
+        limit: int,
+    ) -> list[Row]: ...
 
 class SeedAddCategory(Statement[Row]):
     async def one(self, connection: Connection, /, *, name: str, slug: str) -> Row: ...
@@ -1203,9 +1316,29 @@ def statement(name: Literal["retention/delete_events"]) -> RetentionDeleteEvents
 @overload
 def statement(name: Literal["retention/delete_keys"]) -> RetentionDeleteKeys: ...
 @overload
+def statement(name: Literal["search/count_matches"], row: type[Row]) -> SearchCountMatches[Row]: ...
+@overload
+def statement(name: Literal["search/find_language"], row: type[Row]) -> SearchFindLanguage[Row]: ...
+@overload
+def statement(name: Literal["search/find_similar"], row: type[Row]) -> SearchFindSimilar[Row]: ...
+@overload
 def statement(name: Literal["search/find_stale"], row: type[Row]) -> SearchFindStale[Row]: ...
 @overload
 def statement(name: Literal["search/index_products"]) -> SearchIndexProducts: ...
+@overload
+def statement(name: Literal["search/match_prices"], row: type[Row]) -> SearchMatchPrices[Row]: ...
+@overload
+def statement(name: Literal["search/match_words"], row: type[Row]) -> SearchMatchWords[Row]: ...
+@overload
+def statement(name: Literal["search/split_query"], row: type[Row]) -> SearchSplitQuery[Row]: ...
+@overload
+def statement(name: Literal["search/walk_name"], row: type[Row]) -> SearchWalkName[Row]: ...
+@overload
+def statement(name: Literal["search/walk_newest"], row: type[Row]) -> SearchWalkNewest[Row]: ...
+@overload
+def statement(name: Literal["search/walk_price"], row: type[Row]) -> SearchWalkPrice[Row]: ...
+@overload
+def statement(name: Literal["search/walk_price_down"], row: type[Row]) -> SearchWalkPriceDown[Row]: ...
 @overload
 def statement(name: Literal["seed/add_category"], row: type[Row]) -> SeedAddCategory[Row]: ...
 @overload

@@ -84,6 +84,14 @@ class ProductPage:
 
 
 @dataclass(slots=True)
+class SearchPage:
+    """A page of products that match a search, as PostgreSQL renders them; the cursor is an opaque text."""
+
+    items: Sequence[ListedProduct]
+    next_cursor: str | None
+
+
+@dataclass(slots=True)
 class StaffListedProduct:
     """A product in a listing for staff, with its exact stock."""
 
@@ -306,11 +314,22 @@ async def _read_page(resources: Resources, *, limit: int, after_id: int, categor
         if category is None:
             page = await LIST_PRODUCTS.one(reader, after_id=after_id, limit=limit)
         else:
-            category_id = await FIND_CATEGORY.one_or_none(reader, slug=category)
-            if category_id is None:
-                raise not_found("category")
+            category_id = await _category_id(reader, category)
             page = await LIST_CATEGORY_PRODUCTS.one(reader, category_id=category_id, after_id=after_id, limit=limit)
     return page.encode()
+
+
+async def find_category(resources: Resources, slug: str) -> int:
+    """The id of the category with this slug. Raises `not_found`."""
+    async with connection(resources.pool) as reader:
+        return await _category_id(reader, slug)
+
+
+async def _category_id(reader: Connection, slug: str) -> int:
+    category_id = await FIND_CATEGORY.one_or_none(reader, slug=slug)
+    if category_id is None:
+        raise not_found("category")
+    return category_id
 
 
 async def list_staff_products(
@@ -326,9 +345,7 @@ async def list_staff_products(
     async with connection(resources.pool) as reader:
         category_id = None
         if category is not None:
-            category_id = await FIND_CATEGORY.one_or_none(reader, slug=category)
-            if category_id is None:
-                raise not_found("category")
+            category_id = await _category_id(reader, category)
         found = await FIND_STAFF_PRODUCTS.one(
             reader,
             category_id=category_id,

@@ -1,6 +1,6 @@
 -- catalog/find_category: the id of the category with this slug.
 --
--- callers  service.shop.catalog._read_page, service.shop.catalog.list_staff_products
+-- callers  service.shop.catalog._category_id
 -- param    $1 slug text
 -- returns  one or none; none = no such slug
 -- locks    none

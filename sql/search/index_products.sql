@@ -7,7 +7,7 @@
 -- param    $1 product_ids bigint[]
 -- param    $2 language text
 -- returns  none
--- locks    products NO KEY UPDATE by id; product_search UPDATE by product_id; new product_search, search_words; to
+-- locks    products NO KEY UPDATE by id; product_search UPDATE in no order; new product_search, search_words; to
 --          commit
 -- waits    on products for edits and stock moves; 55P03 after lock_timeout -> busy; a transaction that adds the same
 --          new word may delay it
@@ -194,7 +194,8 @@ SELECT
     version,
     $2,
     array_to_tsvector(words),
-    name_key,
+    -- Some characters become many. An index entry has 2,704 bytes at most.
+    left(name_key, 200),
     price_minor,
     currency
 FROM indexed

@@ -280,6 +280,19 @@ QUERIES = [
     *(f"/orders?limit={limit}" for limit in [*NO_LIMITS, "0", "101"]),
     *(f"/orders?after_id={after}" for after in [*NO_LIMITS, "0"]),
     *(f"/orders?status={status}" for status in ["", *"c4nary paid PAID%00 PAID,CANCELLED %ff".split()]),
+    *(f"/search?limit={limit}" for limit in [*NO_LIMITS, "0", "101"]),
+    *(
+        f"/search?{name}={text}"
+        for name in ("sort", "currency", "available")
+        for text in ["", "c4nary", "%00", "EUR,USD"]
+    ),
+    *(f"/search?{side}_price_minor={text}&currency=EUR" for side in ("min", "max") for text in [*NO_LIMITS, "-1"]),
+    *(
+        f"/search?after={text}"
+        for text in ["", "c4nary", "W10=", "WyJuZXdlc3QiLGZhbHNlLDAsIiIsMWUzXQ", "%ff", 3000 * "x"]
+    ),
+    *(f"/search?q={text}" for text in ["c4nary%00", TOO_LONG, "+".join(f"c4nary{n}" for n in range(21))]),
+    *(f"/search?{query}" for query in ("sort=price", "sort=-price", "min_price_minor=1", "max_price_minor=1")),
     *(f"/orders?payment_status={status}" for status in ["", *"c4nary succeeded SUCCEEDED%00".split()]),
     *(f"/orders?q={text}" for text in ["", "%20", "%00", "a%0a", "%e2%80%ae", 801 * "x"]),
     *(f"/audit?limit={limit}" for limit in [*NO_LIMITS, "0", "101"]),

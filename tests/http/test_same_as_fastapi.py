@@ -104,6 +104,13 @@ VALID: dict[str, list[Case]] = {
         Case("/products?stock_at_most=0", credential=None),
         Case("/products?active=yes"),
     ],
+    "GET /search": [
+        Case("/search"),
+        Case("/search?q=tent&category=camping&currency=EUR&min_price_minor=1&max_price_minor=9999&available=true"),
+        Case("/search?sort=-price&currency=EUR&limit=1"),
+        Case("/search?sort=price"),
+        Case("/search?category=nowhere"),
+    ],
     "GET /products/{product_id}": [
         Case("/products/1"),
         Case("/products/3", credential=None),

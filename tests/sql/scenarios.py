@@ -18,7 +18,7 @@ from service.infra.packaged import index_names, migration_names
 
 # Categories and products; NO_… are ids that no row has.
 TENTS, MUGS, UNUSED, NO_CATEGORY = 1, 2, 3, 404
-TENT, LAMP, ROPE, MUG, OLD, NO_PRODUCT = 1, 2, 3, 4, 5, 404
+TENT, LAMP, ROPE, MUG, OLD, OLDER, NO_PRODUCT = 1, 2, 3, 4, 5, 6, 404
 
 OPEN, EMPTY, PENDING, REORDER, PAID, FULFILLED, CANCELLED, REORDERED, LATE, ABANDONED, NEW, SINGLE = (
     UUID(f"00000000-0000-4000-8000-00000000000{digit}") for digit in "123456789afc"
@@ -31,6 +31,9 @@ USER, STRANGER = "user", "stranger"
 
 # An order has the id of its cart, a payment the id of its order. Rows that a statement locks together are inserted in
 # another order than that of their ids: a plan that locks them as they lie fails the test. Nothing is overdue for a day.
+# Each order of a search, and whether only what is in stock.
+SORTED = [("relevance", None), ("newest", False), ("price", None), ("-price", None), ("name", False)]
+
 SEED = f"""
 INSERT INTO categories (name, slug) VALUES ('Tents', 'tents'), ('Mugs', 'mugs'), ('Unused', 'unused');
 INSERT INTO products (id, name, category_id, price_minor, currency, stock, sku) OVERRIDING SYSTEM VALUE
@@ -53,7 +56,7 @@ SELECT
     currency
 FROM products
 WHERE id <> {MUG};
-INSERT INTO search_words (word) VALUES ('tent'), ('lamp');
+INSERT INTO search_words (word) VALUES ('tent'), ('lamp'), ('lamps');
 
 INSERT INTO carts (id, status, currency)
 VALUES
@@ -221,9 +224,11 @@ VALUES
     (sha256('c'), sha256('body'), '{FULFILLED}', 200, '{{}}');
 -- Off sale, and not yet taken out of the search.
 INSERT INTO products (id, name, price_minor, currency, stock, active) OVERRIDING SYSTEM VALUE
-VALUES ({OLD}, 'Old', 100, 'EUR', 0, false);
+VALUES ({OLD}, 'Old', 100, 'CHF', 0, false), ({OLDER}, 'Older', 90, 'CHF', 0, false);
 INSERT INTO product_search (product_id, version, language, words, name_key, price_minor, currency)
-VALUES ({OLD}, 1, 'simple', 'old', 'old', 100, 'EUR');
+VALUES
+    ({OLDER}, 1, 'simple', '$CHF =older older', 'older', 90, 'CHF'),
+    ({OLD}, 1, 'simple', '$CHF =old old', 'old', 100, 'CHF');
 """
 
 
@@ -612,9 +617,46 @@ SCENARIOS = {
     "refunds/settle_unmatched": does(run(PAID), none=run(NEW), predecessor=(PAID,)),
     "pressure/measure_holds": does(run(9.0)),
     "seed/add_category": does(run("Pots", "pots"), run("Tents", "tents")),
+    "search/count_matches": does(
+        run(["'novel'", "'rope':*"], [0, 0], [LAST, LAST]), run(["'tent' & '=tent'"], [0], [LAST])
+    ),
+    "search/find_language": does(run("german"), none=run("klingon")),
+    "search/find_similar": does(run("lampp", ["lmapp", "tent"]), none=run("mugss", [])),
+    "search/match_prices": does(
+        *(run("CHF", None, "'=old'", sort, 1, 100, available, 21, -LAST, "", -LAST) for sort, available in SORTED),
+        none=run("CHF", "'mug'", None, "price", 1, 100, None, 21, -LAST, "", -LAST),
+    ),
+    "search/match_words": does(
+        *(
+            run("'$CHF' & 'old':*", None, "'=old'", sort, 1, 1250, available, 21, -LAST, "", -LAST)
+            for sort, available in SORTED
+        ),
+        none=run("'mug'", "'$EUR'", None, "price", 1, 1250, None, 21, -LAST, "", -LAST),
+    ),
+    "search/split_query": does(run("Tent 帳篷, rope", "simple"), none=run("?!", "simple")),
+    "search/walk_name": does(
+        run(None, 0, LAST, None, "", 0, 21),
+        run("'product' | 'rope'", 1, LAST, True, "", 0, 21),
+        none=run(None, 0, 9, None, "", 0, 21),
+    ),
+    "search/walk_newest": does(
+        run(None, 0, LAST, None, 10, 21),
+        run("'tent' | 'rope'", 1, LAST, True, 10, 21),
+        none=run(None, 0, 9, None, 10, 21),
+    ),
+    "search/walk_price": does(
+        run(None, "CHF", 0, 100, None, 0, 0, 21),
+        run("'old':*", "CHF", 1, 100, False, 0, 0, 21),
+        none=run(None, "CHF", 0, 9, None, 0, 0, 21),
+    ),
+    "search/walk_price_down": does(
+        run(None, "CHF", 0, 100, None, 101, 0, 21),
+        run("'old':*", "CHF", 1, 100, False, 101, 0, 21),
+        none=run(None, "CHF", 0, 9, None, 101, 0, 21),
+    ),
     "search/find_stale": does(run(0, "simple"), run(0, "german"), run(LAST, "simple")),
     "search/index_products": does(
-        run([TENT, ROPE, MUG, OLD], "simple"),
+        run([TENT, ROPE, MUG, OLD, OLDER], "simple"),
         none=run([NO_PRODUCT], "simple"),
     ),
     "seed/add_products": does(

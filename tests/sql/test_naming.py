@@ -37,6 +37,8 @@ VALUES_BY_PARAMETER = {
     ("audit_log/add_entry", 2): "order:1",
     ("catalog/create_category", 1): "euros",
     ("catalog/update_category", 2): "euros",
+    ("search/index_products", 1): "simple",
+    ("search/split_query", 1): "simple",
     ("seed/add_category", 1): "euros",
     ("refunds/add_refund", 4): "staff",
     ("refunds/record_refund", 4): "FAILED",

@@ -1,0 +1,17 @@
+-- search/find_similar: words of the catalogue that are like a word, the most similar first.
+-- pg_trgm misses words that differ by two letters swapped in the middle, so those are looked up as they are.
+--
+-- callers  service.shop.search._correct
+-- param    $1 word text
+-- param    $2 swapped text[]
+-- returns  many by similarity(word, $1) descending, word; none = no word is like it
+-- locks    none
+-- waits    none
+-- index    search_words_similar, search_words_pkey
+-- rows     0..100 by LIMIT, usually 3
+-- guards   none
+SELECT word
+FROM search_words
+WHERE word % $1 OR word = any($2)
+ORDER BY similarity(word, $1) DESC, word
+LIMIT 100;

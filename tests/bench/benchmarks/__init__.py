@@ -3,7 +3,18 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.bench.benchmarks import audit, catalogue, identity, processes, purchase, reserve, scale, storage, stripe
+from tests.bench.benchmarks import (
+    audit,
+    catalogue,
+    identity,
+    processes,
+    purchase,
+    reserve,
+    scale,
+    search,
+    storage,
+    stripe,
+)
 from tests.bench.figures import Measured
 from tests.bench.stage import Stage
 
@@ -20,6 +31,7 @@ class Benchmark:
 BENCHMARKS = (
     Benchmark("list", "The cached first page", catalogue.cached_list),
     Benchmark("product", "Products and pages from PostgreSQL", catalogue.from_postgresql),
+    Benchmark("search", "The search at a million products", search.pages),
     Benchmark("reserve", "Reserving stock", reserve.over_http),
     Benchmark("identity", "Access tokens and owners", identity.costs),
     Benchmark("distance", "Reserving a hot product, the database 1 ms away", reserve.at_a_distance),

@@ -346,7 +346,7 @@ async def list_staff_products(
         category_id = None
         if category is not None:
             category_id = await _category_id(reader, category)
-        found = await FIND_STAFF_PRODUCTS.one(
+        fitting = await FIND_STAFF_PRODUCTS.one(
             reader,
             category_id=category_id,
             active=active,
@@ -354,8 +354,8 @@ async def list_staff_products(
             after_id=after_id,
             limit=limit + 1,
         )
-        page = await LIST_STAFF_PRODUCTS.all(reader, product_ids=found.ids[:limit])
-    return StaffProductPage(page, found.ids[limit - 1] if len(found.ids) > limit else found.walked_to)
+        page = await LIST_STAFF_PRODUCTS.all(reader, product_ids=fitting.ids[:limit])
+    return StaffProductPage(page, fitting.ids[limit - 1] if len(fitting.ids) > limit else fitting.walked_to)
 
 
 async def update_product(

@@ -358,7 +358,7 @@ async def list_orders(
     """
     async with connection(resources.pool) as reader:
         if text is not None or payment_status is not None:
-            found = await _find(
+            fitting = await _find(
                 reader,
                 text,
                 status=status,
@@ -366,8 +366,8 @@ async def list_orders(
                 before_number=before_number,
                 limit=limit + 1,
             )
-            page = await LIST_NUMBERED.all(reader, numbers=found.numbers[:limit])
-            cursor = found.numbers[limit - 1] if len(found.numbers) > limit else found.walked_to
+            page = await LIST_NUMBERED.all(reader, numbers=fitting.numbers[:limit])
+            cursor = fitting.numbers[limit - 1] if len(fitting.numbers) > limit else fitting.walked_to
             return OrderPage(page, cursor)
         if status is None:
             page = await LIST_ORDERS.all(reader, before_number=before_number, limit=limit + 1)

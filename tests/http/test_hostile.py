@@ -41,7 +41,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "PATCH /categories/{category}": {"name": "Camping"},
     "POST /products": {"name": "Tent", "price_minor": 1250, "currency": "EUR", "stock": 10},
     "PATCH /products/{product}": {"name": "Tent"},
-    "PUT /products/by-sku/T-1": {"name": "Tent", "price_minor": 1250, "currency": "EUR", "stock": 10},
+    "PUT /products/by-sku/{sku}": {"name": "Tent", "price_minor": 1250, "currency": "EUR", "stock": 10},
     "POST /products/{product}/stock": {"delta": 1, "reason": "delivery"},
     "POST /auth/revocations": {"sub": "anna"},
     "POST /carts": {},
@@ -184,7 +184,7 @@ WRONG: dict[str, dict[str, list[str]]] = {
         "stock": ["1"],
         "currency": ['"EUR"'],
     },
-    "PUT /products/by-sku/T-1": {
+    "PUT /products/by-sku/{sku}": {
         "name": STRINGS + NO_NULL,
         "description": DESCRIPTIONS + NO_NULL,
         "category_id": [*IDS, *LARGE, LARGEST],
@@ -294,7 +294,7 @@ QUERIES = [
     *(f"/search?q={text}" for text in ["c4nary%00", TOO_LONG, "+".join(f"c4nary{n}" for n in range(21))]),
     *(f"/search?{query}" for query in ("sort=price", "sort=-price", "min_price_minor=1", "max_price_minor=1")),
     *(f"/orders?payment_status={status}" for status in ["", *"c4nary succeeded SUCCEEDED%00".split()]),
-    *(f"/orders?q={text}" for text in ["", "%20", "%00", "a%0a", "%e2%80%ae", 801 * "x"]),
+    *(f"/orders?q={text}" for text in ["", "%20", "%00", "a%0ab", "%e2%80%ae", 801 * "x"]),
     *(f"/audit?limit={limit}" for limit in [*NO_LIMITS, "0", "101"]),
     *(f"/audit?after_id={after}" for after in [*NO_LIMITS, "0"]),
     *(f"/audit?{name}={text}" for name in ("actor", "subject") for text in ["", "c4nary%00", 301 * "x"]),
@@ -539,6 +539,7 @@ async def ids(shop: Shop) -> dict[str, str]:
         "order": placed["order_id"],
         "kind": "refund_failed",
         "id": "re_1",
+        "sku": "T-1",
     }
 
 
@@ -635,6 +636,8 @@ async def test_an_impossible_id_is_not_found(shop: Shop, ids: dict[str, str], da
     before = await checksum_tables(database)
     document = (await shop.http.get("/openapi.json")).json()
     calls = [(method.upper(), path) for path, methods in document["paths"].items() for method in methods if "{" in path]
+    # A sku that a product cannot have is a wrong value of a new product, 422.
+    calls.remove(("PUT", "/products/by-sku/{sku}"))
     assert len(calls) > 15
     bodies = {call.replace("}", "_id}"): body for call, body in BODIES.items()}
     for method, path in calls:

@@ -96,6 +96,7 @@ WHERE
         payments.id IS NULL
         OR payments.amount_minor <> orders.total_minor
         OR payments.currency <> orders.currency
+        OR payments.order_number <> orders.number
         OR coalesce(refund_total.succeeded_minor, 0) <> payments.refunded_minor
         OR CASE orders.status
             WHEN 'PENDING_PAYMENT' THEN payments.status NOT IN ('INITIATED', 'PROCESSING')

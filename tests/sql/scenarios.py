@@ -307,7 +307,9 @@ SCENARIOS = {
         run([PENDING, PAID], before="UPDATE orders SET total_minor = total_minor + 1"), none=run([PENDING, PAID])
     ),
     "audit/payment_fits_order": does(
-        run([PAID, LATE], before="UPDATE payments SET currency = 'CHF'"), none=run([PAID, LATE])
+        run([PAID, LATE], before="UPDATE payments SET currency = 'CHF'"),
+        run([PAID, LATE], before="UPDATE payments SET order_number = 0"),
+        none=run([PAID, LATE]),
     ),
     "audit/refund_lines_add_up": does(
         run([PAID, FULFILLED], before="UPDATE refund_items SET quantity = 2"), none=run([PAID, FULFILLED])

@@ -81,9 +81,9 @@ def _slug(slug: str) -> str:
     return slug
 
 
-def _image_url(url: str) -> str:
-    if not has_host(url):
-        raise ValueError("must name a host")
+def _image_url(url: object) -> object:
+    if isinstance(url, str) and not (re.fullmatch(IMAGE_URL_FORM, url) and has_host(url)):
+        raise ValueError("must be an https URL with a host, and without spaces")
     return url
 
 
@@ -111,7 +111,7 @@ Slug = Annotated[
 # A slug to look for; an impossible one is not found.
 SlugQuery = Annotated[str, BeforeValidator(to_nfc), StringConstraints(max_length=MAX_LENGTH, pattern=NO_NUL)]
 Sku = Annotated[str, StringConstraints(pattern=SKU_FORM)]
-ImageUrl = Annotated[str, StringConstraints(max_length=2048, pattern=IMAGE_URL_FORM), AfterValidator(_image_url)]
+ImageUrl = Annotated[str, BeforeValidator(_image_url), StringConstraints(max_length=2048, pattern=IMAGE_URL_FORM)]
 # A storefront's own name of a cart and its order.
 Reference = Annotated[
     str,

@@ -227,6 +227,20 @@ MUTANTS = [
         at("http/test_catalog", "test_every_stock_move_is_in_the_ledger"),
     ),
     Mutant(
+        "put_product: currency",
+        "service/shop/catalog.py",
+        "if currency not in (None, current.currency):",
+        "if not currency:",
+        at("http/test_catalog", "test_a_put_keeps_to_the_rules_of_products"),
+    ),
+    Mutant(
+        "put_product: two at once",
+        "service/shop/catalog.py",
+        'if error.code != "sku_taken":',
+        "if error.code:",
+        at("http/test_catalog", "test_eight_puts_of_a_sku_at_once_make_one_product"),
+    ),
+    Mutant(
         "move_stock: bound",
         "sql/catalog/move_stock.sql",
         "stock + $2 BETWEEN 0 AND 1000000000",

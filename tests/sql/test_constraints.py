@@ -43,6 +43,7 @@ INSERT INTO refunds (id, order_id, stripe_payment_intent_id, amount_minor, cause
 VALUES ({TWO}, {TWO}, 'pi_2', 1250, 'late_money', now());
 INSERT INTO refunds (id, order_id, stripe_payment_intent_id, amount_minor, cause, status, stripe_refund_id)
 VALUES ({ONE}, {TWO}, 'pi_2', 50, 'staff', 'FAILED', 're_1');
+INSERT INTO order_shipping (order_id, name) VALUES ({ONE}, 'Jenny Rosen');
 INSERT INTO refund_items (refund_id, product_id, quantity, restock) VALUES ({ONE}, 1, 1, true);
 INSERT INTO order_events (order_id, to_status, cause) VALUES ({ONE}, 'PENDING_PAYMENT', 'test');
 INSERT INTO stock_movements (product_id, delta, reason, order_id, hold) VALUES (1, -2, 'hold', {ONE}, 1);
@@ -236,6 +237,12 @@ INVALID_ROWS = [
     ("refunds_reason_length", "UPDATE refunds SET reason = ''"),
     ("refunds_failure_reason_form", f"UPDATE refunds SET failure_reason = 'declined' WHERE id = {TWO}"),
     ("refunds_failure_reason_form", f"UPDATE refunds SET failure_reason = '' WHERE id = {ONE}"),
+    ("order_shipping_pkey", "INSERT INTO order_shipping SELECT * FROM order_shipping"),
+    ("order_shipping_order_fkey", f"UPDATE order_shipping SET order_id = {NONE}"),
+    *(
+        ("order_shipping_lengths", f"UPDATE order_shipping SET {column} = repeat('x', 501)")
+        for column in ("name", "phone", "line1", "line2", "city", "state", "postal_code", "country")
+    ),
     ("refund_items_pkey", "INSERT INTO refund_items SELECT * FROM refund_items"),
     ("refund_items_refund_fkey", f"UPDATE refund_items SET refund_id = {NONE}"),
     ("refund_items_quantity_range", "UPDATE refund_items SET quantity = 0"),

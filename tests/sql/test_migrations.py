@@ -209,6 +209,7 @@ FILL = {
     "0056.audit_log": """
         INSERT INTO audit_log (actor, action, subject, after, request_id)
         SELECT 'admin', 'create_product', 'product:' || id, '{}', 'x' FROM products""",
+    "0077.order_shipping": "INSERT INTO order_shipping (order_id, name) SELECT id, 'Jenny Rosen' FROM orders",
     "0075.refund_items": """
         INSERT INTO refund_items (refund_id, product_id, quantity, restock)
         SELECT id, (SELECT max(id) FROM products), 1, true FROM refunds""",

@@ -151,6 +151,25 @@ def _payment_methods(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
+# The countries to which Stripe Checkout collects addresses: Stripe's list.
+SHIPPING_COUNTRIES = frozenset(
+    "AC AD AE AF AG AI AL AM AO AQ AR AT AU AW AX AZ BA BB BD BE BF BG BH BI BJ BL BM BN BO BQ BR BS BT BV BW BY "
+    "BZ CA CD CF CG CH CI CK CL CM CN CO CR CV CW CY CZ DE DJ DK DM DO DZ EC EE EG EH ER ES ET FI FJ FK FO FR GA "
+    "GB GD GE GF GG GH GI GL GM GN GP GQ GR GS GT GU GW GY HK HN HR HT HU ID IE IL IM IN IO IQ IS IT JE JM JO JP "
+    "KE KG KH KI KM KN KR KW KY KZ LA LB LC LI LK LR LS LT LU LV LY MA MC MD ME MF MG MK ML MM MN MO MQ MR MS MT "
+    "MU MV MW MX MY MZ NA NC NE NG NI NL NO NP NR NU NZ OM PA PE PF PG PH PK PL PM PN PR PS PT PY QA RE RO RS RU "
+    "RW SA SB SC SD SE SG SH SI SJ SK SL SM SN SO SR SS ST SV SX SZ TA TC TD TF TG TH TJ TK TL TM TN TO TR TT TV "
+    "TW TZ UA UG US UY UZ VA VC VE VG VN VU WF WS XK YE YT ZA ZM ZW ZZ".split()
+)
+
+
+def _countries(codes: tuple[str, ...]) -> tuple[str, ...]:
+    """Refuse a code that Stripe does not know: it would fail every checkout."""
+    if not SHIPPING_COUNTRIES.issuperset(codes):
+        raise ValueError("must be a list of ISO 3166-1 alpha-2 codes that Stripe ships to, such as DE or AT")
+    return codes
+
+
 # Asymmetric only: with a shared secret, everybody who can verify a token can also make one.
 AUTH_ALGORITHMS = ("ES256", "EdDSA", "RS256")
 
@@ -212,6 +231,8 @@ class Settings(BaseModel):
     stripe_cancel_url: WebUrl = "http://localhost:8080/payments/cancel"
     # Never offered: vouchers, for example, hold the units for days.
     excluded_payment_methods: Annotated[CommaList, AfterValidator(_payment_methods)] = ()
+    # Where the shop ships to. Stripe Checkout then collects an address and a phone number.
+    shipping_countries: Annotated[CommaList, AfterValidator(_countries)] = ()
 
     # Longer ones could not be sent: service/infra/credentials.py.
     admin_token: str = Field(default="", min_length=32, max_length=4096, pattern=r"^\S*$", repr=False)

@@ -13,6 +13,7 @@ PERSONAL = {
     # `reference`.
     "carts": "reference user_id",
     "orders": "client client_network email email_digest reference user_id",
+    "order_shipping": "city country line1 line2 name phone postal_code state",
     # What Stripe is told about the customer, and where the order can be paid.
     "payments": "checkout_url session_parameters",
     # What staff wrote, and who.

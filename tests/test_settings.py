@@ -2,12 +2,12 @@
 
 import os
 from pathlib import Path
-from typing import get_args
+from typing import get_args, get_type_hints
 
 import pytest
-from stripe.params.checkout import SessionCreateParams
+from stripe.params.checkout import SessionCreateParams, SessionCreateParamsShippingAddressCollection
 
-from service.settings import PAYMENT_METHODS, Settings, UnsafeSettings, environment
+from service.settings import PAYMENT_METHODS, SHIPPING_COUNTRIES, Settings, UnsafeSettings, environment
 from tests.client import ADMIN_TOKEN
 
 SAFE = {"DATABASE_URL": "postgresql://db/shop", "STRIPE_API_KEY": "sk_test_x", "STRIPE_WEBHOOK_SECRET": "whsec_x"}
@@ -242,6 +242,17 @@ def test_the_payment_methods_are_those_that_stripe_lists() -> None:
     assert check(EXCLUDED_PAYMENT_METHODS=" boleto , sepa_debit,").excluded_payment_methods == ("boleto", "sepa_debit")
 
 
+def test_the_shipping_countries_are_those_that_stripe_lists() -> None:
+    countries = get_type_hints(SessionCreateParamsShippingAddressCollection)["allowed_countries"]
+    (literal, _) = get_args(get_args(countries)[0])
+
+    assert set(get_args(literal)) == SHIPPING_COUNTRIES
+    assert check(SHIPPING_COUNTRIES=" DE , AT,").shipping_countries == ("DE", "AT")
+    for wrong in ("XX", "de", "DE;AT", "CU"):
+        with pytest.raises(UnsafeSettings, match="SHIPPING_COUNTRIES"):
+            check(SHIPPING_COUNTRIES=wrong)
+
+
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg", "postgresql+asyncpg"])
 def test_a_database_url_names_no_driver(scheme: str) -> None:
     rest = "://u:p%40ss@db:5432/shop?sslmode=require"
@@ -328,7 +339,12 @@ def test_staff_calls_are_open_on_loopback_only(host: str) -> None:
 @pytest.mark.parametrize("name", [name.upper() for name in Settings.model_fields])
 def test_every_setting_may_come_from_a_file(name: str, tmp_path: Path) -> None:
     values = {**SAFE, **LIVE, "METRICS_HOST": "::1", "LOG_LEVEL": "ERROR", "MIGRATE_DATABASE_URL": "postgresql://m/x"}
-    values |= {"STRIPE_ACCOUNT": "acct_1", "CORS_ORIGINS": "https://a.example", "EXCLUDED_PAYMENT_METHODS": "boleto"}
+    values |= {
+        "STRIPE_ACCOUNT": "acct_1",
+        "CORS_ORIGINS": "https://a.example",
+        "EXCLUDED_PAYMENT_METHODS": "boleto",
+        "SHIPPING_COUNTRIES": "DE",
+    }
     values |= {"REDIS_URL": "redis://r/1", "STRIPE_API_BASE": "https://s.example", "METRICS_PORT": "9000"}
     values |= {"AUTH_ISSUER": "https://i.example", "AUTH_AUDIENCE": "shop", "AUTH_JWKS_URL": "https://i.example/keys"}
     values |= {"AUTH_ALGORITHMS": "RS256", "AUTH_TYPES": "JWT", "AUTH_ROLES_CLAIM": "groups"}

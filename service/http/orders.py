@@ -107,7 +107,7 @@ async def list_orders(query: Annotated[OrdersQuery, Query()], resources: Resourc
 async def get_order(order_id: OrderId, resources: ResourcesDep, principal: Caller) -> orders.Order:
     """Read an order with its lines, payment, refunds and disputes.
 
-    Only staff see who made refunds, and why; only staff and the owner see the e-mail address.
+    Only staff see who made refunds, and why; only staff and the owner see e-mail address and shipping.
     """
     return await orders.get_order(resources, principal, order_id)
 

@@ -537,6 +537,9 @@ class OrdersReadOrder(Statement[Row]):
         self, connection: Connection, /, *, order_id: UUID, user_id: str | None, reads_all: bool
     ) -> Row | None: ...
 
+class OrdersReadShipping(Statement[Row]):
+    async def one_or_none(self, connection: Connection, /, *, order_id: UUID) -> Row | None: ...
+
 class OrdersWalkOrders(Statement[Row]):
     async def one(self, connection: Connection, /, *, payment_status: str, before_number: int, limit: int) -> Row: ...
 
@@ -860,6 +863,23 @@ class SettlementRestoreCart(Statement[None]):
 
 class SettlementRetakeStock(Statement[Row]):
     async def all(self, connection: Connection, /, *, order_id: UUID, hold_number: int, actor: str) -> list[Row]: ...
+
+class SettlementStoreShipping(Statement[None]):
+    async def run(
+        self,
+        connection: Connection,
+        /,
+        *,
+        order_id: UUID,
+        name: str | None,
+        phone: str | None,
+        line1: str | None,
+        line2: str | None,
+        city: str | None,
+        state: str | None,
+        postal_code: str | None,
+        country: str | None,
+    ) -> int: ...
 
 class StuckAddItem(Statement[Row]):
     async def one_or_none(
@@ -1256,6 +1276,8 @@ def statement(name: Literal["orders/list_user_orders"], row: type[Row]) -> Order
 @overload
 def statement(name: Literal["orders/read_order"], row: type[Row]) -> OrdersReadOrder[Row]: ...
 @overload
+def statement(name: Literal["orders/read_shipping"], row: type[Row]) -> OrdersReadShipping[Row]: ...
+@overload
 def statement(name: Literal["orders/walk_orders"], row: type[Row]) -> OrdersWalkOrders[Row]: ...
 @overload
 def statement(name: Literal["orders/walk_orders_by_status"], row: type[Row]) -> OrdersWalkOrdersByStatus[Row]: ...
@@ -1357,6 +1379,8 @@ def statement(name: Literal["settlement/replace_cart"], row: type[Row]) -> Settl
 def statement(name: Literal["settlement/restore_cart"]) -> SettlementRestoreCart: ...
 @overload
 def statement(name: Literal["settlement/retake_stock"], row: type[Row]) -> SettlementRetakeStock[Row]: ...
+@overload
+def statement(name: Literal["settlement/store_shipping"]) -> SettlementStoreShipping: ...
 @overload
 def statement(name: Literal["stuck/add_item"], row: type[Row]) -> StuckAddItem[Row]: ...
 @overload

@@ -96,6 +96,35 @@ class StripeUnknown(StripeFailed):
 
 
 @dataclass(slots=True)
+class Shipping:
+    """Where the goods go and whom to call, as the customer told Stripe; texts of at most 500 characters."""
+
+    name: str | None
+    phone: str | None
+    line1: str | None
+    line2: str | None
+    city: str | None
+    state: str | None
+    postal_code: str | None
+    country: str | None
+
+    @classmethod
+    def read(cls, data: Mapping[str, Any]) -> Self | None:
+        """From the JSON of a session; None if it has no address. Raises AttributeError if it has another form."""
+        # Events of API versions before 2025-03-31 have the address in the session itself.
+        details = (data.get("collected_information") or {}).get("shipping_details") or data.get("shipping_details")
+        if not details:
+            return None
+        address = details.get("address") or {}
+        texts = (
+            details.get("name"),
+            (data.get("customer_details") or {}).get("phone"),
+            *(address.get(part) for part in ("line1", "line2", "city", "state", "postal_code", "country")),
+        )
+        return cls(*((_text(text) or "")[:500] or None for text in texts))
+
+
+@dataclass(slots=True)
 class Session:
     """A Checkout Session; money in minor units, currency in upper case, `order_id` from its metadata."""
 
@@ -108,6 +137,7 @@ class Session:
     email: str | None
     url: str | None
     order_id: str | None
+    shipping: Shipping | None = None
 
     @classmethod
     def read(cls, data: Mapping[str, Any]) -> Self:
@@ -124,6 +154,7 @@ class Session:
                 (_text(details.get("email")) or "")[:800] or None,
                 _text(data.get("url")),
                 _text((data.get("metadata") or {}).get("order_id")),
+                Shipping.read(data),
             )
         except (KeyError, TypeError, AttributeError):
             raise StripeUnknown("not a Checkout session") from None

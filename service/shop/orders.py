@@ -1,7 +1,7 @@
 """Reading orders: one order, a page of orders, and the history of an order."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from datetime import datetime
 from typing import Literal
 from uuid import UUID
@@ -146,10 +146,45 @@ class Payment:
 
 
 @dataclass(slots=True)
+class ShippingRow:
+    """Where an order goes, as the customer told Stripe."""
+
+    name: str | None
+    phone: str | None
+    line1: str | None
+    line2: str | None
+    city: str | None
+    state: str | None
+    postal_code: str | None
+    country: str | None
+
+
+@dataclass(slots=True)
+class Address:
+    """A postal address, as the customer told Stripe."""
+
+    line1: str | None
+    line2: str | None
+    city: str | None
+    state: str | None
+    postal_code: str | None
+    country: str | None
+
+
+@dataclass(slots=True)
+class Shipping:
+    """Who receives an order, and where."""
+
+    name: str | None
+    phone: str | None
+    address: Address
+
+
+@dataclass(slots=True)
 class Order:
     """An order as clients see it; `checkout_url` is null once it cannot be paid.
 
-    `email` is null where it is unknown or not for the principal, and in every response to a `POST`.
+    `email` and `shipping` are null where they are unknown or not for the principal, and in every response to a `POST`.
     """
 
     id: UUID
@@ -160,6 +195,7 @@ class Order:
     currency: Currency
     reference: str | None
     email: str | None
+    shipping: Shipping | None
     created_at: datetime
     expires_at: datetime
     paid_at: datetime | None
@@ -252,6 +288,7 @@ class FoundOrders:
 
 READ_ORDER = statement("orders/read_order", OrderRow)
 LIST_ITEMS = statement("orders/list_items", OrderLine)
+READ_SHIPPING = statement("orders/read_shipping", ShippingRow)
 LIST_REFUNDS = statement("orders/list_refunds", RefundRow)
 LIST_REFUND_ITEMS = statement("orders/list_refund_items", RefundItemRow)
 LIST_DISPUTES = statement("orders/list_disputes", Dispute)
@@ -282,15 +319,26 @@ async def get_order(resources: Resources, principal: Principal, order_id: UUID) 
     async with connection(resources.pool) as reader:
         row = await read(reader, principal, order_id)
         order = await view(reader, principal, row)
-    order.email = row.email if _may_see_email(row, principal) else None
+        if _may_see_customer(row, principal):
+            order.email, order.shipping = row.email, await _read_shipping(reader, row)
     return order
+
+
+async def _read_shipping(reader: Connection, row: OrderRow) -> Shipping | None:
+    if row.stripe_session_id is None:
+        return None
+    shipping = await READ_SHIPPING.one_or_none(reader, order_id=row.id)
+    if shipping is None:
+        return None
+    name, phone, *address = astuple(shipping)
+    return Shipping(name, phone, Address(*address))
 
 
 async def view(reader: Connection, principal: Principal, row: OrderRow) -> Order:
     """An order that was just read, with its lines, payment, refunds and disputes, as this connection sees them.
 
-    With `orders:read` also with who decided refunds, and why. Without the e-mail address: the response to a `POST` is
-    stored for a day, and may be replayed to a principal who no longer sees it.
+    With `orders:read` also with who decided refunds, and why. Without the customer's addresses: the response to a
+    `POST` is stored for a day, and may be replayed to a principal who no longer sees them.
     """
     order_id, for_staff = row.id, principal.may("orders:read")
     items = await LIST_ITEMS.all(reader, order_id=order_id)
@@ -312,6 +360,7 @@ async def view(reader: Connection, principal: Principal, row: OrderRow) -> Order
         row.currency,
         row.reference,
         None,
+        None,
         row.created_at,
         row.expires_at,
         row.paid_at,
@@ -325,7 +374,7 @@ async def view(reader: Connection, principal: Principal, row: OrderRow) -> Order
     )
 
 
-def _may_see_email(row: OrderRow, principal: Principal) -> bool:
+def _may_see_customer(row: OrderRow, principal: Principal) -> bool:
     """Staff and the owner; an owner by claim, whom a leaked id is enough for, only where the address is theirs."""
     if principal.may("orders:read"):
         return True

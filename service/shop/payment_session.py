@@ -64,10 +64,19 @@ def template(settings: Settings, order_id: UUID) -> dict[str, Any]:
         "client_reference_id": str(order_id),
         "metadata": metadata,
         "payment_intent_data": {"metadata": metadata},
-        **(
-            {"excluded_payment_method_types": list(excluded)} if (excluded := settings.excluded_payment_methods) else {}
-        ),
+        **optional_parameters(settings),
     }
+
+
+def optional_parameters(settings: Settings) -> dict[str, Any]:
+    """The session parameters that settings add."""
+    parameters: dict[str, Any] = {}
+    if settings.excluded_payment_methods:
+        parameters["excluded_payment_method_types"] = list(settings.excluded_payment_methods)
+    if settings.shipping_countries:
+        parameters["shipping_address_collection"] = {"allowed_countries": list(settings.shipping_countries)}
+        parameters["phone_number_collection"] = {"enabled": True}
+    return parameters
 
 
 def _with_order(url: str, order_id: UUID) -> str:

@@ -5,7 +5,7 @@ Webhooks, expiry, checkout, the recheck and reconcile all end here, so the same 
 """
 
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from uuid import UUID
 
@@ -29,6 +29,7 @@ CART_HAS_LIVE_ORDER = statement("settlement/cart_has_live_order", bool)
 RETAKE_STOCK = statement("settlement/retake_stock", transitions.MovedUnits)
 REPLACE_CART = statement("settlement/replace_cart", UUID)
 RESTORE_CART = statement("settlement/restore_cart")
+STORE_SHIPPING = statement("settlement/store_shipping")
 RECORD_LATE_PAYMENT = statement("settlement/record_late_payment", UUID)
 
 
@@ -74,6 +75,7 @@ async def apply_session(
     ):
         return "unchanged"
     else:
+        await _store_shipping(tx, order, session)
         after.log("payment changed", order_id, payment_status="PROCESSING")
     return "applied"
 
@@ -147,6 +149,12 @@ async def _mark_paid(
         payment_intent=session.payment_intent,
         email=session.email,
     )
+    await _store_shipping(tx, order, session)
+
+
+async def _store_shipping(tx: Connection, order: LockedOrder, session: Session) -> None:
+    if session.shipping is not None:
+        await STORE_SHIPPING.run(tx, order_id=order.id, **asdict(session.shipping))
 
 
 def unpaid_status(order: LockedOrder) -> str:

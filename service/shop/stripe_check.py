@@ -15,6 +15,7 @@ import stripe as sdk
 from service.infra.ids import new_id
 from service.infra.stripe import Session, Stripe, StripeFailed, StripeRefused
 from service.settings import Settings
+from service.shop import payment_session
 from service.shop.webhooks import EVENT_TYPES
 
 # Each call that the service makes, and the permission of a restricted key that it needs, as Stripe's dashboard has it.
@@ -110,16 +111,14 @@ def lines(report: Report) -> list[str]:
 def _parameters(settings: Settings) -> dict[str, Any]:
     """A session that nobody pays. Without an order id, so that webhooks and reconcile pass it over."""
     price = {"currency": "usd", "unit_amount": 10_00, "product_data": {"name": "commerce-core stripe-check"}}
-    parameters: dict[str, Any] = {
+    return {
         "mode": "payment",
         "success_url": settings.stripe_success_url,
         "cancel_url": settings.stripe_cancel_url,
         "expires_at": int(time.time()) + settings.session_seconds,
         "line_items": [{"quantity": 1, "price_data": price}],
+        **payment_session.optional_parameters(settings),
     }
-    if settings.excluded_payment_methods:
-        parameters["excluded_payment_method_types"] = list(settings.excluded_payment_methods)
-    return parameters
 
 
 def _answer(failed: StripeFailed) -> str:

@@ -89,6 +89,11 @@ erased_movement AS (
     UPDATE stock_movements
     SET actor = 'user:erased'
     WHERE order_id = any($1) AND starts_with(actor, 'user:') AND actor <> 'user:erased'
+),
+
+erased_shipping AS (
+    DELETE FROM order_shipping
+    WHERE order_id = any($1)
 )
 
 SELECT

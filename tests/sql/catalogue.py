@@ -178,6 +178,13 @@ def tables(products: int) -> list[dict[str, str]]:
                     now() - make_interval(secs => number * 90000.0 / {orders}) AS created_at
                 FROM orders
                 WHERE number > 10 AND number % 2 = 0""",
+            "order_shipping": """
+                SELECT
+                    id AS order_id,
+                    'Jenny Rosen' AS name,
+                    '354 Oyster Point Blvd' AS line1
+                FROM orders
+                WHERE number > 10 AND number % 4 = 0""",
             # Half of the refunds name lines. Before the refunds, to which they refer.
             "refund_items": f"""
                 SELECT

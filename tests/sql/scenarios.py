@@ -157,6 +157,7 @@ VALUES ('{FULFILLED}', '{PAID}', 'pi_2', 50, 'stripe', 'SUCCEEDED', 're_2'),
 
 INSERT INTO refunds (id, order_id, stripe_payment_intent_id, amount_minor, cause, status, stripe_refund_id)
 VALUES ('{SINGLE}', '{FULFILLED}', 'pi_{FULFILLED}', 2240, 'staff', 'SUCCEEDED', 're_4');
+INSERT INTO order_shipping (order_id, name) VALUES ('{FULFILLED}', 'Jenny Rosen'), ('{PAID}', 'Jenny Rosen');
 INSERT INTO refund_items (refund_id, product_id, quantity, restock)
 VALUES ('{SINGLE}', {LAMP}, 1, true), ('{SINGLE}', {TENT}, 1, true);
 
@@ -496,6 +497,7 @@ SCENARIOS = {
     ),
     "orders/list_disputes": does(run(PAID, None), run(PAID, "pi_other"), none=run(NEW, None)),
     "orders/list_refund_items": does(run(FULFILLED), none=run(PAID)),
+    "orders/read_shipping": does(run(PAID), none=run(LATE)),
     "orders/list_refunds": does(run(LATE, "EUR"), none=run(NEW, "EUR")),
     "orders/list_events": does(
         run(PENDING, None, False), run(FULFILLED, STRANGER, True), none=run(FULFILLED, STRANGER, False)
@@ -569,6 +571,7 @@ SCENARIOS = {
         run("evt_1", "x", "{}", "{}", "applied", PENDING, PENDING, True),
         none=run("evt_old", "x", "{}", "{}", "applied", PENDING, PENDING, True),
     ),
+    "settlement/store_shipping": does(run(LATE, *["x"] * 8), none=run(PAID, *["x"] * 8), predecessor=(LATE,)),
     "settlement/replace_cart": does(
         run(CANCELLED, NEW, NEW),
         none=run(CANCELLED, CANCELLED, NEW),

@@ -31,6 +31,7 @@ DISPUTES = {
     "INSERT": "stripe_dispute_id stripe_payment_intent_id order_id amount_minor currency reason status reported_at",
     "UPDATE": "order_id amount_minor currency reason status reported_at",
 }
+SHIPPING = "order_id name phone line1 line2 city state postal_code country"
 NOTHING: dict[str, str] = {}
 SEARCH = {
     **READ,
@@ -77,6 +78,7 @@ ALLOWED = {
             **READ,
             "INSERT": "id order_id stripe_payment_intent_id amount_minor cause restock reason next_attempt_at actor",
         },
+        "order_shipping": {**READ, "INSERT": SHIPPING},
         "refund_items": {**READ, "INSERT": "refund_id product_id quantity restock"},
         "unmatched_payments": {**READ, "INSERT": "stripe_payment_intent_id order_id amount_minor currency"},
         "disputes": DISPUTES,
@@ -136,6 +138,7 @@ ALLOWED = {
             " failure_reason next_attempt_at actor",
             "UPDATE": "status stripe_refund_id failure_reason next_attempt_at attempts updated_at",
         },
+        "order_shipping": {"SELECT": "order_id", "INSERT": SHIPPING},
         "refund_items": {**READ, "INSERT": "refund_id product_id quantity restock"},
         "unmatched_payments": {
             **READ,
@@ -174,6 +177,7 @@ ALLOWED["readonly"] = {table: READ for table in ALLOWED["app"]} | {
         "SELECT": "id number cart_id status total_minor currency hold expires_at created_at paid_at fulfilled_at"
         " cancelled_at next_attempt_at attempts erased_at claimed"
     },
+    "order_shipping": {"SELECT": "order_id"},
     "order_events": {"SELECT": "id order_id at from_status to_status cause"},
     "payments": {
         "SELECT": "id order_id status amount_minor currency refunded_minor attempt session_expires_at claimed_until"
@@ -205,6 +209,7 @@ ALLOWED["eraser"] = dict.fromkeys(ALLOWED["app"], NOTHING) | {
     },
     "refunds": {"SELECT": "order_id stripe_payment_intent_id reason actor", "UPDATE": "reason actor"},
     "stock_movements": {"SELECT": "order_id actor", "UPDATE": "actor"},
+    "order_shipping": {"SELECT": "order_id", "DELETE": ALL},
     "audit_log": AUDIT,
     "unmatched_payments": {"SELECT": "order_id stripe_payment_intent_id"},
     "stripe_events": {"SELECT": "id order_id outcome payload", "UPDATE": "payload"},
@@ -291,6 +296,7 @@ APPS = {
     "orders/list_disputes",
     "orders/list_items",
     "orders/list_refunds",
+    "orders/read_shipping",
     "orders/list_orders",
     "orders/find_orders",
     "orders/find_by_payment_status",

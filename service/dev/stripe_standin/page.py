@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from .money import format_amount
+from .objects import address_of
 from .payments import Payments
 from .replies import ApiError
 from .store import Json
@@ -37,7 +38,7 @@ td + td { padding-left: 1rem; text-align: right; white-space: nowrap;
   font-variant-numeric: tabular-nums; }
 small { display: block; color: var(--soft); }
 label { display: block; margin-bottom: 1rem; font-size: .875rem; font-weight: 500; }
-input { display: block; width: 100%; margin-top: .35rem; padding: .65rem .75rem; font: inherit;
+:is(input, select) { display: block; width: 100%; margin-top: .35rem; padding: .65rem .75rem; font: inherit;
   color: inherit; background: transparent; border: 1px solid var(--line); border-radius: 8px; }
 button { display: block; width: 100%; margin-top: .6rem; padding: .7rem; font: inherit; font-weight: 500;
   color: inherit; background: transparent; border: 1px solid var(--line); border-radius: 8px;
@@ -88,11 +89,54 @@ def payment_form(session: Json, problem: str | None) -> HTMLResponse:
     content = (
         f'<h1>To pay</h1><p class="total">{total}</p><table>{rows}</table>{alert}<form method="post">'
         '<label>E-mail<input type="email" name="email" required autocomplete="email"'
-        f' value="{email}"></label>'
+        f' value="{email}"></label>{contact_fields(session)}'
         f"{buttons(offers).format(total=total)}"
         f"{cancel if session['cancel_url'] else ''}</form>"
     )
     return html_page(f"Pay {format_amount(session['amount_total'], currency)}", content)
+
+
+# What the customer is asked for an address: the member, its label, and what browsers fill in.
+ADDRESS = (
+    ("name", "Name", "shipping name"),
+    ("line1", "Address", "shipping address-line1"),
+    ("line2", "Flat, building", "shipping address-line2"),
+    ("postal_code", "Postal code", "shipping postal-code"),
+    ("city", "City", "shipping address-level2"),
+    ("state", "State", "shipping address-level1"),
+)
+
+
+def contact_fields(session: Json) -> str:
+    """The fields of the address and the phone number that a session collects."""
+    fields = ""
+    if session["shipping_address_collection"]:
+        examples = {**address_of(session), "name": "Jenny Rosen"}
+        fields += "".join(
+            f'<label>{label}<input name="{name}" autocomplete="{fill}" value="{examples[name] or ""}"'
+            f"{'' if name in ('line2', 'state') else ' required'}></label>"
+            for name, label, fill in ADDRESS
+        )
+        countries = session["shipping_address_collection"]["allowed_countries"]
+        options = "".join(f"<option>{country}</option>" for country in countries)
+        fields += f'<label>Country<select name="country" autocomplete="shipping country">{options}</select></label>'
+    if session["phone_number_collection"]["enabled"]:
+        fields += (
+            '<label>Phone<input type="tel" name="phone" autocomplete="shipping tel" required'
+            ' value="+14155550132"></label>'
+        )
+    return fields
+
+
+def read_contact(session: Json, form: dict[str, list[str]]) -> Json | None:
+    """What the customer sent of these fields; None if nothing is collected, or another form was sent."""
+    names = [name for name, _, _ in ADDRESS] + ["phone"]
+    contact: Json = {name: form[name][0].strip()[:500] or None for name in names if name in form}
+    if (country := form.get("country", [""])[0]) in (
+        (session["shipping_address_collection"] or {}).get("allowed_countries", ())
+    ):
+        contact["country"] = country
+    return contact or None
 
 
 def buttons(offers: Sequence[tuple[str, str]]) -> str:
@@ -152,7 +196,7 @@ class PaymentPage:
         return payment_form(session, None) if session["status"] == "open" else closed_page(session)
 
     async def submit(self, request: Request) -> Response:
-        form = parse_qs((await request.body()).decode(errors="replace"))
+        form = parse_qs((await request.body()).decode(errors="replace"), keep_blank_values=True)
         session = self._session(request)
         action = form.get("action", [""])[0]
         if session is None:
@@ -165,6 +209,7 @@ class PaymentPage:
             return closed_page(session)
         session_id: str = session["id"]
         email = form.get("email", [""])[0].strip()[:800] or None
+        contact = read_contact(session, form)
         if action == "cancel" and session["cancel_url"]:
             return RedirectResponse(session["cancel_url"], 303, HEADERS)
         try:
@@ -178,11 +223,17 @@ class PaymentPage:
                 self._payments.store.commit()
                 return secure_form(email)
             if action == "pay":
-                self._payments.pay(session_id, email=email)
+                self._payments.pay(session_id, email=email, contact=contact)
             elif action == "later":
-                self._payments.pay(session_id, email=email, method="sepa_debit", settles_in=self._settle_seconds)
+                self._payments.pay(
+                    session_id,
+                    email=email,
+                    method="sepa_debit",
+                    settles_in=self._settle_seconds,
+                    contact=contact,
+                )
             elif action == "voucher":
-                self._payments.pay(session_id, email=email, method="boleto")
+                self._payments.pay(session_id, email=email, method="boleto", contact=contact)
             else:
                 return payment_form(session, None)
         except ApiError as error:

@@ -130,8 +130,11 @@ class Payments(Events):
         later: bool = False,
         settles_in: float | None = None,
         no_payment: bool = False,
+        contact: Json | None = None,
     ) -> Json:
         """The customer completes the session, with one of METHODS; `later` is short for a bank debit.
+
+        `contact` has what they told about themselves: members of an address, `name` and `phone`.
 
         A bank debit settles by `settle`, or `settles_in` seconds later. A voucher is paid by `settle`, or fails
         `settles_in` seconds later (3 days). `no_payment`: a discount of the whole total leaves nothing to pay.
@@ -148,8 +151,15 @@ class Payments(Events):
             "url": None,
             "customer_details": customer_details(email, session),
         }
+        if session["phone_number_collection"]["enabled"] and contact:
+            session["customer_details"]["phone"] = contact.get("phone")
         if session["shipping_address_collection"]:
-            shipping = {"address": address_of(session), "name": "Jenny Rosen"}
+            told = contact or {}
+            address = address_of(session)
+            shipping = {
+                "address": {part: told.get(part, value) for part, value in address.items()},
+                "name": told.get("name", "Jenny Rosen"),
+            }
             session["collected_information"] = {
                 "business_name": None,
                 "individual_name": None,

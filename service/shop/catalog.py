@@ -259,7 +259,6 @@ async def delete_category(resources: Resources, category_id: int) -> None:
 
 async def create_product(resources: Resources, key: IdempotencyKey | None, new: NewProduct) -> StoredResponse:
     """201 with the new Product; its stock is the first row of its ledger."""
-    check_price(new.price_minor, new.currency)
     response = await run_once(
         resources.pool,
         key,
@@ -272,6 +271,7 @@ async def create_product(resources: Resources, key: IdempotencyKey | None, new: 
 
 
 async def _create(tx: Connection, resources: Resources, new: NewProduct) -> Product:
+    check_price(new.price_minor, new.currency)
     product = await CREATE_PRODUCT.one_or_none(
         tx,
         name=new.name,
@@ -454,7 +454,6 @@ def _whole(sku: str, change: ProductChange, *, currency: str | None, stock: int 
         missing = [name for name, value in needed.items() if value is None]
         errors = [{"pointer": f"/{name}", "message": "is needed for a new product"} for name in missing]
         raise ShopError("invalid", "The request is not valid.", errors=errors)
-    check_price(change.price_minor, currency)
     return NewProduct(
         name=change.name,
         description=change.description or "",

@@ -141,14 +141,14 @@ MUTANTS = [
     Mutant(
         "create_product: highest price",
         "service/shop/catalog.py",
-        "    check_price(price_minor, currency)\n",
+        "    check_price(new.price_minor, new.currency)\n",
         "",
         OUT_OF_RANGE,
     ),
     Mutant(
         "update_product: highest price",
         "service/shop/catalog.py",
-        "        check_price(product.price_minor, product.currency)\n",
+        "    check_price(product.price_minor, product.currency)\n",
         "",
         OUT_OF_RANGE,
     ),
@@ -1287,8 +1287,8 @@ MUTANTS = [
     Mutant(
         "policy: scope",
         "service/http/policy.py",
-        "if rule in SCOPES and rule not in principal.scopes:",
-        "if rule in SCOPES and principal is GUEST:",
+        "if scope not in principal.scopes:",
+        "if principal is GUEST:",
         MATRIX,
     ),
     Mutant(

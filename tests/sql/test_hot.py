@@ -35,9 +35,9 @@ NOT_HOT = {
     "payment_session/attach_session": {"payments"},
     "settlement/mark_processing": {"payments", "orders"},
     "settlement/record_late_payment": {"payments"},
-    # An order is listed by its status and found by what is due.
+    # An order is listed by its status and found by what is due; so is a payment, except by the two of a usual purchase.
     "transitions/mark_paid": {"payments", "orders"},
-    "transitions/mark_cancelled": {"orders"},
+    "transitions/mark_cancelled": {"payments", "orders"},
     "fulfilment/mark_fulfilled": {"orders"},
     "refunds/set_balance": {"orders"},
     "sweep/claim_orders": {"orders"},

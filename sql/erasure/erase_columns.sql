@@ -7,12 +7,12 @@
 -- callers  service.shop.erasure._erase
 -- param    $1 order_ids uuid[]
 -- returns  one
--- locks    orders NO KEY UPDATE; payments, order_events, stock_movements, refunds NO KEY UPDATE in no order; carts
---          NO KEY UPDATE; to commit
+-- locks    orders NO KEY UPDATE; payments, order_events NO KEY UPDATE in no order; order_shipping UPDATE in no order;
+--          stock_movements, refunds NO KEY UPDATE in no order; carts NO KEY UPDATE; to commit
 -- waits    on payments, refunds for a request or a sweep that claims one; 55P03 after lock_timeout -> busy;
 --          erasure/lock_orders has locked the carts and orders
--- index    orders_pkey, carts_pkey, orders_by_cart, payments_one_per_order, order_events_pkey, refunds_by_order,
---          stock_movements_once
+-- index    orders_pkey, carts_pkey, orders_by_cart, payments_one_per_order, order_shipping_pkey, order_events_pkey,
+--          refunds_by_order, stock_movements_once
 -- rows     1
 -- guards   none
 WITH erased_order AS (

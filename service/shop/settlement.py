@@ -5,7 +5,7 @@ Webhooks, expiry, checkout, the recheck and reconcile all end here, so the same 
 """
 
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from uuid import UUID
 
@@ -153,8 +153,19 @@ async def _mark_paid(
 
 
 async def _store_shipping(tx: Connection, order: LockedOrder, session: Session) -> None:
-    if session.shipping is not None:
-        await STORE_SHIPPING.run(tx, order_id=order.id, **asdict(session.shipping))
+    if (shipping := session.shipping) is not None:
+        await STORE_SHIPPING.run(
+            tx,
+            order_id=order.id,
+            name=shipping.name,
+            phone=shipping.phone,
+            line1=shipping.line1,
+            line2=shipping.line2,
+            city=shipping.city,
+            state=shipping.state,
+            postal_code=shipping.postal_code,
+            country=shipping.country,
+        )
 
 
 def unpaid_status(order: LockedOrder) -> str:

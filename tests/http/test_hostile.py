@@ -214,10 +214,8 @@ WRONG: dict[str, dict[str, list[str]]] = {
         "amount_minor": [*IDS, *LARGE, LARGEST],
         "restock": BOOLEANS + NO_NULL,
         "items": [
-            *("[]", "{}", "null", "1", '"x"', "[[]]", "[null]", "[{}]"),
-            *(f'[{{"product_id": {value}, "quantity": 1}}]' for value in [*IDS, *LARGE, LARGEST, "null"]),
-            *(f'[{{"product_id": 1, "quantity": {value}}}]' for value in [*IDS, *LARGE, "10000", "null"]),
-            *(f'[{{"product_id": 1, "quantity": 1, "restock": {value}}}]' for value in BOOLEANS + NO_NULL),
+            # What is wrong inside: tests/shop/test_refunds.py.
+            *("[]", "{}", "null", "1", '"x"'),
             '[{"product_id": 1, "quantity": 1}, {"product_id": 1, "quantity": 2}]',
             '[{"product_id": 1, "quantity": 1, "c4nary": 1}]',
         ],

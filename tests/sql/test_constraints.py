@@ -59,6 +59,11 @@ INSERT INTO product_search (product_id, language, version, words, name_key, pric
 VALUES (1, 'simple', 1, 'tent', 'tent', 1250, 'EUR');
 INSERT INTO search_words VALUES ('tent');
 INSERT INTO audit_log (actor, action, subject, request_id) VALUES ('admin', 'delete_product', 'product:1', 'x');
+INSERT INTO event_endpoints (url, types, secret) VALUES ('https://example.com', '{{order.paid}}', sha256('secret'));
+INSERT INTO event_leases (endpoint_id) VALUES (1);
+INSERT INTO event_deliveries (endpoint_id, event_id, type, subject, data)
+VALUES (1, {ONE}, 'order.paid', 'order:' || {ONE}, '{{}}');
+INSERT INTO product_announcements (product_id) VALUES (1);
 """
 
 # Keys that an UPDATE cannot set are tested by an INSERT.
@@ -345,6 +350,42 @@ INVALID_ROWS = [
     ("hold_pressure_ratio_range", "UPDATE hold_pressure SET units_on_hold_ratio = 1.1"),
     ("worker_heartbeats_pkey", "INSERT INTO worker_heartbeats (loop) VALUES ('sweep')"),
     ("worker_heartbeats_loop_length", "UPDATE worker_heartbeats SET loop = '' WHERE loop = 'sweep'"),
+    (
+        "event_endpoints_pkey",
+        f"INSERT INTO event_endpoints (id, url, types, secret) {OWN_ID} SELECT id, url, types, secret"
+        " FROM event_endpoints",
+    ),
+    ("event_endpoints_url_length", "UPDATE event_endpoints SET url = ''"),
+    *(
+        ("event_endpoints_types_known", f"UPDATE event_endpoints SET types = '{types}'")
+        for types in ("{}", "{order.paid,order.lost}")
+    ),
+    ("event_endpoints_description_length", "UPDATE event_endpoints SET description = repeat('x', 501)"),
+    *(
+        ("event_endpoints_secret_length", f"UPDATE event_endpoints SET {values}")
+        for values in ("secret = 'short'", "previous_secret = 'short', previous_until = now()")
+    ),
+    ("event_endpoints_previous_ends", "UPDATE event_endpoints SET previous_secret = secret"),
+    ("event_endpoints_deleted_is_off", "UPDATE event_endpoints SET deleted_at = now()"),
+    ("event_leases_pkey", "INSERT INTO event_leases (endpoint_id) VALUES (1)"),
+    ("event_leases_endpoint_fkey", "INSERT INTO event_leases (endpoint_id) VALUES (2)"),
+    (
+        "event_deliveries_pkey",
+        f"INSERT INTO event_deliveries (endpoint_id, id, event_id, type, subject, data) {OWN_ID}"
+        " SELECT endpoint_id, id, event_id, type, subject, data FROM event_deliveries",
+    ),
+    ("event_deliveries_type_form", "UPDATE event_deliveries SET type = 'paid'"),
+    ("event_deliveries_subject_form", "UPDATE event_deliveries SET subject = 'order:anna'"),
+    ("event_deliveries_data_form", "UPDATE event_deliveries SET data = '[]'"),
+    (
+        "event_deliveries_status_known",
+        "UPDATE event_deliveries SET status = 'lost', next_attempt_at = NULL, finished_at = now()",
+    ),
+    ("event_deliveries_pending_is_due", "UPDATE event_deliveries SET next_attempt_at = NULL"),
+    ("event_deliveries_pending_is_unfinished", "UPDATE event_deliveries SET finished_at = now()"),
+    ("event_deliveries_attempts_not_negative", "UPDATE event_deliveries SET attempts = -1"),
+    ("event_deliveries_result_form", "UPDATE event_deliveries SET result = 'It failed.'"),
+    ("product_announcements_pkey", "INSERT INTO product_announcements (product_id) VALUES (1)"),
 ]
 
 

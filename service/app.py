@@ -9,7 +9,20 @@ from fastapi import APIRouter, FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.http import access, audit, carts, catalog, openapi, operations, orders, policy, search, stuck, webhooks
+from service.http import (
+    access,
+    audit,
+    carts,
+    catalog,
+    event_endpoints,
+    openapi,
+    operations,
+    orders,
+    policy,
+    search,
+    stuck,
+    webhooks,
+)
 from service.http.identity import Identity
 from service.http.responses import HANDLERS
 from service.http.routing import Router
@@ -86,6 +99,7 @@ def create_app(settings: Settings) -> Service:
         "carts": (carts.router,),
         "orders": (orders.router, stuck.router),
         "staff": (access.router, audit.router),
+        "events": (event_endpoints.router,),
         "webhooks": (webhooks.router,),
         "pages": (returns.router, problems.router),
         "operations": (operations.router,),

@@ -272,6 +272,8 @@ class Settings(BaseModel):
     processing_days: int = Field(default=21, ge=1, le=365)
     # Longer than the 30 days in which Stripe may send an event again.
     event_days: int = Field(default=90, ge=31, le=3650)
+    # Also over http; for development, and for receivers in the same private network.
+    allow_private_event_endpoints: bool = False
     # The text search configuration of the catalogue's language; its words are indexed anew when it changes.
     search_language: str = Field(default="simple", pattern="^[a-z_][a-z0-9_]{0,62}$")
     metrics_host: str = "127.0.0.1"

@@ -24,7 +24,18 @@ from service.infra.queue import QUEUE, QueueReader, open_redis
 from service.infra.resources import Resources, open_resources
 from service.infra.stripe import StripeRefused, StripeUnknown
 from service.settings import Settings
-from service.shop import audit, expiry, fulfilment, pressure, reconcile, refunds, retention, search, sweep
+from service.shop import (
+    audit,
+    deliveries,
+    expiry,
+    fulfilment,
+    pressure,
+    reconcile,
+    refunds,
+    retention,
+    search,
+    sweep,
+)
 from service.shop.access import MetricsReaders
 
 # The time limit of a job. It is short: a job whose worker was killed runs again ten seconds after this limit.
@@ -33,6 +44,8 @@ STOP_SECONDS = 10
 # A task is late this long after it was due. With Stripe hanging, one batch of the sweep takes less.
 LATE_SECONDS = 300
 HEARTBEAT_SECONDS = 5
+# Beside PERIODIC_TASKS, because it goes on between its runs, which renew the leases.
+DELIVERING = "deliver_events"
 
 logger = logging.getLogger(__name__)
 
@@ -114,6 +127,10 @@ async def work(settings: Settings, stopping: asyncio.Event) -> None:
             seconds = task.seconds(settings)
             once = partial(_run_task, resources, name, task, seconds)
             loops.append(asyncio.create_task(_repeat(name, once, seconds, stopping)))
+        delivering = await stack.enter_async_context(deliveries.delivering(resources))
+        task = PeriodicTask(lambda settings: deliveries.SECONDS, lambda resources: delivering.renew())
+        once = partial(_run_task, resources, DELIVERING, task, deliveries.SECONDS)
+        loops.append(asyncio.create_task(_repeat(DELIVERING, once, deliveries.SECONDS, stopping)))
         # Beside the tasks: a server that does not answer must not delay them.
         loops.append(asyncio.create_task(startup.report(resources, "worker")))
         try:

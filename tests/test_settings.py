@@ -170,6 +170,7 @@ def test_safe_combinations_are_accepted(changed: dict[str, str]) -> None:
         ("TRUSTED_PROXIES", "none,10.0.0.0/8"),
         ("TRUSTED_PROXIES", "hidden"),
         ("ALLOW_OPEN_STAFF", "hidden"),
+        ("ALLOW_PRIVATE_EVENT_ENDPOINTS", "hidden"),
         *(("HTTPS_PROXY", value) for value in ("socks5://hidden:1080", "http://u:hidden@", "http://h:hidden", "://")),
         *(
             (name, value)

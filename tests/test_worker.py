@@ -70,7 +70,7 @@ async def paid_order(shop: Shop, stripe: StripeStandin) -> str:
 
 
 def test_readiness_and_the_worker_name_the_same_tasks() -> None:
-    assert tuple(worker.PERIODIC_TASKS) == health.PERIODIC_TASKS
+    assert (*worker.PERIODIC_TASKS, worker.DELIVERING) == health.PERIODIC_TASKS
 
 
 def test_every_wake_up_of_the_queue_is_a_job() -> None:

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 
 from service import __version__
 from service.errors import KINDS
+from service.http import outgoing
 from service.http.policy import security_of
 
 # document.json has the document's texts. Each call has a file with its examples.
@@ -21,7 +22,7 @@ APPLICATION: dict[str, Any] = {
     # FastAPI's own pages load files from other hosts.
     **dict.fromkeys(("openapi_url", "docs_url", "redoc_url")),
 }
-_SHOP_TAGS, _UNLIMITED_TAGS = ("catalog", "carts", "orders", "staff"), ("webhooks", "operations")
+_SHOP_TAGS, _UNLIMITED_TAGS = ("catalog", "carts", "orders", "staff", "events"), ("webhooks", "operations")
 _REF = "#/components/schemas/{model}"
 STRIPE_EVENT = {"requestBody": _TEXTS["stripe_event"]}
 ETAG = {"headers": {"ETag": {"$ref": "#/components/headers/ETag"}}}
@@ -46,6 +47,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
         for method, call in calls.items():
             call["security"] = security_of(f"{method.upper()} {path}")
             _complete(call, json.loads((_EXAMPLES / f"{call['operationId']}.json").read_text()))
+    document["webhooks"] = outgoing.webhooks(json.loads((_EXAMPLES / "webhooks.json").read_text()), schemas)
     for name, schema in schemas.items():
         for member, own in schema.get("properties", {}).items():
             if "description" not in own:

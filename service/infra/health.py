@@ -18,7 +18,7 @@ from service.infra.sql import statement
 
 # The worker itself, and its periodic tasks.
 HEARTBEAT = "heartbeat"
-PERIODIC_TASKS = ("sweep", "reconcile", "audit", "delete_expired", "measure_holds", "index_products")
+PERIODIC_TASKS = ("sweep", "reconcile", "audit", "delete_expired", "measure_holds", "index_products", "deliver_events")
 # Read at start, because a deployment may replace the files with those of newer code.
 MIGRATIONS, INDEXES = migration_names(), index_names()
 

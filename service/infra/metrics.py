@@ -139,6 +139,7 @@ DUE_ROWS = Gauge(
 OLDEST_DUE = Gauge(
     "oldest_due_seconds", "How long the oldest of these rows is due", ["repairer"], multiprocess_mode="mostrecent"
 )
+DELIVERIES = Counter("event_deliveries_total", "Attempts to deliver outgoing events: delivered or failed", ["outcome"])
 DISPUTES = Counter("disputes_total", "Disputes of orders that reached a status of Stripe's", ["status"])
 BUILD = Gauge(
     "build_info", "Always 1; the labels say what is running", ["version", "python"], multiprocess_mode="mostrecent"

@@ -11,7 +11,7 @@ from service.infra.logs import actor
 from service.infra.resources import Resources
 from service.infra.sql import statement
 from service.infra.transactions import run_transaction
-from service.shop import audit_log, search
+from service.shop import audit_log, outbox, search
 from service.shop.idempotency import IdempotencyKey, StoredResponse, run_once
 from service.shop.money import Currency, check_price
 from service.shop.text import slug_of
@@ -505,6 +505,7 @@ async def move_stock(
         await audit_log.add(tx, "move_stock", f"product:{product_id}", **changes)
         # The stock fell to zero, or rose from it.
         availability_changed = product.stock in (0, delta)
+        await outbox.announce_products(tx, [product_id] if availability_changed else [])
         return product
 
     response = await run_once(resources.pool, key, 200, move)

@@ -22,7 +22,7 @@ from service.infra.sql import statement
 from service.infra.stripe import Session, StripeRefused, StripeUnknown
 from service.infra.transactions import run_transaction
 from service.settings import Settings
-from service.shop import cart, idempotency, money, orders, payment_session, settlement, transitions
+from service.shop import cart, idempotency, money, orders, outbox, payment_session, settlement, transitions
 from service.shop.idempotency import IdempotencyKey, StoredResponse
 from service.shop.money import Currency
 from service.shop.orders import OrderStatus, PaymentStatus
@@ -50,12 +50,12 @@ class Reservation:
 
 @dataclass(slots=True)
 class Reserved:
-    """A new order with its stock reserved: the session to create, and whether a product is now sold out."""
+    """A new order with its stock reserved: the session to create, and the products that are now sold out."""
 
     attempt: int
     session_parameters: dict[str, Any]
     created_at: datetime
-    sold_out: bool
+    sold_out: list[int] | None
 
 
 @dataclass(slots=True)
@@ -281,6 +281,7 @@ async def reserve(
     )
     if reserved is None:
         raise NotReserved
+    await outbox.announce_products(tx, reserved.sold_out or [])
     await idempotency.store_response(tx, key, None, order_id)
     return reserved
 

@@ -19,7 +19,7 @@ from service.infra.metrics import REFUNDS_FAILED
 from service.infra.resources import Resources
 from service.infra.sql import statement
 from service.infra.stripe import PaymentIntent, StripeRefused, StripeUnknown
-from service.shop import audit_log, orders, stuck, transitions
+from service.shop import audit_log, orders, outbox, stuck, transitions
 from service.shop.idempotency import IdempotencyKey, StoredResponse, run_once
 from service.shop.orders import Order
 from service.shop.principals import SERVICE, Principal
@@ -404,6 +404,7 @@ async def _report_changes(
     rows = await LIST_REFUNDS.all(tx, order_id=order.id)
     changed = {row.id: row for row in rows if row.id not in before or row.status != before[row.id].status}
     for row in changed.values():
+        await _add_event(tx, order, row)
         if row.status != "FAILED" or row.failure_reason == SETTLED_ELSEWHERE:
             continue
         named = f"{row.id} ({row.stripe_refund_id})" if row.stripe_refund_id else str(row.id)
@@ -447,6 +448,18 @@ async def _report_changes(
 def _settled_elsewhere(rows: Sequence[Refund], resolved: Collection[str]) -> set[str]:
     """The payments of which people have resolved the payment itself or one of its refunds."""
     return {*resolved, *(row.stripe_payment_intent_id for row in rows if str(row.id) in resolved)}
+
+
+async def _add_event(tx: Connection, order: LockedOrder, row: Refund) -> None:
+    if row.status in ("SUCCEEDED", "FAILED"):
+        shown = await orders.LIST_REFUNDS.all(tx, order_id=order.id, order_currency=order.currency)
+        data = {
+            "refund_id": str(row.id),
+            "amount_minor": row.amount_minor,
+            "currency": next(refund.currency for refund in shown if refund.id == row.id),
+            "failure_reason": row.failure_reason,
+        }
+        await outbox.add_event(tx, "refund.succeeded" if row.status == "SUCCEEDED" else "refund.failed", order.id, data)
 
 
 async def _count_failure(_: Resources) -> None:
@@ -500,7 +513,7 @@ async def return_units(tx: Connection, after: AfterCommit, order: LockedOrder) -
     ):
         await transitions.lock_products(tx, [order])
         returned = await RETURN_UNITS.all(tx, order_id=order.id, hold_number=order.hold_number, actor=actor.get())
-        transitions.invalidate_if_available(after, returned)
+        await transitions.announce_available(tx, after, returned)
 
 
 async def _decide_owed(

@@ -16,7 +16,7 @@ from service.infra.logs import actor, cause
 from service.infra.resources import Resources
 from service.infra.sql import statement
 from service.infra.stripe import PaymentIntent, Session, StripeRefused, StripeUnknown
-from service.shop import payment_session, personal_data, refunds, stuck, transitions
+from service.shop import outbox, payment_session, personal_data, refunds, stuck, transitions
 from service.shop.transitions import AfterCommit, LockedOrder
 
 # A bank transfer may take days. The sweep asks for it at this interval, in case the event about its end is lost.
@@ -116,7 +116,8 @@ async def apply_late_payment(tx: Connection, after: AfterCommit, order: LockedOr
             if await REPLACE_CART.one_or_none(tx, cart_id=order.cart_id, order_id=order.id, new_cart_id=new_id()):
                 await RESTORE_CART.run(tx, cart_id=order.cart_id, order_id=order.id)
             await _mark_paid(tx, after, order, session, hold_number=hold_number)
-            if any(units.stock == 0 for units in taken):
+            if sold_out := [units.product_id for units in taken if units.stock == 0]:
+                await outbox.announce_products(tx, sold_out)
                 after.add(lambda resources: resources.cache.invalidate())
             return "applied"
     intent = session.payment_intent

@@ -16,7 +16,15 @@ from service.shop import audit_log, transitions
 from service.shop.idempotency import IdempotencyKey, StoredResponse, run_once
 from service.shop.transitions import AfterCommit
 
-Kind = Literal["unmatched_payment", "refund_failed", "refund_open", "dispute_open", "event_unhandled"]
+Kind = Literal[
+    "unmatched_payment",
+    "refund_failed",
+    "refund_open",
+    "dispute_open",
+    "event_unhandled",
+    "event_undelivered",
+    "endpoint_switched_off",
+]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 # The WARNING about a new item of each kind.
 MESSAGES: dict[Kind, str] = {
@@ -25,6 +33,8 @@ MESSAGES: dict[Kind, str] = {
     "refund_open": "refund has been open for a day",
     "dispute_open": "payment is disputed",
     "event_unhandled": "event could not be applied",
+    "event_undelivered": "event could not be delivered",
+    "endpoint_switched_off": "event endpoint was switched off",
 }
 
 logger = logging.getLogger(__name__)
@@ -32,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class StuckItem:
-    """What is stuck: `id` names a payment intent or session, a refund, a dispute or an event, by its kind."""
+    """What is stuck: `id` names a payment intent or session, a refund, a dispute and so on, by its kind."""
 
     kind: Kind
     order_id: UUID | None

@@ -17,7 +17,7 @@ from service.infra.metrics import TRANSITIONS
 from service.infra.resources import Resources
 from service.infra.sql import statement
 from service.infra.transactions import run_transaction
-from service.shop import audit_log, orders, personal_data
+from service.shop import audit_log, orders, outbox, personal_data
 
 T = TypeVar("T")
 
@@ -214,12 +214,13 @@ async def return_stock(tx: Connection, after: AfterCommit, locked: Sequence[Lock
         hold_numbers=[order.hold_number for order in locked],
         actor=actor.get(),
     )
-    invalidate_if_available(after, returned)
+    await announce_available(tx, after, returned)
 
 
-def invalidate_if_available(after: AfterCommit, returned: Sequence[MovedUnits]) -> None:
-    """Invalidate the cached page if a product that was sold out is available again."""
-    if any(units.stock == units.quantity for units in returned):
+async def announce_available(tx: Connection, after: AfterCommit, returned: Sequence[MovedUnits]) -> None:
+    """Announce products that were sold out and are available again, and invalidate the cached page."""
+    if restocked := [units.product_id for units in returned if units.stock == units.quantity]:
+        await outbox.announce_products(tx, restocked)
         after.add(lambda resources: resources.cache.invalidate())
 
 

@@ -26,10 +26,11 @@
 -- param    $20 reference text null
 -- returns  one or none; none = checkout/explain_refusal says why
 -- locks    products NO KEY UPDATE; carts KEY SHARE; new orders, stock_movements, order_items, payments,
---          order_events; to commit
+--          order_events, event_deliveries; to commit
 -- waits    on products for checkouts, edits and stock moves of the same products; 55P03 after lock_timeout -> busy;
 --          checkout/close_cart has locked the cart
--- index    cart_items_pkey, products_pkey, orders_pending_by_client, order_items_pkey, orders_pending_by_network
+-- index    cart_items_pkey, products_pkey, orders_pending_by_client, order_items_pkey, orders_pending_by_network,
+--          event_endpoints_active
 -- rows     0..1
 -- guards   orders_one_live_per_cart -> cart_not_open, never orders_total_range -> amount_out_of_range, never
 --          products_stock_not_negative -> insufficient_stock, never stock_movements_once -> busy
@@ -115,7 +116,9 @@ reserved AS (
         )
         AND (products.name, products.price_minor, products.currency, products.active)
         = (line.name, line.price_minor, line.currency, line.active)
-    RETURNING products.stock
+    RETURNING
+        products.id,
+        products.stock
 ),
 
 reserved_total AS MATERIALIZED (
@@ -145,7 +148,10 @@ new_order AS (
     FROM reserved_total
     RETURNING
         id,
-        number
+        number,
+        total_minor,
+        currency,
+        gen_random_uuid() AS event_id
 ),
 
 movement AS (
@@ -179,8 +185,8 @@ payment AS (
         $3,
         $1,
         new_order.number,
-        total_minor,
-        currency,
+        reserved_total.total_minor,
+        reserved_total.currency,
         $8 || jsonb_build_object(
             -- Rounded down: rounded up, the longest session allowed would exceed Stripe's limit.
             'expires_at', floor(extract(EPOCH FROM now()))::bigint + $6::integer,
@@ -203,11 +209,29 @@ history AS (
         $9,
         $18
     FROM new_order
+),
+
+event AS (
+    INSERT INTO event_deliveries (endpoint_id, event_id, type, subject, data)
+    SELECT
+        event_endpoints.id,
+        new_order.event_id,
+        'order.placed',
+        'order:' || new_order.id,
+        jsonb_build_object(
+            'order_id', new_order.id,
+            'number', new_order.number,
+            'status', 'PENDING_PAYMENT',
+            'total_minor', new_order.total_minor,
+            'currency', new_order.currency
+        )
+    FROM new_order
+    INNER JOIN event_endpoints ON event_endpoints.active AND 'order.placed' = any(event_endpoints.types)
 )
 
 SELECT
     payment.attempt,
     payment.session_parameters,
     payment.created_at,
-    (SELECT bool_or(stock = 0) FROM reserved) AS sold_out
+    (SELECT array_agg(id) FILTER (WHERE stock = 0) FROM reserved) AS sold_out
 FROM payment;

@@ -1,6 +1,6 @@
 -- orders/list_disputes: an order's disputes, oldest first, also those of the payment $2 that are not linked yet.
 --
--- callers  service.shop.orders.view
+-- callers  service.shop.disputes._linked, service.shop.orders.view
 -- param    $1 order_id uuid
 -- param    $2 stripe_payment_intent_id text null
 -- returns  many by created_at, stripe_dispute_id; none = no dispute

@@ -1,7 +1,7 @@
 -- orders/list_refunds: an order's refunds as people see them, oldest first; $2 is the order's currency.
 -- A payment that does not match its order is refunded in its own currency.
 --
--- callers  service.shop.orders.view
+-- callers  service.shop.orders.view, service.shop.refunds._add_event
 -- param    $1 order_id uuid
 -- param    $2 order_currency text
 -- returns  many by created_at, id; none = no refund

@@ -9,9 +9,9 @@
 -- param    $5 note text null
 -- param    $6 actor text
 -- returns  many in no order; none = they are no longer in $2
--- locks    orders, carts, payments NO KEY UPDATE; new order_events; to commit
+-- locks    orders, carts, payments NO KEY UPDATE; new order_events, event_deliveries; to commit
 -- waits    for nothing: transitions/lock_orders has locked the rows
--- index    orders_pkey, payments_one_per_order, carts_pkey
+-- index    orders_pkey, payments_one_per_order, carts_pkey, event_endpoints_active
 -- rows     0..100 by service.shop.sweep.BATCH, usually 1
 -- guards   never orders_one_live_per_cart -> cart_not_open
 WITH cancelled_order AS (
@@ -28,7 +28,11 @@ WITH cancelled_order AS (
     WHERE id = any($1) AND status || '' = $2 AND $2 IN ('PENDING_PAYMENT', 'PAID')
     RETURNING
         id,
-        cart_id
+        cart_id,
+        number,
+        total_minor,
+        currency,
+        gen_random_uuid() AS event_id
 ),
 
 payment AS (
@@ -62,6 +66,24 @@ history AS (
         $5,
         $6
     FROM cancelled_order
+),
+
+event AS (
+    INSERT INTO event_deliveries (endpoint_id, event_id, type, subject, data)
+    SELECT
+        event_endpoints.id,
+        cancelled_order.event_id,
+        'order.cancelled',
+        'order:' || cancelled_order.id,
+        jsonb_build_object(
+            'order_id', cancelled_order.id,
+            'number', cancelled_order.number,
+            'status', 'CANCELLED',
+            'total_minor', cancelled_order.total_minor,
+            'currency', cancelled_order.currency
+        )
+    FROM cancelled_order
+    INNER JOIN event_endpoints ON event_endpoints.active AND 'order.cancelled' = any(event_endpoints.types)
 )
 
 SELECT id

@@ -12,9 +12,9 @@
 -- param    $8 cause text
 -- param    $9 actor text
 -- returns  one or none; none = it is no longer in $2
--- locks    orders, carts NO KEY UPDATE; payments UPDATE; new order_events; to commit
+-- locks    orders, carts NO KEY UPDATE; payments UPDATE; new order_events, event_deliveries; to commit
 -- waits    for nothing: transitions/lock_order has locked the rows
--- index    orders_pkey, payments_one_per_order, carts_pkey
+-- index    orders_pkey, payments_one_per_order, carts_pkey, event_endpoints_active
 -- rows     0..1
 -- guards   orders_one_live_per_cart -> cart_not_open, payments_payment_intent_once -> busy
 WITH paid_order AS (
@@ -34,7 +34,11 @@ WITH paid_order AS (
     WHERE id = $1 AND status = $2 AND $2 IN ('PENDING_PAYMENT', 'CANCELLED')
     RETURNING
         id,
-        cart_id
+        cart_id,
+        number,
+        total_minor,
+        currency,
+        gen_random_uuid() AS event_id
 ),
 
 payment AS (
@@ -71,6 +75,24 @@ history AS (
         $8,
         $9
     FROM paid_order
+),
+
+event AS (
+    INSERT INTO event_deliveries (endpoint_id, event_id, type, subject, data)
+    SELECT
+        event_endpoints.id,
+        paid_order.event_id,
+        'order.paid',
+        'order:' || paid_order.id,
+        jsonb_build_object(
+            'order_id', paid_order.id,
+            'number', paid_order.number,
+            'status', 'PAID',
+            'total_minor', paid_order.total_minor,
+            'currency', paid_order.currency
+        )
+    FROM paid_order
+    INNER JOIN event_endpoints ON event_endpoints.active AND 'order.paid' = any(event_endpoints.types)
 )
 
 SELECT id

@@ -51,6 +51,10 @@ BODIES: dict[str, dict[str, Any]] = {
     "POST /orders/{order}/cancel": {},
     "POST /orders/{order}/refund": {},
     "POST /stuck/{kind}/{id}/resolve": {"reason": "paid back by bank transfer"},
+    "POST /event-endpoints": {"url": "https://example.com", "types": ["order.paid"]},
+    "PATCH /event-endpoints/{endpoint}": {"active": True},
+    "POST /event-endpoints/{endpoint}/rotate": {},
+    "POST /event-endpoints/{endpoint}/deliveries/{delivery}/resend": {},
 }
 
 # Calls for users alone: tests/http/test_ownership.py sends them what is wrong.
@@ -224,6 +228,13 @@ WRONG: dict[str, dict[str, list[str]]] = {
         "reason": [t for t in STRINGS if t not in (f'"{TOO_LONG}"', '"\\u200b"')] + NO_NULL
     },
 }
+for call in ("POST /event-endpoints", "PATCH /event-endpoints/{endpoint}"):
+    WRONG[call] = {
+        "url": [*STRINGS, *'"c4nary" "http://example.com" "https://" "//example.com" "https://a\\u0020b" null'.split()],
+        "types": [*STRINGS, *'["order.paid","order.paid"] ["order.c4nary"] [["order.paid"]] [null] null'.split()],
+        "description": [*(text for text in DESCRIPTIONS if text != "{}"), f'"{501 * "x"}"', *NO_NULL],
+    }
+WRONG["PATCH /event-endpoints/{endpoint}"]["active"] = BOOLEANS + NO_NULL
 # Texts with a special meaning to other programs; here they are names.
 WORDS = [
     "'; DROP TABLE products; --",
@@ -298,6 +309,8 @@ QUERIES = [
     *(f"/audit?{name}={text}" for name in ("actor", "subject") for text in ["", "c4nary%00", 301 * "x"]),
     *(f"/stuck?limit={limit}" for limit in [*NO_LIMITS, "0", "101"]),
     *(f"/stuck?after_id={after}" for after in NO_LIMITS),
+    *(f"/event-endpoints?limit={limit}" for limit in [*NO_LIMITS, "0", "101"]),
+    *(f"/event-endpoints?after_id={after}" for after in NO_LIMITS),
     *(f"/stuck?kind={kind}" for kind in ["", *"c4nary REFUND_OPEN refund_open%00 %ff".split()]),
     *("/products?category=a%00", "/products?category=" + TOO_LONG, "/products?limit=1&limit=c4nary"),
 ]
@@ -529,6 +542,8 @@ async def ids(shop: Shop) -> dict[str, str]:
     """One of everything."""
     category = await shop.call("POST", "/categories", 201, {"name": "One"})
     tent = await shop.create_product(category_id=category["id"])
+    receiver = {"url": "https://example.com", "types": ["order.placed"]}
+    endpoint = await shop.call("POST", "/event-endpoints", 201, receiver)
     placed = await shop.checked_out_cart((tent["id"], 1))
     return {
         "category": category["id"],
@@ -537,6 +552,8 @@ async def ids(shop: Shop) -> dict[str, str]:
         "order": placed["order_id"],
         "kind": "refund_failed",
         "id": "re_1",
+        "endpoint": endpoint["id"],
+        "delivery": (await shop.call("GET", f"/event-endpoints/{endpoint['id']}/deliveries", 200))["items"][0]["id"],
         "sku": "T-1",
     }
 

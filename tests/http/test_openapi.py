@@ -100,6 +100,14 @@ def test_every_call_is_described(document: Document) -> None:
         "POST /auth/revocations",
         "GET /stuck",
         "POST /stuck/{kind}/{id}/resolve",
+        "POST /event-endpoints",
+        "GET /event-endpoints",
+        "GET /event-endpoints/{endpoint_id}",
+        "PATCH /event-endpoints/{endpoint_id}",
+        "DELETE /event-endpoints/{endpoint_id}",
+        "POST /event-endpoints/{endpoint_id}/rotate",
+        "GET /event-endpoints/{endpoint_id}/deliveries",
+        "POST /event-endpoints/{endpoint_id}/deliveries/{delivery_id}/resend",
     }
     assert ("header", "If-Match") in {(p["in"], p["name"]) for p in calls["PATCH /products/{product_id}"]["parameters"]}
     assert "304" in calls["GET /products/{product_id}"]["responses"]
@@ -156,7 +164,7 @@ def test_ids_in_paths_have_types(document: Document) -> None:
         for parameter in call.get("parameters", []):
             if parameter["in"] == "path" and parameter["name"].endswith("_id"):
                 schema = parameter["schema"]
-                integer = parameter["name"] in ("product_id", "category_id")
+                integer = parameter["name"] in ("product_id", "category_id", "endpoint_id", "delivery_id")
                 assert (schema["type"], schema["format"]) == (
                     ("integer", "int64") if integer else ("string", "uuid")
                 ), name
@@ -230,6 +238,8 @@ NOT_DONE = {
     "POST /orders/{order_id}/refund": 409,
     # Nothing is stuck.
     "POST /stuck/{kind}/{id}/resolve": 404,
+    # Nothing was sent.
+    "POST /event-endpoints/{endpoint_id}/deliveries/{delivery_id}/resend": 404,
     # There is no access token.
     **dict.fromkeys(("POST /carts/{cart_id}/claim", "POST /orders/{order_id}/claim"), 403),
     **dict.fromkeys(("GET /me/carts", "GET /me/orders"), 403),
@@ -243,7 +253,9 @@ async def test_examples_work_with_the_demo_data(
     await seed(api_resources.pool, 300, settings)
     calls = calls_of(document)
 
-    for name, call in sorted(calls.items(), key=lambda item: item[0].startswith("DELETE /categories")):
+    for name, call in sorted(
+        calls.items(), key=lambda item: item[0].startswith(("DELETE /categories", "DELETE /event"))
+    ):
         method, path = name.split()
         query = {}
         for parameter in call.get("parameters", []):

@@ -42,6 +42,9 @@ def changed_settings(provider: Provider) -> dict[str, str]:
     return {"AUTH_ISSUER": provider.url, "AUTH_AUDIENCE": AUDIENCE, "ADMIN_TOKEN": ADMIN_TOKEN}
 
 
+ENDPOINT = {"url": "https://example.com", "types": ["order.paid"]}
+
+
 class Objects:
     """Makes what a request needs, new each time, because the request may change or delete it."""
 
@@ -74,6 +77,18 @@ class Objects:
         cart = await self.cart(owned=owned)
         return str((await self.shop.call("POST", f"/carts/{cart}/checkout", 201, **headers))["order_id"])
 
+    async def endpoint(self) -> int:
+        """An endpoint with a delivery of the id 1; others are deleted, because there may be only so many."""
+        for old in (await self.staff("GET", "/event-endpoints", 200))["items"]:
+            await self.staff("DELETE", f"/event-endpoints/{old['id']}", 204)
+        endpoint = int((await self.staff("POST", "/event-endpoints", 201, ENDPOINT))["id"])
+        await self.database.execute(
+            "INSERT INTO event_deliveries (endpoint_id, id, event_id, type, subject, data) OVERRIDING SYSTEM VALUE"
+            " VALUES ($1, 1, gen_random_uuid(), 'order.paid', 'product:1', '{}')",
+            endpoint,
+        )
+        return endpoint
+
     async def stuck(self) -> str:
         self.number += 1
         name = f"evt_{self.number}"
@@ -95,6 +110,8 @@ class Objects:
             "PUT /carts/{cart_id}/items/{product_id}": {"quantity": 1},
             "POST /stuck/{kind}/{id}/resolve": {"reason": "paid back in cash"},
             "POST /auth/revocations": {"sub": "nobody"},
+            "POST /event-endpoints": ENDPOINT,
+            "PATCH /event-endpoints/{endpoint_id}": {"active": True},
         }
         body = bodies.get(call)
         if call == "POST /carts/{cart_id}/items":
@@ -104,9 +121,11 @@ class Objects:
             "{product_id}": self.product,
             "{cart_id}": lambda: self.cart(owned=owned),
             "{order_id}": lambda: self.order(owned=owned),
+            "{endpoint_id}": self.endpoint,
             "{kind}/{id}": self.stuck,
         }
         path = template.replace("{code}", "invalid").replace("{name}", "favicon-32x32.png").replace("{sku}", "T-1")
+        path = path.replace("{delivery_id}", "1")
         for name, make in makers.items():
             if name in path:
                 made = str(await make())

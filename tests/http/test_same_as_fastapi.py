@@ -78,6 +78,24 @@ VALID: dict[str, list[Case]] = {
         Case("/auth/revocations", '{"sub": "anna"}', {"Idempotency-Key": "r"}),
         Case("/auth/revocations", '{"sub": ""}'),
     ],
+    "POST /event-endpoints": [
+        Case("/event-endpoints", '{"url": "https://example.com", "types": ["order.placed"]}', {"Idempotency-Key": "x"}),
+        Case("/event-endpoints", '{"url": "https://example.com", "types": ["order.placed"]}', {"Idempotency-Key": "x"}),
+        Case("/event-endpoints", '{"url": "https://127.1", "types": ["order.paid"]}'),
+        Case("/event-endpoints", '{"url": "https://example.org", "types": ["order.paid"], "description": "books"}'),
+    ],
+    "GET /event-endpoints": [Case("/event-endpoints"), Case("/event-endpoints?limit=1&after_id=1")],
+    "GET /event-endpoints/{endpoint_id}": [Case("/event-endpoints/1"), Case("/event-endpoints/99")],
+    "PATCH /event-endpoints/{endpoint_id}": [
+        Case("/event-endpoints/2", '{"active": false}'),
+        Case("/event-endpoints/2", '{"types": []}'),
+        Case("/event-endpoints/99", "{}"),
+    ],
+    "POST /event-endpoints/{endpoint_id}/rotate": [
+        Case("/event-endpoints/1/rotate", headers={"Idempotency-Key": "y"}),
+        Case("/event-endpoints/1/rotate", headers={"Idempotency-Key": "y"}),
+        Case("/event-endpoints/99/rotate", "{}"),
+    ],
     "POST /products": [
         Case("/products", '{"name": "Tent", "price_minor": 1250, "currency": "EUR", "stock": 100, "category_id": 1}'),
         Case(
@@ -196,6 +214,17 @@ VALID: dict[str, list[Case]] = {
         Case("/orders/{order}/refund", '{"items": [{"product_id": 1, "quantity": 1, "restock": true}]}'),
         Case("/orders/{order}/refund"),
     ],
+    "GET /event-endpoints/{endpoint_id}/deliveries": [
+        Case("/event-endpoints/1/deliveries"),
+        Case("/event-endpoints/1/deliveries?limit=1&after_id=9"),
+        Case("/event-endpoints/99/deliveries"),
+    ],
+    "POST /event-endpoints/{endpoint_id}/deliveries/{delivery_id}/resend": [
+        Case("/event-endpoints/1/deliveries/1/resend", headers={"Idempotency-Key": "z"}),
+        Case("/event-endpoints/1/deliveries/1/resend", headers={"Idempotency-Key": "z"}),
+        Case("/event-endpoints/2/deliveries/1/resend"),
+    ],
+    "DELETE /event-endpoints/{endpoint_id}": [Case("/event-endpoints/2"), Case("/event-endpoints/2")],
     "GET /audit": [
         Case("/audit"),
         Case("/audit?subject=product:1&limit=1&after_id=9"),
@@ -320,7 +349,8 @@ class Side:
             text = text.replace(value, f"<{name}>")
         names: dict[str, str] = {}
         return re.sub(
-            r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|cs_test_\w+|http://127[\w.:/]+|[0-9a-f]{32}-[0-9a-f]{16}",
+            r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|cs_test_\w+|http://127[\w.:/]+|[0-9a-f]{32}-[0-9a-f]{16}"
+            r"|evt_[0-9a-f]{32}|whsec_[\w+/=]+",
             lambda match: names.setdefault(match[0], f"<{len(names)}>"),
             text,
         )

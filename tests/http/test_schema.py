@@ -54,6 +54,10 @@ async def some_of_everything(shop: Shop, stripe: StripeStandin, name: str) -> di
     paid, pending = [await shop.checked_out_cart((tent["id"], 2)) for _ in range(2)]
     stripe.pay(paid["payment"]["stripe_session_id"])
     await shop.wait_for_order(paid["order_id"], "PAID")
+    receiver = {"url": "https://example.com", "types": ["order.cancelled"]}
+    endpoint = await shop.call("POST", "/event-endpoints", 201, receiver)
+    await shop.call("POST", f"/orders/{pending['order_id']}/cancel", 200)
+    deliveries = await shop.call("GET", f"/event-endpoints/{endpoint['id']}/deliveries", 200)
     dispute = stripe.dispute(stripe.session(paid["payment"]["stripe_session_id"])["payment_intent"])
     return {
         "amount_minor": [1],
@@ -66,6 +70,9 @@ async def some_of_everything(shop: Shop, stripe: StripeStandin, name: str) -> di
         "cart_id": [await shop.create_cart(), await shop.create_cart((tent["id"], 1))],
         "order_id": [paid["order_id"], pending["order_id"]],
         "code": ["not_found", "busy"],
+        "url": ["https://example.com"],
+        "endpoint_id": [endpoint["id"]],
+        "delivery_id": [deliveries["items"][0]["id"]],
     }
 
 

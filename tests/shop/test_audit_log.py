@@ -86,7 +86,12 @@ async def some_writes(
     paid_order, _ = await create_fulfilled_order(shop, stripe, resources)
     lines_order, _ = await create_fulfilled_order(shop, stripe, resources)
     bought = (await shop.get_order(lines_order))["items"][0]["product_id"]
+    receiver = {"url": "https://example.com", "types": ["order.placed"], "description": ""}
+    endpoint = (await shop.call("POST", "/event-endpoints", 201, receiver))["id"]
     pending = (await shop.checked_out_cart((product["id"], 1)))["order_id"]
+    delivery = await database.fetchval("SELECT id FROM event_deliveries")
+    at_endpoint, of_endpoint = f"/event-endpoints/{endpoint}", f"endpoint:{endpoint}"
+    resent = {"delivery_id": delivery, "type": "order.placed"}
     await database.execute("INSERT INTO stuck_items (kind, id, reason) VALUES ('dispute_open', 'dp_1', 'x')")
     at_product, at_category = f"/products/{product['id']}", f"/categories/{category['id']}"
     of_product, of_category = f"product:{product['id']}", f"category:{category['id']}"
@@ -141,6 +146,31 @@ async def some_writes(
             ("resolve_stuck", "stuck:dispute_open:dp_1", {"resolved": False}, {"resolved": True}),
         ),
         ("POST", "/auth/revocations", revoked, ("revoke_tokens", "user:anna", None, None)),
+        (
+            "POST",
+            "/event-endpoints",
+            receiver,
+            ("create_event_endpoint", "endpoint:{id}", None, receiver | {"active": True}),
+        ),
+        (
+            "PATCH",
+            at_endpoint,
+            {"active": False},
+            ("update_event_endpoint", of_endpoint, {"active": True}, {"active": False}),
+        ),
+        ("POST", f"{at_endpoint}/rotate", None, ("rotate_event_secret", of_endpoint, None, None)),
+        (
+            "POST",
+            f"{at_endpoint}/deliveries/{delivery}/resend",
+            None,
+            ("resend_delivery", of_endpoint, None, resent),
+        ),
+        (
+            "DELETE",
+            at_endpoint,
+            None,
+            ("delete_event_endpoint", of_endpoint, receiver | {"active": False}, None),
+        ),
     ]
 
 
@@ -223,6 +253,11 @@ async def test_refused_calls_leave_no_row(
         ("POST", f"/orders/{paid_order}/refund", {"amount_minor": 9999}, 409),
         ("POST", "/stuck/dispute_open/dp_1/resolve", {"reason": "x"}, 404),
         ("POST", "/auth/revocations", {"sub": ""}, 422),
+        ("POST", "/event-endpoints", {"url": "https://127.0.0.1", "types": ["order.paid"]}, 422),
+        ("PATCH", "/event-endpoints/404", {"active": False}, 404),
+        ("POST", "/event-endpoints/404/rotate", None, 404),
+        ("POST", "/event-endpoints/404/deliveries/1/resend", None, 404),
+        ("DELETE", "/event-endpoints/404", None, 404),
     ]
 
     for method, path, body, status in refused:

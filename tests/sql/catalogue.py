@@ -297,6 +297,41 @@ def tables(products: int) -> list[dict[str, str]]:
                     'anna' AS created_by,
                     now() + interval '1 year' AS expires_at
                 FROM generate_series(1, 10000) AS n""",
+            "event_leases": """
+                SELECT n + 10 AS endpoint_id
+                FROM generate_series(1, 10000) AS n""",
+            # Of 10,000 endpoints that there ever were two are left, so that an index is the better way.
+            "event_endpoints": """
+                SELECT
+                    n + 10 AS id,
+                    'https://example.com/' || n AS url,
+                    '{dispute.closed}'::text [] AS types,
+                    sha256('secret') AS secret,
+                    n % 5000 = 0 AS active,
+                    CASE WHEN n % 5000 > 0 THEN now() END AS deleted_at
+                FROM generate_series(1, 10000) AS n""",
+            # Of the last orders, for both endpoints. Few are still to be sent.
+            "event_deliveries": """
+                SELECT
+                    5010 + 5000 * (n % 2) AS endpoint_id,
+                    n + 10 AS id,
+                    id AS event_id,
+                    'order.paid' AS type,
+                    'order:' || id AS subject,
+                    '{}'::jsonb AS data,
+                    CASE WHEN number % 2000 = 0 THEN 'pending' ELSE 'delivered' END AS status,
+                    CASE WHEN number % 2000 = 0 THEN now() + interval '1 hour' END AS next_attempt_at,
+                    CASE WHEN number % 2000 > 0 THEN created_at END AS finished_at
+                FROM orders, LATERAL (VALUES (2 * number), (2 * number + 1)) AS numbered (n)
+                WHERE number > 10 AND number % 2 = 0""",
+            "product_announcements": """
+                SELECT
+                    id AS product_id,
+                    stock = 0 AS sold_out,
+                    now() AS sold_out_at,
+                    CASE WHEN id % 1000 = 0 THEN now() + interval '1 hour' END AS due_at
+                FROM products
+                WHERE id > 10""",
             "token_revocations": """
                 SELECT
                     'user ' || n AS subject,

@@ -191,6 +191,35 @@ VALUES
     ('user:anna', 'create_product', 'product:2', '{{}}', 'x'),
     ('admin', 'update_product', 'product:1', '{{}}', 'x');
 
+-- Two active endpoints, one that is off, two that staff deleted, one of these without events. Rows are shuffled.
+INSERT INTO event_endpoints (url, types, secret, active, deleted_at)
+SELECT
+    'https://example.com/' || n,
+    CASE
+        WHEN n = 2 THEN '{{dispute.closed}}'
+        ELSE '{{order.placed,order.paid,order.fulfilled,order.cancelled,refund.succeeded,product.sold_out}}'
+    END::text [],
+    sha256('secret'),
+    n <= 2,
+    CASE WHEN n >= 4 THEN timestamptz '2000-01-01' END
+FROM generate_series(1, 5) AS n;
+INSERT INTO event_leases (endpoint_id) SELECT id FROM event_endpoints ORDER BY id DESC;
+UPDATE event_leases SET run_id = '{NEW}' WHERE endpoint_id = 1;
+INSERT INTO event_deliveries (endpoint_id, event_id, type, subject, data)
+SELECT
+    n,
+    '{PAID}',
+    'order.' || type,
+    'order:{PAID}',
+    '{{"order_id": "{PAID}"}}'
+FROM unnest(ARRAY[4, 3, 2, 1]) AS n, unnest(ARRAY['placed', 'paid']) AS type
+ORDER BY n DESC, type DESC;
+INSERT INTO event_deliveries (endpoint_id, event_id, type, subject, data, status, next_attempt_at, finished_at)
+SELECT 1, '{PAID}', 'order.placed', 'order:{LATE}', '{{}}', 'delivered', NULL, '2000-01-01' FROM generate_series(1, 2);
+UPDATE event_deliveries SET result = '500' WHERE id = 7;
+INSERT INTO product_announcements (product_id, sold_out, sold_out_at, restocked_at, due_at)
+VALUES ({LAMP}, false, '2000-01-01', '2000-01-01', now()), ({TENT}, false, '2000-01-01', '2000-01-01', now());
+
 UPDATE refunds SET reason = 'a scratch' WHERE id = '{CANCELLED}';
 UPDATE refunds SET reason = 'a scratch' WHERE id = '{FULFILLED}';
 UPDATE refunds SET reason = 'a scratch' WHERE id = '{PAID}';
@@ -452,6 +481,35 @@ SCENARIOS = {
         },
         predecessor=(SINGLE, 7, None),
     ),
+    "deliveries/lease_endpoints": does(
+        run(NEW, 30.0), none=run(NEW, 30.0, before="UPDATE event_endpoints SET active = false")
+    ),
+    "deliveries/list_due": does(
+        run(
+            1,
+            1e9,
+            [],
+            before="INSERT INTO event_deliveries (endpoint_id, event_id, type, subject, data, next_attempt_at)"
+            f" SELECT 1, '{PAID}', 'order.paid', 'order:{OPEN}', '{{}}', '2010-01-01'",
+        ),
+        none=run(3, 1e9, []),
+    ),
+    "deliveries/list_due_products": does(
+        run(10), none=run(10, before="UPDATE product_announcements SET due_at = NULL")
+    ),
+    "deliveries/lock_products": does(run([LAMP, TENT, ROPE]), none=run([NO_PRODUCT])),
+    "deliveries/mark_failing": does(
+        run(1), run(1, before="UPDATE event_leases SET failing_since = '2000-01-01'"), none=run(404)
+    ),
+    "deliveries/mark_working": does(run(1), none=run(404)),
+    "deliveries/measure_backlog": does(run()),
+    "deliveries/record_attempts": does(
+        run(1, [7, 8], ["500", "200"], [False, True]),
+        run(1, [7, 8], ["500", "500"], [False, False], before="UPDATE event_deliveries SET created_at = '2000-01-01'"),
+        none=run(1, [404], ["200"], [True]),
+    ),
+    "deliveries/release_leases": does(run(NEW), none=run(PAID)),
+    "deliveries/switch_off": does(run(1), none=run(3)),
     "erasure/erase_columns": does(run([PAID, FULFILLED]), predecessor=([FULFILLED, PAID],)),
     "erasure/find_by_digest": does(run(DIGEST), none=run(NEW_KEY)),
     "erasure/find_by_events": does(run(EMAIL), none=run("nobody@example.com")),
@@ -464,6 +522,22 @@ SCENARIOS = {
     "erasure/reduce_event": does(run("evt_3", "{}"), none=run("evt_x", "{}"), predecessor=([FULFILLED], [])),
     "erasure/reduce_response": does(
         run(hashlib.sha256(b"a").digest(), b"{}"), none=run(NEW_KEY, b"{}"), predecessor=([FULFILLED],)
+    ),
+    "event_endpoints/create_endpoint": does(
+        run("https://example.com", ["order.paid"], "", b"x" * 32, 20),
+        none=run("https://example.com", ["order.paid"], "", b"x" * 32, 3),
+    ),
+    "event_endpoints/delete_endpoint": does(run(1), none=run(404), predecessor=(1,)),
+    "event_endpoints/get_endpoint": does(run(1), none=run(4)),
+    "event_endpoints/list_deliveries": does(run(1, LAST, 10), none=run(404, LAST, 10)),
+    "event_endpoints/list_endpoints": does(run(0, 10), none=run(LAST, 10)),
+    "event_endpoints/lock_endpoint": does(run(1), none=run(4)),
+    "event_endpoints/resend_delivery": does(run(1, 7), none=run(1, 404)),
+    "event_endpoints/rotate_secret": does(run(1, b"y" * 32), none=run(4, b"y" * 32)),
+    "event_endpoints/update_endpoint": does(
+        run(1, "https://example.org", ["order.paid"], "x", False),
+        none=run(404, None, None, None, None),
+        predecessor=(1,),
     ),
     "fulfilment/mark_fulfilled": does(run(PAID, "x", "job:x"), none=run(PENDING, "x", "job:x"), predecessor=(PAID,)),
     "retention/delete_keys": does(run(10), none=run(10, before="DELETE FROM idempotency_keys")),
@@ -721,6 +795,23 @@ SCENARIOS = {
         ),
     ),
     "sweep/claim_unmatched": does(run(10), none=run(10, before="UPDATE unmatched_payments SET next_attempt_at = NULL")),
+    "outbox/add_event": does(
+        run(NEW, "refund.succeeded", PAID, "{}"),
+        none=run(NEW, "dispute.opened", PAID, "{}"),
+        predecessor=(PAID,),
+    ),
+    "outbox/announce_products": does(
+        run([LAMP, TENT], before="UPDATE products SET stock = 0"),
+        run([ROPE, MUG], before="UPDATE products SET stock = 0"),
+        none=run([NO_PRODUCT]),
+        predecessor=([LAMP, TENT, ROPE, MUG],),
+    ),
+    "retention/delete_deliveries": does(run(9000, 10), none=run(20_000, 10)),
+    "retention/delete_endpoints": does(run(10), none=run(10, before="UPDATE event_endpoints SET deleted_at = NULL")),
+    "retention/delete_unsent": does(run(4, 0, 10), none=run(4, 30, 10)),
+    "retention/list_off_endpoints": does(
+        run(), none=run(before="UPDATE event_endpoints SET deleted_at = NULL, active = true")
+    ),
     "retention/delete_carts": does(run(9000, 10), none=run(20_000, 10)),
     "retention/delete_events": does(run(9000, 10), none=run(20_000, 10)),
 }

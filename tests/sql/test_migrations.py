@@ -209,6 +209,13 @@ FILL = {
     "0056.audit_log": """
         INSERT INTO audit_log (actor, action, subject, after, request_id)
         SELECT 'admin', 'create_product', 'product:' || id, '{}', 'x' FROM products""",
+    "0080.outgoing_events": """
+        INSERT INTO event_endpoints (url, types, secret)
+        SELECT 'https://example.com/' || n, '{order.paid}', sha256('secret') FROM generate_series(1, 5) AS n;
+        INSERT INTO event_leases (endpoint_id) SELECT id FROM event_endpoints;
+        INSERT INTO event_deliveries (endpoint_id, event_id, type, subject, data)
+        SELECT event_endpoints.id, orders.id, 'order.paid', 'order:' || orders.id, '{}' FROM event_endpoints, orders;
+        INSERT INTO product_announcements (product_id) SELECT id FROM products""",
     "0077.order_shipping": "INSERT INTO order_shipping (order_id, name) SELECT id, 'Jenny Rosen' FROM orders",
     "0075.refund_items": """
         INSERT INTO refund_items (refund_id, product_id, quantity, restock)

@@ -31,6 +31,12 @@ DISPUTES = {
     "INSERT": "stripe_dispute_id stripe_payment_intent_id order_id amount_minor currency reason status reported_at",
     "UPDATE": "order_id amount_minor currency reason status reported_at",
 }
+DELIVERIES = {**READ, "INSERT": "endpoint_id event_id type subject data"}
+ANNOUNCEMENTS = {
+    **READ,
+    "INSERT": "product_id sold_out sold_out_at restocked_at due_at",
+    "UPDATE": "sold_out sold_out_at restocked_at due_at",
+}
 SHIPPING = "order_id name phone line1 line2 city state postal_code country"
 NOTHING: dict[str, str] = {}
 SEARCH = {
@@ -95,6 +101,14 @@ ALLOWED = {
             "UPDATE": "order_id outcome handled_at next_attempt_at",
         },
         "audit_log": {**READ, **AUDIT},
+        "event_endpoints": {
+            **READ,
+            "INSERT": "url types description secret",
+            "UPDATE": "url types description active secret previous_secret previous_until updated_at deleted_at",
+        },
+        "event_leases": {**READ, "INSERT": "endpoint_id", "UPDATE": "working_since failing_since"},
+        "event_deliveries": {**DELIVERIES, "UPDATE": "status next_attempt_at finished_at"},
+        "product_announcements": ANNOUNCEMENTS,
         "product_search": SEARCH,
         "search_words": {**READ, "INSERT": "word"},
         "reconcile_positions": NOTHING,
@@ -160,6 +174,14 @@ ALLOWED = {
             "DELETE": ALL,
         },
         "audit_log": NOTHING,
+        "event_endpoints": {**READ, "UPDATE": "active updated_at", "DELETE": ALL},
+        "event_leases": {**READ, "UPDATE": "run_id leased_until working_since failing_since"},
+        "event_deliveries": {
+            **DELIVERIES,
+            "UPDATE": "status attempts next_attempt_at attempted_at result finished_at",
+            "DELETE": ALL,
+        },
+        "product_announcements": ANNOUNCEMENTS,
         "reconcile_positions": {**READ, "UPDATE": "reached_at"},
         "worker_heartbeats": {**READ, "UPDATE": "beat_at due_at claimed_by claimed_at claimed_until"},
         "hold_pressure": {**READ, "UPDATE": "measured_at product_ids units_on_hold_ratio"},
@@ -191,6 +213,9 @@ ALLOWED["readonly"] = {table: READ for table in ALLOWED["app"]} | {
         " failure_reason created_at updated_at next_attempt_at attempts"
     },
     "stock_movements": {"SELECT": "id product_id delta reason order_id hold created_at"},
+    "event_endpoints": {
+        "SELECT": "id url types description active previous_until created_at updated_at deleted_at",
+    },
 }
 ALLOWED["eraser"] = dict.fromkeys(ALLOWED["app"], NOTHING) | {
     "orders": {
@@ -273,6 +298,7 @@ WORKERS = {
     "stuck/find_unhandled_events",
     *files("audit"),
     *files("audit_state"),
+    *(set(files("deliveries")) - {"deliveries/mark_working"}),
     *files("reconcile"),
     *files("sweep"),
     *files("retention"),
@@ -293,9 +319,7 @@ APPS = {
     "idempotency/store_key",
     "health/is_migrated",
     "health/list_timely_loops",
-    "orders/list_disputes",
     "orders/list_items",
-    "orders/list_refunds",
     "orders/read_shipping",
     "orders/list_orders",
     "orders/find_orders",
@@ -305,6 +329,7 @@ APPS = {
     "orders/list_numbered",
     "orders/list_orders_by_status",
     *files("audit_log"),
+    *files("event_endpoints"),
     "orders/list_user_orders",
     "stuck/find_item",
     "stuck/list_items",

@@ -45,6 +45,9 @@ NOT_PERSONAL = {
     "idempotency_keys": "id location request_digest",
     # `cause` may contain an id that the client chose for its request. Erasing the order removes that part.
     "order_events": "cause from_status to_status",
+    # Hashes of files; what files say of products.
+    "imports": "digest skipped",
+    "import_lines": "category currency description image_url name sku",
     "order_items": "name",
     "orders": "currency status",
     "payments": "captured_currency currency status stripe_payment_intent_id stripe_session_id",

@@ -64,6 +64,8 @@ INSERT INTO event_leases (endpoint_id) VALUES (1);
 INSERT INTO event_deliveries (endpoint_id, event_id, type, subject, data)
 VALUES (1, {ONE}, 'order.paid', 'order:' || {ONE}, '{{}}');
 INSERT INTO product_announcements (product_id) VALUES (1);
+INSERT INTO imports (digest) VALUES (sha256('file'));
+INSERT INTO import_lines (line, sku) VALUES (2, 'A-1');
 """
 
 # Keys that an UPDATE cannot set are tested by an INSERT.
@@ -112,6 +114,11 @@ INVALID_ROWS = [
     ("products_image_url_form", "UPDATE products SET image_url = 'http://example.com/a.png'"),
     ("products_image_url_form", "UPDATE products SET image_url = 'https://example.com/a b.png'"),
     ("products_image_url_form", "UPDATE products SET image_url = 'https://example.com/' || repeat('x', 2029)"),
+    ("imports_pkey", "INSERT INTO imports (digest) VALUES (sha256('file'))"),
+    ("imports_digest_length", "UPDATE imports SET digest = 'x'"),
+    ("imports_position_range", "UPDATE imports SET position = -1"),
+    ("imports_position_range", "UPDATE imports SET position = 1"),
+    ("import_lines_pkey", "INSERT INTO import_lines (line, sku) VALUES (2, 'A-2')"),
     ("carts_pkey", f"INSERT INTO carts (id) VALUES ({ONE})"),
     ("carts_status_known", "UPDATE carts SET status = 'PAID'"),
     ("carts_currency_form", "UPDATE carts SET currency = 'EURO'"),

@@ -194,6 +194,9 @@ FILL = {
     "0021.unmatched_payments": """
         INSERT INTO unmatched_payments (stripe_payment_intent_id, order_id, amount_minor, currency)
         SELECT 'pi_' || id, id, 1, 'EUR' FROM orders""",
+    "0087.imports": """
+        INSERT INTO imports (digest) VALUES (sha256('file'));
+        INSERT INTO import_lines (line, sku) VALUES (2, 'A-1')""",
     "0040.audit_by_position": """
         INSERT INTO audit_balances (product_id, units) SELECT id, stock FROM products;
         INSERT INTO audit_violations (rule, subject, detail) VALUES ('audit/x', 'order 1', 'wrong');

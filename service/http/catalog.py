@@ -10,18 +10,15 @@ from pydantic import Field
 
 from service.errors import invalid, not_found
 from service.http import fields, responses
-from service.http.fields import AfterId, CategoryId, Name, ProductId, Slug
+from service.http.fields import AfterId, CategoryId, ProductId, Slug
 from service.http.openapi import ETAG, problems
 from service.http.policy import Caller, authorize, require
 from service.http.requests import Body, Query, ResourcesDep, StaffKey, no_unknown_query
-from service.shop import cart, catalog, money
+from service.shop import catalog, money
+from service.shop.product_fields import MAX_STOCK, Description, ImageUrl, MaxPerOrder, Name, Price, Sku
 
 router = APIRouter(dependencies=[Depends(authorize), Depends(no_unknown_query)])
 
-# Each currency has its own maximum.
-Price = Annotated[int, Field(ge=1, le=money.MOST_MINOR)]
-MaxPerOrder = Annotated[int, Field(ge=1, le=cart.MAX_QUANTITY)]
-MAX_STOCK = 1_000_000_000
 # The default of a member that may be left out, but not be null: the default is None, while the type refuses null.
 LEFT_OUT: Any = Field(default_factory=lambda: None)
 
@@ -68,24 +65,24 @@ class NewProduct(Body):
     """A product with its first units."""
 
     name: Name
-    description: fields.Description = ""
+    description: Description = ""
     category_id: fields.Id | None = None
     price_minor: Price
     currency: money.Currency
     stock: int = Field(ge=0, le=MAX_STOCK)
     active: bool = True
-    sku: fields.Sku | None = None
-    image_url: fields.ImageUrl | None = None
+    sku: Sku | None = None
+    image_url: ImageUrl | None = None
     max_per_order: MaxPerOrder | None = None
 
 
 class _Edit(Body):
     name: Name = LEFT_OUT
-    description: fields.Description = LEFT_OUT
+    description: Description = LEFT_OUT
     category_id: fields.Id | None = None
     price_minor: Price = LEFT_OUT
     active: bool = LEFT_OUT
-    image_url: fields.ImageUrl | None = None
+    image_url: ImageUrl | None = None
     max_per_order: MaxPerOrder | None = None
 
     def change(self) -> catalog.ProductChange:
@@ -98,7 +95,7 @@ class _Edit(Body):
 class ProductEdit(_Edit):
     """Members that are left out stay unchanged. Null takes the product out of its category, or removes the value."""
 
-    sku: fields.Sku | None = None
+    sku: Sku | None = None
 
 
 class ProductPut(_Edit):
@@ -223,7 +220,7 @@ async def update_product(
     },
 )
 async def put_product(
-    sku: fields.Sku,
+    sku: Sku,
     product: ProductPut,
     resources: ResourcesDep,
     if_match: Annotated[str | None, Header(alias="If-Match")] = None,

@@ -9,7 +9,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, 
 
 from service.errors import not_found
 from service.infra.logs import add_subject
-from service.shop.text import IMAGE_URL_FORM, MAX_LENGTH, SKU_FORM, has_host, is_slug, is_visible, to_nfc
+from service.shop.product_fields import NO_CONTROL, check_visible
+from service.shop.text import MAX_LENGTH, is_slug, to_nfc
 
 BIGINT_MAX = 2**63 - 1
 UUID_FORM = r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
@@ -65,14 +66,6 @@ AfterId = Annotated[int, Field(ge=0, le=BIGINT_MAX), DIGITS, int64(0)]
 
 # PostgreSQL's text cannot contain a NUL.
 NO_NUL = r"^[^\x00]*$"
-# No control characters or line breaks, and none that reverse the text around them. Scripts and emoji need joiners.
-_NO_CONTROL = r"^[^\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069]*$"
-
-
-def _visible(name: str) -> str:
-    if not is_visible(name):
-        raise ValueError("must have a letter, a digit or a symbol")
-    return name
 
 
 def _slug(slug: str) -> str:
@@ -81,25 +74,6 @@ def _slug(slug: str) -> str:
     return slug
 
 
-def _image_url(url: object) -> object:
-    if isinstance(url, str) and not (re.fullmatch(IMAGE_URL_FORM, url) and has_host(url)):
-        raise ValueError("must be an https URL with a host, and without spaces")
-    return url
-
-
-Name = Annotated[
-    str,
-    StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_LENGTH, pattern=_NO_CONTROL),
-    AfterValidator(_visible),
-]
-# As in a name, but with tabs and line breaks.
-Description = Annotated[
-    str,
-    StringConstraints(
-        max_length=10_000,
-        pattern=r"^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u202a-\u202e\u2066-\u2069]*$",
-    ),
-]
 Slug = Annotated[
     str,
     BeforeValidator(to_nfc),
@@ -110,15 +84,13 @@ Slug = Annotated[
 ]
 # A slug to look for; an impossible one is not found.
 SlugQuery = Annotated[str, BeforeValidator(to_nfc), StringConstraints(max_length=MAX_LENGTH, pattern=NO_NUL)]
-Sku = Annotated[str, StringConstraints(pattern=SKU_FORM)]
-ImageUrl = Annotated[str, BeforeValidator(_image_url), StringConstraints(max_length=2048, pattern=IMAGE_URL_FORM)]
 # A storefront's own name of a cart and its order.
 Reference = Annotated[
     str,
-    StringConstraints(strip_whitespace=True, min_length=1, max_length=255, pattern=_NO_CONTROL),
-    AfterValidator(_visible),
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=255, pattern=NO_CONTROL),
+    AfterValidator(check_visible),
 ]
 # What is looked up exactly: a number, a name, an address or an id.
-Exact = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=800, pattern=_NO_CONTROL)]
+Exact = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=800, pattern=NO_CONTROL)]
 # Why staff do something, in their words.
-Reason = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500, pattern=_NO_CONTROL)]
+Reason = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500, pattern=NO_CONTROL)]

@@ -9,8 +9,8 @@ import re
 import signal
 import sys
 import tempfile
-from collections.abc import Callable
-from contextlib import ExitStack, aclosing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, aclosing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -175,6 +175,83 @@ def _audit(options: argparse.Namespace) -> int:
             print(f"  {violation.subject}: {violation.detail}")
     # A violation comes first: who reads it has to act.
     return 1 if any(report.violations.values()) else 2 if report.failures else 0
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on standard error for the steps of a command, or none if that is no terminal: step, done, total."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("")
+        yield lambda step, done, total: bar.update(task, description=step, completed=done, total=total)
+
+
+def _import(options: argparse.Namespace) -> int:
+    from service.infra.resources import open_resources
+    from service.shop.imports import MOST_PROBLEMS, Outcome, import_products
+    from service.shop.product_csv import InvalidHeader
+
+    async def run() -> Outcome:
+        name = options.file.name.encode(errors="replace").decode()
+        with options.file.open("rb") as file, _progress() as show:
+            async with open_resources(Settings.load(), "commerce-import") as resources:
+                return await import_products(resources, file, name, dry_run=options.dry_run, show=show)
+
+    try:
+        outcome = asyncio.run(run())
+    except InvalidHeader as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Stopped. The same command goes on after the last batch.", file=sys.stderr)
+        return 130
+    for problem in outcome.problems[:MOST_PROBLEMS]:
+        print(problem, file=sys.stderr)
+    if len(outcome.problems) > MOST_PROBLEMS:
+        print(f"The first {MOST_PROBLEMS} problems are shown.", file=sys.stderr)
+    if outcome.refused:
+        print("Nothing was imported.", file=sys.stderr)
+        return 1
+    if options.dry_run:
+        print("no line is refused; nothing was imported")
+        return 0
+    if outcome.resumed_after:
+        print(f"went on after line {outcome.resumed_after}, where an earlier run of this file was stopped")
+    print(
+        f"{outcome.lines} lines: {outcome.added} products added, {outcome.changed} changed,"
+        f" {outcome.moved} stocks moved, {outcome.skipped} lines skipped"
+    )
+    return 1 if outcome.skipped else 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from service.shop.exports import Export, export_products
+
+    if options.file.is_file():
+        print(f"{options.file} exists already.", file=sys.stderr)
+        return 2
+    # Beside its place, so that a run that was killed leaves no file that looks whole.
+    is_new = not options.file.exists()
+    target = options.file.with_name(f"{options.file.name}.part") if is_new else options.file
+
+    async def run() -> Export:
+        with target.open("w", encoding="utf-8", newline="") as file:
+            async with aclosing(Pool(Settings.load(), "commerce-export", read_only=True)) as pool:
+                return await export_products(pool, file)
+
+    try:
+        export = asyncio.run(run())
+        if is_new:
+            target.rename(options.file)
+    finally:
+        if is_new:
+            target.unlink(missing_ok=True)
+    print(f"{export.written} products written", file=sys.stderr)
+    if export.without_sku:
+        print(f"{export.without_sku} products have no sku and were left out", file=sys.stderr)
+    return 0
 
 
 def _erase(options: argparse.Namespace) -> int:
@@ -379,6 +456,11 @@ def _parser() -> argparse.ArgumentParser:
     audit.add_argument(
         "--read-only", action="store_true", help="check everything, also on a standby, and store nothing"
     )
+    import_ = command("import", _import, "Add and change products by a CSV file; exit status 1 when a line is refused.")
+    import_.add_argument("file", type=Path, metavar="FILE.csv", help="UTF-8; its first line names the columns")
+    import_.add_argument("--dry-run", action="store_true", help="only check the file")
+    export = command("export", _export, "Write all products with a sku to a CSV file that `import` takes.")
+    export.add_argument("file", type=Path, metavar="FILE.csv", help="a new file")
     erase = command("erase", _erase, "Erase the personal data of an order, or of all orders of an e-mail address.")
     erase.add_argument("subject", type=_subject, metavar="ORDER|EMAIL", help="an order's id or number, or an address")
     erase.add_argument("--dry-run", action="store_true", help="only show what would be erased")

@@ -31,7 +31,10 @@ from tests.conftest import login
 from tests.database import psql, wait_for_blocked
 from tests.faults.stage import family
 
-COMMANDS = "run serve worker migrate index seed audit erase key review replay stripe-check token issuer standin".split()
+COMMANDS = [
+    *"run serve worker migrate index seed audit import export erase".split(),
+    *"key review replay stripe-check token issuer standin".split(),
+]
 
 
 @pytest.fixture
@@ -128,6 +131,8 @@ async def test_every_command_has_help(environ: dict[str, str]) -> None:
         "seed": ("--products",),
         "replay": ("EVENT_ID",),
         "erase": ("ORDER|EMAIL", "--dry-run"),
+        "import": ("FILE.csv", "--dry-run"),
+        "export": ("FILE.csv",),
         "token": ("--sub", "--role", "--email", "--seconds"),
     }
     for name, expected in options.items():

@@ -520,6 +520,9 @@ class EventEndpointsUpdateEndpoint(Statement[None]):
         active: bool | None,
     ) -> int: ...
 
+class ExportsListProducts(Statement[Row]):
+    async def all(self, connection: Connection, /, *, after_id: int) -> list[Row]: ...
+
 class FulfilmentMarkFulfilled(Statement[Row]):
     async def one_or_none(self, connection: Connection, /, *, order_id: UUID, cause: str, actor: str) -> Row | None: ...
 
@@ -562,6 +565,79 @@ class IdempotencyStoreKey(Statement[None]):
         location: str | None,
         answer: bytes | None,
     ) -> int: ...
+
+class ImportsAddProducts(Statement[Row]):
+    async def one(
+        self, connection: Connection, /, *, after_line: int, last_line: int, skip: Sequence[int], actor: str
+    ) -> Row: ...
+
+class ImportsCheckLines(Statement[Row]):
+    async def all(
+        self,
+        connection: Connection,
+        /,
+        *,
+        after_line: int,
+        last_line: int,
+        find_repeated: bool,
+        moved_to: int,
+        skipped: Sequence[int],
+        maximum_minor: int,
+        currencies: Sequence[str],
+        maxima_minor: Sequence[int],
+    ) -> list[Row]: ...
+
+class ImportsClearLines(Statement[None]):
+    async def run(self, connection: Connection, /) -> int: ...
+
+class ImportsFinishImport(Statement[None]):
+    async def run(self, connection: Connection, /, *, digest: bytes) -> int: ...
+
+class ImportsLockImport(Statement[Row]):
+    async def one_or_none(self, connection: Connection, /, *, digest: bytes) -> Row | None: ...
+
+class ImportsLockProducts(Statement[Row]):
+    async def one(
+        self,
+        connection: Connection,
+        /,
+        *,
+        after_line: int,
+        last_line: int,
+        set_category: bool,
+        set_max_per_order: bool,
+        set_image_url: bool,
+        moved_to: int,
+        skipped: Sequence[int],
+    ) -> Row: ...
+
+class ImportsRecordBatch(Statement[None]):
+    async def run(self, connection: Connection, /, *, digest: bytes, last_line: int, skip: Sequence[int]) -> int: ...
+
+class ImportsStartImport(Statement[None]):
+    async def run(self, connection: Connection, /, *, digest: bytes) -> int: ...
+
+class ImportsTryLock(Statement[Row]):
+    async def one(self, connection: Connection, /, *, advisory_key: int) -> Row: ...
+
+class ImportsUpdateProducts(Statement[Row]):
+    async def one(
+        self,
+        connection: Connection,
+        /,
+        *,
+        after_line: int,
+        last_line: int,
+        skip: Sequence[int],
+        set_category: bool,
+        set_max_per_order: bool,
+        set_image_url: bool,
+        moved_to: int,
+        skipped: Sequence[int],
+        reason: str,
+        actor: str,
+        request_id: str,
+    ) -> Row: ...
 
 class MigrationsListInvalidIndexes(Statement[Row]):
     async def all(self, connection: Connection, /) -> list[Row]: ...
@@ -1378,6 +1454,8 @@ def statement(name: Literal["event_endpoints/rotate_secret"], row: type[Row]) ->
 @overload
 def statement(name: Literal["event_endpoints/update_endpoint"]) -> EventEndpointsUpdateEndpoint: ...
 @overload
+def statement(name: Literal["exports/list_products"], row: type[Row]) -> ExportsListProducts[Row]: ...
+@overload
 def statement(name: Literal["fulfilment/mark_fulfilled"], row: type[Row]) -> FulfilmentMarkFulfilled[Row]: ...
 @overload
 def statement(name: Literal["health/claim_task"], row: type[Row]) -> HealthClaimTask[Row]: ...
@@ -1397,6 +1475,26 @@ def statement(name: Literal["idempotency/find_key"], row: type[Row]) -> Idempote
 def statement(name: Literal["idempotency/lock_key"], row: type[Row]) -> IdempotencyLockKey[Row]: ...
 @overload
 def statement(name: Literal["idempotency/store_key"]) -> IdempotencyStoreKey: ...
+@overload
+def statement(name: Literal["imports/add_products"], row: type[Row]) -> ImportsAddProducts[Row]: ...
+@overload
+def statement(name: Literal["imports/check_lines"], row: type[Row]) -> ImportsCheckLines[Row]: ...
+@overload
+def statement(name: Literal["imports/clear_lines"]) -> ImportsClearLines: ...
+@overload
+def statement(name: Literal["imports/finish_import"]) -> ImportsFinishImport: ...
+@overload
+def statement(name: Literal["imports/lock_import"], row: type[Row]) -> ImportsLockImport[Row]: ...
+@overload
+def statement(name: Literal["imports/lock_products"], row: type[Row]) -> ImportsLockProducts[Row]: ...
+@overload
+def statement(name: Literal["imports/record_batch"]) -> ImportsRecordBatch: ...
+@overload
+def statement(name: Literal["imports/start_import"]) -> ImportsStartImport: ...
+@overload
+def statement(name: Literal["imports/try_lock"], row: type[Row]) -> ImportsTryLock[Row]: ...
+@overload
+def statement(name: Literal["imports/update_products"], row: type[Row]) -> ImportsUpdateProducts[Row]: ...
 @overload
 def statement(
     name: Literal["migrations/list_invalid_indexes"], row: type[Row]

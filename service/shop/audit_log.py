@@ -33,6 +33,7 @@ Action = Literal[
     "add_key",
     "revoke_key",
     "erase",
+    "import",
 ]
 # Members of rows that every edit changes, or none; the subject has the id.
 _BOOKKEEPING = {"id", "version", "created_at", "updated_at"}

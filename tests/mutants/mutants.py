@@ -1763,4 +1763,32 @@ MUTANTS = [
             ("refunds_stripe_refund_once", "stripe_refund_id"),
         )
     ),
+    Mutant(
+        "a file moves its units once",
+        "sql/imports/update_products.sql",
+        "WHEN line > $7 OR line = any($8) THEN",
+        "WHEN line > $7 OR cardinality($8) >= 0 THEN",
+        at("shop/test_imports", "test_a_file_moves_its_units_once"),
+    ),
+    Mutant(
+        "an import leaves no stock below zero",
+        "sql/imports/check_lines.sql",
+        "NOT BETWEEN 0 AND 1000000000",
+        "NOT BETWEEN -1000000000 AND 1000000000",
+        at("shop/test_imports", "test_units_that_are_sold_meanwhile_skip_their_line_alone"),
+    ),
+    Mutant(
+        "a batch of an import is applied once",
+        "service/shop/imports.py",
+        " or current.position != batch.after_line",
+        "",
+        at("shop/test_imports", "test_a_batch_of_another_run_is_refused"),
+    ),
+    Mutant(
+        "a batch of an import is applied whole",
+        "service/shop/imports.py",
+        " or locked.lines != batch.size",
+        "",
+        at("shop/test_imports", "test_a_batch_of_another_run_is_refused"),
+    ),
 ]

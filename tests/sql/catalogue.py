@@ -332,6 +332,22 @@ def tables(products: int) -> list[dict[str, str]]:
                     CASE WHEN id % 1000 = 0 THEN now() + interval '1 hour' END AS due_at
                 FROM products
                 WHERE id > 10""",
+            "imports": """
+                SELECT
+                    sha256(n::text::bytea) AS digest,
+                    n AS moved_to
+                FROM generate_series(1, 10000) AS n""",
+            # A file with a line for every product.
+            "import_lines": f"""
+                SELECT
+                    n + 10 AS line,
+                    'SKU-' || n AS sku,
+                    'Product ' || n AS name,
+                    'category-' || 1 + n % {max(products // 1000, 10)} AS category,
+                    100 + n % 9900 AS price_minor,
+                    'EUR' AS currency,
+                    n % 100 AS stock
+                FROM generate_series(1, {products}) AS n""",
             "token_revocations": """
                 SELECT
                     'user ' || n AS subject,

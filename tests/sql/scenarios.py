@@ -38,9 +38,9 @@ SEED = f"""
 INSERT INTO categories (name, slug) VALUES ('Tents', 'tents'), ('Mugs', 'mugs'), ('Unused', 'unused');
 INSERT INTO products (id, name, category_id, price_minor, currency, stock, sku) OVERRIDING SYSTEM VALUE
 VALUES
-    ({ROPE}, 'Rope', {TENTS}, 700, 'EUR', 10, NULL),
+    ({ROPE}, 'Rope', {TENTS}, 700, 'EUR', 10, 'R-1'),
     ({TENT}, 'Tent', {TENTS}, 1250, 'EUR', 10, 'T-1'),
-    ({LAMP}, 'Lamp', {TENTS}, 990, 'EUR', 10, NULL),
+    ({LAMP}, 'Lamp', {TENTS}, 990, 'EUR', 10, 'L-1'),
     ({MUG}, 'Mug', {MUGS}, 400, 'USD', 10, NULL);
 INSERT INTO stock_movements (product_id, delta, reason) SELECT id, 10, 'initial stock' FROM products;
 SELECT setval('products_id_seq', 10), setval('categories_id_seq', 10);
@@ -219,6 +219,13 @@ SELECT 1, '{PAID}', 'order.placed', 'order:{LATE}', '{{}}', 'delivered', NULL, '
 UPDATE event_deliveries SET result = '500' WHERE id = 7;
 INSERT INTO product_announcements (product_id, sold_out, sold_out_at, restocked_at, due_at)
 VALUES ({LAMP}, false, '2000-01-01', '2000-01-01', now()), ({TENT}, false, '2000-01-01', '2000-01-01', now());
+INSERT INTO imports (digest, position, moved_to) VALUES (sha256('file'), 1, 1), (sha256('other'), 1, 1);
+INSERT INTO import_lines (line, sku, name, category, price_minor, currency, active, stock, stock_delta)
+VALUES
+    (3, 'T-1', 'Tent', 'mugs', NULL, NULL, NULL, NULL, 5),
+    (2, 'R-1', 'Long rope', 'mugs', 800, 'EUR', false, NULL, NULL),
+    (4, 'L-1', NULL, 'mugs', NULL, NULL, NULL, NULL, NULL),
+    (5, 'N-1', 'New', 'mugs', 100, 'EUR', true, 5, 5);
 
 UPDATE refunds SET reason = 'a scratch' WHERE id = '{CANCELLED}';
 UPDATE refunds SET reason = 'a scratch' WHERE id = '{FULFILLED}';
@@ -293,6 +300,7 @@ def does(
 LAST = 2**62
 LONG_AGO, SOON = datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
 KEY, NEW_KEY, BODY = (hashlib.sha256(text).digest() for text in (b"new", b"unused", b"body"))
+FILE = hashlib.sha256(b"file").digest()
 CLIENT = BODY[:16]
 DIGEST = hashlib.sha256(EMAIL.encode()).digest()
 STOCK_RULE = "audit/stock_matches_ledger"
@@ -456,6 +464,26 @@ SCENARIOS = {
             "products_sku_unique": run(MUG, None, None, None, False, None, None, True, "T-1", False, None, False, None)
         },
         predecessor=(TENT,),
+    ),
+    "exports/list_products": does(run(0), none=run(LAST)),
+    "imports/add_products": does(run(1, 10, [], "admin"), run(1, 4, [], "admin")),
+    "imports/check_lines": does(
+        run(
+            1, 10, True, 0, [], 99_999_999, ["IDR"], [999_999_999_999], before="UPDATE import_lines SET category = 'x'"
+        ),
+        none=run(1, 10, True, 0, [], 99_999_999, ["IDR"], [999_999_999_999]),
+    ),
+    "imports/clear_lines": does(run(), none=run(before="DELETE FROM import_lines")),
+    "imports/finish_import": does(run(FILE)),
+    "imports/lock_import": does(run(FILE), none=run(BODY)),
+    "imports/lock_products": does(run(1, 10, True, True, True, 0, []), run(4, 10, True, True, True, 0, [])),
+    "imports/record_batch": does(run(FILE, 5, [3]), predecessor=(FILE,)),
+    "imports/start_import": does(run(FILE), run(BODY)),
+    "imports/try_lock": does(run(7)),
+    "imports/update_products": does(
+        run(1, 10, [], True, True, True, 0, [], "import", "admin", "x"),
+        run(4, 10, [], True, True, True, 0, [], "import", "admin", "x"),
+        predecessor=(1, 10, True, True, True, 0, []),
     ),
     "payment_session/attach_session": does(run(PENDING, "cs_x", "url"), none=run(CANCELLED, "cs_x", "url")),
     "payment_session/claim_session": does(run(PENDING, 60.0), none=run(PAID, 60.0)),

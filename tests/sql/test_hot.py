@@ -17,6 +17,7 @@ NOT_HOT = {
     # Whether a product is active, and in which category, is in indexes of pages.
     "catalog/update_product": {"products"},
     "catalog/deactivate_product": {"products"},
+    "imports/update_products": {"products"},
     # An ordered cart leaves the index of carts that may be deleted.
     "checkout/close_cart": {"carts"},
     # An erased order is no longer found by its e-mail, and is no longer listed with its owner's.

@@ -17,6 +17,7 @@ from service.dev import roles
 from service.infra.db import LIMITS
 from service.infra.review import review
 from service.infra.statements import files
+from service.shop import product_csv
 from tests.conftest import PASSWORDS, cloned, login
 from tests.sql.conftest import shared
 
@@ -109,6 +110,17 @@ ALLOWED = {
         "event_leases": {**READ, "INSERT": "endpoint_id", "UPDATE": "working_since failing_since"},
         "event_deliveries": {**DELIVERIES, "UPDATE": "status next_attempt_at finished_at"},
         "product_announcements": ANNOUNCEMENTS,
+        "imports": {
+            **READ,
+            "INSERT": "digest",
+            "UPDATE": "position moved_to skipped started_at finished_at",
+        },
+        "import_lines": {
+            **READ,
+            "INSERT": "line sku name description category price_minor currency active max_per_order image_url stock"
+            " stock_delta",
+            "DELETE": ALL,
+        },
         "product_search": SEARCH,
         "search_words": {**READ, "INSERT": "word"},
         "reconcile_positions": NOTHING,
@@ -182,6 +194,8 @@ ALLOWED = {
             "DELETE": ALL,
         },
         "product_announcements": ANNOUNCEMENTS,
+        "imports": NOTHING,
+        "import_lines": NOTHING,
         "reconcile_positions": {**READ, "UPDATE": "reached_at"},
         "worker_heartbeats": {**READ, "UPDATE": "beat_at due_at claimed_by claimed_at claimed_until"},
         "hold_pressure": {**READ, "UPDATE": "measured_at product_ids units_on_hold_ratio"},
@@ -339,6 +353,8 @@ APPS = {
     *files("cart"),
     *files("ownership"),
     *files("catalog"),
+    *files("exports"),
+    *files("imports"),
     *files("seed"),
 }
 ERASERS = set(files("erasure"))
@@ -352,6 +368,11 @@ RUNS = {
     },
     "eraser": {*ERASERS, "transitions/add_note", "audit_log/add_entry"},
 }
+
+# What the driver's COPY of service/shop/imports.py needs.
+COPY = (
+    f"INSERT INTO import_lines (line, {', '.join(product_csv.COLUMNS)}) VALUES (1{', NULL' * len(product_csv.COLUMNS)})"
+)
 
 
 @pytest.fixture(scope="module")
@@ -489,6 +510,8 @@ async def grants_are_needed(superuser: asyncpg.Connection, role: str) -> None:
     )
     runs = [(name, text, explain) for name, text, explain in prepared if name in RUNS[role]]
     assert len(runs) == len(RUNS[role])
+    if role == "app":
+        runs.append(("COPY", COPY, f"EXPLAIN {COPY}"))
 
     async def refused(change: str, table: str) -> str | None:
         """The first of the role's statements on this table that it may not run after this change."""

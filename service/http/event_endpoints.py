@@ -13,6 +13,7 @@ from service.http.policy import authorize
 from service.http.requests import NoBody, ResourcesDep, StaffKey, no_unknown_query
 from service.shop import event_endpoints
 from service.shop.outbox import EventType
+from service.shop.product_fields import Description
 
 router = APIRouter(dependencies=[Depends(authorize), Depends(no_unknown_query)])
 
@@ -28,7 +29,7 @@ def _distinct(types: list[EventType]) -> list[EventType]:
 
 Url = Annotated[str, StringConstraints(min_length=1, max_length=2000, pattern=NO_NUL)]
 Types = Annotated[list[EventType], Field(min_length=1, max_length=10), AfterValidator(_distinct)]
-EndpointDescription = Annotated[fields.Description, Field(max_length=500)]
+EndpointDescription = Annotated[Description, Field(max_length=500)]
 
 
 class EndpointCreation(requests.Body):

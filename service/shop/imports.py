@@ -21,7 +21,7 @@ from service.infra.logs import actor, cause
 from service.infra.resources import Resources
 from service.infra.sql import statement
 from service.infra.transactions import run_transaction
-from service.shop import audit_log, search
+from service.shop import audit_log, outbox, search
 from service.shop.money import CURRENCIES
 from service.shop.product_csv import Problem, Reader
 
@@ -84,9 +84,10 @@ class LockedBatch:
 
 @dataclass(slots=True)
 class ChangedProducts:
-    """The products with other columns than before, and how many moved their stock."""
+    """The products with other columns than before, those whose stock became 0 or left 0, and how many moved it."""
 
     ids: list[int]
+    availability_changed_ids: list[int]
     moved: int
 
 
@@ -321,7 +322,7 @@ async def _apply(run: _Run, batch: Batch) -> None:
             raise ShopError("busy", "Another import of this file has begun, or the server has lost its lines.")
         problems = await _problems(run, tx, batch, find_repeated=False)
         skip = sorted({problem.line for problem in problems})
-        added, changed = list[int](), ChangedProducts([], 0)
+        added, changed = list[int](), ChangedProducts([], [], 0)
         if locked.products < locked.lines:
             added = await ADD_PRODUCTS.one(tx, **batch.place, skip=skip, actor=actor.get())
         # It moves the stock of new products too.
@@ -336,6 +337,7 @@ async def _apply(run: _Run, batch: Batch) -> None:
                 actor=actor.get(),
                 request_id=cause.get(),
             )
+        await outbox.announce_products(tx, changed.availability_changed_ids)
         await search.index(tx, [*added, *changed.ids], run.language)
         await RECORD_BATCH.run(tx, digest=run.digest, last_line=batch.last_line, skip=skip)
         result = added, changed, problems, skip

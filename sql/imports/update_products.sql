@@ -107,7 +107,8 @@ changed_product AS (
         products.id,
         line.line,
         line.differs,
-        line.delta
+        line.delta,
+        line.delta <> 0 AND products.stock IN (0, line.delta) AS availability_changed
 ),
 
 movement AS (
@@ -144,5 +145,6 @@ entry AS (
 
 SELECT
     coalesce(array_agg(id) FILTER (WHERE differs), '{}') AS ids,
+    coalesce(array_agg(id) FILTER (WHERE availability_changed), '{}') AS availability_changed_ids,
     count(*) FILTER (WHERE delta <> 0) AS moved
 FROM changed_product;

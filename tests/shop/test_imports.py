@@ -190,6 +190,19 @@ async def test_a_file_moves_its_units_once(
     )
 
 
+async def test_a_product_that_a_file_sells_out_or_restocks_is_announced(
+    api_resources: Resources, shop: Shop, database: asyncpg.Connection, write: Write
+) -> None:
+    types = ["product.sold_out", "product.restocked"]
+    await shop.call("POST", "/event-endpoints", 201, {"url": "https://example.com", "types": types})
+    await load(api_resources, write(several(2)))
+
+    await load(api_resources, write([{"sku": "S-0", "stock_delta": -10}, {"sku": "S-1", "stock_delta": -9}]))
+    await load(api_resources, write([{"sku": "S-0", "stock_delta": 4}, {"sku": "S-1", "stock_delta": 4}]))
+
+    assert [row["type"] for row in await database.fetch("SELECT type FROM event_deliveries ORDER BY id")] == types
+
+
 async def test_export_then_import_changes_nothing(
     environ: dict[str, str], shop: Shop, database: asyncpg.Connection, tmp_path: Path
 ) -> None:

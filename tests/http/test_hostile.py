@@ -588,7 +588,7 @@ async def test_a_bad_body_changes_nothing(
             answer = await send(of(value))
             if answer.status_code == 422:
                 assert is_problem(answer, 422, "invalid"), (member, value[:40])
-                assert [error["pointer"].split("/")[1:] for error in answer.json()["errors"]] in ([[member]], [[]])
+                assert [error["pointer"].split("/")[1:2] for error in answer.json()["errors"]] in ([[member]], [[]])
             else:
                 # A valid number: it names something that does not exist, or too many units.
                 assert value.lstrip("-").isdecimal(), (member, value[:40], answer.text)

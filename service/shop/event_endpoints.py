@@ -158,7 +158,7 @@ async def update(
     endpoint_id: int,
     *,
     url: str | None = None,
-    types: Sequence[EventType] | None = None,
+    types: Sequence[str] | None = None,
     description: str | None = None,
     active: bool | None = None,
 ) -> EventEndpoint:

@@ -51,6 +51,13 @@ NOT_HOT = {
     "refunds/fail_refund": {"refunds"},
     "sweep/claim_unmatched": {"unmatched_payments"},
     "refunds/settle_unmatched": {"unmatched_payments"},
+    # An outgoing event is found while it is due, an endpoint while it is active, a product's change when it is due.
+    "deliveries/record_attempts": {"event_deliveries"},
+    "event_endpoints/resend_delivery": {"event_deliveries"},
+    "deliveries/switch_off": {"event_endpoints"},
+    "event_endpoints/update_endpoint": {"event_endpoints"},
+    "event_endpoints/delete_endpoint": {"event_endpoints"},
+    "outbox/announce_products": {"product_announcements"},
 }
 # For each table, how many updates of this transaction were not HOT.
 COUNTED = """

@@ -37,6 +37,8 @@ VALUES_BY_PARAMETER = {
     ("audit_log/add_entry", 2): "order:1",
     ("catalog/create_category", 1): "euros",
     ("catalog/update_category", 2): "euros",
+    ("event_endpoints/create_endpoint", 1): ["order.paid"],
+    ("event_endpoints/update_endpoint", 2): ["order.paid"],
     ("search/index_products", 1): "simple",
     ("search/split_query", 1): "simple",
     ("seed/add_category", 1): "euros",

@@ -154,11 +154,11 @@ class Payments(Events):
         if session["phone_number_collection"]["enabled"] and contact:
             session["customer_details"]["phone"] = contact.get("phone")
         if session["shipping_address_collection"]:
-            told = contact or {}
+            details = contact or {}
             address = address_of(session)
             shipping = {
-                "address": {part: told.get(part, value) for part, value in address.items()},
-                "name": told.get("name", "Jenny Rosen"),
+                "address": {part: details.get(part, value) for part, value in address.items()},
+                "name": details.get("name", "Jenny Rosen"),
             }
             session["collected_information"] = {
                 "business_name": None,

@@ -17,6 +17,8 @@ class Received(NamedTuple):
     path: str
     headers: dict[str, str]
     body: bytes
+    # The other end of the connection.
+    client: tuple[str, int]
 
     @property
     def event(self) -> dict[str, Any]:
@@ -76,7 +78,7 @@ class Receiver:
             message = await receive()
             body += message["body"]
         headers = {name.decode(): value.decode() for name, value in scope["headers"]}
-        received = Received(scope["path"], headers, body)
+        received = Received(scope["path"], headers, body, scope["client"])
         self.received.append(received)
         status = await self.answer(received)
         sent = [(b"content-length", b"%d" % len(self.body))] if status != 204 else []

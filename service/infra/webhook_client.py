@@ -1,8 +1,8 @@
 """Sends outgoing events: signed (Standard Webhooks), over kept connections, to addresses that are checked first.
 
 A client of our own. A name is resolved here, and the connection goes to an address that was checked, so that another
-answer of the resolver cannot win. Redirects, proxies, cookies and compressed answers do not exist. An event costs a
-third of the processor time that it takes with aiohttp.
+answer of the resolver cannot win. Redirects, proxies, cookies and compressed answers do not exist. An event costs 40 µs
+of processor time, with aiohttp 71.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import cast
 from urllib.parse import SplitResult, urlsplit
 
 import httptools
@@ -252,8 +253,8 @@ class _Connection(asyncio.Protocol):
         self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's transports are none of asyncio's class.
+        self._transport = cast(asyncio.Transport, transport)
 
     def connection_lost(self, error: Exception | None) -> None:
         self.is_open = False

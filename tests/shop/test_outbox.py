@@ -9,6 +9,7 @@ from uuid import UUID
 
 import asyncpg
 import pytest
+import uvloop
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from service.dev.stripe_standin import StripeStandin
@@ -618,6 +619,24 @@ async def test_another_answer_of_the_resolver_cannot_win(receiver: Receiver, mon
     assert asked == 3 * ["rebinding.example"]
     assert connected == 2 * ["93.184.215.14"]
     assert reasons == ["connection_refused", "address_not_allowed", "connection_refused"]
+
+
+def post_twice(url: str) -> list[int]:
+    """The answers to two events, sent on the worker's event loop."""
+
+    async def post() -> list[int]:
+        client = webhook_client.WebhookClient(allow_private=True)
+        try:
+            return [await client.post(url, "evt_1", b"{}", [b"x" * 32]) for _ in range(2)]
+        finally:
+            client.close()
+
+    return uvloop.run(post())
+
+
+async def test_events_are_sent_on_the_workers_event_loop_over_one_connection(receiver: Receiver) -> None:
+    assert await asyncio.to_thread(post_twice, receiver.url) == [204, 204]
+    assert len({received.client for received in receiver.received}) == 1
 
 
 async def test_an_answer_is_read_only_so_far(receiver: Receiver) -> None:

@@ -21,6 +21,8 @@ router = APIRouter(dependencies=[Depends(authorize), Depends(no_unknown_query)])
 
 # The default of a member that may be left out, but not be null: the default is None, while the type refuses null.
 LEFT_OUT: Any = Field(default_factory=lambda: None)
+# What only staff see, under an address whose other answers browsers may store.
+NO_STORE = {"Cache-Control": "no-store"}
 
 
 class CategoriesQuery(Query):
@@ -168,7 +170,7 @@ async def list_products(
             active={"true": True, "false": False, "all": None}[query.active or "true"],
             stock_at_most=query.stock_at_most,
         )
-        return responses.json(page)
+        return responses.json(page, headers=NO_STORE)
     return _shared(
         await catalog.list_products(resources, limit=query.limit, after_id=query.after_id, category=query.category)
     )
@@ -253,13 +255,20 @@ async def move_stock(product_id: ProductId, move: StockMove, resources: Resource
     return responses.stored(await catalog.move_stock(resources, key, product_id, delta=move.delta, reason=move.reason))
 
 
-@router.get("/products/{product_id}/stock")
+@router.get("/products/{product_id}/stock", response_model=catalog.MovementPage)
 async def list_movements(
-    product_id: ProductId, query: Annotated[MovementsQuery, QueryParameters()], resources: ResourcesDep
-) -> catalog.MovementPage:
-    """List what came to a product's stock and what left it, newest first."""
+    product_id: ProductId,
+    query: Annotated[MovementsQuery, QueryParameters()],
+    resources: ResourcesDep,
+    principal: Caller,
+) -> Response:
+    """List what came to a product's stock and what left it, newest first.
+
+    For units of an order, `actor` and `order_id` are null without `orders:read`.
+    """
     before_id = fields.BIGINT_MAX if query.after_id is None else query.after_id
-    return await catalog.list_movements(resources, product_id, before_id=before_id, limit=query.limit)
+    page = await catalog.list_movements(resources, principal, product_id, before_id=before_id, limit=query.limit)
+    return responses.json(page, headers=NO_STORE)
 
 
 @lru_cache(maxsize=4)

@@ -14,6 +14,7 @@ from service.infra.transactions import run_transaction
 from service.shop import audit_log, outbox, search
 from service.shop.idempotency import IdempotencyKey, StoredResponse, run_once
 from service.shop.money import Currency, check_price
+from service.shop.principals import Principal
 from service.shop.text import slug_of
 
 DEFAULT_LIMIT = 20
@@ -125,7 +126,10 @@ class FoundProducts:
 
 @dataclass(slots=True)
 class Movement:
-    """A row of the ledger: units that came or went. `order_id` is null for those that staff moved."""
+    """A row of the ledger: units that came or went. `order_id` is null for those that staff moved.
+
+    For units of an order, `actor` and `order_id` are null without `orders:read`: a guest's order is its id's.
+    """
 
     id: int
     at: datetime
@@ -514,10 +518,14 @@ async def move_stock(
     return response
 
 
-async def list_movements(resources: Resources, product_id: int, *, before_id: int, limit: int) -> MovementPage:
-    """A page of the product's ledger with ids below `before_id`, newest first."""
+async def list_movements(
+    resources: Resources, principal: Principal, product_id: int, *, before_id: int, limit: int
+) -> MovementPage:
+    """A page of the product's ledger with ids below `before_id`, newest first, as the principal sees it."""
     async with connection(resources.pool) as reader:
         page = await LIST_MOVEMENTS.all(reader, product_id=product_id, before_id=before_id, limit=limit + 1)
         if not page and await GET_PRODUCT.one_or_none(reader, product_id=product_id) is None:
             raise not_found("product")
+    if not principal.may("orders:read"):
+        page = [row if row.order_id is None else replace(row, actor=None, order_id=None) for row in page]
     return MovementPage(page[:limit], page[limit - 1].id if len(page) > limit else None)

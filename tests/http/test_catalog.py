@@ -554,6 +554,17 @@ async def test_a_put_invalidates_the_cached_page_when_it_changes_something(shop:
 # For staff
 
 
+async def test_no_browser_stores_what_only_staff_see(shop: Shop) -> None:
+    tent = await shop.create_product()
+    for path, cached in (
+        ("/products", "no-cache"),
+        ("/products?active=all", "no-store"),
+        ("/products?stock_at_most=9", "no-store"),
+        (f"/products/{tent['id']}/stock", "no-store"),
+    ):
+        assert (await shop.http.get(path)).headers["cache-control"] == cached, path
+
+
 async def walk(shop: Shop, query: str, limit: int) -> list[dict[str, object]]:
     """All products of a listing, page by page."""
     items: list[dict[str, object]] = []

@@ -94,6 +94,24 @@ async def test_a_stranger_gets_404_and_changes_nothing(
     assert await checksum_tables(database) == before
 
 
+async def test_the_ledger_names_orders_and_customers_to_those_who_may_read_orders(
+    shop: Shop, provider: Provider
+) -> None:
+    """A guest's order is everybody's who has its id."""
+    orders = [(await make_rows(shop, **owner))[1] for owner in ({}, bearer(provider.token("owner")))]
+    seen = {}
+    for role in ("catalogue", "viewer"):
+        ledgers = [f"/products/{ids['product_id']}/stock" for ids in orders]
+        staff = bearer(provider.token("staff", role))
+        pages = [await shop.call("GET", path, 200, **staff) for path in ledgers]
+        seen[role] = [[(row["delta"], row["actor"], row["order_id"]) for row in page["items"]] for page in pages]
+
+    added = (10, "admin", None)
+    assert seen["catalogue"] == [[(-1, None, None), added]] * 2
+    ids = [order["order_id"] for order in orders]
+    assert seen["viewer"] == [[(-1, "customer", ids[0]), added], [(-1, "user:owner", ids[1]), added]]
+
+
 @pytest.mark.parametrize("owned", [True, False], ids=["owner", "nobody's"])
 async def test_the_owner_may_do_all_and_so_may_a_guest_with_what_nobody_owns(
     shop: Shop, provider: Provider, owned: bool

@@ -157,8 +157,8 @@ class Stage:
             yield child
 
     @contextmanager
-    def shop(self, database_url: str, *, worker: bool) -> Iterator[Shop]:
-        """API, Stripe stand-in and, where `worker` is true, the worker."""
+    def shop(self, database_url: str, *, worker: bool, **settings: str) -> Iterator[Shop]:
+        """API, Stripe stand-in and, where `worker` is true, the worker; `settings` are the worker's."""
         stripe_port, api_port = free_port(), free_port()
         stripe_url = local(stripe_port)
         command = (sys.executable, "-m", "service", "standin", "--port", str(stripe_port))
@@ -170,7 +170,7 @@ class Stage:
             working = None
             if worker:
                 port = free_port()
-                environ = {**environ, "METRICS_PORT": str(port)}
+                environ = {**environ, "METRICS_PORT": str(port), **settings}
                 command = (sys.executable, "-m", "service", "worker")
                 working = stack.enter_context(self.child("worker", command, local(port), "/metrics", environ))
             yield Shop(api, stripe, working)

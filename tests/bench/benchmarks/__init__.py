@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from tests.bench.benchmarks import (
     audit,
     catalogue,
+    events,
     identity,
     processes,
     purchase,
@@ -36,6 +37,7 @@ BENCHMARKS = (
     Benchmark("identity", "Access tokens and owners", identity.costs),
     Benchmark("distance", "Reserving a hot product, the database 1 ms away", reserve.at_a_distance),
     Benchmark("purchase", "Whole purchases", purchase.whole),
+    Benchmark("events", "Purchases whose events are delivered", events.purchases),
     Benchmark("filling", "Carts filled beside checkouts", purchase.filling),
     Benchmark("stripe", "Stripe answering in 300 ms", stripe.slow),
     Benchmark("webhooks", "Webhooks", stripe.webhooks),

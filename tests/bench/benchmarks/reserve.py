@@ -54,6 +54,7 @@ ARGUMENTS = {
     17: "100",
     18: "'customer'",
     19: "NULL",
+    20: "NULL",
 }
 
 

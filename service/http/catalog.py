@@ -10,7 +10,7 @@ from pydantic import Field
 
 from service.errors import invalid, not_found
 from service.http import fields, responses
-from service.http.fields import AfterId, CategoryId, ProductId, Slug
+from service.http.fields import LEFT_OUT, AfterId, CategoryId, ProductId, Slug
 from service.http.openapi import ETAG, problems
 from service.http.policy import Caller, authorize, require
 from service.http.requests import Body, Query, ResourcesDep, StaffKey, no_unknown_query
@@ -19,8 +19,6 @@ from service.shop.product_fields import MAX_STOCK, Description, ImageUrl, MaxPer
 
 router = APIRouter(dependencies=[Depends(authorize), Depends(no_unknown_query)])
 
-# The default of a member that may be left out, but not be null: the default is None, while the type refuses null.
-LEFT_OUT: Any = Field(default_factory=lambda: None)
 # What only staff see, under an address whose other answers browsers may store.
 NO_STORE = {"Cache-Control": "no-store"}
 

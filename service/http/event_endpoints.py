@@ -7,8 +7,7 @@ from fastapi import APIRouter, Depends, Query, Response
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 
 from service.http import fields, requests, responses
-from service.http.catalog import LEFT_OUT
-from service.http.fields import BIGINT_MAX, DIGITS, NO_NUL, AfterId, Limit, int64
+from service.http.fields import BIGINT_MAX, DIGITS, LEFT_OUT, NO_NUL, AfterId, Limit, int64
 from service.http.policy import authorize
 from service.http.requests import NoBody, ResourcesDep, StaffKey, no_unknown_query
 from service.shop import event_endpoints

@@ -13,6 +13,8 @@ from service.shop.product_fields import NO_CONTROL, check_visible
 from service.shop.text import MAX_LENGTH, is_slug, to_nfc
 
 BIGINT_MAX = 2**63 - 1
+# The default of a member that may be left out, but not be null: the default is None, while the type refuses null.
+LEFT_OUT: Any = Field(default_factory=lambda: None)
 UUID_FORM = r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 
 

@@ -5,10 +5,10 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Body, Depends, Query, Response
-from pydantic import AfterValidator, BaseModel, Field, WrapValidator
+from pydantic import AfterValidator, BaseModel, Field, ValidationInfo
 
 from service.http import fields, requests, responses
-from service.http.fields import BIGINT_MAX, DIGITS, Limit, OrderId, int64
+from service.http.fields import BIGINT_MAX, DIGITS, LEFT_OUT, Limit, OrderId, int64
 from service.http.openapi import problems
 from service.http.policy import Caller, authorize
 from service.http.requests import NoBody, ResourcesDep, SharedKey, StaffKey, no_unknown_query
@@ -33,14 +33,6 @@ class OrdersQuery(OwnOrdersQuery):
     q: fields.Exact | None = None
 
 
-class RefundRequest(requests.Body):
-    """The amount to refund (without one: all that is left), whether the units return to stock, and why."""
-
-    amount_minor: fields.Amount | None = None
-    restock: bool = False
-    reason: fields.Reason | None = None
-
-
 class RefundLine(requests.Body):
     """Units of a line of the order to refund, at the order's price."""
 
@@ -49,23 +41,23 @@ class RefundLine(requests.Body):
     restock: bool = False
 
 
-def _different(items: list[RefundLine]) -> list[RefundLine]:
+def _refund_lines(items: list[RefundLine], others: ValidationInfo) -> list[RefundLine]:
+    if others.data.get("amount_minor") is not None or others.data.get("restock"):
+        raise ValueError("cannot be combined with amount_minor or restock; each line has its own restock")
     if len({item.product_id for item in items}) < len(items):
         raise ValueError("must name each product once")
     return items
 
 
-class LineRefundRequest(requests.Body):
-    """The lines to refund, and why."""
+class RefundRequest(requests.Body):
+    """An amount to refund, and whether the units return to stock, or `items`; with neither, all that is left."""
 
-    items: Annotated[list[RefundLine], Field(min_length=1, max_length=MAX_LINES), AfterValidator(_different)]
+    amount_minor: fields.Amount | None = None
+    restock: bool = False
     reason: fields.Reason | None = None
-
-
-def _choose(body: object, _: object) -> RefundRequest | LineRefundRequest:
-    """The form that a body has: by its `items`, so that errors are about one form only."""
-    model = LineRefundRequest if isinstance(body, dict) and "items" in body else RefundRequest
-    return model.model_validate(body)
+    items: Annotated[list[RefundLine], Field(min_length=1, max_length=MAX_LINES), AfterValidator(_refund_lines)] = (
+        LEFT_OUT
+    )
 
 
 class Transition(BaseModel):
@@ -163,26 +155,22 @@ async def cancel_order(
 @router.post("/orders/{order_id}/refund", response_model=orders.Order, responses=problems("order_not_refundable"))
 async def refund_order(
     order_id: OrderId,
-    refund: Annotated[RefundRequest | LineRefundRequest, Body(default_factory=RefundRequest), WrapValidator(_choose)],
+    refund: Annotated[RefundRequest, Body(default_factory=RefundRequest)],
     resources: ResourcesDep,
     key: StaffKey,
     principal: Caller,
 ) -> Response:
     """Refund an order in full, by an amount or by its lines, and return the order."""
-    amount_minor, items, restock = None, [], False
-    if isinstance(refund, LineRefundRequest):
-        items = [refunds.RefundLine(item.product_id, item.quantity, item.restock) for item in refund.items]
-    else:
-        amount_minor, restock = refund.amount_minor, refund.restock
+    items = [refunds.RefundLine(item.product_id, item.quantity, item.restock) for item in refund.items or []]
     return responses.stored(
         await refunds.refund(
             resources,
             key,
             principal,
             order_id,
-            amount_minor=amount_minor,
+            amount_minor=refund.amount_minor,
             items=items,
-            restock=restock,
+            restock=refund.restock,
             reason=refund.reason,
         )
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
-from typing import Any, get_args
+from typing import Any
 
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -93,10 +93,7 @@ def _expected(request: Request, place: str) -> str:
     """The names that the route knows in the query or the body."""
     dependant = request.scope["route"].dependant
     fields = dependant.query_params if place == "query" else dependant.body_params
-    declared = [field.field_info.annotation for field in fields]
-    # A body may have one of several forms.
-    models = [model for kind in declared for model in get_args(kind) or [kind]]
-    names = dict.fromkeys(name for model in models for name in model.model_fields)
+    names = [name for field in fields for name in field.field_info.annotation.model_fields]
     return f"the known names are: {', '.join(names) or 'none'}"
 
 

@@ -30,7 +30,6 @@ BATCH = 1000
 # Problems of a file that are shown; reading stops at more.
 MOST_PROBLEMS = 100
 # All imports share one staging table, so one runs at a time.
-ADVISORY_KEY = int.from_bytes(b"imports", "big")
 # The server may notice a moment later that a run was killed.
 LOCK_ATTEMPTS, LOCK_PAUSE = 10, 0.3
 # A batch meets others: it waits for a hot product, or somebody else adds its sku or deletes its category.
@@ -205,12 +204,12 @@ async def _only_import(pool: Pool) -> AsyncIterator[Callable[[], Awaitable[objec
     """
     async with pool.acquire() as holder, holder.transaction():
         for _ in range(LOCK_ATTEMPTS):
-            if await TRY_LOCK.one(holder, advisory_key=ADVISORY_KEY):
+            if await TRY_LOCK.one(holder):
                 break
             await asyncio.sleep(LOCK_PAUSE)
         else:
             raise ShopError("busy", "Another import is running.")
-        yield lambda: TRY_LOCK.one(holder, advisory_key=ADVISORY_KEY)
+        yield lambda: TRY_LOCK.one(holder)
 
 
 async def _clear_lines(pool: Pool) -> None:

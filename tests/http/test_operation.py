@@ -149,7 +149,7 @@ async def test_requests_cannot_add_time_series(shop: Shop) -> None:
         "status": statuses,
         "outcome": set(re.findall(r'(?:EventOutcome\(|return )"(\w+)"', sources)) | {"duplicate", *CALLED, *RAN},
         "what": {"orders", "events", "refunds"},
-        "repairer": {*PERIODIC_TASKS, *sweep.REPAIRERS},
+        "repairer": {*PERIODIC_TASKS, *sweep.REPAIRERS, "deliveries"},
         "query": {*files("audit")},
         "pass": {"changes", "full"},
         "kind": {*stuck.KINDS},

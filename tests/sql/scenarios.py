@@ -479,7 +479,7 @@ SCENARIOS = {
     "imports/lock_products": does(run(1, 10, True, True, True, 0, []), run(4, 10, True, True, True, 0, [])),
     "imports/record_batch": does(run(FILE, 5, [3]), predecessor=(FILE,)),
     "imports/start_import": does(run(FILE), run(BODY)),
-    "imports/try_lock": does(run(7)),
+    "imports/try_lock": does(run()),
     "imports/update_products": does(
         run(1, 10, [], True, True, True, 0, [], "import", "admin", "x"),
         run(4, 10, [], True, True, True, 0, [], "import", "admin", "x"),

@@ -468,7 +468,7 @@ VALUES ({TWO}, 2, 'Mug', 1, 990), ({TWO}, 1, 'Tent', 1, 1250)
 OWNED = f"UPDATE carts SET user_id = 'anna' WHERE id = {TWO}"
 
 # Of checkout/reserve: the client's network, pending orders of a client, units in a line, the actor, the owner.
-LIMITS = (None, 5, 100, "customer", None)
+LIMITS = (None, 5, 100, "customer", None, None)
 
 # For each guard: SQL that makes the guard fail, the statement with its arguments, and the tables that must not change.
 # These are all tables where the guard protects the whole statement.

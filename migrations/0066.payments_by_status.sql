@@ -5,11 +5,11 @@
 -- depends: 0065.payment_order_numbers
 -- transactional: false
 -- phase: expand
--- lock: SHARE UPDATE EXCLUSIVE on payments during the build: VACUUM and DDL wait, reads and writes do not
--- undo: drops the index and empties the column; each list of payments of one status then reads all payments
+-- lock: SHARE UPDATE EXCLUSIVE on payments during the build: VACUUM and DDL wait, reads and writes do not; before it,
+--       the rows of 100 payments at a time, while they are filled; those that others have locked are filled later
+-- undo: drops the index; each list of payments of one status then reads all payments
 
--- Long limits, because the build waits for every older transaction. Its locks stop no reads or writes.
-SET lock_timeout = '10min';
+SET lock_timeout = '2s';
 SET statement_timeout = '1h';
 
 -- The line break after DO: migrations/README.md runs the blocks that begin with `DO $` again, in one transaction.
@@ -21,20 +21,39 @@ DECLARE
 BEGIN
     LOOP
         SELECT max(number) INTO last_number
-        FROM (SELECT number FROM orders WHERE number >= first_number ORDER BY number LIMIT 1000) AS batch;
+        FROM (SELECT number FROM orders WHERE number >= first_number ORDER BY number LIMIT 100) AS batch;
         EXIT WHEN last_number IS NULL;
-        UPDATE payments
-        SET order_number = orders.number
-        FROM orders
-        WHERE
-            orders.number BETWEEN first_number AND last_number
-            AND payments.order_id = orders.id
-            AND payments.order_number IS NULL;
-        COMMIT;
+        LOOP
+            WITH batch AS MATERIALIZED (
+                SELECT
+                    payments.order_id,
+                    orders.number
+                FROM payments
+                INNER JOIN orders ON payments.order_id = orders.id
+                WHERE orders.number BETWEEN first_number AND last_number AND payments.order_number IS NULL
+                FOR NO KEY UPDATE OF payments SKIP LOCKED
+            )
+            UPDATE payments
+            SET order_number = batch.number
+            FROM batch
+            WHERE payments.order_id = batch.order_id;
+            COMMIT;
+            EXIT WHEN NOT EXISTS (
+                SELECT
+                FROM payments
+                INNER JOIN orders ON payments.order_id = orders.id
+                WHERE orders.number BETWEEN first_number AND last_number AND payments.order_number IS NULL
+            );
+            -- Somebody has a row of the batch locked.
+            PERFORM pg_sleep(0.1);
+        END LOOP;
         first_number := last_number + 1;
     END LOOP;
 END
 $$;
+
+-- The build waits for every older transaction. Its locks stop no reads or writes.
+SET lock_timeout = '10min';
 
 -- A killed run leaves an invalid index behind.
 DROP INDEX CONCURRENTLY IF EXISTS payments_by_status;

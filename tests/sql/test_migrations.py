@@ -194,6 +194,8 @@ FILL = {
     "0021.unmatched_payments": """
         INSERT INTO unmatched_payments (stripe_payment_intent_id, order_id, amount_minor, currency)
         SELECT 'pi_' || id, id, 1, 'EUR' FROM orders""",
+    "0065.payment_order_numbers": """
+        UPDATE payments SET order_number = (SELECT number FROM orders WHERE id = order_id)""",
     "0087.imports": """
         INSERT INTO imports (digest) VALUES (sha256('file'));
         INSERT INTO import_lines (line, sku) VALUES (2, 'A-1')""",
@@ -428,6 +430,32 @@ async def test_every_table_and_column_has_a_comment(database: asyncpg.Connection
             )
     """)
     assert [name for (name,) in missing] == [], "COMMENT ON each, in the migration that adds it"
+
+
+async def test_numbers_of_orders_are_filled_in_without_waiting_for_a_payment(
+    shop: Shop, database: asyncpg.Connection, database_url: str
+) -> None:
+    """What nobody else has locked is filled, and free again; the rest follows."""
+    ids = [(await shop.checked_out_cart())["order_id"] for _ in range(3)]
+    await database.execute("UPDATE payments SET order_number = NULL")
+    (fill,) = [line for line in statements(TEXTS["0066.payments_by_status"]) if line.startswith("DO ")]
+    wrong = (
+        "SELECT count(*) FROM payments JOIN orders ON order_id = orders.id WHERE order_number IS DISTINCT FROM number"
+    )
+
+    async def is_all_but_one() -> bool:
+        return bool(await database.fetchval(wrong) == 1)
+
+    async with connected(database_url) as customer, connected(database_url) as migrator:
+        async with customer.transaction():
+            await customer.execute("SET LOCAL lock_timeout = '2s'")
+            await customer.execute("SELECT FROM payments WHERE order_id = $1 FOR NO KEY UPDATE", ids[0])
+            filling = asyncio.create_task(migrator.execute(fill))
+            await eventually(is_all_but_one)
+            await customer.execute("UPDATE payments SET updated_at = now()")
+        await filling
+
+    assert await database.fetchval(wrong) == 0
 
 
 async def test_captured_amounts_can_be_rolled_back_and_migrated_again(

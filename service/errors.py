@@ -205,9 +205,9 @@ KINDS: dict[str, Kind] = {
     "precondition_failed": Kind(
         412,
         "Precondition failed",
-        "The product was edited since the version that If-Match names.",
+        "The product was edited since the version that If-Match names, is missing, or exists against If-None-Match.",
         "Read the product again, and repeat the edit on its current version.",
-        members={"version": Member(int, "The product's version.", 2, always=True)},
+        members={"version": Member(int, "The product's version, unless it is missing.", 2)},
     ),
     "body_too_large": Kind(413, "Body too large", "The body is larger than this call accepts.", "Send a smaller body."),
     "unsupported_media_type": Kind(

@@ -216,7 +216,7 @@ async def update_product(
     responses={
         200: ETAG,
         201: {"model": catalog.Product, "description": "The product was created.", **ETAG},
-        **problems("not_found", "precondition_failed", "sku_taken"),
+        **problems("not_found", "precondition_failed"),
     },
 )
 async def put_product(
@@ -224,14 +224,26 @@ async def put_product(
     product: ProductPut,
     resources: ResourcesDep,
     if_match: Annotated[str | None, Header(alias="If-Match")] = None,
+    if_none_match: Annotated[str, Header(alias="If-None-Match")] = "",
 ) -> Response:
     """Create the product with this sku, or edit it; an edit that changes nothing keeps its version.
+
+    With `If-Match`, only an edit, of the named version; with `If-None-Match: *`, only a new product.
 
     A new product needs `name`, `price_minor`, `currency` and `stock`. `stock` is ignored in an edit: units move by
     `POST /products/{product_id}/stock`. `currency` cannot be changed.
     """
     row, created = await catalog.put_product(
-        resources, sku, _versions(if_match), product.change(), currency=product.currency, stock=product.stock
+        resources,
+        sku,
+        catalog.Precondition(
+            versions=_versions(if_match),
+            exists=if_match is not None,
+            is_new=if_none_match.strip() == "*",
+        ),
+        product.change(),
+        currency=product.currency,
+        stock=product.stock,
     )
     if not created:
         return responses.json(row, headers={"ETag": row.etag})

@@ -10,7 +10,7 @@ from service.infra.db import Connection, connection
 from service.infra.logs import actor
 from service.infra.resources import Resources
 from service.infra.sql import statement
-from service.infra.transactions import run_transaction
+from service.infra.transactions import ATTEMPTS, run_transaction
 from service.shop import audit_log, outbox, search
 from service.shop.idempotency import IdempotencyKey, StoredResponse, run_once
 from service.shop.money import Currency, check_price
@@ -189,6 +189,25 @@ class ProductChange:
             getattr(self, f"set_{name.removesuffix('_id')}") and getattr(self, name) != getattr(product, name)
             for name in settable
         )
+
+
+@dataclass(slots=True, kw_only=True)
+class Precondition:
+    """What a PUT needs: a product that `exists`, with one of the `versions` (None: any), or that `is_new`."""
+
+    versions: frozenset[int] | None
+    exists: bool
+    is_new: bool
+
+    def check(self, current: Product | None) -> None:
+        """Raise `precondition_failed` unless it is true of the product, which is None if there is none."""
+        if current is None:
+            if self.exists:
+                raise ShopError("precondition_failed", "There is no product with this sku.")
+        elif self.is_new:
+            raise ShopError("precondition_failed", "There is a product with this sku.", version=current.version)
+        else:
+            _check_version(current, self.versions)
 
 
 CREATE_CATEGORY = statement("catalog/create_category", Category)
@@ -371,14 +390,18 @@ async def update_product(
         current = await LOCK_PRODUCT.one_or_none(tx, product_id=product_id)
         if current is None:
             raise not_found("product")
-        if versions is not None and current.version not in versions:
-            detail = "The product has been edited since that version."
-            raise ShopError("precondition_failed", detail, version=current.version)
+        _check_version(current, versions)
         return await _update(tx, resources, current, change)
 
     product = await run_transaction(resources.pool, update)
     await resources.cache.invalidate()
     return product
+
+
+def _check_version(current: Product, versions: frozenset[int] | None) -> None:
+    if versions is not None and current.version not in versions:
+        detail = "The product has been edited since that version."
+        raise ShopError("precondition_failed", detail, version=current.version)
 
 
 async def _update(tx: Connection, resources: Resources, current: Product, change: ProductChange) -> Product:
@@ -410,7 +433,7 @@ async def _update(tx: Connection, resources: Resources, current: Product, change
 async def put_product(
     resources: Resources,
     sku: str,
-    versions: frozenset[int] | None,
+    precondition: Precondition,
     change: ProductChange,
     *,
     currency: str | None,
@@ -418,7 +441,7 @@ async def put_product(
 ) -> tuple[Product, bool]:
     """The product with this sku after the edit, and whether it was created. `stock` counts for a new product alone.
 
-    An edit that changes nothing leaves the version as it is. `precondition_failed` as in `update_product`.
+    An edit that changes nothing leaves the version as it is.
     """
     # Once true it stays so: an attempt may have committed before its connection was lost.
     changed = False
@@ -426,9 +449,7 @@ async def put_product(
     async def put(tx: Connection) -> tuple[Product, bool]:
         nonlocal changed
         current = await LOCK_PRODUCT_BY_SKU.one_or_none(tx, sku=sku)
-        if versions is not None and (current is None or current.version not in versions):
-            detail = "The product has been edited since that version."
-            raise ShopError("precondition_failed", detail, version=current.version if current else 0)
+        precondition.check(current)
         if current is None:
             changed = True
             return await _create(tx, resources, _whole(sku, change, currency=currency, stock=stock)), True
@@ -439,13 +460,18 @@ async def put_product(
         changed = True
         return await _update(tx, resources, current, change), False
 
-    try:
-        result = await run_transaction(resources.pool, put, idempotent=True)
-    except ShopError as error:
-        if error.code != "sku_taken":
-            raise
-        # Another request has created it since this one looked; now there is a product to lock.
-        result = await run_transaction(resources.pool, put, idempotent=True)
+    # Another run of a conditional PUT would find the product that the first one has changed.
+    idempotent = not (precondition.exists or precondition.is_new)
+    for _ in range(ATTEMPTS):
+        try:
+            result = await run_transaction(resources.pool, put, idempotent=idempotent)
+            break
+        except ShopError as error:
+            if error.code != "sku_taken":
+                raise
+            # Another request has created it since this one looked; now there is a product to lock.
+    else:
+        raise ShopError("busy", "Products with this sku come and go; try again.")
     if changed:
         await resources.cache.invalidate()
     return result

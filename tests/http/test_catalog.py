@@ -8,6 +8,8 @@ from datetime import datetime
 import asyncpg
 import pytest
 
+from service.infra.db import Connection
+from service.shop import catalog
 from tests.client import ADMIN_TOKEN, Shop
 from tests.database import checksum_tables, wait_for_blocked
 
@@ -499,7 +501,7 @@ async def test_a_put_keeps_to_the_rules_of_products(shop: Shop) -> None:
     await shop.call("PUT", AT_SKU, 422, {**TENT, "price_minor": 100_000_000})
     await shop.call("PUT", AT_SKU, 404, {**TENT, "category_id": 1})
     await shop.call("PUT", AT_SKU, 412, TENT, If_Match='"1-10"')
-    made = await shop.call("PUT", AT_SKU, 201, TENT, If_Match="*")
+    made = await shop.call("PUT", AT_SKU, 201, TENT)
     for body, status in (
         ({"currency": "USD"}, 422),
         ({"price_minor": 100_000_000}, 422),
@@ -514,6 +516,40 @@ async def test_a_put_keeps_to_the_rules_of_products(shop: Shop) -> None:
         await shop.call("PUT", f"/products/by-sku/{sku}", 422, TENT)
     await shop.call("PUT", f"/products/by-sku/{64 * 'x'}", 201, TENT)
     assert (await shop.call("PUT", "/products/by-sku/t-1", 201, TENT))["id"] != made["id"]
+
+
+async def test_a_put_only_edits_or_only_creates_where_a_precondition_says_so(shop: Shop) -> None:
+    missing = [await shop.call("PUT", AT_SKU, 412, TENT, If_Match=tags) for tags in ("*", '"1-10"')]
+    assert {(problem["code"], problem["detail"]) for problem in missing} == {
+        ("precondition_failed", "There is no product with this sku.")
+    }
+    assert not any("version" in problem for problem in missing)
+    made = await shop.call("PUT", AT_SKU, 201, TENT, If_None_Match="*")
+    for body in (TENT, {"name": "Mug"}):
+        existing = await shop.call("PUT", AT_SKU, 412, body, If_None_Match="*")
+        assert (existing["detail"], existing["version"]) == ("There is a product with this sku.", 1)
+    assert await shop.call("GET", f"/products/{made['id']}", 200) == made
+    for number, tags in enumerate(("*", '"2-10"')):
+        assert (await shop.call("PUT", AT_SKU, 200, {"name": f"Mug {number}"}, If_Match=tags))["version"] == 2 + number
+
+
+@pytest.mark.parametrize(("misses", "status"), [(2, 200), (3, 503)])
+async def test_a_put_whose_sku_comes_and_goes_is_tried_three_times(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, misses: int, status: int
+) -> None:
+    """Method: the first reads miss the product, as if another request created it right after them."""
+    await shop.call("PUT", AT_SKU, 201, TENT)
+    reads = iter(range(10))
+
+    class Missing:
+        async def one_or_none(self, tx: Connection, sku: str) -> catalog.Product | None:
+            return None if next(reads) < misses else await lock.one_or_none(tx, sku=sku)
+
+    lock = catalog.LOCK_PRODUCT_BY_SKU
+    monkeypatch.setattr(catalog, "LOCK_PRODUCT_BY_SKU", Missing())
+    answer = await shop.call("PUT", AT_SKU, status, {**TENT, "name": "Mug"})
+
+    assert answer.get("code") == (None if status == 200 else "busy")
 
 
 @pytest.mark.parametrize("body", [TENT, None], ids=["equal", "different"])

@@ -60,14 +60,17 @@ item AS (
         refund_items.product_id
 ),
 
--- A refund by amount that returns what is left.
+-- Orders with a refund by amount that returns what is left. It returns nothing of a fulfilled order while all refunds
+-- are older: such an order was not refunded whole.
 whole AS (
     SELECT
         order_id,
-        bool_or(status = 'SUCCEEDED') AS succeeded
+        bool_or(restock AND status = 'SUCCEEDED') AS succeeded,
+        max(created_at) AS newest_at
     FROM refunds
-    WHERE order_id = any($1) AND restock AND status IN ('SUCCEEDED', 'FAILED')
+    WHERE order_id = any($1) AND status IN ('SUCCEEDED', 'FAILED')
     GROUP BY order_id
+    HAVING bool_or(restock)
 ),
 
 expected AS (
@@ -77,7 +80,11 @@ expected AS (
         line.taken,
         CASE
             WHEN orders.status = 'CANCELLED' THEN 0
-            WHEN orders.status = 'FULFILLED' AND whole.order_id IS NOT NULL THEN 0
+            WHEN
+                orders.status = 'FULFILLED'
+                AND whole.order_id IS NOT NULL
+                AND (whole.newest_at >= orders.fulfilled_at OR payments.status = 'REFUNDED')
+                THEN 0
             ELSE greatest(line.ordered - coalesce(item.returned_once, 0), 0)
         END AS least_units,
         CASE

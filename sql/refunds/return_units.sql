@@ -1,6 +1,7 @@
 -- refunds/return_units: return the units of an order whose refunds have succeeded and ask for it, each unit once.
 -- A refund may fail after its units are back, and be made again: what is back already counts first.
--- A refund by amount may return the rest of a fulfilled order, without the units that other refunds do not restock.
+-- A refund by amount may return the rest of a fulfilled order, without the units that other refunds do not restock. One
+-- that was decided before the order was fulfilled was to cancel it: its units return only with the whole payment.
 --
 -- callers  service.shop.refunds.return_units
 -- param    $1 order_id uuid
@@ -9,14 +10,16 @@
 -- returns  many by id; none = nothing is to be returned
 -- locks    products NO KEY UPDATE; orders KEY SHARE; new stock_movements; to commit
 -- waits    for nothing: transitions/lock_products has locked the products
--- index    refunds_by_order, refund_items_pkey, orders_pkey, order_items_pkey, stock_movements_once, products_pkey
+-- index    refunds_by_order, refund_items_pkey, orders_pkey, payments_one_per_order, order_items_pkey,
+--          stock_movements_once, products_pkey
 -- rows     0..100 by service.shop.cart.MAX_LINES, usually 1
 -- guards   never products_stock_not_negative -> insufficient_stock, never stock_movements_once -> busy
 WITH refund AS MATERIALIZED (
     SELECT
         id,
         restock,
-        status
+        status,
+        created_at
     FROM refunds
     WHERE order_id = $1 AND status <> 'FAILED'
 ),
@@ -40,8 +43,13 @@ item AS MATERIALIZED (
         order_items.quantity,
         0 AS remaining
     FROM refund, orders
+    INNER JOIN payments ON orders.id = payments.order_id
     INNER JOIN order_items ON orders.id = order_items.order_id
-    WHERE refund.restock AND refund.status = 'SUCCEEDED' AND orders.id = $1 AND orders.status = 'FULFILLED'
+    WHERE
+        refund.restock
+        AND refund.status = 'SUCCEEDED'
+        AND orders.id = $1
+        AND (refund.created_at >= orders.fulfilled_at OR payments.status = 'REFUNDED')
 ),
 
 returned AS MATERIALIZED (

@@ -283,12 +283,27 @@ MUTANTS = [
         "WHEN refund.status = 'SUCCEEDED' THEN",
         BY_LINE,
     ),
-    Mutant(
-        "return_units: the rest of a fulfilled order",
-        RETURN_UNITS,
-        " AND orders.status = 'FULFILLED'",
-        "",
-        at("shop/test_refunds", "test_a_restock_of_the_rest_waits_for_the_whole_refund_of_a_paid_order"),
+    *(
+        Mutant(
+            f"return_units: the rest of {name}",
+            RETURN_UNITS,
+            "AND (refund.created_at >= orders.fulfilled_at OR payments.status = 'REFUNDED')",
+            replacement,
+            at("shop/test_refunds", f"test_a_restock_of_the_rest_{test}"),
+        )
+        for name, replacement, test in (
+            ("a fulfilled order", "", "waits_for_the_whole_refund_of_a_paid_order"),
+            (
+                "an order refunded whole",
+                "AND refund.created_at >= orders.fulfilled_at",
+                "waits_for_the_whole_refund_of_a_paid_order",
+            ),
+            (
+                "an order not refunded whole",
+                "AND payments.status = 'REFUNDED'",
+                "of_a_fulfilled_order_waits_for_no_other_refund",
+            ),
+        )
     ),
     Mutant(
         "return_units: not what a line does not restock",

@@ -14,7 +14,7 @@ from service.dev.stripe_standin import StripeStandin
 from service.infra.resources import Resources
 from service.infra.stripe import Stripe, StripeUnknown
 from service.infra.transactions import run_transaction
-from service.shop import fulfilment, reconcile, refunds, retention, sweep, webhooks
+from service.shop import audit, fulfilment, reconcile, refunds, retention, sweep, webhooks
 from tests.client import Shop
 from tests.database import make_everything_due, wait_for_blocked
 from tests.queries import on
@@ -782,11 +782,75 @@ async def test_a_restock_of_the_rest_waits_for_the_whole_refund_of_a_paid_order(
     await refunds.settle(resources, UUID(order_id))
     await fulfilment.fulfil(resources, UUID(order_id))
     assert await shop.get_order_state(order_id) == ("FULFILLED", "SUCCEEDED", 3500)
+    await refunds.settle(resources, UUID(order_id))
     assert await get_stocks(shop, tent, mug) == [0, 0]
     await assert_ledgers_agree(resources, stripe)
 
     await request_refund(shop, order_id)
     await refunds.settle(resources, UUID(order_id))
+    assert await get_stocks(shop, tent, mug) == [3, 2]
+    await assert_ledgers_agree(resources, stripe)
+
+
+async def test_a_restock_of_the_rest_of_a_fulfilled_order_waits_for_no_other_refund(
+    shop: Shop, stripe: StripeStandin, resources: Resources
+) -> None:
+    tent, mug = await create_two_lines(shop)
+    order_id, _ = await create_fulfilled_order(shop, stripe, resources, (tent["id"], 3), (mug["id"], 2))
+    stripe.refund_status = "pending"
+    await request_refund(shop, order_id, amount_minor=100)
+    await refunds.settle(resources, UUID(order_id))
+    stripe.refund_status = "succeeded"
+    await request_refund(shop, order_id, restock=True)
+    await refunds.settle(resources, UUID(order_id))
+
+    assert await shop.get_order_state(order_id) == ("FULFILLED", "REFUND_PENDING", 3500)
+    assert await get_stocks(shop, tent, mug) == [3, 2]
+    await assert_ledgers_agree(resources, stripe)
+
+
+async def test_a_restock_of_the_rest_that_succeeds_after_the_order_was_fulfilled_returns_nothing(
+    shop: Shop, stripe: StripeStandin, resources: Resources, database: asyncpg.Connection
+) -> None:
+    """A line's refund fails while that of the rest is pending. A unit that returns nevertheless is found by the audit.
+
+    So it stays once the refund of the whole payment has returned the units and fails.
+    """
+    tent, mug = await create_two_lines(shop)
+    order_id, _ = await create_paid_order(shop, stripe, (tent["id"], 3), (mug["id"], 2))
+    stripe.refund_status = "pending"
+    for body in ({"items": [line(tent, 1)]}, {"restock": True}):
+        await request_refund(shop, order_id, **body)
+        await refunds.settle(resources, UUID(order_id))
+    of_line, of_rest = stripe.refunds
+
+    stripe.set_refund(of_line["id"], "failed")
+    await refunds.settle(resources, UUID(order_id))
+    await fulfilment.fulfil(resources, UUID(order_id))
+    stripe.set_refund(of_rest["id"], "succeeded")
+    await refunds.settle(resources, UUID(order_id))
+
+    assert await shop.get_order_state(order_id) == ("FULFILLED", "SUCCEEDED", 2600)
+    assert await get_stocks(shop, tent, mug) == [0, 0]
+    await assert_ledgers_agree(resources, stripe)
+    async with database.transaction():
+        await database.execute(
+            "INSERT INTO stock_movements (product_id, delta, reason, order_id, hold)"
+            " SELECT $1, 1, 'refund:' || id, order_id, 1 FROM refunds WHERE restock",
+            tent["id"],
+        )
+        await database.execute("UPDATE products SET stock = stock + 1 WHERE id = $1", tent["id"])
+    assert [violation.subject for violation in (await audit.audit(resources.pool))["audit/units_add_up"]]
+    await database.execute("DELETE FROM stock_movements WHERE reason LIKE 'refund:%'")
+    await database.execute("UPDATE products SET stock = stock - 1 WHERE id = $1", tent["id"])
+
+    stripe.refund_status = "succeeded"
+    await request_refund(shop, order_id)
+    await refunds.settle(resources, UUID(order_id))
+    assert await get_stocks(shop, tent, mug) == [3, 2]
+    stripe.set_refund(of_rest["id"], "failed")
+    await refunds.settle(resources, UUID(order_id))
+    assert await shop.get_order_state(order_id) == ("FULFILLED", "SUCCEEDED", 1000)
     assert await get_stocks(shop, tent, mug) == [3, 2]
     await assert_ledgers_agree(resources, stripe)
 

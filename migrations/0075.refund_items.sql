@@ -4,7 +4,7 @@
 -- phase: expand
 -- lock: SHARE ROW EXCLUSIVE on refunds for the foreign key; ACCESS EXCLUSIVE on stock_movements, whose rows are not
 --       read; both briefly
--- undo: drops the lines; units that a refund returned count as moved by staff
+-- undo: drops the lines; units that refunds returned count as released if they ended a line, else as moved by staff
 
 SET LOCAL lock_timeout = '2s';
 SET LOCAL statement_timeout = '60s';

@@ -912,9 +912,8 @@ async def test_a_refund_has_one_form(shop: Shop, stripe: StripeStandin, resource
     for body, pointer in (
         ({"items": []}, "/items"),
         ({"items": None}, "/items"),
-        ({"items": one, "amount_minor": 1000}, ""),
-        ({"items": one, "amount_minor": None}, ""),
-        ({"items": one, "restock": True}, ""),
+        ({"items": one, "amount_minor": 1000}, "/items"),
+        ({"items": one, "restock": True}, "/items"),
         ({"items": one + one}, "/items"),
         ({"items": [line(tent, 0)]}, "/items/0/quantity"),
         ({"items": [line(tent, 10_000)]}, "/items/0/quantity"),

@@ -41,9 +41,10 @@ class PageCache:
         self._hits = self._misses = 0
         return counts
 
-    async def page(self, render: Callable[[], Awaitable[bytes]]) -> bytes:
+    async def page(self, render: Callable[[], Awaitable[bytes]], members: str = "") -> bytes:
         """The cached page. If there is none, or no Redis, `render` reads it from the tables.
 
+        `members` are those of its items: processes of another version, with others, have a page of their own.
         One refill runs at a time; requests that arrive meanwhile share its result.
         """
         if self._is_invalidating():
@@ -59,7 +60,7 @@ class PageCache:
             return copy
         self._misses += 1
         if self._refill is None or self._refill.done() or self._refill.get_name() != generation.hex():
-            self._refill = asyncio.create_task(self._fill(generation, render), name=generation.hex())
+            self._refill = asyncio.create_task(self._fill(generation, render, members), name=generation.hex())
         return await asyncio.shield(self._refill)
 
     async def invalidate(self) -> None:
@@ -100,8 +101,8 @@ class PageCache:
             generation = await self._redis.get(_GENERATION)
         return bytes(generation or secrets.token_bytes(12))
 
-    async def _fill(self, generation: bytes, render: Callable[[], Awaitable[bytes]]) -> bytes:
-        key = _PAGE + generation
+    async def _fill(self, generation: bytes, render: Callable[[], Awaitable[bytes]], members: str) -> bytes:
+        key = _PAGE + members.encode() + b":" + generation
         # Another process may have stored the page. Its time to live then gives its age.
         stored = await self._redis_breaker.call(lambda: self._redis.get(key), operation="read_page")
         ttl = None

@@ -1,7 +1,7 @@
 """Categories, products and their stock."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from uuid import UUID
 
@@ -66,6 +66,9 @@ class ListedProduct:
     sku: str | None
     image_url: str | None
     available: bool
+
+
+LISTED_MEMBERS = ",".join(field.name for field in fields(ListedProduct))
 
 
 @dataclass(slots=True)
@@ -328,7 +331,9 @@ async def get_product(resources: Resources, product_id: int) -> Product:
 async def list_products(resources: Resources, *, limit: int, after_id: int, category: str | None) -> bytes:
     """A keyset page of the products for sale, as JSON; the default first page comes from the cache."""
     if category is None and after_id == 0 and limit == DEFAULT_LIMIT:
-        return await resources.cache.page(lambda: _read_page(resources, limit=DEFAULT_LIMIT, after_id=0, category=None))
+        return await resources.cache.page(
+            lambda: _read_page(resources, limit=DEFAULT_LIMIT, after_id=0, category=None), LISTED_MEMBERS
+        )
     return await _read_page(resources, limit=limit, after_id=after_id, category=category)
 
 

@@ -19,6 +19,7 @@ from service.infra import circuit_breaker, page_cache
 from service.infra.circuit_breaker import CircuitBreaker, Operation
 from service.infra.page_cache import PageCache
 from service.settings import Settings
+from service.shop import catalog
 from tests.client import Shop
 from tests.conftest import served
 
@@ -57,6 +58,20 @@ async def test_the_default_page_is_cached_for_all_processes(
     (key,) = await redis.keys("catalogue:first_page:*")
     assert await redis.get(key) == first.content
     assert 0 < await redis.ttl(key) <= 60
+
+
+async def test_processes_whose_items_have_other_members_share_no_page(
+    shop: Shop, other: Shop, database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Old and new code serve side by side during a deployment."""
+    await shop.create_product()
+    (item,) = (await shop.call("GET", "/products", 200))["items"]
+    assert ",".join(item) == catalog.LISTED_MEMBERS
+    await database.execute("UPDATE products SET name = 'changed behind its back'")
+
+    monkeypatch.setattr(catalog, "LISTED_MEMBERS", "id,name")
+
+    assert "changed" in (await other.http.get("/products")).text
 
 
 async def test_a_page_expires_everywhere_at_its_time(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -651,7 +651,7 @@ class OrdersFindByPaymentStatus(Statement[Row]):
     ) -> Row: ...
 
 class OrdersFindOrders(Statement[Row]):
-    async def all(
+    async def one(
         self,
         connection: Connection,
         /,
@@ -663,7 +663,7 @@ class OrdersFindOrders(Statement[Row]):
         payment_status: str | None,
         before_number: int,
         limit: int,
-    ) -> list[Row]: ...
+    ) -> Row: ...
 
 class OrdersListDisputes(Statement[Row]):
     async def all(

@@ -294,7 +294,7 @@ LIST_REFUND_ITEMS = statement("orders/list_refund_items", RefundItemRow)
 LIST_DISPUTES = statement("orders/list_disputes", Dispute)
 LIST_ORDERS = statement("orders/list_orders", ListedOrder)
 LIST_ORDERS_BY_STATUS = statement("orders/list_orders_by_status", ListedOrder)
-FIND_ORDERS = statement("orders/find_orders", int)
+FIND_ORDERS = statement("orders/find_orders", FoundOrders)
 FIND_BY_PAYMENT_STATUS = statement("orders/find_by_payment_status", FoundOrders)
 WALK_ORDERS = statement("orders/walk_orders", FoundOrders)
 WALK_ORDERS_BY_STATUS = statement("orders/walk_orders_by_status", FoundOrders)
@@ -402,8 +402,8 @@ async def list_orders(
 ) -> OrderPage:
     """A page of orders with numbers below `before_number`, newest first.
 
-    `text` is an order's number, e-mail address, reference or one of Stripe's ids, exactly. A page by the payment's
-    status may be short, or empty, before the last one.
+    `text` is an order's number, e-mail address, reference or one of Stripe's ids, exactly. A page by these or by the
+    payment's status may be short, or empty, before the last one.
     """
     async with connection(resources.pool) as reader:
         if text is not None or payment_status is not None:
@@ -438,7 +438,7 @@ async def _find(
     page = {"before_number": before_number, "limit": limit}
     if text is not None:
         is_number = text.isascii() and text.isdecimal() and len(text) <= 18
-        numbers = await FIND_ORDERS.all(
+        return await FIND_ORDERS.one(
             reader,
             number=int(text) if is_number else None,
             email_digest=personal_data.email_digest(text),
@@ -447,7 +447,6 @@ async def _find(
             payment_status=payment_status,
             **page,
         )
-        return FoundOrders(numbers, None)
     assert payment_status is not None
     if payment_status not in ("INITIATED", "SUCCEEDED"):
         return await FIND_BY_PAYMENT_STATUS.one(reader, payment_status=payment_status, status=status, **page)

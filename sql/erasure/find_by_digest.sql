@@ -5,7 +5,7 @@
 -- returns  many in no order; none = no order has this address
 -- locks    none
 -- waits    none
--- index    orders_by_email_digest
+-- index    orders_by_email
 -- rows     0..n, usually 3
 -- guards   none
 SELECT id

@@ -5,7 +5,7 @@
 -- returns  many in no order; none = each address has its hash
 -- locks    none
 -- waits    none
--- index    orders_by_email_digest
+-- index    orders_by_email
 -- rows     0..n, usually 0
 -- guards   none
 SELECT

@@ -60,9 +60,14 @@ async def test_an_order_is_found_by_everything_that_names_it(
     intent = await database.fetchval("SELECT stripe_payment_intent_id FROM payments WHERE status = 'SUCCEEDED'")
     event = last_event(stripe, "checkout.session.completed")["id"]
 
+    await database.execute(
+        "INSERT INTO refunds (id, order_id, stripe_payment_intent_id, amount_minor, cause)"
+        " SELECT gen_random_uuid(), id, 'pi_second', 50, 'late_money' FROM orders WHERE number = $1",
+        bought["number"],
+    )
     names = [
         *(bought["number"], f" {bought['number']} ", "web 4711/Ä", EMAIL, "ANN.O\u0308@EXAMPLE.ORG"),
-        *(bought["payment"]["stripe_session_id"], intent, "pi_other", "re_1", dispute["id"], event),
+        *(bought["payment"]["stripe_session_id"], intent, "pi_other", "pi_second", "re_1", dispute["id"], event),
     ]
     found = {name: await search(shop, q=name) for name in names}
     absent = [other["number"] + 1, "web 4711", "WEB 4711/Ä", "ann", "pi_", "%", "'", 10**18, 10**30, "²"]
@@ -87,6 +92,31 @@ async def test_a_search_fits_all_parameters_and_has_pages(shop: Shop, stripe: St
     assert await search(shop, q="web-1", payment_status="INITIATED") == [pending]
     assert await search(shop, q=EMAIL, status="PENDING_PAYMENT") == []
     assert await search(shop, q=EMAIL, status="PAID", payment_status="SUCCEEDED", limit=1) == newest_first[1:]
+
+
+@pytest.mark.parametrize("text", ["web", EMAIL])
+async def test_a_search_for_what_most_orders_have_reads_10_000_a_page(
+    shop: Shop, stripe: StripeStandin, database: asyncpg.Connection, text: str
+) -> None:
+    oldest = await buy(shop, stripe, "web")
+    await database.execute("SET session_replication_role = replica")
+    await database.execute(
+        "INSERT INTO orders (id, cart_id, total_minor, currency, expires_at, status, cancelled_at, reference, email,"
+        " email_digest)"
+        " SELECT gen_random_uuid(), cart_id, 1250, 'EUR', now(), 'CANCELLED', now(), reference, email,"
+        " email_digest"
+        " FROM orders, generate_series(1, 10000)"
+    )
+    newest = await buy(shop, stripe, "web")
+
+    query = f"/orders?status=PAID&payment_status=SUCCEEDED&q={quote(text)}"
+    first = await shop.call("GET", query, 200)
+    second = await shop.call("GET", f"{query}&after_id={first['next_cursor']}", 200)
+
+    assert [order["number"] for order in first["items"]] == [newest["number"]]
+    assert [order["number"] for order in second["items"]] == [oldest["number"]]
+    assert second["next_cursor"] is None
+    assert await search(shop, q=newest["number"], status="PAID") == [newest["number"]]
 
 
 async def test_orders_are_listed_by_the_status_of_their_payment(shop: Shop, stripe: StripeStandin) -> None:

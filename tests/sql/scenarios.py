@@ -611,7 +611,7 @@ SCENARIOS = {
         run(1, DIGEST, "web-1", None, None, LAST, 10),
         run(None, DIGEST, "x", "PAID", "SUCCEEDED", LAST, 10),
         *(run(None, BODY, text, None, None, LAST, 10) for text in (f"pi_{PAID}", "pi_1", "re_3", "dp_1", "evt_4")),
-        none=run(4711, BODY, "cs_other", None, None, LAST, 10),
+        run(4711, BODY, "cs_other", None, None, LAST, 10),
     ),
     "orders/find_by_payment_status": does(
         run("EXPIRED", None, LAST, 10), run("REFUND_PENDING", "CANCELLED", LAST, 1), run("REFUNDED", None, LAST, 10)

@@ -403,12 +403,18 @@ async def _report_changes(
     """Log what has changed since `before`. Note and count failures, and list those that no later refund replaces."""
     rows = await LIST_REFUNDS.all(tx, order_id=order.id)
     changed = {row.id: row for row in rows if row.id not in before or row.status != before[row.id].status}
+    # The refunds by line that fail after they returned units.
+    undone = [row.id for row in changed.values() if row.id in before and before[row.id].status == "SUCCEEDED"]
+    items = await orders.LIST_REFUND_ITEMS.all(tx, order_id=order.id) if undone else []
+    causes = {row.id: str(row.failure_reason) for row in rows}
+    for refund_id in {item.refund_id for item in items if item.restock and item.refund_id in undone}:
+        causes[refund_id] += "; its units are back in stock"
     for row in changed.values():
         await _add_event(tx, order, row)
         if row.status != "FAILED" or row.failure_reason == SETTLED_ELSEWHERE:
             continue
         named = f"{row.id} ({row.stripe_refund_id})" if row.stripe_refund_id else str(row.id)
-        await transitions.add_note(tx, order, f"refund {named} of {row.amount_minor} failed: {row.failure_reason}")
+        await transitions.add_note(tx, order, f"refund {named} of {row.amount_minor} failed: {causes[row.id]}")
         after.add(_count_failure)
     closed = [str(refund_id) for refund_id in changed if refund_id in before]
     if closed:
@@ -427,7 +433,7 @@ async def _report_changes(
             "refund_failed",
             str(row.id),
             order_id=order.id,
-            reason=f"a refund of {row.amount_minor} failed: {row.failure_reason}",
+            reason=f"a refund of {row.amount_minor} failed: {causes[row.id]}",
             stripe_refund_id=row.stripe_refund_id,
             payment_intent=row.stripe_payment_intent_id,
         ):

@@ -15,7 +15,13 @@ from service.shop import refunds, stuck, sweep
 from service.shop.audit import audit
 from tests.client import Shop
 from tests.database import make_everything_due
-from tests.shop.test_refunds import create_fulfilled_order, create_late_payment, remove_stock, request_refund
+from tests.shop.test_refunds import (
+    create_fulfilled_order,
+    create_late_payment,
+    create_paid_order,
+    remove_stock,
+    request_refund,
+)
 from tests.stripe_events import deliver, last_event, make_event
 from tests.stripe_ledger import assert_ledgers_agree
 
@@ -108,6 +114,32 @@ async def test_a_failed_refund_of_a_live_order_stays_visible(
     await sweep.sweep(resources)
     assert await list_stuck(shop, "?kind=refund_failed") == []
     assert gauge("refund_failed") == 0
+    await assert_ledgers_agree(resources, stripe)
+
+
+async def test_a_refund_that_fails_after_its_units_are_back_says_so(
+    shop: Shop, stripe: StripeStandin, resources: Resources
+) -> None:
+    """The unit of a paid order is sold to the next customer. Staff refund it again, and it does not return twice."""
+    tent, mug = await shop.create_product(stock=1), await shop.create_product(stock=1)
+    order_id, _ = await create_paid_order(shop, stripe, (tent["id"], 1), (mug["id"], 1))
+    body = {"items": [{"product_id": tent["id"], "quantity": 1, "restock": True}]}
+    await request_refund(shop, order_id, **body)
+    await refunds.settle(resources, UUID(order_id))
+    await create_paid_order(shop, stripe, (tent["id"], 1))
+    (refund,) = stripe.refunds
+    stripe.set_refund(refund["id"], "failed")
+    await refunds.settle(resources, UUID(order_id))
+
+    (item,) = await list_stuck(shop, "?kind=refund_failed")
+    assert item["reason"].endswith("; its units are back in stock")
+    assert any(note.endswith("; its units are back in stock") for note in await notes_of(shop, order_id))
+    await assert_ledgers_agree(resources, stripe)
+
+    await request_refund(shop, order_id, **body)
+    await refunds.settle(resources, UUID(order_id))
+    assert await list_stuck(shop) == []
+    assert [await shop.get_stock(product["id"]) for product in (tent, mug)] == [0, 0]
     await assert_ledgers_agree(resources, stripe)
 
 

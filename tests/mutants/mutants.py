@@ -1723,6 +1723,33 @@ MUTANTS = [
             ),
         )
     ),
+    # The shipping address
+    *(
+        Mutant(f"shipping: {name}", file, find, replacement, at("shop/test_shipping", test))
+        for name, file, find, replacement, test in (
+            (
+                "not for an erased order",
+                "sql/settlement/store_shipping.sql",
+                "WHERE id = $1 AND erased_at IS NULL",
+                "WHERE id = $1",
+                "test_erasing_removes_the_address_for_good",
+            ),
+            (
+                "stored once",
+                "sql/settlement/store_shipping.sql",
+                "\nON CONFLICT (order_id) DO NOTHING",
+                "",
+                "test_a_session_collects_address_and_phone_for_the_order",
+            ),
+            (
+                "erased",
+                "sql/erasure/erase_columns.sql",
+                "    DELETE FROM order_shipping\n    WHERE order_id = any($1)",
+                "    DELETE FROM order_shipping\n    WHERE order_id = any($1) AND name IS NULL",
+                "test_erasing_removes_the_address_for_good",
+            ),
+        )
+    ),
     # The constraints, behind all other guards
     *(
         Mutant(name, file, f"{name} CHECK ({rule}", f"{name} CHECK (true OR {rule}", refuses(*cases or (name,)))

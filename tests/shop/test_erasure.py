@@ -312,6 +312,10 @@ async def test_what_applying_an_event_reads_stays(
 ) -> None:
     _, session = await pay(shop, stripe)
     read: set[str] = set()
+    # As on the service's connections.
+    await database.set_type_codec(
+        "jsonb", schema="pg_catalog", encoder=lambda value: orjson.dumps(value).decode(), decoder=orjson.loads
+    )
 
     for event in events_of_every_type(session, session["payment_intent"]):
         async with database.transaction():

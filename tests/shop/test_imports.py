@@ -13,7 +13,7 @@ import pytest
 
 from service.errors import ShopError
 from service.infra.resources import Resources
-from service.shop import imports
+from service.shop import imports, search
 from service.shop.imports import Outcome, import_products
 from service.shop.product_csv import COLUMNS, InvalidHeader
 from tests.client import Shop, eventually
@@ -564,7 +564,24 @@ async def test_a_sku_that_somebody_adds_meanwhile_is_changed_instead(
     assert (await database.fetchrow(PRODUCT, "S-1"))[:6] == ("Imported", "", None, 1250, "EUR", 0)
 
 
-async def test_the_cached_page_shows_it(api_resources: Resources, shop: Shop, write: Write) -> None:
+async def test_a_batch_that_cannot_be_indexed_is_left_to_the_worker(
+    api_resources: Resources, shop: Shop, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*arguments: Any, **more: Any) -> None:
+        raise ShopError("busy", "x")
+
+    monkeypatch.setattr("service.shop.search.index", refuse)
+    outcome = await load(api_resources, write(several(2)))
+    monkeypatch.undo()
+
+    assert (outcome.added, outcome.problems) == (2, [])
+    assert (await shop.call("GET", "/search?q=tent", 200))["items"] == []
+    await search.index_stale(api_resources.pool, api_resources.settings.search_language)
+    assert len((await shop.call("GET", "/search?q=tent", 200))["items"]) == 2
+
+
+async def test_the_cached_page_and_the_search_show_it(api_resources: Resources, shop: Shop, write: Write) -> None:
     assert (await shop.call("GET", "/products", 200))["items"] == []
     await load(api_resources, write(several(2)))
     assert len((await shop.call("GET", "/products", 200))["items"]) == 2
+    assert len((await shop.call("GET", "/search?q=tent", 200))["items"]) == 2

@@ -818,6 +818,9 @@ class RefundsListLines(Statement[Row]):
 class RefundsListRefunds(Statement[Row]):
     async def all(self, connection: Connection, /, *, order_id: UUID) -> list[Row]: ...
 
+class RefundsListReturns(Statement[Row]):
+    async def all(self, connection: Connection, /, *, order_id: UUID, hold_number: int) -> list[Row]: ...
+
 class RefundsListUnmatched(Statement[Row]):
     async def all(self, connection: Connection, /, *, order_id: UUID) -> list[Row]: ...
 
@@ -837,7 +840,18 @@ class RefundsRecordRefund(Statement[None]):
     ) -> int: ...
 
 class RefundsReturnUnits(Statement[Row]):
-    async def all(self, connection: Connection, /, *, order_id: UUID, hold_number: int, actor: str) -> list[Row]: ...
+    async def all(
+        self,
+        connection: Connection,
+        /,
+        *,
+        order_id: UUID,
+        hold_number: int,
+        actor: str,
+        refund_ids: Sequence[UUID],
+        product_ids: Sequence[int],
+        quantities: Sequence[int],
+    ) -> list[Row]: ...
 
 class RefundsSetBalance(Statement[None]):
     async def run(self, connection: Connection, /, *, order_id: UUID, refunded_minor: int, status: str) -> int: ...
@@ -1575,6 +1589,8 @@ def statement(name: Literal["refunds/find_order"], row: type[Row]) -> RefundsFin
 def statement(name: Literal["refunds/list_lines"], row: type[Row]) -> RefundsListLines[Row]: ...
 @overload
 def statement(name: Literal["refunds/list_refunds"], row: type[Row]) -> RefundsListRefunds[Row]: ...
+@overload
+def statement(name: Literal["refunds/list_returns"], row: type[Row]) -> RefundsListReturns[Row]: ...
 @overload
 def statement(name: Literal["refunds/list_unmatched"], row: type[Row]) -> RefundsListUnmatched[Row]: ...
 @overload

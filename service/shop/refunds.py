@@ -105,6 +105,15 @@ class RefundableLine:
     quantity_left: int
 
 
+@dataclass(slots=True)
+class ReturnedUnits:
+    """Units of a line that a refund returns to the stock."""
+
+    refund_id: UUID
+    product_id: int
+    quantity: int
+
+
 ADD_UNMATCHED = statement("refunds/add_unmatched")
 LIST_UNMATCHED = statement("refunds/list_unmatched", UnmatchedPayment)
 SETTLE_UNMATCHED = statement("refunds/settle_unmatched", SettledPayment)
@@ -112,6 +121,7 @@ LIST_REFUNDS = statement("refunds/list_refunds", Refund)
 ADD_REFUND = statement("refunds/add_refund")
 LIST_LINES = statement("refunds/list_lines", RefundableLine)
 ADD_ITEMS = statement("refunds/add_items")
+LIST_RETURNS = statement("refunds/list_returns", ReturnedUnits)
 RETURN_UNITS = statement("refunds/return_units", transitions.MovedUnits)
 RECORD_REFUND = statement("refunds/record_refund")
 FAIL_REFUND = statement("refunds/fail_refund")
@@ -512,13 +522,17 @@ async def return_units(tx: Connection, after: AfterCommit, order: LockedOrder) -
     """Return the units of succeeded refunds that ask for it, as far as they are not back."""
     if order.status == "CANCELLED":
         return
-    succeeded = {row.id: row for row in await LIST_REFUNDS.all(tx, order_id=order.id) if row.status == "SUCCEEDED"}
-    items = await orders.LIST_REFUND_ITEMS.all(tx, order_id=order.id) if succeeded else []
-    if any(row.restock for row in succeeded.values()) or any(
-        item.restock and item.refund_id in succeeded for item in items
-    ):
+    if due := await LIST_RETURNS.all(tx, order_id=order.id, hold_number=order.hold_number):
         await transitions.lock_products(tx, [order])
-        returned = await RETURN_UNITS.all(tx, order_id=order.id, hold_number=order.hold_number, actor=actor.get())
+        returned = await RETURN_UNITS.all(
+            tx,
+            order_id=order.id,
+            hold_number=order.hold_number,
+            actor=actor.get(),
+            refund_ids=[each.refund_id for each in due],
+            product_ids=[each.product_id for each in due],
+            quantities=[each.quantity for each in due],
+        )
         await transitions.announce_available(tx, after, returned)
 
 

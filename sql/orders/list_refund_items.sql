@@ -1,7 +1,6 @@
 -- orders/list_refund_items: the lines that an order's refunds name.
 --
--- callers  service.shop.orders.view, service.shop.refunds._report_changes, service.shop.refunds.return_units,
---          service.shop.refunds._failed_lines
+-- callers  service.shop.orders.view, service.shop.refunds._report_changes, service.shop.refunds._failed_lines
 -- param    $1 order_id uuid
 -- returns  many by refund_id, product_id; none = no refund by line
 -- locks    none

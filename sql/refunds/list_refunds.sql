@@ -2,7 +2,7 @@
 -- due: a requested refund may be sent to Stripe, because its time has come or the sweep has claimed it.
 --
 -- callers  service.shop.refunds.request, service.shop.refunds.settle, service.shop.refunds._record,
---          service.shop.refunds._report_changes, service.shop.refunds._balance, service.shop.refunds.return_units
+--          service.shop.refunds._report_changes, service.shop.refunds._balance
 -- param    $1 order_id uuid
 -- returns  many by created_at, id; none = no refund
 -- locks    none

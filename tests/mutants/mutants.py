@@ -74,7 +74,7 @@ HOLDS = at("sql/test_constraints", "test_a_transition_locks_its_cart_order_and_p
 
 RESERVE = "sql/checkout/reserve.sql"
 MARK_PAID, MARK_CANCELLED = "sql/transitions/mark_paid.sql", "sql/transitions/mark_cancelled.sql"
-RETURN_UNITS = "sql/refunds/return_units.sql"
+LIST_RETURNS = "sql/refunds/list_returns.sql"
 RETURN, RETAKE = "sql/transitions/return_stock.sql", "sql/settlement/retake_stock.sql"
 CLAIM_SESSION, START_ATTEMPT = "sql/payment_session/claim_session.sql", "sql/payment_session/start_attempt.sql"
 AUDIT = "service/shop/audit.py"
@@ -263,30 +263,30 @@ MUTANTS = [
         ALL_LINES,
     ),
     Mutant(
-        "return_units: what is back counts",
-        RETURN_UNITS,
+        "list_returns: what is back counts",
+        LIST_RETURNS,
         "WHERE order_id = $1 AND hold = $2 AND delta > 0",
         "WHERE order_id = $1 AND hold = $2 AND delta > 9999",
         FAILED_LINE,
     ),
     Mutant(
-        "return_units: only of succeeded refunds",
-        RETURN_UNITS,
+        "list_returns: only of succeeded refunds",
+        LIST_RETURNS,
         "WHEN refund_items.restock AND refund.status = 'SUCCEEDED' THEN",
         "WHEN refund_items.restock THEN",
         at("shop/test_refunds", "test_units_return_with_their_own_refund"),
     ),
     Mutant(
-        "return_units: only what is to be restocked",
-        RETURN_UNITS,
+        "list_returns: only what is to be restocked",
+        LIST_RETURNS,
         "WHEN refund_items.restock AND refund.status = 'SUCCEEDED' THEN",
         "WHEN refund.status = 'SUCCEEDED' THEN",
         BY_LINE,
     ),
     *(
         Mutant(
-            f"return_units: the rest of {name}",
-            RETURN_UNITS,
+            f"list_returns: the rest of {name}",
+            LIST_RETURNS,
             "AND (refund.created_at >= orders.fulfilled_at OR payments.status = 'REFUNDED')",
             replacement,
             at("shop/test_refunds", f"test_a_restock_of_the_rest_{test}"),
@@ -306,17 +306,17 @@ MUTANTS = [
         )
     ),
     Mutant(
-        "return_units: not what a line does not restock",
-        RETURN_UNITS,
+        "list_returns: not what a line does not restock",
+        LIST_RETURNS,
         "order_items.quantity - sum(item.remaining)",
         "order_items.quantity",
         at("shop/test_refunds", "test_a_restock_of_the_rest_returns_what_no_line_keeps_and_is_not_back"),
     ),
     Mutant(
-        "return_units: no more than is due",
-        RETURN_UNITS,
+        "list_returns: no more than is due",
+        LIST_RETURNS,
         "least(new_item.quantity, due.quantity - new_item.quantity_before)::integer",
-        "new_item.quantity",
+        "new_item.quantity::integer",
         FAILED_LINE,
     ),
     Mutant(

@@ -744,6 +744,21 @@ async def test_a_restock_of_the_rest_returns_what_no_line_keeps_and_is_not_back(
     await assert_ledgers_agree(resources, stripe)
 
 
+async def test_a_settle_that_returns_no_units_locks_no_product(
+    shop: Shop, stripe: StripeStandin, resources: Resources, database: asyncpg.Connection
+) -> None:
+    """While somebody edits the products of an order whose units are back, its refunds are settled."""
+    tent, mug = await create_two_lines(shop)
+    order_id, _ = await create_fulfilled_order(shop, stripe, resources, (tent["id"], 3), (mug["id"], 2))
+    for body in ({"items": [line(tent, 1, restock=True)]}, {"restock": True}):
+        await request_refund(shop, order_id, **body)
+        await refunds.settle(resources, UUID(order_id))
+        async with database.transaction():
+            await database.execute("SELECT FROM products FOR NO KEY UPDATE")
+            await refunds.settle(resources, UUID(order_id))
+    assert await get_stocks(shop, tent, mug) == [3, 2]
+
+
 async def test_units_return_with_their_own_refund(shop: Shop, stripe: StripeStandin, resources: Resources) -> None:
     tent, mug = await create_two_lines(shop)
     order_id, _ = await create_fulfilled_order(shop, stripe, resources, (tent["id"], 3), (mug["id"], 2))

@@ -714,7 +714,12 @@ SCENARIOS = {
         none=run(PENDING, LATE, f"pi_{LATE}", 50, "SUCCEEDED", "re_1", None),
         predecessor=(LATE,),
     ),
-    "refunds/return_units": does(run(FULFILLED, 1, "admin"), none=run(PAID, 1, "admin"), predecessor=([FULFILLED],)),
+    "refunds/list_returns": does(run(FULFILLED, 1), none=run(PAID, 1)),
+    "refunds/return_units": does(
+        run(FULFILLED, 1, "admin", [NEW, NEW], [LAMP, TENT], [1, 1]),
+        none=run(FULFILLED, 1, "admin", [], [], []),
+        predecessor=([FULFILLED],),
+    ),
     "refunds/set_balance": does(
         run(PAID, 0, "SUCCEEDED"),
         none=run(PENDING, 0, "SUCCEEDED"),

@@ -304,6 +304,7 @@ WORKERS = {
     "webhooks/read_event",
     "refunds/fail_refund",
     "refunds/record_refund",
+    "refunds/list_returns",
     "refunds/return_units",
     "refunds/settle_unmatched",
     "disputes/delete_dispute",

@@ -2,6 +2,7 @@
 -- The text $3 is looked up as a reference, and as each kind of Stripe's ids. Subqueries instead of joins: without
 -- statistics of references, a plan would read all payments. OFFSET 0: the filters run in order, until $7 orders fit.
 -- At most 10,000 orders of the address are read, and of the reference, one by one: a plan may else sort all of them.
+-- Without a status, $7 of each are enough.
 -- If that is why fewer than $7 fit, walked_to is where the next page goes on. Above it, both are complete.
 --
 -- callers  service.shop.orders._find
@@ -20,7 +21,11 @@
 --          refunds_late_money_once, disputes_pkey, disputes_by_payment, stripe_events_pkey
 -- rows     1
 -- guards   none
-WITH RECURSIVE by_email (number, place) AS (
+WITH RECURSIVE most AS (
+    SELECT CASE WHEN $4::text IS NULL AND $5::text IS NULL THEN $7 ELSE 10000 END AS places
+),
+
+by_email (number, place) AS (
     SELECT
         max(number),
         1
@@ -35,7 +40,7 @@ WITH RECURSIVE by_email (number, place) AS (
         ),
         by_email.place + 1
     FROM by_email
-    WHERE by_email.number IS NOT NULL AND by_email.place < 10000
+    WHERE by_email.number IS NOT NULL AND by_email.place < (SELECT most.places FROM most)
 ),
 
 by_reference (number, place) AS (
@@ -49,14 +54,14 @@ by_reference (number, place) AS (
         (SELECT max(orders.number) FROM orders WHERE orders.reference = $3 AND orders.number < by_reference.number),
         by_reference.place + 1
     FROM by_reference
-    WHERE by_reference.number IS NOT NULL AND by_reference.place < 10000
+    WHERE by_reference.number IS NOT NULL AND by_reference.place < (SELECT most.places FROM most)
 ),
 
 bottom AS (
     SELECT
         greatest(
-            (SELECT min(number) FROM by_email HAVING count(number) = 10000),
-            (SELECT min(number) FROM by_reference HAVING count(number) = 10000)
+            (SELECT min(number) FROM by_email HAVING count(number) = (SELECT most.places FROM most)),
+            (SELECT min(number) FROM by_reference HAVING count(number) = (SELECT most.places FROM most))
         ) AS number
 ),
 

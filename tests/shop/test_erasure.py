@@ -202,8 +202,9 @@ async def test_a_customer_is_erased_and_all_else_works_on(
     listed = {order["id"]: order["email"] for order in (await shop.call("GET", "/orders", 200))["items"]}
     assert listed == {first: None, second: None, other: "other@example.com"}
     assert {order_id: await shop.get_order(order_id) for order_id in (first, second)} == {
-        order_id: {**order, "email": None} for order_id, order in before.items()
+        order_id: {**order, "email": None, "shipping": None} for order_id, order in before.items()
     }
+    assert all(order["shipping"]["name"] == CANARY for order in (*before.values(), await shop.get_order(other)))
     assert [(step["from"], step["to"]) for step in (await timeline(shop, first))][: len(steps)] == steps
     last = (await timeline(shop, first))[-1]
     assert (last["actor"], last["note"]) == ("command:erase", "personal data erased")
@@ -323,9 +324,15 @@ async def test_what_applying_an_event_reads_stays(
         # How `_settle_by_stripe` and `_settle_refund` read a stored event.
         read |= {"data.object.id", "data.object.payment_intent"}
 
-    # The address is read to be stored with the order, and the page's address is never stored from an event.
-    allowed = {*paths_of(personal_data.EVENT), "data.object.customer_details", "data.object.customer_details.email"}
-    assert read - allowed - {"data.object.url"} == set(), "service/shop/personal_data.py, EVENT"
+    # These are read to be stored with the order, unless it is erased. The page's address is never stored from an event.
+    address = dict.fromkeys(("line1", "line2", "city", "state", "postal_code", "country"), {})
+    stored = {
+        "customer_details": {"email": {}, "phone": {}},
+        "collected_information": {"shipping_details": {"name": {}, "address": address}},
+        "url": {},
+    }
+    allowed = {*paths_of(personal_data.EVENT), *paths_of(stored, "data.object.")}
+    assert read - allowed == set(), "service/shop/personal_data.py, EVENT"
 
 
 def test_members_of_an_unknown_form_do_not_stay() -> None:
@@ -344,7 +351,7 @@ def paths_of(members: personal_data.Members, at: str = "") -> Iterator[str]:
 
 def test_every_member_of_a_stored_response_stays_or_is_personal() -> None:
     members = {*Order.__dataclass_fields__, *Checkout.__dataclass_fields__}
-    assert members - {*personal_data.RESPONSE} == {"checkout_url", "email", "reference"}, (
+    assert members - {*personal_data.RESPONSE} == {"checkout_url", "email", "reference", "shipping"}, (
         "service/shop/personal_data.py, RESPONSE"
     )
     assert {*orders.OrderLine.__dataclass_fields__} == {*personal_data.RESPONSE["items"]}
@@ -361,14 +368,16 @@ async def test_a_stored_response_is_replayed_without_personal_data(
     await refunds.settle(resources, UUID(order_id))
     assert await shop.get_order_state(order_id) == ("CANCELLED", "REFUNDED", 1250)
     await database.execute(
-        "UPDATE idempotency_keys SET answer = convert_to(jsonb_set(convert_from(answer, 'UTF8')::jsonb, '{email}',"
-        " '\"c4nary\"')::text, 'UTF8')"
+        "UPDATE idempotency_keys SET answer = convert_to((convert_from(answer, 'UTF8')::jsonb"
+        """ || '{"email": "c4nary", "shipping": {"name": "c4nary"}}')::text, 'UTF8')"""
     )
 
     erasure = await erase(eraser, UUID(order_id))
 
     assert erasure.rows["stored responses"] == 2
-    without = {"email": None, "refunds": [{**refund, "reason": None, "actor": None} for refund in refunded["refunds"]]}
+    assert await places(database, CANARY) == set()
+    kept = [{**refund, "reason": None, "actor": None} for refund in refunded["refunds"]]
+    without = {"email": None, "shipping": None, "refunds": kept}
     assert await shop.call("POST", path, 200, {}, **key) == {**refunded, **without}
     assert await database.fetchval("SELECT count(*) FROM refunds") == 1
 

@@ -1,6 +1,6 @@
 -- The order's number beside its payment: code writes it from now on, 0066 fills it for old rows.
 --
--- depends: 0063.references
+-- depends: 0064.orders_by_reference
 -- phase: expand
 -- lock: ACCESS EXCLUSIVE on payments, briefly, no row is read
 -- undo: drops the copies of the number

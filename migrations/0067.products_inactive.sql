@@ -1,6 +1,6 @@
 -- Products that are off sale, by id, for staff. Stock is in no index, so that a sale changes none.
 --
--- depends: 0062.products_by_sku
+-- depends: 0066.payments_by_status
 -- transactional: false
 -- phase: expand
 -- lock: SHARE UPDATE EXCLUSIVE on products during the build: VACUUM and DDL wait, reads and writes do not

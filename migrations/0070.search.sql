@@ -1,7 +1,7 @@
 -- What /search reads: a row for each product for sale, and the words that a mistyped one may stand for.
 -- The tables are empty at first. The worker fills them, or `commerce-core index`.
 --
--- depends: 0060.orders_by_user
+-- depends: 0068.orders_by_email
 -- phase: expand
 -- lock: SHARE ROW EXCLUSIVE on products, briefly, for the new foreign key
 -- undo: drops the index of the search; the extension pg_trgm stays

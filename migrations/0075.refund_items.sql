@@ -1,6 +1,6 @@
 -- The order lines that a refund names, and the units that a refund returned to the stock.
 --
--- depends: 0060.orders_by_user
+-- depends: 0070.search
 -- phase: expand
 -- lock: SHARE ROW EXCLUSIVE on refunds for the foreign key; ACCESS EXCLUSIVE on stock_movements, whose rows are not
 --       read; both briefly

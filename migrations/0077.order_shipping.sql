@@ -1,7 +1,7 @@
 -- Where the goods of an order go, as the customer told Stripe Checkout.
 -- A table of its own, so that an order without an address costs nothing.
 --
--- depends: 0060.orders_by_user
+-- depends: 0076.refund_items_valid
 -- phase: expand
 -- lock: SHARE ROW EXCLUSIVE on orders for the foreign key, briefly
 -- undo: drops the addresses; Stripe keeps them at its sessions

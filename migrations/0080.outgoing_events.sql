@@ -1,7 +1,7 @@
 -- Outgoing events: the endpoints of other systems, and one row for each event and endpoint, written by the transaction
 -- that changes the order, refund, dispute or stock.
 --
--- depends: 0060.orders_by_user
+-- depends: 0077.order_shipping
 -- phase: expand
 -- lock: none
 -- undo: drops the endpoints with their secrets, and what was or is to be delivered

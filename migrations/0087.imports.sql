@@ -1,6 +1,6 @@
 -- Imports of products from files: which lines of which file were applied, and the lines of the file under way.
 --
--- depends: 0062.products_by_sku
+-- depends: 0082.stuck_events_valid
 -- phase: expand
 -- lock: none; the tables are new
 -- undo: drops them; a file that was imported before then moves its stock again

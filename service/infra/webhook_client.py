@@ -15,6 +15,7 @@ import ssl
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import cast
 from urllib.parse import SplitResult, urlsplit
@@ -30,7 +31,7 @@ TOTAL_SECONDS = 15.0
 MAX_ANSWER_BYTES = 8192
 # A connection without use is closed before most servers do.
 IDLE_SECONDS = 4.0
-# Names that are resolved at a time. A resolver that does not answer occupies one thread a name.
+# Names that are resolved at a time, each by one thread: as many as there may be endpoints.
 RESOLVING = 20
 
 _GLOBAL6 = IPv6Network("2000::/3")
@@ -83,6 +84,9 @@ def check_url(url: str, *, allow_private: bool) -> SplitResult:
         raise InvalidUrl("must have no user, password, fragment or port 0")
     host = split.hostname or ""
     if split.netloc.startswith("["):
+        # urlsplit ignores what follows the address.
+        if not re.fullmatch(r"\[[^]]*\](:[0-9]*)?", split.netloc):
+            raise InvalidUrl("has a host or port that is not valid")
         try:
             address: IPv4Address | IPv6Address | None = IPv6Address(host)
         except ValueError as error:
@@ -117,6 +121,7 @@ class WebhookClient:
         self._allow_private = allow_private
         self._idle: dict[tuple[str, str, int], list[_Connection]] = {}
         self._threads = ThreadPoolExecutor(RESOLVING, "resolve")
+        self._resolving: dict[str, asyncio.Future[list[IPv4Address | IPv6Address]]] = {}
         self._tls = ssl.create_default_context()
 
     async def post(self, url: str, event_id: str, body: bytes, secrets: list[bytes]) -> int:
@@ -189,7 +194,7 @@ class WebhookClient:
         tls, name = (self._tls, host) if scheme == "https" else (None, None)
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                for address in await self._resolve(host, port):
+                for address in await self._resolve(host):
                     try:
                         # An address: it is not resolved again.
                         _, connection = await loop.create_connection(
@@ -204,11 +209,15 @@ class WebhookClient:
             raise NotSent("connect_timeout") from None
         raise NotSent("connection_refused")
 
-    async def _resolve(self, host: str, port: int) -> list[IPv4Address | IPv6Address]:
+    async def _resolve(self, host: str) -> list[IPv4Address | IPv6Address]:
         """The allowed addresses of a host, IPv4 first. Raises NotSent."""
-        loop = asyncio.get_running_loop()
+        # All that wait for a name share its thread: one without an answer would take the threads of the others.
+        if (resolving := self._resolving.get(host)) is None:
+            resolving = asyncio.get_running_loop().run_in_executor(self._threads, _addresses, host)
+            self._resolving[host] = resolving
+            resolving.add_done_callback(partial(self._resolved, host))
         try:
-            resolved = await loop.run_in_executor(self._threads, _addresses, host, port)
+            resolved = await asyncio.shield(resolving)
         except OSError:
             raise NotSent("name_not_found") from None
         allowed = [address for address in resolved if self._allow_private or is_public(address)]
@@ -216,12 +225,18 @@ class WebhookClient:
             raise NotSent("address_not_allowed")
         return sorted(dict.fromkeys(allowed), key=lambda address: address.version)
 
+    def _resolved(self, host: str, resolving: asyncio.Future[list[IPv4Address | IPv6Address]]) -> None:
+        del self._resolving[host]
+        if not resolving.cancelled():
+            # Nobody may be waiting for it any more.
+            resolving.exception()
 
-def _addresses(host: str, port: int) -> list[IPv4Address | IPv6Address]:
+
+def _addresses(host: str) -> list[IPv4Address | IPv6Address]:
     # Without the zone of a link-local address, which is not public in any case.
     return [
         ip_address(str(resolved[4][0]).partition("%")[0])
-        for resolved in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        for resolved in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     ]
 
 
@@ -273,6 +288,9 @@ class _Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
             self._fail(error)
+            return
+        except httptools.HttpParserUpgrade:
+            self._fail(httptools.HttpParserError("upgrade"))
             return
         if self._bytes > MAX_ANSWER_BYTES and not self._answer.done():
             self._finish(reusable=False)

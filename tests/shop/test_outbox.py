@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -619,6 +620,47 @@ async def test_another_answer_of_the_resolver_cannot_win(receiver: Receiver, mon
     assert asked == 3 * ["rebinding.example"]
     assert connected == 2 * ["93.184.215.14"]
     assert reasons == ["connection_refused", "address_not_allowed", "connection_refused"]
+
+
+async def test_a_name_without_an_answer_holds_back_no_others(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Goal: all attempts of a name wait for one answer, also those that come after the first has given up."""
+    port = receiver.url.rpartition(":")[2]
+    asked: list[str] = []
+    answered = threading.Event()
+
+    def resolve(host: str, *_: object, **__: object) -> list[Any]:
+        asked.append(host)
+        if host == "silent.example":
+            answered.wait(10)
+            raise OSError
+        return [(2, 1, 6, "", ("127.0.0.1", port))]
+
+    monkeypatch.setattr(webhook_client.socket, "getaddrinfo", resolve)
+    monkeypatch.setattr(webhook_client, "CONNECT_SECONDS", 0.2)
+    client = webhook_client.WebhookClient(allow_private=True)
+
+    async def post(host: str) -> int | str:
+        try:
+            return await client.post(f"http://{host}:{port}/", "evt_1", b'{"type": "x"}', [b"x" * 32])
+        except webhook_client.NotSent as reason:
+            return str(reason)
+
+    for _ in range(2):
+        silent = [asyncio.create_task(post("silent.example")) for _ in range(webhook_client.RESOLVING)]
+        await asyncio.sleep(0)
+        assert await post("other.example") == 204
+        assert await asyncio.gather(*silent) == webhook_client.RESOLVING * ["connect_timeout"]
+    late = asyncio.create_task(post("silent.example"))
+    await asyncio.sleep(0.05)
+    answered.set()
+    assert await late == "name_not_found"
+    assert await post("silent.example") == "name_not_found"
+    client.close()
+
+    # The connection to the other is kept, and its name not resolved again.
+    assert asked == ["silent.example", "other.example", "silent.example"]
 
 
 def post_twice(url: str) -> list[int]:

@@ -41,6 +41,7 @@ class DisputeEventData(BaseModel):
     status: str
     reason: str
     amount_minor: int
+    currency: Currency
 
 
 class ProductEventData(BaseModel):

@@ -73,6 +73,7 @@ async def _add_events(tx: Connection, order: LockedOrder, before: Sequence[order
             "status": dispute.status,
             "reason": dispute.reason,
             "amount_minor": dispute.amount_minor,
+            "currency": dispute.currency,
         }
         if dispute.id not in known:
             await outbox.add_event(tx, "dispute.opened", order.id, data)

@@ -132,6 +132,7 @@ class Dispute:
     status: str
     reason: str
     amount_minor: int
+    currency: str
 
 
 @dataclass(slots=True)

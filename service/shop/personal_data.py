@@ -68,7 +68,7 @@ RESPONSE: Members = {
         "failure_reason": {},
         "items": {"product_id": {}, "quantity": {}},
     },
-    "disputes": {"id": {}, "status": {}, "reason": {}, "amount_minor": {}},
+    "disputes": {"id": {}, "status": {}, "reason": {}, "amount_minor": {}, "currency": {}},
 }
 
 

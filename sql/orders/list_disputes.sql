@@ -13,7 +13,8 @@ SELECT
     stripe_dispute_id AS id,
     status,
     reason,
-    amount_minor
+    amount_minor,
+    currency
 FROM disputes
 WHERE order_id = $1 OR stripe_payment_intent_id = $2
 ORDER BY created_at, stripe_dispute_id;

@@ -240,7 +240,7 @@ async def test_payloads_have_no_personal_data(
         " FROM event_deliveries ORDER BY 1"
     )
     assert [(*row,) for row in members] == [
-        ("dispute", "amount_minor dispute_id order_id reason status"),
+        ("dispute", "amount_minor currency dispute_id order_id reason status"),
         ("order", "currency number order_id status total_minor"),
         ("product", "product_id stock"),
         ("refund", "amount_minor currency failure_reason order_id refund_id"),

@@ -288,7 +288,7 @@ async def test_a_dispute_is_recorded_whatever_the_order_of_its_events(
             assert (item["id"], item["order_id"]) == (dispute_id, order_id)
     if early:
         assert await deliver(shop, paid) == "applied"
-    expected = {"id": dispute_id, "status": "lost", "reason": "fraudulent", "amount_minor": 1250}
+    expected = {"id": dispute_id, "status": "lost", "reason": "fraudulent", "amount_minor": 1250, "currency": "EUR"}
     assert (await shop.get_order(order_id))["disputes"] == [expected]
     await sweep.sweep(resources)
 

@@ -16,9 +16,9 @@ CREATE TABLE event_endpoints (
     description text NOT NULL DEFAULT '',
     active boolean NOT NULL DEFAULT true,
     secret bytea NOT NULL,
-    -- Signs too, until its time.
-    previous_secret bytea,
-    previous_until timestamptz,
+    -- Newest first. Each signs too, until its time.
+    previous_secrets bytea[] NOT NULL DEFAULT '{}',
+    previous_until timestamptz[] NOT NULL DEFAULT '{}',
     created_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now(),
     deleted_at timestamptz,
@@ -32,10 +32,10 @@ CREATE TABLE event_endpoints (
         ]
     ),
     CONSTRAINT event_endpoints_description_length CHECK (char_length(description) <= 500),
-    CONSTRAINT event_endpoints_secret_length CHECK (
-        octet_length(secret) BETWEEN 24 AND 64 AND octet_length(previous_secret) BETWEEN 24 AND 64
+    CONSTRAINT event_endpoints_secret_length CHECK (octet_length(secret) BETWEEN 24 AND 64),
+    CONSTRAINT event_endpoints_previous_ends CHECK (
+        cardinality(previous_secrets) = cardinality(previous_until) AND cardinality(previous_secrets) <= 5
     ),
-    CONSTRAINT event_endpoints_previous_ends CHECK ((previous_secret IS NULL) = (previous_until IS NULL)),
     CONSTRAINT event_endpoints_deleted_is_off CHECK (deleted_at IS NULL OR NOT active)
 );
 -- Every transition reads the active ones.
@@ -48,8 +48,8 @@ COMMENT ON COLUMN event_endpoints.types IS 'The types of events that it receives
 COMMENT ON COLUMN event_endpoints.description IS 'What it is for, in the words of staff.';
 COMMENT ON COLUMN event_endpoints.active IS 'Whether events are written and sent. Failing for three days ends it.';
 COMMENT ON COLUMN event_endpoints.secret IS 'What signs its events, as bytes.';
-COMMENT ON COLUMN event_endpoints.previous_secret IS 'The secret before the last rotation.';
-COMMENT ON COLUMN event_endpoints.previous_until IS 'Until when the previous secret signs too.';
+COMMENT ON COLUMN event_endpoints.previous_secrets IS 'The secrets before the last rotations, at most five.';
+COMMENT ON COLUMN event_endpoints.previous_until IS 'Until when each previous secret signs too.';
 COMMENT ON COLUMN event_endpoints.created_at IS 'When it was added.';
 COMMENT ON COLUMN event_endpoints.updated_at IS 'When it was last changed.';
 COMMENT ON COLUMN event_endpoints.deleted_at IS 'When staff deleted it. Retention then deletes its events and the row.';
@@ -142,7 +142,7 @@ DO $$
 BEGIN
     IF to_regrole('commerce_app') IS NOT NULL THEN
         GRANT SELECT, INSERT (url, types, description, secret),
-        UPDATE (url, types, description, active, secret, previous_secret, previous_until, updated_at, deleted_at)
+        UPDATE (url, types, description, active, secret, previous_secrets, previous_until, updated_at, deleted_at)
         ON event_endpoints TO commerce_app;
         GRANT SELECT, INSERT (endpoint_id), UPDATE (working_since, failing_since) ON event_leases TO commerce_app;
         GRANT SELECT, INSERT (endpoint_id, event_id, type, subject, data),

@@ -70,7 +70,7 @@ class DueEvent:
     attempts: int
     url: str
     secret: bytes
-    previous_secret: bytes | None
+    previous_secrets: list[bytes]
 
 
 @dataclass(slots=True)
@@ -288,7 +288,7 @@ class _Sender:
         return now < self.may_send_until and (self._failures < FAILURES_IN_A_ROW or now >= self._paused_until)
 
     async def _send(self, event: DueEvent) -> None:
-        secrets = [event.secret, event.previous_secret] if event.previous_secret else [event.secret]
+        secrets = [event.secret, *event.previous_secrets]
         try:
             result = str(await self._client.post(event.url, event_name(event.event_id), payload(event), secrets))
         except NotSent as not_sent:

@@ -109,7 +109,7 @@ GET_ENDPOINT = statement("event_endpoints/get_endpoint", EventEndpoint)
 LOCK_ENDPOINT = statement("event_endpoints/lock_endpoint", int)
 UPDATE_ENDPOINT = statement("event_endpoints/update_endpoint")
 DELETE_ENDPOINT = statement("event_endpoints/delete_endpoint")
-ROTATE_SECRET = statement("event_endpoints/rotate_secret", datetime)
+ROTATE_SECRET = statement("event_endpoints/rotate_secret", int)
 LIST_DELIVERIES = statement("event_endpoints/list_deliveries", DeliveryRow)
 RESEND_DELIVERY = statement("event_endpoints/resend_delivery", DeliveryRow)
 
@@ -196,7 +196,7 @@ async def delete(resources: Resources, endpoint_id: int) -> None:
 
 
 async def rotate(resources: Resources, key: IdempotencyKey | None, endpoint_id: int) -> StoredResponse:
-    """200 with the EventSecret; the last secret signs too for 24 hours."""
+    """200 with the EventSecret; the last secrets sign too, each for 24 hours."""
     secret = os.urandom(SECRET_BYTES)
 
     async def work(tx: Connection) -> EventSecret:

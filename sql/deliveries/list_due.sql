@@ -22,7 +22,11 @@ SELECT
     delivery.attempts,
     event_endpoints.url,
     event_endpoints.secret,
-    CASE WHEN event_endpoints.previous_until > now() THEN event_endpoints.previous_secret END AS previous_secret
+    array(
+        SELECT previous.secret
+        FROM unnest(event_endpoints.previous_secrets, event_endpoints.previous_until) AS previous (secret, ends_at)
+        WHERE previous.ends_at > now()
+    ) AS previous_secrets
 FROM event_endpoints
 INNER JOIN event_deliveries AS delivery ON event_endpoints.id = delivery.endpoint_id
 WHERE

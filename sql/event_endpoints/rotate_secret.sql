@@ -1,4 +1,4 @@
--- event_endpoints/rotate_secret: give an endpoint a new secret; the last one signs too for 24 hours.
+-- event_endpoints/rotate_secret: give an endpoint a new secret; the last five sign too, each for 24 hours.
 --
 -- callers  service.shop.event_endpoints.rotate
 -- param    $1 endpoint_id bigint
@@ -13,8 +13,8 @@
 UPDATE event_endpoints
 SET
     secret = $2,
-    previous_secret = secret,
-    previous_until = now() + interval '24 hours',
+    previous_secrets = (array_prepend(secret, previous_secrets))[1:5],
+    previous_until = (array_prepend(now() + interval '24 hours', previous_until))[1:5],
     updated_at = now()
 WHERE id = $1 AND deleted_at IS NULL
-RETURNING previous_until;
+RETURNING id;

@@ -330,26 +330,40 @@ async def test_a_slow_endpoint_holds_back_neither_others_nor_sales(
     assert slow.types() == ["order.placed", "order.placed"]
 
 
-async def test_both_secrets_sign_after_a_rotation(
+async def test_every_secret_of_a_day_signs_after_rotations(
     shop: Shop, resources: Resources, receiver: Receiver, database: asyncpg.Connection
 ) -> None:
     endpoint = await add_endpoint(shop, receiver.url, "order.placed")
-    rotated = await shop.call("POST", f"/event-endpoints/{endpoint['id']}/rotate", 200)
-    old, new = Webhook(endpoint["secret"]), Webhook(rotated["secret"])
+    secrets = [endpoint["secret"]]
+    for _ in range(2):
+        rotated = await shop.call("POST", f"/event-endpoints/{endpoint['id']}/rotate", 200)
+        secrets.append(rotated["secret"])
+    oldest, old, new = map(Webhook, secrets)
     async with delivering(resources):
         await shop.checked_out_cart()
         await wait_for(receiver, "order.placed")
-        await database.execute("UPDATE event_endpoints SET previous_until = now()")
+        # The end of the oldest.
+        await database.execute("UPDATE event_endpoints SET previous_until[2] = now()")
         await shop.checked_out_cart()
         await wait_for(receiver, "order.placed", "order.placed")
 
-    both, alone = receiver.received
-    for webhook in (old, new):
-        webhook.verify(both.body, both.headers)
-    new.verify(alone.body, alone.headers)
-    assert [len(received.headers["webhook-signature"].split()) for received in (both, alone)] == [2, 1]
+    first, second = receiver.received
+    for webhook, received in ((oldest, first), (old, first), (new, first), (old, second), (new, second)):
+        webhook.verify(received.body, received.headers)
+    assert [len(received.headers["webhook-signature"].split()) for received in (first, second)] == [3, 2]
     with pytest.raises(WebhookVerificationError):
-        old.verify(alone.body, alone.headers)
+        oldest.verify(second.body, second.headers)
+
+
+async def test_only_the_last_five_secrets_are_kept(shop: Shop, database: asyncpg.Connection) -> None:
+    endpoint = await add_endpoint(shop, "https://example.com")
+    secrets = [endpoint["secret"]]
+    for _ in range(6):
+        rotated = await shop.call("POST", f"/event-endpoints/{endpoint['id']}/rotate", 200)
+        secrets.append(rotated["secret"])
+
+    kept = await database.fetchval("SELECT previous_secrets FROM event_endpoints")
+    assert [f"whsec_{base64.b64encode(secret).decode()}" for secret in kept] == secrets[-2:0:-1]
 
 
 async def test_what_a_killed_worker_was_sending_is_sent_by_the_next(
@@ -744,8 +758,8 @@ async def test_a_secret_is_shown_once_and_stored_in_one_place(shop: Shop, databa
     assert all("secret" not in item for item in (await shop.call("GET", "/event-endpoints", 200))["items"])
     secrets = [base64.b64decode(answer["secret"].removeprefix("whsec_")) for answer in (created, rotated)]
     assert [len(secret) for secret in secrets] == [32, 32]
-    stored = await database.fetch("SELECT secret, previous_secret FROM event_endpoints")
-    assert [(*row,) for row in stored] == [(secrets[1], secrets[0])]
+    stored = await database.fetch("SELECT secret, previous_secrets FROM event_endpoints")
+    assert [(*row,) for row in stored] == [(secrets[1], [secrets[0]])]
     answers = await database.fetchval("SELECT string_agg(convert_from(answer, 'UTF8'), '') FROM idempotency_keys")
     assert "whsec_" not in answers
 

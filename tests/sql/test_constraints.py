@@ -370,9 +370,15 @@ INVALID_ROWS = [
     ("event_endpoints_description_length", "UPDATE event_endpoints SET description = repeat('x', 501)"),
     *(
         ("event_endpoints_secret_length", f"UPDATE event_endpoints SET {values}")
-        for values in ("secret = 'short'", "previous_secret = 'short', previous_until = now()")
+        for values in ("secret = 'short'", "secret = repeat('x', 65)::bytea")
     ),
-    ("event_endpoints_previous_ends", "UPDATE event_endpoints SET previous_secret = secret"),
+    *(
+        ("event_endpoints_previous_ends", f"UPDATE event_endpoints SET {values}")
+        for values in (
+            "previous_secrets = ARRAY[secret]",
+            "previous_secrets = array_fill(secret, ARRAY[6]), previous_until = array_fill(now(), ARRAY[6])",
+        )
+    ),
     ("event_endpoints_deleted_is_off", "UPDATE event_endpoints SET deleted_at = now()"),
     ("event_leases_pkey", "INSERT INTO event_leases (endpoint_id) VALUES (1)"),
     ("event_leases_endpoint_fkey", "INSERT INTO event_leases (endpoint_id) VALUES (2)"),

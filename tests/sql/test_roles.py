@@ -105,7 +105,7 @@ ALLOWED = {
         "event_endpoints": {
             **READ,
             "INSERT": "url types description secret",
-            "UPDATE": "url types description active secret previous_secret previous_until updated_at deleted_at",
+            "UPDATE": "url types description active secret previous_secrets previous_until updated_at deleted_at",
         },
         "event_leases": {**READ, "INSERT": "endpoint_id", "UPDATE": "working_since failing_since"},
         "event_deliveries": {**DELIVERIES, "UPDATE": "status next_attempt_at finished_at"},

@@ -59,6 +59,7 @@ CREATE TABLE event_leases (
     endpoint_id bigint NOT NULL,
     run_id uuid,
     leased_until timestamptz NOT NULL DEFAULT '-infinity',
+    switched_on_at timestamptz NOT NULL DEFAULT now(),
     working_since timestamptz NOT NULL DEFAULT now(),
     failing_since timestamptz,
     CONSTRAINT event_leases_pkey PRIMARY KEY (endpoint_id),
@@ -68,7 +69,8 @@ COMMENT ON TABLE event_leases IS 'Which worker sends the events of an endpoint: 
 COMMENT ON COLUMN event_leases.endpoint_id IS 'The endpoint.';
 COMMENT ON COLUMN event_leases.run_id IS 'The run of a worker that has, or last had, the lease.';
 COMMENT ON COLUMN event_leases.leased_until IS 'The end of the lease.';
-COMMENT ON COLUMN event_leases.working_since IS 'When it was added or switched on, or its last failure ended.';
+COMMENT ON COLUMN event_leases.switched_on_at IS 'When it was added or last switched on.';
+COMMENT ON COLUMN event_leases.working_since IS 'The same, or when its last failure of half an hour or more ended.';
 COMMENT ON COLUMN event_leases.failing_since IS 'Since when every attempt has failed. Null after a success.';
 
 -- No foreign keys: every sale would lock the rows of the same endpoints.
@@ -80,6 +82,7 @@ CREATE TABLE event_deliveries (
     subject text NOT NULL,
     data jsonb NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now(),
+    resent_at timestamptz,
     status text NOT NULL DEFAULT 'pending',
     attempts integer NOT NULL DEFAULT 0,
     -- The clock's time: among the events of one order, the beginnings of their transactions have no order.
@@ -111,6 +114,7 @@ COMMENT ON COLUMN event_deliveries.type IS 'What happened, for example order.pai
 COMMENT ON COLUMN event_deliveries.subject IS 'To what: order: or product: with an id. Its events are sent one by one.';
 COMMENT ON COLUMN event_deliveries.data IS 'The member data of the payload: ids, amounts and states.';
 COMMENT ON COLUMN event_deliveries.created_at IS 'When its transaction began: the timestamp of the payload.';
+COMMENT ON COLUMN event_deliveries.resent_at IS 'When staff last had it sent again.';
 COMMENT ON COLUMN event_deliveries.status IS 'pending, delivered, or given_up after three days.';
 COMMENT ON COLUMN event_deliveries.attempts IS 'How often it was sent.';
 COMMENT ON COLUMN event_deliveries.next_attempt_at IS 'When it is due. Null once it is finished.';
@@ -144,15 +148,17 @@ BEGIN
         GRANT SELECT, INSERT (url, types, description, secret),
         UPDATE (url, types, description, active, secret, previous_secrets, previous_until, updated_at, deleted_at)
         ON event_endpoints TO commerce_app;
-        GRANT SELECT, INSERT (endpoint_id), UPDATE (working_since, failing_since) ON event_leases TO commerce_app;
+        GRANT SELECT, INSERT (endpoint_id), UPDATE (switched_on_at, working_since, failing_since)
+        ON event_leases TO commerce_app;
         GRANT SELECT, INSERT (endpoint_id, event_id, type, subject, data),
-        UPDATE (status, next_attempt_at, finished_at) ON event_deliveries TO commerce_app;
+        UPDATE (resent_at, status, next_attempt_at, finished_at) ON event_deliveries TO commerce_app;
         GRANT SELECT, INSERT (product_id, sold_out, sold_out_at, restocked_at, due_at),
         UPDATE (sold_out, sold_out_at, restocked_at, due_at) ON product_announcements TO commerce_app;
     END IF;
     IF to_regrole('commerce_worker') IS NOT NULL THEN
         GRANT SELECT, UPDATE (active, updated_at), DELETE ON event_endpoints TO commerce_worker;
-        GRANT SELECT, UPDATE (run_id, leased_until, working_since, failing_since) ON event_leases TO commerce_worker;
+        GRANT SELECT, UPDATE (run_id, leased_until, switched_on_at, working_since, failing_since)
+        ON event_leases TO commerce_worker;
         GRANT SELECT, INSERT (endpoint_id, event_id, type, subject, data),
         UPDATE (status, attempts, next_attempt_at, attempted_at, result, finished_at), DELETE
         ON event_deliveries TO commerce_worker;

@@ -243,8 +243,8 @@ class _Sender:
         if "410" in results.values():
             return "it answered 410 Gone"
         if any(delivered):
-            if self._failing:
-                await MARK_WORKING.run(tx, endpoint_id=self._endpoint_id)
+            if self.failing:
+                await MARK_WORKING.run(tx, endpoint_id=self._endpoint_id, switched_on=False)
             return None
         is_over = await MARK_FAILING.one_or_none(tx, endpoint_id=self._endpoint_id)
         return "every attempt has failed for 3 days" if is_over else None

@@ -172,7 +172,7 @@ async def update(
             tx, endpoint_id=endpoint_id, url=url, types=types, description=description, active=active
         )
         if active and not before.active:
-            await deliveries.MARK_WORKING.run(tx, endpoint_id=endpoint_id)
+            await deliveries.MARK_WORKING.run(tx, endpoint_id=endpoint_id, switched_on=True)
             await stuck.end(tx, "endpoint_switched_off", [str(endpoint_id)])
         endpoint = await _read(tx, endpoint_id)
         await audit_log.add(

@@ -11,6 +11,7 @@
 -- guards   none
 UPDATE event_deliveries
 SET
+    resent_at = now(),
     status = 'pending',
     next_attempt_at = clock_timestamp(),
     finished_at = NULL

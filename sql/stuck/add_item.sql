@@ -1,5 +1,6 @@
 -- stuck/add_item: list what no repairer can finish; again, if it had left the list by itself.
--- What people have resolved stays resolved. A dispute that then needs another answer of the shop is listed again.
+-- What people have resolved stays resolved, except what can happen again: a dispute that needs another answer, an
+-- endpoint that is switched off again, an event that is given up again.
 --
 -- callers  service.shop.stuck.add
 -- param    $1 kind text
@@ -25,5 +26,9 @@ ON CONFLICT (kind, id) DO UPDATE
         resolved = false
     WHERE
     stuck_items.ended_at IS NOT NULL
-    AND (NOT stuck_items.resolved OR ($1 = 'dispute_open' AND stuck_items.reason <> excluded.reason))
+    AND (
+        NOT stuck_items.resolved
+        OR $1 IN ('event_undelivered', 'endpoint_switched_off')
+        OR ($1 = 'dispute_open' AND stuck_items.reason <> excluded.reason)
+    )
 RETURNING id;

@@ -457,6 +457,7 @@ async def test_an_event_is_given_up_after_three_days_and_the_next_one_sent(
     await database.execute(
         "UPDATE event_deliveries SET created_at = now() - interval '3 days 1 s' WHERE type = 'order.placed'"
     )
+    await database.execute("UPDATE event_leases SET switched_on_at = now() - interval '3 days 1 s'")
     receiver.fail(500)
     async with delivering(resources):
         await wait_for(receiver, "order.placed", "order.paid")
@@ -475,6 +476,61 @@ async def test_an_event_is_given_up_after_three_days_and_the_next_one_sent(
     assert await stuck_items(shop) == []
     ids = [received.headers["webhook-id"] for received in receiver.received]
     assert ids == [placed["event_id"], paid["event_id"], placed["event_id"]]
+
+
+@pytest.mark.parametrize("again", ["resent", "switched on"])
+async def test_an_old_event_is_sent_for_three_days_after_it_is_due_again(
+    shop: Shop, resources: Resources, receiver: Receiver, database: asyncpg.Connection, again: str
+) -> None:
+    endpoint = await add_endpoint(shop, receiver.url, "order.placed")
+    path = f"/event-endpoints/{endpoint['id']}"
+    await insert_events(database, endpoint["id"], 1)
+    await database.execute("UPDATE event_deliveries SET created_at = now() - interval '4 days'")
+    await database.execute("UPDATE event_leases SET switched_on_at = now() - interval '4 days'")
+    if again == "resent":
+        delivery_id = await database.fetchval("SELECT id FROM event_deliveries")
+        await shop.call("POST", f"{path}/deliveries/{delivery_id}/resend", 200)
+    else:
+        await shop.call("PATCH", path, 200, {"active": False})
+        await shop.call("PATCH", path, 200, {"active": True})
+    receiver.fail(500)
+    async with delivering(resources):
+        await eventually(lambda: attempts_are(database, [(1, "500")]))
+        await retry_now(database)
+        await eventually(lambda: is_finished(shop, endpoint["id"]))
+
+    assert await stuck_items(shop) == []
+
+
+async def test_what_happens_again_after_it_was_resolved_is_listed_again(
+    shop: Shop, resources: Resources, receiver: Receiver, database: asyncpg.Connection
+) -> None:
+    endpoint = await add_endpoint(shop, receiver.url, "order.placed")
+    path = f"/event-endpoints/{endpoint['id']}"
+    await insert_events(database, endpoint["id"], 1)
+    delivery_id = await database.fetchval("SELECT id FROM event_deliveries")
+    old = "now() - interval '4 days'"
+
+    async def answer(_: Received) -> int:
+        return 410
+
+    receiver.answer = answer
+    async with delivering(resources):
+        for _ in range(2):
+            await database.execute(f"UPDATE event_deliveries SET created_at = {old}, resent_at = {old}")
+            await database.execute(f"UPDATE event_leases SET switched_on_at = {old}")
+
+            async def are_listed() -> bool:
+                kinds = [item["kind"] for item in await stuck_items(shop)]
+                return sorted(kinds) == ["endpoint_switched_off", "event_undelivered"]
+
+            await eventually(are_listed)
+            for item in await stuck_items(shop):
+                await shop.call("POST", f"/stuck/{item['kind']}/{item['id']}/resolve", 200, {"reason": "x"})
+            await shop.call("POST", f"{path}/deliveries/{delivery_id}/resend", 200)
+            await database.execute(f"UPDATE event_deliveries SET resent_at = {old}")
+            await shop.call("PATCH", path, 200, {"active": True})
+            await database.execute(f"UPDATE event_leases SET switched_on_at = {old}")
 
 
 async def test_events_of_one_endpoint_go_out_at_a_time_and_each_once(
@@ -537,7 +593,17 @@ async def test_an_event_that_a_working_endpoint_misses_for_an_hour_is_overdue(
     assert await overdue(f"UPDATE event_leases SET working_since = {ago}") == ["delivery"]
     assert await overdue("UPDATE event_leases SET failing_since = now()") == []
     assert await overdue("UPDATE event_leases SET failing_since = NULL") == ["delivery"]
+    # A short failure of others does not hide it; what a long one held back has its hour.
+    mark_working = (SQL / "deliveries/mark_working.sql").read_text()
+    for minutes, subjects in ((29, ["delivery"]), (31, [])):
+        await database.execute(f"UPDATE event_leases SET failing_since = now() - interval '{minutes} minutes'")
+        await database.execute(mark_working, endpoint["id"], False)
+        assert await overdue("SELECT 1") == subjects
+    await database.execute(f"UPDATE event_leases SET working_since = {ago}")
     await shop.call("PATCH", f"/event-endpoints/{endpoint['id']}", 200, {"active": False})
+    assert await overdue("SELECT 1") == []
+    # Staff have just switched it on.
+    await shop.call("PATCH", f"/event-endpoints/{endpoint['id']}", 200, {"active": True})
     assert await overdue("SELECT 1") == []
 
 

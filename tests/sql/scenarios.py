@@ -529,7 +529,7 @@ SCENARIOS = {
     "deliveries/mark_failing": does(
         run(1), run(1, before="UPDATE event_leases SET failing_since = '2000-01-01'"), none=run(404)
     ),
-    "deliveries/mark_working": does(run(1), none=run(404)),
+    "deliveries/mark_working": does(run(1, False), run(1, True), none=run(404, True)),
     "deliveries/measure_backlog": does(run()),
     "deliveries/record_attempts": does(
         run(1, [7, 8], ["500", "200"], [False, True]),

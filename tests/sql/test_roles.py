@@ -107,8 +107,8 @@ ALLOWED = {
             "INSERT": "url types description secret",
             "UPDATE": "url types description active secret previous_secrets previous_until updated_at deleted_at",
         },
-        "event_leases": {**READ, "INSERT": "endpoint_id", "UPDATE": "working_since failing_since"},
-        "event_deliveries": {**DELIVERIES, "UPDATE": "status next_attempt_at finished_at"},
+        "event_leases": {**READ, "INSERT": "endpoint_id", "UPDATE": "switched_on_at working_since failing_since"},
+        "event_deliveries": {**DELIVERIES, "UPDATE": "resent_at status next_attempt_at finished_at"},
         "product_announcements": ANNOUNCEMENTS,
         "imports": {
             **READ,
@@ -187,7 +187,7 @@ ALLOWED = {
         },
         "audit_log": NOTHING,
         "event_endpoints": {**READ, "UPDATE": "active updated_at", "DELETE": ALL},
-        "event_leases": {**READ, "UPDATE": "run_id leased_until working_since failing_since"},
+        "event_leases": {**READ, "UPDATE": "run_id leased_until switched_on_at working_since failing_since"},
         "event_deliveries": {
             **DELIVERIES,
             "UPDATE": "status attempts next_attempt_at attempted_at result finished_at",

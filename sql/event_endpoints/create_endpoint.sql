@@ -1,5 +1,5 @@
 -- event_endpoints/create_endpoint: add an endpoint, unless there are too many.
--- Two at once may exceed the limit by one: it only bounds what a transition writes.
+-- Several at once may exceed the limit, because it only bounds what a transition writes.
 --
 -- callers  service.shop.event_endpoints.create
 -- param    $1 url text

@@ -621,7 +621,7 @@ async def test_an_event_that_a_working_endpoint_misses_for_an_hour_is_overdue(
         *"https://[::1] https://[::] https://[::ffff:127.0.0.1] https://[::ffff:7f00:1] https://[::127.0.0.1]".split(),
         *"https://[64:ff9b::7f00:1] https://[64:ff9b:1::7f00:1] https://[2002:7f00:1::] https://[fe80::1]".split(),
         *"https://[2001:0:4136:e378:8000:63bf:3fff:fdd2] https://[fd00:ec2::254] https://[fec0::1] https://[ff02::1]".split(),
-        *"https://[fe80::1%25eth0] https://[fe80::1%eth0] https://%31%32%37.0.0.1 https://127。0。0。1".split(),
+        *"https://[2606:4700::1]evil.com/ https://[fe80::1%25eth0] https://[fe80::1%eth0] https://%31%32%37.0.0.1 https://127。0。0。1".split(),
         *"https://①②⑦.0.0.1 https://example.com\\@127.0.0.1 https:// https:///x https://[::1 ftp://example.com".split(),
         *"https://example.com:0 https://example.com:99999 https://a..b //example.com javascript:alert(1)".split(),
         *("https://exa mple.com", "https://example.com/\r\nX: y", f"https://example.com/{2000 * 'x'}"),
@@ -777,6 +777,7 @@ async def test_an_answer_is_read_only_so_far(receiver: Receiver) -> None:
     [
         (b"HTTP/1.1 204 No Content\r\n\r\n", "204"),
         (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", "200"),
+        (b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\nx", "invalid_answer"),
         (b"HTTP/1.0 200 OK\r\n\r\nbody", "200"),
         (b"nonsense\r\n\r\n", "invalid_answer"),
         (b"HTTP/1.1 200 OK\r\nx: " + 20_000 * b"y", "200"),
@@ -794,6 +795,8 @@ async def test_any_answer_becomes_a_result(answer: bytes | None, result: str) ->
             writer.write(answer)
         writer.close()
 
+    errors: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     client = webhook_client.WebhookClient(allow_private=True)
     port = server.sockets[0].getsockname()[1]
@@ -804,7 +807,7 @@ async def test_any_answer_becomes_a_result(answer: bytes | None, result: str) ->
     client.close()
     server.close()
 
-    assert status == result
+    assert (status, errors) == (result, [])
 
 
 # What staff do

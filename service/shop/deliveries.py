@@ -27,8 +27,8 @@ from service.infra.webhook_client import NotSent, WebhookClient
 from service.shop import outbox, stuck, transitions
 from service.shop.transitions import AfterCommit
 
-# How often leases are renewed.
-SECONDS = 2.0
+# How often leases are renewed, and how often the backlog is measured.
+SECONDS, MEASURE_SECONDS = 2.0, 30.0
 # A worker that was killed delays its endpoints by this. Longer than an attempt, so that two never send at a time.
 LEASE_SECONDS = 30.0
 ATTEMPT_SECONDS = 20.0
@@ -52,9 +52,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Lease:
-    """An endpoint of which this run sends the events; `failing` if every attempt has failed since some time."""
+    """An active endpoint; `leased` for some time if this run sends its events, `failing` if every attempt fails."""
 
     endpoint_id: int
+    leased: bool
     failing: bool
 
 
@@ -132,25 +133,55 @@ class Deliveries:
         self._client = WebhookClient(allow_private=resources.settings.allow_private_event_endpoints)
         self._run_id = new_id()
         self._senders: dict[int, tuple[_Sender, asyncio.Task[None]]] = {}
+        self._measured_at = float("-inf")
 
     async def renew(self) -> None:
-        """Renew the leases, begin and end tasks accordingly, announce products, and measure the backlog."""
+        """Renew the leases, and begin and end tasks accordingly. Then announce products and measure the backlog."""
+        await self._renew_leases()
+        # Whatever fails here, events are sent.
+        for follow in (self._announce, self._measure):
+            try:
+                await follow()
+            except ShopError as error:
+                logger.info("deliveries deferred", extra={"error": str(error)})
+            except Exception:
+                logger.exception("deliveries failed")
+
+    async def _renew_leases(self) -> None:
         began = asyncio.get_running_loop().time()
         async with connection(self._resources.pool) as writer:
-            leases = await LEASE_ENDPOINTS.all(writer, run_id=self._run_id, lease_seconds=LEASE_SECONDS)
-            due_products = await LIST_DUE_PRODUCTS.all(writer, limit=BATCH) if leases else []
-            backlog = await MEASURE_BACKLOG.one(writer)
-        DUE_ROWS.labels("deliveries").set(backlog.due_rows)
-        OLDEST_DUE.labels("deliveries").set(backlog.oldest_due_seconds)
-        for endpoint_id in self._senders.keys() - {lease.endpoint_id for lease in leases}:
-            self._senders.pop(endpoint_id)[1].cancel()
-        for lease in leases:
-            if lease.endpoint_id not in self._senders or self._senders[lease.endpoint_id][1].done():
+            active = await LEASE_ENDPOINTS.all(writer, run_id=self._run_id, lease_seconds=LEASE_SECONDS)
+        leases = {lease.endpoint_id: lease for lease in active if lease.leased}
+        # Switched on, and locked at the moment: it is renewed next time, unless it ends before.
+        locked = {lease.endpoint_id for lease in active} - leases.keys()
+        for endpoint_id, (sender, task) in [*self._senders.items()]:
+            if endpoint_id not in leases and not (endpoint_id in locked and began < sender.may_send_until):
+                del self._senders[endpoint_id]
+                task.cancel()
+        for endpoint_id, lease in leases.items():
+            if endpoint_id not in self._senders or self._senders[endpoint_id][1].done():
                 sender = _Sender(self._resources, self._client, lease)
-                self._senders[lease.endpoint_id] = sender, asyncio.create_task(sender.run())
-            self._senders[lease.endpoint_id][0].may_send_until = began + LEASE_SECONDS - ATTEMPT_SECONDS
+                self._senders[endpoint_id] = sender, asyncio.create_task(sender.run())
+            sender, _ = self._senders[endpoint_id]
+            sender.may_send_until = began + LEASE_SECONDS - ATTEMPT_SECONDS
+            # The last attempts of the run that had the lease before may have failed since.
+            sender.failing = sender.failing or lease.failing
+
+    async def _announce(self) -> None:
+        async with connection(self._resources.pool) as reader:
+            due_products = await LIST_DUE_PRODUCTS.all(reader, limit=BATCH)
         if due_products:
             await transitions.run_transition(self._resources, partial(_announce_due, product_ids=due_products))
+
+    async def _measure(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._measured_at < MEASURE_SECONDS:
+            return
+        self._measured_at = now
+        async with connection(self._resources.pool) as reader:
+            backlog = await MEASURE_BACKLOG.one(reader)
+        DUE_ROWS.labels("deliveries").set(backlog.due_rows)
+        OLDEST_DUE.labels("deliveries").set(backlog.oldest_due_seconds)
 
     async def close(self) -> None:
         """End all tasks, and the leases."""
@@ -175,10 +206,10 @@ class _Sender:
 
     def __init__(self, resources: Resources, client: WebhookClient, lease: Lease) -> None:
         self.may_send_until = 0.0
+        self.failing = lease.failing
         self._resources = resources
         self._client = client
         self._endpoint_id = lease.endpoint_id
-        self._failing = lease.failing
         # Of failures in a row; a success sets it to 0.
         self._failures = FAILURES_IN_A_ROW if lease.failing else 0
         self._paused_until = 0.0
@@ -215,12 +246,12 @@ class _Sender:
             return
         delivered = [result.startswith("2") for result in results.values()]
         work = partial(self._store, results=results, delivered=delivered)
-        if all(delivered) and not self._failing:
+        if all(delivered) and not self.failing:
             async with connection(self._resources.pool) as writer:
                 await work(writer, AfterCommit())
         else:
             why = await transitions.run_transition(self._resources, work)
-            self._failing = not any(delivered)
+            self.failing = not any(delivered)
             if why:
                 # In a transaction of its own: staff lock the endpoint before its lease.
                 await transitions.run_transition(self._resources, partial(self._switch_off, reason=why))
@@ -288,6 +319,8 @@ class _Sender:
         return now < self.may_send_until and (self._failures < FAILURES_IN_A_ROW or now >= self._paused_until)
 
     async def _send(self, event: DueEvent) -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         secrets = [event.secret, *event.previous_secrets]
         try:
             result = str(await self._client.post(event.url, event_name(event.event_id), payload(event), secrets))
@@ -301,10 +334,13 @@ class _Sender:
         self._results[event.id] = result
         if result.startswith("2"):
             self._failures = 0
-        else:
+            self._paused_until = min(self._paused_until, loop.time())
+        elif began >= self._paused_until:
+            # Others, which began before the pause, say nothing new.
             self._failures += 1
-            pause = 2.0 ** min(self._failures - FAILURES_IN_A_ROW, 10)
-            self._paused_until = asyncio.get_running_loop().time() + min(pause, MAX_PAUSE_SECONDS)
+            if self._failures >= FAILURES_IN_A_ROW:
+                pause = 2.0 ** min(self._failures - FAILURES_IN_A_ROW, 10)
+                self._paused_until = loop.time() + min(pause, MAX_PAUSE_SECONDS)
         DELIVERIES.labels("delivered" if result.startswith("2") else "failed").inc()
         if not result.startswith("2"):
             fields = {"endpoint_id": self._endpoint_id, "event_id": event_name(event.event_id), "result": result}

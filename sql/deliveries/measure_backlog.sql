@@ -1,7 +1,7 @@
 -- deliveries/measure_backlog: how many events are due for endpoints that work, and for how long the oldest is.
 -- More than 10,000 events of an endpoint are not counted, so that a measurement stays cheap in any backlog.
 --
--- callers  service.shop.deliveries.Deliveries.renew
+-- callers  service.shop.deliveries.Deliveries._measure
 -- returns  one; without any, 0 rows and 0 seconds
 -- locks    none
 -- waits    none

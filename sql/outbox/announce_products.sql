@@ -1,6 +1,6 @@
 -- outbox/announce_products: write product.sold_out or product.restocked for products whose stock became 0 or left 0.
 -- One of each type for a product and minute. A change within this minute becomes due at its end; if the stock is then
--- what the last event said, there is nothing to say. Nothing is written while no endpoint receives these types.
+-- what the last event said, there is nothing to say. The announcements are kept also while no endpoint receives them.
 --
 -- callers  service.shop.outbox.announce_products
 -- param    $1 product_ids bigint[]
@@ -25,12 +25,7 @@ WITH product AS MATERIALIZED (
         gen_random_uuid() AS event_id
     FROM products
     LEFT JOIN product_announcements ON products.id = product_announcements.product_id
-    WHERE
-        products.id = any($1)
-        AND EXISTS (
-            SELECT FROM event_endpoints
-            WHERE active AND types && ARRAY['product.sold_out', 'product.restocked']
-        )
+    WHERE products.id = any($1)
 ),
 
 -- When it may be announced. Null: it is what the last event said.

@@ -14,6 +14,7 @@ import uvloop
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from service.dev.stripe_standin import StripeStandin
+from service.errors import ShopError
 from service.infra import webhook_client
 from service.infra.resources import Resources
 from service.infra.statements import SQL
@@ -210,6 +211,33 @@ async def test_products_are_announced_once_a_minute_and_last_as_they_are(
     await pass_a_minute(resources, database)
 
     assert await written(database) == [*first, "product.sold_out", "product.restocked", "product.sold_out"]
+
+
+async def test_a_product_that_is_restocked_without_an_endpoint_is_announced_when_sold_out_again(
+    shop: Shop, resources: Resources, database: asyncpg.Connection
+) -> None:
+    product = await shop.create_product(stock=5)
+
+    async def move(*deltas: int) -> None:
+        for delta in deltas:
+            await shop.call("POST", f"/products/{product['id']}/stock", 200, {"delta": delta, "reason": "x"})
+
+    first = await add_endpoint(shop, "https://example.com", "product.sold_out")
+    await move(-5)
+    await shop.call("DELETE", f"/event-endpoints/{first['id']}", 204)
+    # Sold out within the minute: it is over before the next endpoint is added.
+    await move(5, -5)
+    await pass_a_minute(resources, database)
+    other = await add_endpoint(shop, "https://example.com", "product.sold_out")
+    await pass_a_minute(resources, database)
+    assert await written(database, other["id"]) == []
+    await shop.call("DELETE", f"/event-endpoints/{other['id']}", 204)
+    await move(5)
+    last = await add_endpoint(shop, "https://example.com", "product.sold_out")
+    await move(-5)
+
+    assert await written(database, first["id"]) == ["product.sold_out"]
+    assert await written(database, last["id"]) == ["product.sold_out"]
 
 
 async def pass_a_minute(resources: Resources, database: asyncpg.Connection) -> None:
@@ -575,6 +603,106 @@ async def test_many_failures_in_a_row_pause_an_endpoint(
 
     # What was under way when the failures began, and a few attempts since.
     assert len(receiver.received) <= deliveries.CONCURRENCY + 5
+
+
+async def test_one_burst_of_failures_pauses_an_endpoint_for_a_second(
+    shop: Shop, resources: Resources, receiver: Receiver, database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Goal: forty failures at a time count as few. Method: the pause doubles with each failure that counts."""
+    monkeypatch.setattr(deliveries, "MAX_PAUSE_SECONDS", 60.0)
+    endpoint = await add_endpoint(shop, receiver.url, "order.placed")
+    await insert_events(database, endpoint["id"], 40)
+    receiver.fail(*40 * [503])
+    async with delivering(resources):
+
+        async def are_recorded() -> bool:
+            return await attempts_are(database, 40 * [(1, "503")])
+
+        await eventually(are_recorded)
+        await insert_events(database, endpoint["id"], 1)
+        await eventually(lambda: is_delivered(database))
+
+
+async def test_a_failure_that_the_run_before_recorded_ends_with_a_delivery(
+    shop: Shop, resources: Resources, receiver: Receiver, database: asyncpg.Connection
+) -> None:
+    endpoint = await add_endpoint(shop, receiver.url, "order.placed")
+    async with deliveries.delivering(resources) as running:
+        await running.renew()
+        await database.execute("UPDATE event_leases SET failing_since = now()")
+        await running.renew()
+        await insert_events(database, endpoint["id"], 1)
+        await eventually(lambda: is_finished(shop, endpoint["id"]))
+
+    assert (await shop.call("GET", f"/event-endpoints/{endpoint['id']}", 200))["failing_since"] is None
+
+
+async def is_delivered(database: asyncpg.Connection) -> bool:
+    return bool(await database.fetchval("SELECT EXISTS (SELECT FROM event_deliveries WHERE status = 'delivered')"))
+
+
+async def test_a_lease_that_is_locked_while_it_is_renewed_ends_no_attempt(
+    shop: Shop, resources: Resources, receiver: Receiver, database: asyncpg.Connection
+) -> None:
+    endpoint = await add_endpoint(shop, receiver.url, "order.placed")
+    await insert_events(database, endpoint["id"], 1)
+    answered = asyncio.Event()
+
+    async def answer(_: Received) -> int:
+        await answered.wait()
+        return 204
+
+    receiver.answer = answer
+    async with deliveries.delivering(resources) as running:
+        await running.renew()
+        await wait_for(receiver, "order.placed")
+        # As a sender that records a failure does.
+        async with database.transaction():
+            await database.execute("UPDATE event_leases SET failing_since = NULL")
+            await running.renew()
+        await running.renew()
+        await asyncio.sleep(0.2)
+        answered.set()
+        await eventually(lambda: is_finished(shop, endpoint["id"]))
+        sent = len(receiver.received)
+        # Without a renewal for so long, another worker may have it.
+        async with database.transaction():
+            await database.execute("UPDATE event_leases SET failing_since = NULL")
+            for sender, _ in running._senders.values():
+                sender.may_send_until = 0.0
+            await running.renew()
+        assert running._senders == {}
+
+    assert sent == 1
+
+
+async def test_failures_beside_the_sending_stop_no_deliveries(
+    shop: Shop, resources: Resources, receiver: Receiver, database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Goal: events go out while the measurement and the announcements fail, which hold back neither each other."""
+
+    class Failing:
+        def __init__(self, error: Exception) -> None:
+            self.calls, self.error = 0, error
+
+        async def one(self, *_: object, **__: object) -> None:
+            self.calls += 1
+            raise self.error
+
+        all = one
+
+    measure, announce = Failing(ShopError("busy", "statement timeout")), Failing(RuntimeError())
+    monkeypatch.setattr(deliveries, "MEASURE_BACKLOG", measure)
+    monkeypatch.setattr(deliveries, "LIST_DUE_PRODUCTS", announce)
+    endpoint = await add_endpoint(shop, receiver.url, "order.placed")
+    await insert_events(database, endpoint["id"], 1)
+
+    async with deliveries.delivering(resources) as running:
+        await running.renew()
+        await running.renew()
+        await eventually(lambda: is_finished(shop, endpoint["id"]))
+
+    assert (announce.calls, measure.calls) == (2, 1), "the measurement is made less often"
 
 
 async def test_an_event_that_a_working_endpoint_misses_for_an_hour_is_overdue(

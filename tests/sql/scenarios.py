@@ -533,7 +533,14 @@ SCENARIOS = {
     "deliveries/measure_backlog": does(run()),
     "deliveries/record_attempts": does(
         run(1, [7, 8], ["500", "200"], [False, True]),
-        run(1, [7, 8], ["500", "500"], [False, False], before="UPDATE event_deliveries SET created_at = '2000-01-01'"),
+        run(
+            1,
+            [7, 8],
+            ["500", "500"],
+            [False, False],
+            before="UPDATE event_deliveries SET created_at = '2000-01-01';"
+            "UPDATE event_leases SET switched_on_at = '2000-01-01'",
+        ),
         none=run(1, [404], ["200"], [True]),
     ),
     "deliveries/release_leases": does(run(NEW), none=run(PAID)),

@@ -13,6 +13,7 @@ CREATE TABLE imports (
     position bigint NOT NULL DEFAULT 0,
     moved_to bigint NOT NULL DEFAULT 0,
     skipped bigint[] NOT NULL DEFAULT '{}',
+    unapplied bigint[] NOT NULL DEFAULT '{}',
     started_at timestamptz NOT NULL DEFAULT now(),
     finished_at timestamptz,
     CONSTRAINT imports_pkey PRIMARY KEY (digest),
@@ -23,6 +24,7 @@ CREATE TABLE imports (
 -- Unlogged: a crash of the server empties it, and the next run of the command fills it again.
 -- Columns as in the file, with the types of products. Null: the file has no such column, or the cell is empty.
 CREATE UNLOGGED TABLE import_lines (
+    run uuid NOT NULL,
     line bigint NOT NULL,
     sku text COLLATE "C" NOT NULL,
     name text,
@@ -35,19 +37,21 @@ CREATE UNLOGGED TABLE import_lines (
     image_url text,
     stock integer,
     stock_delta integer,
-    CONSTRAINT import_lines_pkey PRIMARY KEY (line)
+    CONSTRAINT import_lines_pkey PRIMARY KEY (run, line)
 );
 -- Finds a sku that is in the file twice.
-CREATE INDEX import_lines_by_sku ON import_lines (sku, line);
+CREATE INDEX import_lines_by_sku ON import_lines (run, sku, line);
 
 COMMENT ON TABLE imports IS 'The files that were imported, so that none moves its stock twice.';
 COMMENT ON COLUMN imports.digest IS 'The SHA-256 of the file.';
 COMMENT ON COLUMN imports.position IS 'The last line that the run under way has applied; 0 when none is.';
 COMMENT ON COLUMN imports.moved_to IS 'The last line whose stock_delta any run has moved.';
 COMMENT ON COLUMN imports.skipped IS 'Lines up to moved_to that were skipped, so that a further run moves their units.';
+COMMENT ON COLUMN imports.unapplied IS 'Lines that the run under way has skipped, to name them when it goes on.';
 COMMENT ON COLUMN imports.started_at IS 'When its newest run began at the first line.';
 COMMENT ON COLUMN imports.finished_at IS 'When a run last reached the last line; null before.';
 COMMENT ON TABLE import_lines IS 'The lines of the one import under way; empty when none is.';
+COMMENT ON COLUMN import_lines.run IS 'Which run has staged it: one that lost its lock applies no lines of another.';
 COMMENT ON COLUMN import_lines.line IS 'The line of the file at which the record begins; the header is line 1.';
 COMMENT ON COLUMN import_lines.sku IS 'Which product.';
 COMMENT ON COLUMN import_lines.name IS 'As products.name.';
@@ -68,13 +72,13 @@ BEGIN
         GRANT
             SELECT,
             INSERT (digest),
-            UPDATE (position, moved_to, skipped, started_at, finished_at)
+            UPDATE (position, moved_to, skipped, unapplied, started_at, finished_at)
         ON imports TO commerce_app;
         GRANT
             SELECT,
             INSERT (
-                line, sku, name, description, category, price_minor, currency, active, max_per_order, image_url, stock,
-                stock_delta
+                run, line, sku, name, description, category, price_minor, currency, active, max_per_order, image_url,
+                stock, stock_delta
             ),
             DELETE
         ON import_lines TO commerce_app;

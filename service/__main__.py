@@ -191,14 +191,20 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
 def _import(options: argparse.Namespace) -> int:
     from service.infra.resources import open_resources
     from service.shop.imports import MOST_PROBLEMS, Outcome, import_products
-    from service.shop.product_csv import InvalidHeader
+    from service.shop.product_csv import InvalidHeader, Problem
+
+    problems: list[Problem] = []
 
     async def run() -> Outcome:
         name = options.file.name.encode(errors="replace").decode()
         with options.file.open("rb") as file, _progress() as show:
-            async with open_resources(Settings.load(), "commerce-import") as resources:
-                return await import_products(resources, file, name, dry_run=options.dry_run, show=show)
+            async with open_resources(settings, "commerce-import") as resources:
+                return await import_products(
+                    resources, file, name, dry_run=options.dry_run, problems=problems, show=show
+                )
 
+    settings = Settings.load()
+    _refuse_unknown_language(settings)
     try:
         outcome = asyncio.run(run())
     except InvalidHeader as error:
@@ -207,10 +213,12 @@ def _import(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("Stopped. The same command goes on after the last batch.", file=sys.stderr)
         return 130
-    for problem in outcome.problems[:MOST_PROBLEMS]:
-        print(problem, file=sys.stderr)
-    if len(outcome.problems) > MOST_PROBLEMS:
-        print(f"The first {MOST_PROBLEMS} problems are shown.", file=sys.stderr)
+    finally:
+        # Those of a run that was stopped too.
+        for problem in problems[:MOST_PROBLEMS]:
+            print(problem, file=sys.stderr)
+        if len(problems) > MOST_PROBLEMS:
+            print(f"The first {MOST_PROBLEMS} problems are shown.", file=sys.stderr)
     if outcome.refused:
         print("Nothing was imported.", file=sys.stderr)
         return 1

@@ -46,7 +46,7 @@ NOT_PERSONAL = {
     # `cause` may contain an id that the client chose for its request. Erasing the order removes that part.
     "order_events": "cause from_status to_status",
     # Hashes of files; what files say of products.
-    "imports": "digest skipped",
+    "imports": "digest skipped unapplied",
     "import_lines": "category currency description image_url name sku",
     "order_items": "name",
     "orders": "currency status",

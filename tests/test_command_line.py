@@ -777,8 +777,8 @@ async def test_stripe_check_says_what_the_key_may_do(environ: dict[str, str], st
 
 
 async def test_an_unknown_language_of_the_search_stops_the_start(environ: dict[str, str]) -> None:
-    for name in ("serve", "worker"):
-        status, _, errors = await command({**environ, "SEARCH_LANGUAGE": "klingon"}, name)
+    for arguments in (["serve"], ["worker"], ["import", "x.csv"]):
+        status, _, errors = await command({**environ, "SEARCH_LANGUAGE": "klingon"}, *arguments)
         assert status == 2
         assert "Refusing to start: SEARCH_LANGUAGE: PostgreSQL has no text search configuration klingon" in errors
 

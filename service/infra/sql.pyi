@@ -568,7 +568,7 @@ class IdempotencyStoreKey(Statement[None]):
 
 class ImportsAddProducts(Statement[Row]):
     async def one(
-        self, connection: Connection, /, *, after_line: int, last_line: int, skip: Sequence[int], actor: str
+        self, connection: Connection, /, *, after_line: int, last_line: int, skip: Sequence[int], actor: str, run: UUID
     ) -> Row: ...
 
 class ImportsCheckLines(Statement[Row]):
@@ -585,10 +585,11 @@ class ImportsCheckLines(Statement[Row]):
         maximum_minor: int,
         currencies: Sequence[str],
         maxima_minor: Sequence[int],
+        run: UUID,
     ) -> list[Row]: ...
 
 class ImportsClearLines(Statement[None]):
-    async def run(self, connection: Connection, /) -> int: ...
+    async def run(self, connection: Connection, /, *, first_run: UUID, last_run: UUID) -> int: ...
 
 class ImportsFinishImport(Statement[None]):
     async def run(self, connection: Connection, /, *, digest: bytes) -> int: ...
@@ -609,6 +610,7 @@ class ImportsLockProducts(Statement[Row]):
         set_image_url: bool,
         moved_to: int,
         skipped: Sequence[int],
+        run: UUID,
     ) -> Row: ...
 
 class ImportsRecordBatch(Statement[None]):
@@ -637,6 +639,7 @@ class ImportsUpdateProducts(Statement[Row]):
         reason: str,
         actor: str,
         request_id: str,
+        run: UUID,
     ) -> Row: ...
 
 class MigrationsListInvalidIndexes(Statement[Row]):

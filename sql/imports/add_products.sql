@@ -6,6 +6,7 @@
 -- param    $2 last_line bigint
 -- param    $3 skip bigint[]
 -- param    $4 actor text
+-- param    $5 run uuid
 -- returns  one
 -- locks    categories KEY SHARE; new products, stock_movements; to commit
 -- waits    on categories, products for deletion or a new slug of a category, and somebody who adds the same sku;
@@ -43,7 +44,7 @@ WITH new_product AS (
             image_url,
             stock
         FROM import_lines
-        WHERE line > $1 AND line <= $2
+        WHERE run = $5 AND line > $1 AND line <= $2
         ORDER BY line
         LIMIT 1000
     ) AS line

@@ -12,6 +12,7 @@
 -- param    $6 maximum_minor bigint
 -- param    $7 currencies text[]
 -- param    $8 maxima_minor bigint[]
+-- param    $9 run uuid
 -- returns  many by line; none = all lines can be applied
 -- locks    none
 -- waits    none
@@ -35,7 +36,7 @@ FROM (
         stock,
         CASE WHEN line > $4 OR line = any($5) THEN stock_delta::bigint END AS delta
     FROM import_lines
-    WHERE line > $1 AND line <= $2
+    WHERE run = $9 AND line > $1 AND line <= $2
     ORDER BY line
     LIMIT 1000
 ) AS line
@@ -60,7 +61,7 @@ LEFT JOIN LATERAL (
 LEFT JOIN LATERAL (
     SELECT earlier.line
     FROM import_lines AS earlier
-    WHERE $3 AND earlier.sku = line.sku AND earlier.line < line.line
+    WHERE $3 AND earlier.run = $9 AND earlier.sku = line.sku AND earlier.line < line.line
     ORDER BY earlier.line
     LIMIT 1
 ) AS first ON true

@@ -11,5 +11,6 @@
 UPDATE imports
 SET
     position = 0,
+    unapplied = '{}',
     finished_at = now()
 WHERE digest = $1;

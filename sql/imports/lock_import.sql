@@ -12,7 +12,8 @@
 SELECT
     position,
     moved_to,
-    skipped
+    skipped,
+    unapplied
 FROM imports
 WHERE digest = $1
 FOR NO KEY UPDATE;

@@ -10,6 +10,7 @@
 -- param    $5 set_image_url boolean
 -- param    $6 moved_to bigint
 -- param    $7 skipped bigint[]
+-- param    $8 run uuid
 -- returns  one
 -- locks    products NO KEY UPDATE by id; to commit
 -- waits    on products for checkouts, edits and stock moves of a product; 55P03 after lock_timeout -> busy
@@ -43,7 +44,7 @@ WITH line AS (
             image_url,
             CASE WHEN line > $6 OR line = any($7) THEN stock_delta END AS delta
         FROM import_lines
-        WHERE line > $1 AND line <= $2
+        WHERE run = $8 AND line > $1 AND line <= $2
         ORDER BY line
         LIMIT 1000
     ) AS line

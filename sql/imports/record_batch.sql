@@ -1,4 +1,5 @@
 -- imports/record_batch: record that the lines up to $2 are applied, all but those in $3.
+-- A skipped line whose units an earlier run has moved is not one to move later.
 --
 -- callers  service.shop.imports._apply
 -- param    $1 digest bytea
@@ -18,5 +19,10 @@ SET
         SELECT array_agg(earlier.line)
         FROM unnest(skipped) AS earlier (line)
         WHERE earlier.line <= imports.position OR earlier.line > $2
-    ), '{}') || $3
+    ), '{}') || array(
+        SELECT line.line
+        FROM unnest($3::bigint[]) AS line (line)
+        WHERE line.line > imports.moved_to OR line.line = any(imports.skipped)
+    ),
+    unapplied = unapplied || $3
 WHERE digest = $1;

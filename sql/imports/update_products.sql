@@ -14,6 +14,7 @@
 -- param    $9 reason text
 -- param    $10 actor text
 -- param    $11 request_id text
+-- param    $12 run uuid
 -- returns  one
 -- locks    products NO KEY UPDATE; categories KEY SHARE; new stock_movements, audit_log; to commit
 -- waits    on categories for deletion or a new slug of a category; 55P03 after lock_timeout -> busy;
@@ -59,7 +60,7 @@ WITH line AS (
             image_url,
             CASE WHEN line > $7 OR line = any($8) THEN stock_delta END AS delta
         FROM import_lines
-        WHERE line > $1 AND line <= $2
+        WHERE run = $12 AND line > $1 AND line <= $2
         ORDER BY line
         LIMIT 1000
     ) AS line

@@ -1813,6 +1813,27 @@ MUTANTS = [
         at("shop/test_imports", "test_a_file_moves_its_units_once"),
     ),
     Mutant(
+        "a skipped line that was moved earlier is not moved again",
+        "sql/imports/record_batch.sql",
+        "WHERE line.line > imports.moved_to OR",
+        "WHERE line.line > -imports.moved_to OR",
+        at("shop/test_imports", "test_a_skipped_line_that_was_moved_earlier_is_not_moved_again"),
+    ),
+    Mutant(
+        "an import applies the lines of its own run",
+        "sql/imports/lock_products.sql",
+        "WHERE run = $8 AND",
+        "WHERE run IS DISTINCT FROM nullif($8::uuid, $8::uuid) AND",
+        at("shop/test_imports", "test_a_run_that_lost_its_lock_leaves_the_lines_of_the_next_one"),
+    ),
+    Mutant(
+        "a file that is still being written moves nothing",
+        "service/shop/imports.py",
+        "before, after = run.status, os.fstat(file.fileno())",
+        "before, after = os.fstat(file.fileno()), os.fstat(file.fileno())",
+        at("shop/test_imports", "test_a_file_that_is_still_being_written_is_refused"),
+    ),
+    Mutant(
         "an import leaves no stock below zero",
         "sql/imports/check_lines.sql",
         "NOT BETWEEN 0 AND 1000000000",

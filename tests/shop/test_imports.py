@@ -12,10 +12,11 @@ import asyncpg
 import pytest
 
 from service.errors import ShopError
+from service.infra.db import connection
 from service.infra.resources import Resources
 from service.shop import imports, search
 from service.shop.imports import Outcome, import_products
-from service.shop.product_csv import COLUMNS, InvalidHeader
+from service.shop.product_csv import COLUMNS, InvalidHeader, Problem, Reader
 from tests.client import Shop, eventually
 from tests.database import checksum_tables, wait_for_blocked
 from tests.test_command_line import command, started
@@ -515,6 +516,197 @@ async def test_a_batch_of_another_run_is_refused(
         await database.execute("DELETE FROM imports")
 
 
+async def test_a_skipped_line_that_was_moved_earlier_is_not_moved_again(
+    api_resources: Resources,
+    shop: Shop,
+    database: asyncpg.Connection,
+    write: Write,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Run 1 moves it; run 2 skips it, as its category has another slug meanwhile; run 3 finds the slug again."""
+    await shop.call("POST", "/categories", 201, {"name": "Tents"})
+    await shop.create_product(sku="S-0")
+    path = write([{"sku": "S-0", "category": "tents", "stock_delta": 5}])
+    start = imports._start
+
+    async def rename_first(*arguments: Any) -> None:
+        await start(*arguments)
+        await database.execute("UPDATE categories SET slug = 'other'")
+
+    first = await load(api_resources, path)
+    monkeypatch.setattr(imports, "_start", rename_first)
+    second = await load(api_resources, path)
+    monkeypatch.undo()
+    await database.execute("UPDATE categories SET slug = 'tents'")
+    third = await load(api_resources, path)
+
+    assert [(one.moved, one.skipped) for one in (first, second, third)] == [(1, 0), (0, 1), (0, 0)]
+    assert (await database.fetchrow(PRODUCT, "S-0"))["stock"] == 15
+
+
+END_HOLDER = (
+    "SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_database ON pg_database.oid = database"
+    " WHERE locktype = 'advisory' AND datname = current_database()"
+)
+
+
+async def test_a_run_that_lost_its_lock_says_so(
+    api_resources: Resources, database: asyncpg.Connection, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = imports._start
+
+    async def start_and_lose(*arguments: Any) -> None:
+        await start(*arguments)
+        await database.execute(END_HOLDER)
+
+    path = write(several(2))
+    monkeypatch.setattr(imports, "_start", start_and_lose)
+    with pytest.raises(ShopError) as error:
+        await load(api_resources, path)
+    monkeypatch.undo()
+
+    assert (error.value.code, error.value.detail) == ("busy", "The lock was lost; the same command goes on.")
+    assert (await load(api_resources, path)).added == 2
+
+
+async def test_a_run_that_lost_its_lock_leaves_the_lines_of_the_next_one(
+    api_resources: Resources,
+    shop: Shop,
+    database: asyncpg.Connection,
+    write: Write,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In the middle of A's batch B takes the lock and stages as many lines. A applies none of them, deletes none."""
+    await shop.create_product(sku="S-0")
+    ours, theirs = (write([{"sku": "S-0", "stock_delta": units}], f"{units}.csv") for units in (1, 100))
+    apply, is_staged, may_go_on = imports._apply, asyncio.Event(), asyncio.Event()
+    others = list[asyncio.Task[Outcome]]()
+
+    async def apply_meanwhile(run: Any, batch: Any) -> list[int]:
+        if others:
+            is_staged.set()
+            await may_go_on.wait()
+        else:
+            await database.execute(END_HOLDER)
+            others.append(asyncio.create_task(load(api_resources, theirs)))
+            await is_staged.wait()
+        return await apply(run, batch)
+
+    monkeypatch.setattr(imports, "_apply", apply_meanwhile)
+    monkeypatch.setattr(imports, "BATCH_ATTEMPTS", 1)
+    with pytest.raises(ShopError) as error:
+        await load(api_resources, ours)
+    may_go_on.set()
+
+    assert error.value.code == "busy"
+    assert (await others[0]).moved == 1
+    assert (await database.fetchrow(PRODUCT, "S-0"))["stock"] == 110
+    # Nothing of its own file is recorded, so the same command still moves its units.
+    monkeypatch.undo()
+    assert (await load(api_resources, ours)).moved == 1
+
+
+async def test_staged_lines_are_deleted_ten_thousand_at_a_time(
+    api_resources: Resources, database: asyncpg.Connection
+) -> None:
+    await database.execute(
+        "INSERT INTO import_lines (run, line, sku)"
+        " SELECT uuid, line, 'S' FROM gen_random_uuid() AS uuid, generate_series(1, 10001) AS line"
+    )
+
+    async with connection(api_resources.pool) as writer:
+        assert await imports.CLEAR_LINES.run(writer, **imports.ALL_RUNS) == 10_000
+    assert await database.fetchval("SELECT count(*) FROM import_lines") == 1
+
+
+async def test_a_file_that_is_still_being_written_is_refused(
+    api_resources: Resources, database: asyncpg.Connection, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its digest is of fewer bytes than its lines."""
+    path = write(several(1))
+
+    def read_later(file: Any) -> Reader:
+        with path.open("a") as upload:
+            upload.write("S-1,Tent,1250,EUR,10\n")
+        return Reader(file)
+
+    monkeypatch.setattr(imports, "Reader", read_later)
+    with pytest.raises(ShopError) as error:
+        await load(api_resources, path)
+
+    assert (error.value.code, error.value.detail) == ("busy", "The file was changed while it was read.")
+    assert await database.fetchval("SELECT count(*) FROM products") == 0
+
+
+async def test_a_run_that_goes_on_names_what_the_stopped_one_skipped(
+    environ: dict[str, str],
+    api_resources: Resources,
+    shop: Shop,
+    database: asyncpg.Connection,
+    write: Write,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for number in range(2):
+        await shop.create_product(sku=f"S-{number}")
+    path = write(several(2, stock_delta=-10))
+    start, apply, problems = imports._start, imports._apply, list[Problem]()
+
+    async def sell_first(*arguments: Any) -> None:
+        await start(*arguments)
+        await database.execute("UPDATE products SET stock = 9 WHERE sku = 'S-0'")
+
+    async def apply_one(run: Any, batch: Any) -> list[int]:
+        if batch.last_line == 3:
+            raise ShopError("busy", "x")
+        return await apply(run, batch)
+
+    monkeypatch.setattr(imports, "BATCH", 1)
+    monkeypatch.setattr(imports, "_start", sell_first)
+    monkeypatch.setattr(imports, "_apply", apply_one)
+    with path.open("rb") as file, pytest.raises(ShopError):
+        await import_products(api_resources, file, path.name, problems=problems)
+    monkeypatch.undo()
+    assert [str(problem) for problem in problems] == [
+        "line 2, stock_delta: would leave 0 to 1,000,000,000 units; it is 9 now"
+    ]
+
+    async with database.transaction():
+        await database.execute("SELECT FROM products WHERE sku = 'S-1' FOR UPDATE")
+        async with started(environ, "import", str(path)) as process:
+            await wait_for_blocked(database)
+            process.send_signal(signal.SIGINT)
+            _, errors = await process.communicate()
+    named = "line 2: was skipped by the run that was stopped\n"
+    assert (process.returncode, errors.decode()) == (
+        130,
+        f"Stopped. The same command goes on after the last batch.\n{named}",
+    )
+    assert await command(environ, "import", str(path)) == (
+        1,
+        "went on after line 2, where an earlier run of this file was stopped\n"
+        "1 lines: 0 products added, 0 changed, 1 stocks moved, 1 lines skipped\n",
+        named,
+    )
+    # Finished: the next run begins at the first line, and tries it again.
+    await database.execute("UPDATE products SET stock = 10 WHERE sku = 'S-0'")
+    outcome = await load(api_resources, path)
+    assert (outcome.moved, outcome.skipped, outcome.problems) == (1, 0, [])
+
+
+async def test_a_batch_has_few_characters_too(api_resources: Resources, write: Write) -> None:
+    """So that it is short, and sales of its products wait briefly."""
+    sizes = list[int]()
+
+    def show(step: str, done: int, total: int) -> None:
+        if step == "importing":
+            sizes.append(done)
+
+    with write(several(11, description="x" * 9_990)).open("rb") as file:
+        outcome = await import_products(api_resources, file, "x", show=show)
+
+    assert (outcome.added, sizes) == (11, [0, 5, 10])
+
+
 async def test_sales_and_edits_go_on_during_an_import(
     api_resources: Resources, shop: Shop, database: asyncpg.Connection, write: Write
 ) -> None:
@@ -562,6 +754,27 @@ async def test_a_sku_that_somebody_adds_meanwhile_is_changed_instead(
 
     assert (outcome.added, outcome.changed, outcome.problems) == (2, 1, [])
     assert (await database.fetchrow(PRODUCT, "S-1"))[:6] == ("Imported", "", None, 1250, "EUR", 0)
+
+
+async def test_a_sku_that_somebody_adds_within_a_batch_is_changed_instead(
+    api_resources: Resources, database: asyncpg.Connection, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the statements that lock and add; nothing else of the batch is there to change."""
+    check = imports._problems
+
+    async def add_first(*arguments: Any, find_repeated: bool) -> list[Problem]:
+        found = await check(*arguments, find_repeated=find_repeated)
+        if not find_repeated:
+            await database.execute(
+                "INSERT INTO products (sku, name, price_minor, currency, stock) VALUES ('S-0', 'X', 1, 'EUR', 0)"
+            )
+        return found
+
+    monkeypatch.setattr(imports, "_problems", add_first)
+    outcome = await load(api_resources, write(several(1, name="Imported")))
+
+    assert (outcome.added, outcome.changed) == (0, 1)
+    assert (await database.fetchrow(PRODUCT, "S-0"))[:6] == ("Imported", "", None, 1250, "EUR", 0)
 
 
 async def test_a_batch_that_cannot_be_indexed_is_left_to_the_worker(

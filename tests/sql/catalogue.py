@@ -340,6 +340,7 @@ def tables(products: int) -> list[dict[str, str]]:
             # A file with a line for every product.
             "import_lines": f"""
                 SELECT
+                    '00000000-0000-0000-0000-000000000001'::uuid AS run,
                     n + 10 AS line,
                     'SKU-' || n AS sku,
                     'Product ' || n AS name,

@@ -18,6 +18,7 @@ from service.infra.packaged import index_names, migration_names
 
 # Categories and products; NO_… are ids that no row has.
 TENTS, MUGS, UNUSED, NO_CATEGORY = 1, 2, 3, 404
+FILE_RUN = UUID(int=1)
 TENT, LAMP, ROPE, MUG, OLD, OLDER, NO_PRODUCT = 1, 2, 3, 4, 5, 6, 404
 
 OPEN, EMPTY, PENDING, REORDER, PAID, FULFILLED, CANCELLED, REORDERED, LATE, ABANDONED, NEW, SINGLE = (
@@ -220,12 +221,12 @@ UPDATE event_deliveries SET result = '500' WHERE id = 7;
 INSERT INTO product_announcements (product_id, sold_out, sold_out_at, restocked_at, due_at)
 VALUES ({LAMP}, false, '2000-01-01', '2000-01-01', now()), ({TENT}, false, '2000-01-01', '2000-01-01', now());
 INSERT INTO imports (digest, position, moved_to) VALUES (sha256('file'), 1, 1), (sha256('other'), 1, 1);
-INSERT INTO import_lines (line, sku, name, category, price_minor, currency, active, stock, stock_delta)
+INSERT INTO import_lines (run, line, sku, name, category, price_minor, currency, active, stock, stock_delta)
 VALUES
-    (3, 'T-1', 'Tent', 'mugs', NULL, NULL, NULL, NULL, 5),
-    (2, 'R-1', 'Long rope', 'mugs', 800, 'EUR', false, NULL, NULL),
-    (4, 'L-1', NULL, 'mugs', NULL, NULL, NULL, NULL, NULL),
-    (5, 'N-1', 'New', 'mugs', 100, 'EUR', true, 5, 5);
+    ('{FILE_RUN}', 3, 'T-1', 'Tent', 'mugs', NULL, NULL, NULL, NULL, 5),
+    ('{FILE_RUN}', 2, 'R-1', 'Long rope', 'mugs', 800, 'EUR', false, NULL, NULL),
+    ('{FILE_RUN}', 4, 'L-1', NULL, 'mugs', NULL, NULL, NULL, NULL, NULL),
+    ('{FILE_RUN}', 5, 'N-1', 'New', 'mugs', 100, 'EUR', true, 5, 5);
 
 UPDATE refunds SET reason = 'a scratch' WHERE id = '{CANCELLED}';
 UPDATE refunds SET reason = 'a scratch' WHERE id = '{FULFILLED}';
@@ -466,24 +467,27 @@ SCENARIOS = {
         predecessor=(TENT,),
     ),
     "exports/list_products": does(run(0), none=run(LAST)),
-    "imports/add_products": does(run(1, 10, [], "admin"), run(1, 4, [], "admin")),
+    "imports/add_products": does(run(1, 10, [], "admin", FILE_RUN), run(1, 4, [], "admin", FILE_RUN)),
     "imports/check_lines": does(
         run(
-            1, 10, True, 0, [], 99_999_999, ["IDR"], [999_999_999_999], before="UPDATE import_lines SET category = 'x'"
+            *(1, 10, True, 0, [], 99_999_999, ["IDR"], [999_999_999_999], FILE_RUN),
+            before="UPDATE import_lines SET category = 'x'",
         ),
-        none=run(1, 10, True, 0, [], 99_999_999, ["IDR"], [999_999_999_999]),
+        none=run(1, 10, True, 0, [], 99_999_999, ["IDR"], [999_999_999_999], FILE_RUN),
     ),
-    "imports/clear_lines": does(run(), none=run(before="DELETE FROM import_lines")),
+    "imports/clear_lines": does(run(FILE_RUN, FILE_RUN), none=run(UUID(int=2), UUID(int=3))),
     "imports/finish_import": does(run(FILE)),
     "imports/lock_import": does(run(FILE), none=run(BODY)),
-    "imports/lock_products": does(run(1, 10, True, True, True, 0, []), run(4, 10, True, True, True, 0, [])),
+    "imports/lock_products": does(
+        run(1, 10, True, True, True, 0, [], FILE_RUN), run(4, 10, True, True, True, 0, [], FILE_RUN)
+    ),
     "imports/record_batch": does(run(FILE, 5, [3]), predecessor=(FILE,)),
     "imports/start_import": does(run(FILE), run(BODY)),
     "imports/try_lock": does(run()),
     "imports/update_products": does(
-        run(1, 10, [], True, True, True, 0, [], "import", "admin", "x"),
-        run(4, 10, [], True, True, True, 0, [], "import", "admin", "x"),
-        predecessor=(1, 10, True, True, True, 0, []),
+        run(1, 10, [], True, True, True, 0, [], "import", "admin", "x", FILE_RUN),
+        run(4, 10, [], True, True, True, 0, [], "import", "admin", "x", FILE_RUN),
+        predecessor=(1, 10, True, True, True, 0, [], FILE_RUN),
     ),
     "payment_session/attach_session": does(run(PENDING, "cs_x", "url"), none=run(CANCELLED, "cs_x", "url")),
     "payment_session/claim_session": does(run(PENDING, 60.0), none=run(PAID, 60.0)),

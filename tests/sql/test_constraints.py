@@ -65,7 +65,7 @@ INSERT INTO event_deliveries (endpoint_id, event_id, type, subject, data)
 VALUES (1, {ONE}, 'order.paid', 'order:' || {ONE}, '{{}}');
 INSERT INTO product_announcements (product_id) VALUES (1);
 INSERT INTO imports (digest) VALUES (sha256('file'));
-INSERT INTO import_lines (line, sku) VALUES (2, 'A-1');
+INSERT INTO import_lines (run, line, sku) VALUES ('00000000-0000-0000-0000-000000000001', 2, 'A-1');
 """
 
 # Keys that an UPDATE cannot set are tested by an INSERT.
@@ -118,7 +118,10 @@ INVALID_ROWS = [
     ("imports_digest_length", "UPDATE imports SET digest = 'x'"),
     ("imports_position_range", "UPDATE imports SET position = -1"),
     ("imports_position_range", "UPDATE imports SET position = 1"),
-    ("import_lines_pkey", "INSERT INTO import_lines (line, sku) VALUES (2, 'A-2')"),
+    (
+        "import_lines_pkey",
+        "INSERT INTO import_lines (run, line, sku) SELECT run, line, 'A-2' FROM import_lines",
+    ),
     ("carts_pkey", f"INSERT INTO carts (id) VALUES ({ONE})"),
     ("carts_status_known", "UPDATE carts SET status = 'PAID'"),
     ("carts_currency_form", "UPDATE carts SET currency = 'EURO'"),

@@ -198,7 +198,7 @@ FILL = {
         UPDATE payments SET order_number = (SELECT number FROM orders WHERE id = order_id)""",
     "0087.imports": """
         INSERT INTO imports (digest) VALUES (sha256('file'));
-        INSERT INTO import_lines (line, sku) VALUES (2, 'A-1')""",
+        INSERT INTO import_lines (run, line, sku) VALUES (gen_random_uuid(), 2, 'A-1')""",
     "0040.audit_by_position": """
         INSERT INTO audit_balances (product_id, units) SELECT id, stock FROM products;
         INSERT INTO audit_violations (rule, subject, detail) VALUES ('audit/x', 'order 1', 'wrong');

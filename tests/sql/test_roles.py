@@ -113,12 +113,12 @@ ALLOWED = {
         "imports": {
             **READ,
             "INSERT": "digest",
-            "UPDATE": "position moved_to skipped started_at finished_at",
+            "UPDATE": "position moved_to skipped unapplied started_at finished_at",
         },
         "import_lines": {
             **READ,
-            "INSERT": "line sku name description category price_minor currency active max_per_order image_url stock"
-            " stock_delta",
+            "INSERT": "run line sku name description category price_minor currency active max_per_order image_url"
+            " stock stock_delta",
             "DELETE": ALL,
         },
         "product_search": SEARCH,
@@ -372,7 +372,8 @@ RUNS = {
 
 # What the driver's COPY of service/shop/imports.py needs.
 COPY = (
-    f"INSERT INTO import_lines (line, {', '.join(product_csv.COLUMNS)}) VALUES (1{', NULL' * len(product_csv.COLUMNS)})"
+    f"INSERT INTO import_lines (run, line, {', '.join(product_csv.COLUMNS)})"
+    f" VALUES (gen_random_uuid(), 1{', NULL' * len(product_csv.COLUMNS)})"
 )
 
 

@@ -41,6 +41,8 @@ MOST_PROBLEMS = 100
 LOCK_ATTEMPTS, LOCK_PAUSE = 10, 0.3
 # A batch meets others: it waits for a hot product, or somebody else adds its sku or deletes its category.
 BATCH_ATTEMPTS, BATCH_PAUSE = 5, 0.2
+# As the LIMIT of imports/clear_lines.
+CLEARED = 10_000
 ALL_RUNS = {"first_run": UUID(int=0), "last_run": UUID(int=(1 << 128) - 1)}
 _CONFLICTS = {"busy", "sku_taken", "category_in_use"}
 _USUAL_MAXIMUM = 99_999_999
@@ -247,8 +249,8 @@ async def _only_import(pool: Pool) -> AsyncIterator[Callable[[], Awaitable[objec
 
 
 async def _clear_lines(pool: Pool, *, first_run: UUID, last_run: UUID) -> None:
-    deleted = 1
-    while deleted:
+    deleted = CLEARED
+    while deleted == CLEARED:
         async with connection(pool) as writer:
             deleted = await CLEAR_LINES.run(writer, first_run=first_run, last_run=last_run)
 

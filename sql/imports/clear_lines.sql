@@ -5,10 +5,10 @@
 -- param    $1 first_run uuid
 -- param    $2 last_run uuid
 -- returns  none
--- locks    import_lines UPDATE by run, line; to commit
+-- locks    import_lines UPDATE in no order; to commit
 -- waits    on import_lines for another run that clears them; 55P03 after lock_timeout -> busy
 -- index    import_lines_pkey
--- rows     0..10000 by LIMIT
+-- rows     0..10000 by service.shop.imports.CLEARED
 -- guards   none
 DELETE FROM import_lines
 WHERE ctid = any(array(

@@ -87,7 +87,9 @@ CONSTRAINT = re.compile(
 def index_complaints(text: str) -> Iterator[str]:
     """Where a migration builds an index on an existing table and blocks its writers meanwhile."""
     lines = statements(text)
-    new = {table for line in lines for table in re.findall(r"^CREATE (?:UNLOGGED )?TABLE (?:IF NOT EXISTS )?(\w+)", line)}
+    new = {
+        table for line in lines for table in re.findall(r"^CREATE (?:UNLOGGED )?TABLE (?:IF NOT EXISTS )?(\w+)", line)
+    }
     for number, line in enumerate(lines):
         for concurrently, index, table in INDEX.findall(line):
             if table in new:

@@ -110,18 +110,22 @@ class Shipping:
 
     @classmethod
     def read(cls, data: Mapping[str, Any]) -> Self | None:
-        """From the JSON of a session; None if it has no address. Raises AttributeError if it has another form."""
+        """From the JSON of a session; None if it has no address. What has another form counts as absent.
+
+        A payment is never refused for its address.
+        """
+        details = _members(_members(data.get("collected_information")).get("shipping_details"))
         # Events of API versions before 2025-03-31 have the address in the session itself.
-        details = (data.get("collected_information") or {}).get("shipping_details") or data.get("shipping_details")
+        details = details or _members(data.get("shipping_details"))
         if not details:
             return None
-        address = details.get("address") or {}
+        address = _members(details.get("address"))
         texts = (
             details.get("name"),
-            (data.get("customer_details") or {}).get("phone"),
+            _members(data.get("customer_details")).get("phone"),
             *(address.get(part) for part in ("line1", "line2", "city", "state", "postal_code", "country")),
         )
-        return cls(*((_text(text) or "")[:500] or None for text in texts))
+        return cls(*(_NOT_STORABLE.sub("", text)[:500] or None if isinstance(text, str) else None for text in texts))
 
 
 @dataclass(slots=True)
@@ -143,7 +147,7 @@ class Session:
     def read(cls, data: Mapping[str, Any]) -> Self:
         """From the JSON of a reply or an event. Raises StripeUnknown if it is not a Checkout Session."""
         try:
-            currency, details = _text(data.get("currency")), data.get("customer_details") or {}
+            currency, details = _text(data.get("currency")), _members(data.get("customer_details"))
             return cls(
                 _id(data["id"]),
                 _required_text(data["status"]),
@@ -216,6 +220,11 @@ def object_id(value: object) -> str | None:
     """The id of an object that Stripe names, by its id or expanded; None for anything else."""
     text = _text(value.get("id") if isinstance(value, Mapping) else value)
     return text if text and _ID.fullmatch(text) else None
+
+
+def _members(value: object) -> Mapping[str, Any]:
+    """An object's members; none of anything else."""
+    return value if isinstance(value, Mapping) else {}
 
 
 def _word(value: object) -> str | None:

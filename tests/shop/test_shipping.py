@@ -14,6 +14,7 @@ import pytest
 from service.dev.stripe_standin import StripeStandin
 from service.infra.db import Pool
 from service.infra.resources import Resources
+from service.infra.stripe import Shipping
 from service.settings import Settings
 from service.shop import expiry, orders, refunds
 from service.shop.erasure import erase
@@ -122,12 +123,30 @@ async def test_long_texts_are_cut_and_odd_forms_ignored(
         ({"collected_information": {"shipping_details": {"name": "x" * 600, "address": None}}}, "x" * 500),
         ({"collected_information": {"shipping_details": {"name": 7, "address": {"line1": ["x"]}}}}, None),
         ({"collected_information": None}, "no shipping"),
+        *(
+            ({"collected_information": odd, "shipping_details": odd}, "no shipping")
+            for odd in ([], ["x"], "x", 7, True)
+        ),
+        *(({"collected_information": {"shipping_details": odd}}, "no shipping") for odd in (["x"], "x", 7, True)),
+        *(
+            ({"collected_information": {"shipping_details": {"name": "x", "address": odd}}}, "x")
+            for odd in (["x"], "x", 7, True)
+        ),
+        *(({"customer_details": odd}, "Jenny Rosen") for odd in (["x"], "x", 7, True)),
     ):
         placed = await shop.checked_out_cart()
         session = stripe.pay(placed["payment"]["stripe_session_id"])
         assert await deliver(shop, make_event(COMPLETED, {**session, **changes})) == "applied"
         shipping = await shipping_of(api_resources, placed["order_id"])
         assert (shipping["name"] if shipping else "no shipping") == shown
+
+
+def test_characters_that_cannot_be_stored_are_left_out(changed_settings: dict[str, str]) -> None:
+    """Of a session that is retrieved: PostgreSQL refuses an event with such characters."""
+    shipping = Shipping.read({"shipping_details": {"name": "x\0y", "address": {"city": "\ud800"}}})
+
+    assert shipping
+    assert (shipping.name, shipping.city) == ("xy", None)
 
 
 async def test_erasing_removes_the_address_for_good(

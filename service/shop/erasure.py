@@ -56,6 +56,7 @@ class ErasedRows:
     orders: int
     payments: int
     history: int
+    shipping: int
 
 
 @dataclass(slots=True)
@@ -140,6 +141,7 @@ async def _erase(tx: Connection, subject: str | int | UUID) -> Erasure:
         "orders": columns.orders,
         "payments": columns.payments,
         "history entries": columns.history,
+        "shipping addresses": columns.shipping,
         "stored responses": responses,
         "Stripe events": events,
     }

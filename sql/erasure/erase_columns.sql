@@ -94,9 +94,11 @@ erased_movement AS (
 erased_shipping AS (
     DELETE FROM order_shipping
     WHERE order_id = any($1)
+    RETURNING order_id
 )
 
 SELECT
     (SELECT count(*) FROM erased_order) AS orders,
     (SELECT count(*) FROM erased_payment) AS payments,
-    (SELECT count(*) FROM erased_event) AS history;
+    (SELECT count(*) FROM erased_event) AS history,
+    (SELECT count(*) FROM erased_shipping) AS shipping;

@@ -192,6 +192,7 @@ async def test_a_customer_is_erased_and_all_else_works_on(
         assert output.splitlines()[0] == verb
         assert {line.split()[-1] for line in output.splitlines() if "  order " in line} == {first, second}
         assert "  orders: 2\n" in output
+        assert "  shipping addresses: 2\n" in output
         assert "  Stripe events: 2\n" in output
         assert CANARY not in output
         if arguments:
@@ -325,8 +326,8 @@ async def test_what_applying_an_event_reads_stays(
         read |= {"data.object.id", "data.object.payment_intent"}
 
     # These are read to be stored with the order, unless it is erased. The page's address is never stored from an event.
-    address = dict.fromkeys(("line1", "line2", "city", "state", "postal_code", "country"), {})
-    stored = {
+    address: dict[str, Any] = {part: {} for part in ("line1", "line2", "city", "state", "postal_code", "country")}
+    stored: dict[str, Any] = {
         "customer_details": {"email": {}, "phone": {}},
         "collected_information": {"shipping_details": {"name": {}, "address": address}},
         "url": {},

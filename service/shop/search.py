@@ -5,6 +5,7 @@ and they are sorted. Where many match, products are read in the order of the pag
 """
 
 import base64
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -26,9 +27,10 @@ MAX_WORDS = 20
 MAX_QUERIES = MAX_WORDS + 5
 # With fewer in the sample, an index delivers all matches: search/count_matches.
 FEW = 16
-# How many walks of 5,000 products one page may take, about a quarter of a second. Then it is shorter than its limit.
+# How many walks of 5,000 products one page may take, and after how long the next one is left to the next page.
 MAX_WALKS = 12
-# A shorter word with a typing error is like too many others.
+WALK_SECONDS = 0.25
+# A shorter word with a typing error is like too many others. This is the length of the right word or the typed one.
 MIN_MISTYPED = 5
 END = 2**63 - 1
 # Their rows are locked while they are indexed; this takes less than a tenth of a second.
@@ -54,9 +56,10 @@ class Wanted:
 
 @dataclass(slots=True)
 class Word:
-    """A word of the query, as it is indexed; `unspaced`: a text in a script without spaces."""
+    """A word of the query and its stem, as they are indexed; `unspaced`: a text in a script without spaces."""
 
     text: str
+    stem: str
     unspaced: bool
 
 
@@ -165,10 +168,12 @@ async def _correct(reader: Connection, words: Sequence[Word]) -> Corrections:
     """For each word: those of the catalogue that differ from it by one typing error."""
     corrections = {}
     for text in (word.text for word in words if not word.unspaced):
-        if len(text) >= MIN_MISTYPED and not any(map(str.isdigit, text)):
+        if len(text) >= MIN_MISTYPED - 1 and not any(map(str.isdigit, text)):
             swapped = [text[:n] + text[n + 1] + text[n] + text[n + 2 :] for n in range(len(text) - 1)]
             similar = await FIND_SIMILAR.all(reader, word=text, swapped=swapped)
-            corrections[text] = [other for other in similar if is_one_error(text, other)]
+            corrections[text] = [
+                other for other in similar if max(len(text), len(other)) >= MIN_MISTYPED and is_one_error(text, other)
+            ]
     return {text: others for text, others in corrections.items() if others}
 
 
@@ -284,8 +289,11 @@ class _Run:
         )
 
     async def walk(self, query: str | None, after: Key) -> Page:
-        """By reading products in the order of the page, until there are enough; MAX_WALKS times at most."""
-        page = Page([], after)
+        """By reading products in the order of the page, until there are enough; MAX_WALKS times at most.
+
+        Long texts take longer to read, so the time counts too.
+        """
+        page, end = Page([], after), time.monotonic() + WALK_SECONDS
         for _ in range(MAX_WALKS):
             assert page.stopped
             steps = await self._step(query, page.stopped, self.limit - len(page.entries))
@@ -296,6 +304,8 @@ class _Run:
             page.stopped = steps[-1].key if steps and steps[-1].stopped else None
             if page.stopped is None or len(page.entries) >= self.limit:
                 return Page(page.entries)
+            if time.monotonic() > end:
+                break
         return page
 
     async def _step(self, query: str | None, after: Key, limit: int) -> list[Entry]:
@@ -351,8 +361,9 @@ def _term(word: Word, corrections: Corrections, mark: str = "") -> str:
     """A word as a text search query: what begins with it, or what it may have been meant to be."""
     text = word.text
     if not word.unspaced or len(text) == 1:
+        begins = [f"{_quoted(mark + form)}:*" for form in dict.fromkeys((text, word.stem))]
         others = [_quoted(mark + other) for other in corrections.get(text, ())]
-        return f"({' | '.join((f'{_quoted(mark + text)}:*', *others))})"
+        return f"({' | '.join((*begins, *others))})"
     # Every pair is indexed, so every other one is enough, and the last.
     places = sorted({*range(0, len(text) - 1, 2), len(text) - 2})
     return " & ".join(_quoted(mark + text[place : place + 2]) for place in places)

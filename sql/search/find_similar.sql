@@ -1,4 +1,4 @@
--- search/find_similar: words of the catalogue that are like a word, the most similar first.
+-- search/find_similar: words of the catalogue that are like a word and at most one letter longer or shorter.
 -- pg_trgm misses words that differ by two letters swapped in the middle, so those are looked up as they are.
 --
 -- callers  service.shop.search._correct
@@ -12,6 +12,6 @@
 -- guards   none
 SELECT word
 FROM search_words
-WHERE word % $1 OR word = any($2)
+WHERE (word % $1 OR word = any($2)) AND char_length(word) BETWEEN char_length($1) - 1 AND char_length($1) + 1
 ORDER BY similarity(word, $1) DESC, word
 LIMIT 100;

@@ -1,7 +1,8 @@
 -- search/index_products: make the search rows of products equal to the products; those off sale have none.
--- Words are lower-case and without accents. Those of the name are there twice, the second time with a leading `=`; the
--- category is `#12`, the currency `$EUR`. Scripts without spaces between words (Thai, Lao, Khmer, Burmese, Chinese,
--- Japanese) are cut into pairs of characters. search/split_query treats a query in the same way.
+-- Words are lower-case and without accents; each is there as it is, for prefixes, and as the language's stem.
+-- Those of the name are there twice, the second time with a leading `=`; the category is `#12`, the currency `$EUR`.
+-- Scripts without spaces between words (Thai, Lao, Khmer, Burmese, Chinese, Japanese) are cut into pairs of characters.
+-- search/split_query treats a query in the same way.
 --
 -- callers  service.shop.search.index
 -- param    $1 product_ids bigint[]
@@ -108,19 +109,19 @@ lexeme AS (
         mark,
         unnest(
             tsvector_to_array(
-                to_tsvector(
-                    $2::text::regconfig,
-                    regexp_replace(
-                        text,
-                        '[!-/:-@[-`{-~\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005\u3040-\u30ff\u3400-\u4dbf'
-                        '\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+',
-                        ' ',
-                        'g'
-                    )
-                )
+                to_tsvector('simple', spaced)
+                || CASE WHEN $2 = 'simple' THEN '' ELSE to_tsvector($2::text::regconfig, spaced) END
             )
         ) AS word
     FROM part
+    CROSS JOIN
+        regexp_replace(
+            text,
+            '[!-/:-@[-`{-~\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005\u3040-\u30ff\u3400-\u4dbf'
+            '\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+',
+            ' ',
+            'g'
+        ) AS spaced
     UNION ALL
     SELECT
         id,

@@ -1,4 +1,5 @@
 -- search/split_query: the words of a query, as search/index_products stores them.
+-- `stem` is the word as the language has it. Words such as `the` are left out, but for the last one, which may go on.
 -- A text in a script without spaces between words comes back whole, as `unspaced`.
 --
 -- callers  service.shop.search._split
@@ -21,32 +22,46 @@ WITH folded AS (
             'ß',
             'ss'
         ) AS text
-)
+),
 
-SELECT
-    unnest(
-        tsvector_to_array(
+spaced AS (
+    SELECT
+        word.lexeme AS text,
+        (tsvector_to_array(to_tsvector($2::text::regconfig, word.lexeme)))[1] AS stem,
+        word.positions[cardinality(word.positions)]
+        = max(word.positions[cardinality(word.positions)]) OVER () AS last
+    FROM folded
+    CROSS JOIN
+        unnest(
             to_tsvector(
-                $2::text::regconfig,
+                'simple',
                 regexp_replace(
-                    text,
+                    folded.text,
                     '[!-/:-@[-`{-~\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005\u3040-\u30ff\u3400-\u4dbf'
                     '\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+',
                     ' ',
                     'g'
                 )
             )
-        )
-    ) AS text,
+        ) AS word
+)
+
+SELECT
+    text,
+    coalesce(stem, text) AS stem,
     false AS unspaced
-FROM folded
+FROM spaced
+WHERE stem IS NOT NULL OR last
 UNION
 SELECT
-    (regexp_matches(
-        text,
+    part.texts[1],
+    part.texts[1],
+    true
+FROM folded
+CROSS JOIN
+    regexp_matches(
+        folded.text,
         '[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005\u3040-\u30ff\u3400-\u4dbf'
         '\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+',
         'g'
-    ))[1],
-    true
-FROM folded;
+    ) AS part (texts);

@@ -27,12 +27,12 @@ WITH page AS (
         SELECT
             name_key,
             product_id,
-            (words @@ $1::text::tsquery) IS NOT FALSE
-            AND price_minor BETWEEN $2 AND $3
+            price_minor BETWEEN $2 AND $3
             AND (
                 $4::boolean IS NULL
                 OR $4 = (SELECT products.stock > 0 FROM products WHERE products.id = longest_walk.product_id)
-            ) AS fits,
+            )
+            AND (words @@ $1::text::tsquery) IS NOT FALSE AS fits,
             row_number() OVER (ORDER BY name_key, product_id) AS position
         FROM (
             SELECT

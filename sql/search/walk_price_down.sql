@@ -29,11 +29,11 @@ WITH page AS (
         SELECT
             price_minor,
             product_id,
-            (words @@ $1::text::tsquery) IS NOT FALSE
-            AND (
+            (
                 $5::boolean IS NULL
                 OR $5 = (SELECT products.stock > 0 FROM products WHERE products.id = longest_walk.product_id)
-            ) AS fits,
+            )
+            AND (words @@ $1::text::tsquery) IS NOT FALSE AS fits,
             row_number() OVER (ORDER BY price_minor DESC, product_id DESC) AS position
         FROM (
             SELECT

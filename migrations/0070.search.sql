@@ -86,7 +86,7 @@ BEGIN
         IF to_regrole(role) IS NOT NULL THEN
             EXECUTE format(
                 'GRANT SELECT, DELETE, INSERT, UPDATE (version, language, words, name_key, price_minor, currency)'
-                ' ON product_search TO %I', role
+                || ' ON product_search TO %I', role
             );
             EXECUTE format('GRANT SELECT, INSERT ON search_words TO %I', role);
         END IF;

@@ -37,7 +37,7 @@ NOT_PERSONAL = {
     # Ids, amounts and states: `tests/shop/test_outbox.py` compares each payload.
     "event_deliveries": "data result status subject type",
     # Staff's: where systems of the shop receive events, and what for.
-    "event_endpoints": "description previous_secrets secret types url",
+    "event_endpoints": "description previous_secrets previous_until secret types url",
     "hold_pressure": "product_ids units_on_hold_ratio",
     # Hashes of the request, for a day; the path of an order.
     # Stripe's words.

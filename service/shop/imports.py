@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from io import BufferedReader
 from typing import Any, TypeAlias
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import asyncpg
 
 from service.errors import ShopError
 from service.infra.db import Connection, Pool, connection
 from service.infra.db_errors import CONNECTION_LOST
+from service.infra.ids import new_id
 from service.infra.logs import actor, cause
 from service.infra.resources import Resources
 from service.infra.sql import statement
@@ -205,7 +206,7 @@ async def import_products(
     async with _only_import(resources.pool) as hold_lock:
         language = resources.settings.search_language
         outcome = Outcome(digest.hex(), problems=[] if problems is None else problems)
-        run = _Run(uuid4(), resources.pool, language, digest, reader.columns, hold_lock, show, status, outcome)
+        run = _Run(new_id(), resources.pool, language, digest, reader.columns, hold_lock, show, status, outcome)
         try:
             await _clear_lines(run.pool, **ALL_RUNS)
             return await _import(run, reader, file, name, dry_run=dry_run)

@@ -22,7 +22,7 @@
 -- rows     1
 -- guards   none
 WITH RECURSIVE most AS (
-    SELECT CASE WHEN $4::text IS NULL AND $5::text IS NULL THEN $7 ELSE 10000 END AS places
+    SELECT CASE WHEN $4::text IS NULL AND $5::text IS NULL THEN $7::bigint ELSE 10000 END AS places
 ),
 
 by_email (number, place) AS (

@@ -27,7 +27,7 @@ from tests.provider import AUDIENCE, Provider, bearer
 
 # The application opens nothing before it is served.
 APP = create_app(Settings(database_url="postgresql://", stripe_api_key="sk_test_x", stripe_webhook_secret=("x",)))
-ROOMS = "catalog carts orders staff webhooks pages operations".split()
+ROOMS = "catalog carts orders staff events webhooks pages operations".split()
 CALLS = {found.ok().label: found.ok() for found in schemathesis.openapi.from_dict(APP.openapi()).get_all_operations()}
 # Without the checks that expect a 2xx or a 4xx: a schema cannot state every rule; test_hostile.py has invalid bodies.
 CHECKS = [

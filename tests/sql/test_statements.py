@@ -89,6 +89,7 @@ def test_a_scenario_leaves_out_only_what_may_be_null(name: str) -> None:
 TYPES: dict[str, type] = {
     "bool": bool,
     "bytea": bytes,
+    "bytea[]": list,
     "int4": int,
     "int8": int,
     "float8": float,
@@ -97,6 +98,7 @@ TYPES: dict[str, type] = {
     "text": str,
     "text[]": list,
     "timestamptz": datetime,
+    "timestamptz[]": list,
     "uuid": UUID,
 }
 

@@ -150,7 +150,7 @@ async def test_while_a_request_waits_no_data_is_read(app: PausedApp, url: str) -
 async def test_a_first_page_that_waits_for_redis_is_counted(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     waiting: list[asyncio.Future[bytes]] = []
 
-    async def page(cache: PageCache, render: object) -> bytes:
+    async def page(cache: PageCache, render: object, members: str) -> bytes:
         waiting.append(asyncio.get_running_loop().create_future())
         return await waiting[-1]
 

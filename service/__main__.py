@@ -454,7 +454,7 @@ def _parser() -> argparse.ArgumentParser:
     command("worker", _worker, "Run the jobs and the periodic tasks.")
     migrate = command("migrate", _migrate, "Bring the database's schema up to date.")
     migrate.add_argument("--undo", action="store_true", help="undo the newest migration instead, and lose its data")
-    command("index", _index, "Index for the search what is not: after a change of SEARCH_LANGUAGE, without the worker.")
+    command("index", _index, "Index products that the search lacks, for example after a change of SEARCH_LANGUAGE.")
     seed = command("seed", _seed, "Load demo products into an empty catalogue.")
     seed.add_argument("--products", type=_number(1, demo.MOST), default=300, metavar="N", help="how many (default 300)")
     audit = command("audit", _audit, "Check the rules of money and stock; exit status 1 when one is violated.")

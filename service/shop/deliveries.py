@@ -152,7 +152,7 @@ class Deliveries:
         async with connection(self._resources.pool) as writer:
             active = await LEASE_ENDPOINTS.all(writer, run_id=self._run_id, lease_seconds=LEASE_SECONDS)
         leases = {lease.endpoint_id: lease for lease in active if lease.leased}
-        # Switched on, and locked at the moment: it is renewed next time, unless it ends before.
+        # Active, but locked by another transaction now. The sender goes on until its lease ends, or is renewed.
         locked = {lease.endpoint_id for lease in active} - leases.keys()
         for endpoint_id, (sender, task) in [*self._senders.items()]:
             if endpoint_id not in leases and not (endpoint_id in locked and began < sender.may_send_until):
@@ -307,7 +307,7 @@ class _Sender:
     def _start(self) -> None:
         """Begin attempts, as many as may run."""
         if not self._may_send():
-            # They are read again, with the URL and the secrets of then.
+            # They are read again later, because the URL and the secrets may change meanwhile.
             self._waiting.clear()
         limit = CONCURRENCY if self._failures < FAILURES_IN_A_ROW else 1
         while self._waiting and len(self._attempts) < limit:
